@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lowering: one captured program to ONNX, Core ML and TensorRT."""
