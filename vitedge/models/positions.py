@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Learned position embeddings at another grid size.
+
+The embedding is resampled once, when the reference is rebuilt, so that no Resize reaches the exported graph.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vitedge.errors import ImpossibleSize
+
+
+def resize_grid(embedding: Tensor, size: tuple[int, int]) -> Tensor:
+    """A position embedding resampled to another grid, as timm does it: bicubic, antialiased, computed in float32.
+
+    Args:
+        embedding: ``(1, channels, height, width)`` of any floating type.
+        size: height and width of the new grid.
+
+    Returns:
+        ``(1, channels, *size)`` of the same type; the embedding itself where the size is already right.
+    """
+    if tuple(embedding.shape[2:]) == tuple(size):
+        return embedding
+    resized = functional.interpolate(embedding.float(), size=size, mode="bicubic", antialias=True)
+    return resized.to(embedding.dtype)
+
+
+def resize_tokens(embedding: Tensor, old: tuple[int, int], new: tuple[int, int], prefix: int) -> Tensor:
+    """A flat position embedding at another grid, the entries of its prefix tokens kept.
+
+    Args:
+        embedding: ``(1, prefix + old height * old width, width)``.
+        old: height and width of the grid it was trained on.
+        new: height and width of the grid it is wanted for.
+        prefix: number of leading entries that belong to class, distillation or register tokens.
+
+    Returns:
+        ``(1, prefix + new height * new width, width)``.
+    """
+    if old == new:
+        return embedding
+    grid = embedding[:, prefix:].reshape(1, *old, -1).permute(0, 3, 1, 2)
+    resized = resize_grid(grid, new).permute(0, 2, 3, 1).reshape(1, new[0] * new[1], -1)
+    return torch.cat([embedding[:, :prefix], resized], dim=1)
+
+
+def check_multiple(image_size: tuple[int, int], step: int, what: str) -> None:
+    """Refuses an image size that is not a multiple of a step in both directions.
+
+    Args:
+        image_size: height and width in pixels.
+        step: pixels that one position covers.
+        what: the step's name in the message, such as ``patch``.
+
+    Raises:
+        ImpossibleSize: naming the nearest sizes that work.
+    """
+    if all(edge >= step and edge % step == 0 for edge in image_size):
+        return
+    below = tuple(max(step, edge // step * step) for edge in image_size)
+    above = tuple(max(step, -(-edge // step) * step) for edge in image_size)
+    nearest = " or ".join(dict.fromkeys(_written(size) for size in (below, above)))
+    raise ImpossibleSize(
+        f"An image of {_written(image_size)} pixels does not divide by the {what} of {step} pixels; "
+        f"what works nearest to it is {nearest} (--image-size)."
+    )
+
+
+def _written(size: tuple[int, ...]) -> str:
+    return "x".join(str(edge) for edge in size)
