@@ -272,7 +272,7 @@ def to_dict(record: Any) -> Any:
         return {str(key): to_dict(value) for key, value in record.items()}
     if isinstance(record, (tuple, list)):
         return [to_dict(value) for value in record]
-    if isinstance(record, float) and (record != record or record in (float("inf"), float("-inf")))  # noqa: PLR0124:
+    if isinstance(record, float) and (record != record or record in (float("inf"), float("-inf"))):  # noqa: PLR0124
         return str(record)
     return record
 
