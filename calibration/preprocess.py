@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One image to the model's input, with Pillow and NumPy alone, so that a bundle can be checked without PyTorch.
+
+The result equals timm's evaluation transform (``create_transform(..., is_training=False)``) bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from vitedge.errors import BadImages, BadRecipe
+from vitedge.records import ModelSpec, Preprocessing
+
+INTERPOLATIONS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+}
+
+MAX_PIXELS = 89_478_485
+"""Above this an image is taken for a decompression bomb; Pillow's own limit, 256 MB of 24-bit pixels."""
+
+
+def prepare(image: Image.Image, spec: ModelSpec) -> NDArray[np.uint8]:
+    """Turns an image upright, resizes its short side, crops the centre.
+
+    The short side becomes ``floor(image_size / crop)``, as in timm; for a target that is not square the image keeps its
+    aspect ratio and covers the enlarged target. Transparency is laid over white, 16-bit grey is scaled to 8 bits.
+
+    Args:
+        image: of any mode with a known range.
+        spec: gives the image size, the number of channels (3, or 1 for grey), the interpolation and the crop.
+
+    Returns:
+        ``(channels, height, width)``, 0 to 255, RGB whatever order the model wants.
+
+    Raises:
+        BadImages: a mode whose range is not known, a strip that would become gigabytes, or a model that takes neither
+            colour nor grey images.
+        BadRecipe: an interpolation or a crop that does not exist.
+    """
+    if spec.in_channels not in (1, 3):
+        raise BadImages(f"{spec.variant} takes {spec.in_channels} channels; images have 3 (colour) or 1 (grey).")
+    image = _opaque(ImageOps.exif_transpose(image)).convert("RGB" if spec.in_channels == 3 else "L")
+    image = _centre_crop(_resize(image, spec), spec.image_size)
+    pixels = np.asarray(image, dtype=np.uint8).reshape(*spec.image_size, spec.in_channels)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def normalize(batch: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Turns pixels into the model's input: ``(pixels / 255 - mean) / std``, each step in float32 and in this order.
+
+    For ``bgr`` the channels are reversed first; mean and std are already in the model's order. A graph or a module that
+    takes uint8 has to do the same steps in the same order to give the same bits.
+
+    Args:
+        batch: ``(images, channels, height, width)``, 0 to 255, RGB.
+        preprocessing: mean, std and channel order.
+
+    Returns:
+        ``(images, channels, height, width)`` float32.
+
+    Raises:
+        BadRecipe: mean or std do not have one entry per channel, or a std is not positive.
+    """
+    channels = batch.shape[1]
+    mean, std = (np.asarray(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
+    if mean.shape != (channels,) or std.shape != (channels,) or not (std > 0).all():
+        raise BadRecipe(
+            f"mean {preprocessing.mean} and std {preprocessing.std} do not fit images of {channels} channels."
+        )
+    ordered = batch[:, ::-1] if preprocessing.channel_order == "bgr" else batch
+    scaled = np.divide(ordered, np.float32(255), dtype=np.float32)
+    scaled -= mean[:, None, None]
+    scaled /= std[:, None, None]
+    return np.ascontiguousarray(scaled)
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Without transparency and with 8 bits a channel."""
+    if image.mode.startswith("I;16"):
+        wide = np.asarray(image, dtype=np.uint32)
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise BadImages(f"Pixels of mode {image.mode} (32 bits) have no known range; save the image with 8 or 16 bits.")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image
+
+
+def _resize(image: Image.Image, spec: ModelSpec) -> Image.Image:
+    preprocessing = spec.preprocessing
+    if preprocessing.interpolation not in INTERPOLATIONS:
+        choices = ", ".join(INTERPOLATIONS)
+        raise BadRecipe(f"There is no interpolation {preprocessing.interpolation!r}; choose from {choices}.")
+    if not 0 < preprocessing.crop <= 1:
+        raise BadRecipe(f"The crop is a share of the image above 0 and up to 1; got {preprocessing.crop}.")
+    height, width = (math.floor(side / preprocessing.crop) for side in spec.image_size)
+    size = _scaled_size(image.size, (width, height))
+    if size[0] * size[1] > MAX_PIXELS:  # a strip of 1 x 100000 pixels would become gigabytes
+        raise BadImages(
+            f"An image of {image.width} x {image.height} pixels is too long to be resized by its short side."
+        )
+    return image.resize(size, INTERPOLATIONS[preprocessing.interpolation])
+
+
+def _scaled_size(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    """Width and height that cover the target at the image's aspect ratio; rounded as the two transforms of timm do."""
+    width, height = size
+    if target[0] == target[1]:
+        short, long = min(size), max(size)
+        scaled = int(target[0] * long / short)
+        return (target[0], scaled) if width <= height else (scaled, target[0])
+    ratio = min(height / target[1], width / target[0])
+    return round(width / ratio), round(height / ratio)
+
+
+def _centre_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    height, width = size
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
+
+
+def as_image(pixels: NDArray[Any]) -> Image.Image:
+    """The image of one uint8 array ``(height, width)`` or ``(height, width, 1, 3 or 4 channels)``."""
+    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels))
