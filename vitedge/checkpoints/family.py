@@ -40,6 +40,9 @@ class Converted:
     state: State
     dropped: Mapping[str, str] = field(default_factory=dict)
     """Name in the file to the reason, for heads and decoders that the family declares droppable."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What the foreign names tell and timm's do not, under the keys of a Hugging Face ``config.json``
+    (``num_attention_heads``). The reader puts them over ``Hints.config`` before it calls `Family.infer`."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,7 @@ class Naming:
     def missing(self, keys: Iterable[str]) -> tuple[str, ...]:
         """The expressions of the signature that no key matches; empty when the naming fits."""
         names = list(keys)
-        return tuple(
-            pattern for pattern in self.signature if not any(re.fullmatch(pattern, name) for name in names)
-        )
+        return tuple(pattern for pattern in self.signature if not any(re.fullmatch(pattern, name) for name in names))
 
 
 class Family(Protocol):

@@ -39,9 +39,7 @@ def test_the_same_size_is_the_same_tensor() -> None:
 
 def test_a_size_between_patches_names_the_nearest_that_work() -> None:
     check_multiple((224, 160), 16, "patch")
-    with pytest.raises(
-        ImpossibleSize, match=r"230x230 .* patch of 16 pixels; .* is 224x224 or 240x240 \(--image-size\)"
-    ):
+    with pytest.raises(ImpossibleSize, match=r"230x230 .* patch of 16 .* 224x224 or 240x240 "):
         check_multiple((230, 230), 16, "patch")
     with pytest.raises(ImpossibleSize, match="224x224 or 224x240"):
         check_multiple((224, 230), 16, "patch")
