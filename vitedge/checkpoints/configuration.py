@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What weights do not hold, read from the configuration beside them: preprocessing, image size, labels.
+
+Two configurations are understood: timm's ``pretrained_cfg`` and Hugging Face's ``config.json`` with
+``preprocessor_config.json``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from vitedge.checkpoints.family import Hints, State
+from vitedge.errors import UnknownArchitecture, WeightsMismatch
+from vitedge.records import Origin, Preprocessing
+
+_RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+"""Pillow's numbers, which ``preprocessor_config.json`` uses."""
+
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+"""Hugging Face's ``hidden_act`` to `ModelSpec.activation`."""
+
+
+def shape_of(state: State, name: str) -> tuple[int, ...]:
+    """The shape of a weight that the architecture cannot do without.
+
+    Raises:
+        WeightsMismatch: it is missing.
+    """
+    if name not in state:
+        raise WeightsMismatch(f"The checkpoint lacks the weight {name}; is the file complete?")
+    return tuple(state[name].shape)
+
+
+def mlp_ratio(hidden: int, width: int) -> float:
+    """The ratio from which timm computes exactly this hidden width, which it does by ``int(width * ratio)``."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
+
+
+def find_activation(hints: Hints, table: str) -> tuple[str, Origin]:
+    """The activation that ``hidden_act`` names, or the table's.
+
+    Raises:
+        UnknownArchitecture: ``hidden_act`` is none that timm's modules can be built with.
+    """
+    name = hints.config.get("hidden_act")
+    if name is None:
+        return table, Origin.TABLE
+    if name not in _ACTIVATIONS:
+        raise UnknownArchitecture(
+            f"The configuration asks for the activation {name!r}; known are {', '.join(_ACTIVATIONS)}."
+        )
+    return _ACTIVATIONS[name], Origin.CONFIG
+
+
+def find_image_size(hints: Hints) -> tuple[tuple[int, int], Origin] | None:
+    """Height and width that the user or a configuration names, or None."""
+    given = hints.overrides.get("image_size")
+    if given is not None:
+        return edges(given), Origin.GIVEN
+    if "input_size" in hints.config:
+        return edges(hints.config["input_size"][-2:]), Origin.CONFIG
+    cropped = hints.preprocessor.get("crop_size") if hints.preprocessor.get("do_center_crop", True) else None
+    named = cropped or hints.config.get("image_size")
+    return (edges(named), Origin.CONFIG) if named else None
+
+
+def edges(size: Any) -> tuple[int, int]:
+    """Height and width from a number, a pair, or Hugging Face's ``{height, width}``."""
+    if isinstance(size, Mapping):
+        size = (size["height"], size["width"]) if "height" in size else size["shortest_edge"]
+    if isinstance(size, (int, float)):
+        size = (size, size)
+    height, width = size
+    return int(height), int(width)
+
+
+def find_labels(hints: Hints) -> tuple[str, ...]:
+    """Class names from ``label_names`` or ``id2label``; generic ``LABEL_0`` names count as none."""
+    names = hints.config.get("label_names")
+    if not names:
+        table = hints.config.get("id2label") or {}
+        names = [text for _, text in sorted((int(key), text) for key, text in table.items())]
+    labels = tuple(str(name) for name in names)
+    return () if labels and all(re.fullmatch(r"LABEL_\d+", label) for label in labels) else labels
+
+
+def find_preprocessing(
+    hints: Hints, table: Preprocessing, channels: int
+) -> tuple[Preprocessing, dict[str, Origin], tuple[str, ...]]:
+    """What a configuration says about preprocessing, the table's entry for everything else.
+
+    Args:
+        hints: the configuration.
+        table: what the family's published models use.
+        channels: of the model's input; a mean and a std of another length are averaged over.
+
+    Returns:
+        The preprocessing, the origin of each of its fields, and notes.
+    """
+    found = {**_from_timm(hints.config), **_from_hugging_face(hints.preprocessor)}
+    origins = {
+        f"preprocessing.{field.name}": Origin.CONFIG if field.name in found else Origin.TABLE
+        for field in dataclasses.fields(Preprocessing)
+    }
+    notes: tuple[str, ...] = ()
+    merged = dataclasses.replace(table, **found)
+    if merged.crop > 1:
+        notes = (f"The processor crops more than it resizes to ({merged.crop:.2f}); the margin is taken as none.",)
+        merged = dataclasses.replace(merged, crop=1.0)
+    if len(merged.mean) != channels:
+        mean, std = (sum(values) / len(values) for values in (merged.mean, merged.std))
+        merged = dataclasses.replace(merged, mean=(mean,) * channels, std=(std,) * channels)
+        origins |= {"preprocessing.mean": Origin.ASSUMED, "preprocessing.std": Origin.ASSUMED}
+    return merged, origins, notes
+
+
+def _from_timm(config: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        name: tuple(float(value) for value in config[name]) for name in ("mean", "std") if config.get(name)
+    }
+    if config.get("interpolation"):
+        found["interpolation"] = str(config["interpolation"])
+    if config.get("crop_pct"):
+        found["crop"] = float(config["crop_pct"])
+    return found
+
+
+def _from_hugging_face(processor: Mapping[str, Any]) -> dict[str, Any]:
+    if not processor:
+        return {}
+    found: dict[str, Any] = {}
+    flip = bool(processor.get("do_flip_channel_order"))
+    if "do_flip_channel_order" in processor:
+        found["channel_order"] = "bgr" if flip else "rgb"
+    if processor.get("resample") in _RESAMPLING:
+        found["interpolation"] = _RESAMPLING[processor["resample"]]
+    # MobileViT's processor writes image_mean without ever subtracting it: only do_normalize tells.
+    if processor.get("do_normalize") and "image_mean" in processor:
+        step = -1 if flip else 1  # it normalizes in RGB and flips afterwards
+        found["mean"] = tuple(processor["image_mean"][::step])
+        found["std"] = tuple(processor["image_std"][::step])
+    crop = _crop_of(processor)
+    return found if crop is None else {**found, "crop": crop}
+
+
+def _crop_of(processor: Mapping[str, Any]) -> float | None:
+    size, cropped = processor.get("size"), processor.get("crop_size")
+    if not size or not processor.get("do_resize", True):
+        return None
+    if not cropped or not processor.get("do_center_crop", True):
+        return 1.0
+    return min(edges(cropped)) / min(edges(size))
