@@ -2,8 +2,8 @@
 """Seeded images with the statistics of photographs, for parity and calibration where no images are given.
 
 Dead leaves (Lee, Mumford and Huang, IJCV 2001): opaque shapes with a power law of sizes, thrown over each other, have
-the edges and the 1/f amplitude spectrum of natural scenes. Colours vary mostly in luminance, less in blue-yellow and least
-in red-green, as in natural images (Ruderman, Cronin and Chiao, JOSA A 1998), so that the channels correlate.
+the edges and the 1/f amplitude spectrum of natural scenes. Colours vary mostly in luminance, less in blue-yellow and
+least in red-green, as in natural images (Ruderman, Cronin and Chiao, JOSA A 1998), so that the channels correlate.
 
 Only the raw words of PCG64, which NumPy promises to keep, and elementwise arithmetic and square roots are used: no
 Fourier transform, no sum and no matrix product, whose last bits depend on the machine.
@@ -35,13 +35,15 @@ class Uniform:
 
     def draw(self, *shape: int) -> Field:
         """An array of that shape."""
-        words = self._words.random_raw(int(np.prod(shape)))
-        return ((words >> np.uint64(11)) * 2.0**-53).reshape(shape)
+        words: NDArray[np.uint64] = self._words.random_raw(int(np.prod(shape)))
+        numbers: Field = (words >> np.uint64(11)) * 2.0**-53
+        return numbers.reshape(shape)
 
     def bell(self, *shape: int) -> Field:
         """About normal, mean 0 and variance 1, within ±3.5: the sum of four uniform numbers."""
         first, second, third, fourth = self.draw(4, *shape)
-        return (first + second + third + fourth - 2.0) * 3.0**0.5
+        numbers: Field = (first + second + third + fourth - 2.0) * 3.0**0.5
+        return numbers
 
 
 def synthesize(count: int, height: int, width: int, seed: int) -> NDArray[np.uint8]:
@@ -100,7 +102,8 @@ def _octaves(uniform: Uniform, height: int, width: int) -> Field:
         shape = int(height / cell) + 2, int(width / cell) + 2
         total += gain * _stretch(_stretch(uniform.bell(*shape), height, cell).T, width, cell).T
         power, gain, cell = power + gain * gain, gain * GAIN, cell / 2.0
-    return total * 1.5 / power**0.5
+    total *= 1.5 / power**0.5
+    return total
 
 
 def _stretch(grid: Field, size: int, cell: float) -> Field:
@@ -108,4 +111,5 @@ def _stretch(grid: Field, size: int, cell: float) -> Field:
     place = (np.arange(size) + 0.5) / cell
     lower = place.astype(np.intp)
     share = (place - lower)[:, None]
-    return grid[lower] * (1.0 - share) + grid[lower + 1] * share
+    stretched: Field = grid[lower] * (1.0 - share) + grid[lower + 1] * share
+    return stretched
