@@ -11,11 +11,13 @@ from torch import nn
 def seeded(module: nn.Module, seed: int = 0) -> nn.Module:
     """Fills every floating parameter and buffer of a module, each from its own shape and the seed; returns it in eval.
 
+    Buffers that no checkpoint holds, such as Swin's attention masks, keep what the module computed for them.
     Matrices keep the variance of what goes in, norms are near one, embeddings are small beside the patches.
     """
+    stored = set(module.state_dict())
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in list(module.named_parameters()) + list(module.named_buffers()):
-        if not tensor.is_floating_point():
+        if not tensor.is_floating_point() or name not in stored:
             continue
         noise = torch.randn(tensor.shape, generator=generator)
         if name.endswith("running_var"):

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The activations that a spec can name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from timm.layers import QuickGELU
+from torch import nn
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
+    "quick_gelu": QuickGELU,
+    "silu": nn.SiLU,
+    "relu": nn.ReLU,
+}
+"""`ModelSpec.activation` to what makes the module."""
