@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The near end of a process that measures one subject; the far end is `vitedge.latency_worker`.
+
+One JSON document a line in both directions. A process of its own because a native crash must not take the command
+with it, because peak memory belongs to a process, and because two libraries in one disturb each other's threads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from typing import Any
+
+from vitedge import errors
+from vitedge.errors import DeviceFailed, VitedgeError
+
+DOING = {
+    "load": "loading",
+    "first": "in its first inference",
+    "warm_up": "warming up",
+    "burst": "being measured",
+    "end": "ending",
+}
+"""Request to what the process was doing when it failed."""
+
+
+class WorkerProcess:
+    """A child that loads one subject and runs it when told to, and blocks on its pipe otherwise."""
+
+    def __init__(self, label: str, patience_s: float) -> None:
+        self._label = label
+        self._patience_s = patience_s
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill()
+        search = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "vitedge.latency_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env={**os.environ, "PYTHONPATH": search},
+            start_new_session=True,  # Ctrl-C reaches the command alone, which then ends its children
+        )
+        self._replies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Sends one request and waits for its answer.
+
+        Raises:
+            VitedgeError: what the child raised, as itself.
+            DeviceFailed: the child died, failed in another way, or stayed silent too long.
+        """
+        try:
+            self._pipe().write(json.dumps({"do": do, **arguments}).encode() + b"\n")
+            self._pipe().flush()
+            line = self._replies.get(timeout=self._patience_s)
+        except OSError:
+            line = b""  # it is gone; how is found below
+        except queue.Empty:
+            raise DeviceFailed(
+                f"{self._label} gave no answer for {self._patience_s:g} s while {DOING[do]}; it was ended."
+            ) from None
+        if not line:
+            raise DeviceFailed(f"{self._label}: its process {self._fate()} while {DOING[do]}{self._last_words()}.")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise self._error(answer, do)
+        return answer
+
+    def kill(self) -> None:
+        """Ends the child, whatever it does, and frees what it held here."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                try:
+                    stream.close()
+                except OSError:
+                    continue  # an unsent request to a child that is gone
+        self._log.close()
+
+    def _pipe(self) -> Any:
+        return self._process.stdin
+
+    def _listen(self) -> None:
+        stream = self._process.stdout
+        try:
+            for line in stream or ():
+                self._replies.put(line)
+        except ValueError:
+            return  # closed from the other thread: nobody waits any more
+        self._replies.put(b"")
+
+    def _error(self, answer: dict[str, Any], do: str) -> VitedgeError:
+        kind = getattr(errors, answer["error"], None)
+        if isinstance(kind, type) and issubclass(kind, VitedgeError):
+            return kind(answer["message"])
+        return DeviceFailed(f"{self._label} failed while {DOING[do]}: {answer['error']}: {answer['message']}.")
+
+    def _fate(self) -> str:
+        code = self._process.wait()
+        if code >= 0:
+            return f"ended with exit code {code}"
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        return f"was killed by {name}" + (", perhaps for want of memory," if name == "SIGKILL" else "")
+
+    def _last_words(self) -> str:
+        self._log.seek(0)
+        lines = [line for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
+        return f" ({lines[-1].strip()})" if lines else ""

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The far end: loads one subject and runs it in bursts. `vitedge.latency_process` starts it and speaks JSON lines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import IO, Any
+
+import numpy as np
+
+from vitedge import registry
+from vitedge.errors import BadRecipe, VitedgeError
+from vitedge.latency import Rule, Subject, burst, warm_up
+from vitedge.records import TensorSpec, from_dict
+
+SEED = 0
+"""Of the images; latency does not depend on them as long as they are no denormal numbers."""
+
+
+class Worker:
+    """One public method a request; what it returns is the answer."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._runtime: Any = None
+        self._feeds: dict[str, np.ndarray[Any, Any]] = {}
+
+    def load(self, subject: Mapping[str, Any]) -> dict[str, Any]:
+        """Opens the subject. The time of importing libraries is not counted: a program that serves pays it once."""
+        order = from_dict(Subject, subject)
+        module = registry.load(registry.RUNTIMES, order.runtime)
+        factory = registry.function(order.factory) if order.factory else None
+        begin = time.perf_counter()
+        source, inputs = factory(order.source, **order.options) if factory else (order.source, ())
+        self._runtime = self._stack.enter_context(module.Runtime(source, threads=order.threads))
+        load_ms = (time.perf_counter() - begin) * 1e3
+        batch, self._feeds = make_feeds(inputs or self._runtime.inputs, order)
+        return {"load_ms": load_ms, "batch": batch, "described": self._runtime.describe()}
+
+    def first(self) -> dict[str, Any]:
+        """The first inference, which allocates and in some libraries compiles."""
+        return {"first_ms": burst(self._run, 1, 0.0)[0]}
+
+    def warm_up(self, rule: Mapping[str, Any]) -> dict[str, Any]:
+        """Warms up by the rule."""
+        count, settled = warm_up(self._run, from_dict(Rule, rule))
+        return {"count": count, "settled": settled}
+
+    def burst(self, samples: int, seconds: float) -> dict[str, Any]:
+        """Samples of one turn, after one run that brings the caches back from what ran in between."""
+        self._run()
+        return {"raw_ms": burst(self._run, samples, seconds)}
+
+    def end(self) -> dict[str, Any]:
+        """Frees the subject and tells the largest memory of this process."""
+        peak = registry.load(registry.DEVICES, "local").peak_memory_mb()
+        self._stack.close()
+        return {"peak_memory_mb": peak}
+
+    def _run(self) -> None:
+        self._runtime.run(self._feeds)
+
+
+def make_feeds(inputs: tuple[TensorSpec, ...], subject: Subject) -> tuple[int, dict[str, np.ndarray[Any, Any]]]:
+    """Seeded inputs of the declared shapes and types, and the batch size that they have.
+
+    Raises:
+        BadRecipe: the artifact has another fixed batch than was asked for, or a dynamic axis beside the batch.
+    """
+    generator = np.random.default_rng(SEED)
+    batch, feeds = subject.batch or 1, {}
+    for spec in inputs:
+        first, *rest = spec.shape
+        if any(isinstance(side, str) for side in rest):
+            raise BadRecipe(f"{subject.label} has a dynamic axis beside the batch in {spec.name} {spec.shape}.")
+        if isinstance(first, int):
+            if subject.batch not in (None, first):
+                raise BadRecipe(
+                    f"{subject.label} has a fixed batch of {first}, not {subject.batch}; leave --batch out, "
+                    f"or export it with --batch {subject.batch}."
+                )
+            batch = first
+        feeds[spec.name] = _noise(generator, (batch, *(int(side) for side in rest)), np.dtype(spec.dtype))
+    return batch, feeds
+
+
+def serve(requests: IO[str], replies: IO[str]) -> None:
+    """Answers requests until there are no more. What goes wrong is an answer too."""
+    worker = Worker()
+    for line in requests:
+        request = json.loads(line)
+        try:
+            answer = getattr(worker, request.pop("do"))(**request)
+        except VitedgeError as error:
+            answer = {"error": type(error).__name__, "message": str(error)}
+        except Exception as error:  # a library failed: the other end says so in one sentence
+            answer = {"error": type(error).__name__, "message": (str(error).splitlines() or ["no message"])[0]}
+        replies.write(json.dumps(answer) + "\n")
+        replies.flush()
+
+
+def main() -> None:
+    """Keeps the real standard output for the answers: what libraries print there goes to the error output."""
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as replies:
+        os.dup2(2, 1)
+        with contextlib.suppress(BrokenPipeError):  # the near end is gone, and with it whoever wants an answer
+            serve(sys.stdin, replies)
+
+
+def _noise(
+    generator: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> np.ndarray[Any, np.dtype[Any]]:
+    if dtype.kind == "f":
+        return generator.standard_normal(shape).astype(dtype)
+    return generator.integers(0, min(255, np.iinfo(dtype).max), shape, endpoint=True).astype(dtype)
+
+
+if __name__ == "__main__":
+    main()

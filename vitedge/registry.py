@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one table of targets, runtimes and devices, and the only lazy import of the package.
+
+A part is a module with the same public names as every other part of its table. Nothing is imported until it is asked
+for, so that a bundle can be validated where PyTorch is not installed and ``--help`` stays quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from vitedge.errors import BadRecipe, MissingBackend
+
+
+@dataclass(frozen=True)
+class Part:
+    """One entry of a table."""
+
+    title: str
+    """Its name in sentences, such as ``Core ML``."""
+    module: str
+    """What is imported; empty for a part that is announced but not built."""
+    needs: tuple[str, ...] = ()
+    """Import names of the third-party packages without which the module cannot be imported."""
+    install: str = "pip install vitedge"
+    """What to type when one of them is missing."""
+    systems: tuple[str, ...] = ()
+    """``platform.system()`` where it works; empty is everywhere."""
+    otherwise: str = ""
+    """What to do instead where it does not work or is not built."""
+
+
+Table = Mapping[str, Part]
+
+TARGETS: Table = {
+    "onnx": Part("ONNX", "vitedge.export.to_onnx", ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime")),
+    "coreml": Part("Core ML", "vitedge.export.to_coreml", ("torch", "coremltools"), "pip install 'coremltools>=9.0'"),
+    "tensorrt": Part(
+        "TensorRT",
+        "",
+        otherwise="this version writes the ONNX file for the profile but does not build the engine itself yet; "
+        "build it on the device with: trtexec --onnx=FILE.onnx --saveEngine=FILE.engine",
+    ),
+}
+
+RUNTIMES: Table = {
+    "torch": Part("PyTorch", "vitedge.runtimes.torch_eager", ("torch",)),
+    "onnxruntime": Part("ONNX Runtime", "vitedge.runtimes.onnxruntime", ("onnx", "onnxruntime")),
+    "coreml": Part(
+        "Core ML",
+        "vitedge.runtimes.coreml",
+        ("coremltools",),
+        "pip install 'coremltools>=9.0'",
+        systems=("Darwin",),
+        otherwise="its predict needs macOS; here the structure of the package is checked by: vitedge validate",
+    ),
+}
+
+DEVICES: Table = {
+    "local": Part("this machine", "vitedge.devices.local"),
+}
+
+
+def load(table: Table, name: str) -> ModuleType:
+    """Imports the part of that name.
+
+    Raises:
+        BadRecipe: the table has no such name.
+        MissingBackend: a package is not installed, or the part does not work on this machine.
+    """
+    part = _part(table, name)
+    if not part.module:
+        raise MissingBackend(f"{part.title} is not reached from here: {part.otherwise}.")
+    if part.systems and platform.system() not in part.systems:
+        raise MissingBackend(f"{part.title} does not run on {platform.system()}: {part.otherwise}.")
+    missing = [package for package in part.needs if importlib.util.find_spec(package) is None]
+    if missing:
+        raise MissingBackend(f"{part.title} needs {', '.join(missing)}, which is not installed; type: {part.install}")
+    try:
+        return importlib.import_module(part.module)
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] == "vitedge":
+            raise  # a module of ours is at fault, not the installation
+        raise MissingBackend(
+            f"{part.title} is installed but cannot be imported ({error}); type: {part.install}"
+        ) from error
+
+
+def works_here(table: Table, name: str) -> bool:
+    """Whether the part runs on this operating system at all, whatever is installed."""
+    part = _part(table, name)
+    return bool(part.module) and (not part.systems or platform.system() in part.systems)
+
+
+def function(dotted: str) -> Callable[..., Any]:
+    """The function written ``package.module:name``; what a process of its own is told to call.
+
+    Raises:
+        BadRecipe: there is no such module or function.
+    """
+    module, _, name = dotted.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise BadRecipe(f"{dotted!r} is not a function written package.module:name ({error}).") from error
+    if not callable(found):
+        raise BadRecipe(f"{dotted!r} is not a function.")
+    return found  # type: ignore[no-any-return]
+
+
+def versions(packages: tuple[str, ...]) -> dict[str, str]:
+    """The installed versions of those packages, by their names on the package index; the others are left out."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _part(table: Table, name: str) -> Part:
+    try:
+        return table[name]
+    except KeyError:
+        raise BadRecipe(f"There is no {name!r}; choose from {', '.join(table)}.") from None

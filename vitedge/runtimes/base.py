@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one verb of every runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from vitedge.records import TensorSpec
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+class Runtime(Protocol):
+    """Runs one artifact: ``with Runtime(path) as runtime: outputs = runtime.run({"image": images})``.
+
+    The constructor opens nothing; `__enter__` loads and `__exit__` frees, so that load time and memory can be told
+    apart from runs.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    """What the artifact declares, known once it is loaded; a module declares nothing and keeps both empty."""
+
+    def __init__(self, source: Any, threads: int | None = None, intermediates: tuple[str, ...] = ()) -> None:
+        """Takes a path (the torch runtime: a module), the number of threads, and values to return beside the outputs.
+
+        ``threads`` None is the library's own choice. ``intermediates`` are values of `Artifact.blocks` (the torch
+        runtime: names of submodules).
+        """
+
+    def __enter__(self) -> Runtime: ...
+
+    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        """One inference: inputs by name in, outputs and intermediates by name out."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What really runs: the library and its version, the provider, the threads."""
+        ...
+
+    def __exit__(self, *error: object) -> None: ...

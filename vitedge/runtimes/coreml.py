@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Core ML package through coremltools' predict, which exists on macOS only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import coremltools
+import numpy as np
+from PIL import Image
+
+from vitedge.errors import BadRecipe, DeviceFailed, UnreadableArtifact
+from vitedge.records import TensorSpec
+from vitedge.runtimes.base import Arrays
+
+_ELEMENTS = {65552: "float16", 65568: "float32", 65600: "float64", 131080: "int8", 131104: "int32"}
+"""``ArrayFeatureType.ArrayDataType`` of the Core ML model format."""
+
+
+class Runtime:
+    """One loaded package on all compute units, whose threads Core ML chooses. See `vitedge.runtimes.base.Runtime`."""
+
+    def __init__(
+        self, source: str | os.PathLike[str], threads: int | None = None, intermediates: tuple[str, ...] = ()
+    ) -> None:
+        if intermediates:
+            raise BadRecipe("Core ML returns no intermediate values; compare layers on the ONNX file.")
+        self.inputs: tuple[TensorSpec, ...] = ()
+        self.outputs: tuple[TensorSpec, ...] = ()
+        self._path = Path(source)
+        self._threads = threads
+        self._model: Any = None
+
+    def __enter__(self) -> Runtime:
+        try:
+            self._model = coremltools.models.MLModel(str(self._path), compute_units=coremltools.ComputeUnit.ALL)
+        except Exception as error:  # coremltools raises whatever its parts raise
+            raise UnreadableArtifact(f"{self._path} cannot be opened by Core ML: {error}.") from error
+        description = self._model.get_spec().description
+        self.inputs = tuple(_spec(feature) for feature in description.input)
+        self.outputs = tuple(_spec(feature) for feature in description.output)
+        return self
+
+    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        """All outputs by name; an image input takes a ``(1, 3, height, width)`` uint8 array like any other runtime."""
+        images = {spec.name for spec in self.inputs if spec.dtype == "uint8"}
+        values = {name: _image(array) if name in images else array for name, array in feeds.items()}
+        try:
+            outputs = self._model.predict(values)
+        except Exception as error:  # as above
+            raise DeviceFailed(f"Core ML failed to run {self._path}: {error}.") from error
+        return {name: np.asarray(value) for name, value in outputs.items() if not isinstance(value, (str, dict))}
+
+    def describe(self) -> dict[str, Any]:
+        """The version of coremltools and the compute units that Core ML was allowed to use."""
+        return {
+            "library": "coremltools",
+            "version": coremltools.__version__,
+            "provider": self._model.compute_unit.name,
+            "threads": "chosen by Core ML" + (f", {self._threads} ignored" if self._threads else ""),
+        }
+
+    def __exit__(self, *error: object) -> None:
+        self._model = None
+
+
+def _spec(feature: Any) -> TensorSpec:
+    kind = feature.type.WhichOneof("Type")
+    if kind == "imageType":
+        size = feature.type.imageType
+        return TensorSpec(feature.name, (1, 3, int(size.height), int(size.width)), "uint8")
+    if kind == "multiArrayType":
+        array = feature.type.multiArrayType
+        return TensorSpec(feature.name, tuple(int(side) for side in array.shape), _ELEMENTS[array.dataType])
+    return TensorSpec(feature.name, (), "str")
+
+
+def _image(array: np.ndarray[Any, Any]) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(array[0].transpose(1, 2, 0)))
