@@ -57,7 +57,8 @@ class Preprocessing:
 class ModelSpec:
     """What a checkpoint is: enough to build the module that its weights fit, and to feed it.
 
-    The per-stage tuples have one entry for a plain (columnar) transformer and one per stage for PiT, Swin and MobileViT.
+    The per-stage tuples have one entry for a plain (columnar) transformer and one per stage for PiT, Swin and
+    MobileViT.
     """
 
     family: str
@@ -262,6 +263,72 @@ class Inspection:
     """Weights that the export does not need, to the reason."""
 
 
+@dataclass(frozen=True)
+class StructureReport:
+    """What was checked of an artifact that cannot be run on this machine."""
+
+    artifact: str
+    checks: tuple[str, ...]
+    """What holds, one phrase each."""
+    passed: bool
+    reason: str = ""
+    """What does not hold, or empty."""
+
+
+@dataclass(frozen=True)
+class CheckpointIdentity:
+    """Which file an artifact came from."""
+
+    source: str
+    sha256: str
+    size: int
+    weight_set: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``manifest.json`` of a bundle: what is in it, where it came from, and how well it was found to compute."""
+
+    format_version: int
+    checkpoint: CheckpointIdentity
+    spec: ModelSpec
+    recipe: Mapping[str, Any]
+    """`vitedge.recipe.ExportRecipe` as plain values."""
+    artifacts: tuple[Artifact, ...]
+    parity: tuple[ParityReport, ...]
+    structure: tuple[StructureReport, ...]
+    latency: BenchReport | None
+    files: Mapping[str, str]
+    """Every other file of the bundle to its SHA-256."""
+    versions: Mapping[str, str]
+    """Packages and the platform that wrote the bundle."""
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What `export` wrote."""
+
+    bundle: str
+    size: int
+    manifest: Manifest
+    seconds: Mapping[str, float]
+    """Wall time of each stage."""
+    pending: tuple[str, ...] = ()
+    """Formats that were asked for and are not built on this machine, one sentence each."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The verdict of `validate`."""
+
+    subject: str
+    parity: tuple[ParityReport, ...]
+    structure: tuple[StructureReport, ...]
+    files: int
+    """How many files had the hash that the manifest gives."""
+    passed: bool
+
+
 def to_dict(record: Any) -> Any:
     """Turns a record, or anything built of records, into plain JSON values. Infinities become strings."""
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
@@ -299,10 +366,14 @@ def _convert(hint: Any, value: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         return _convert_union(arguments, value)
     if origin is tuple:
-        inner = arguments if len(arguments) == 2 and arguments[1] is not Ellipsis else (arguments[0],) * len(value)
+        inner = arguments if arguments[-1] is not Ellipsis else (arguments[0],) * len(value)
         return tuple(_convert(item, entry) for item, entry in zip(inner, value, strict=True))
     if origin is not None and isinstance(value, Mapping):
         return {key: _convert(arguments[1], entry) for key, entry in value.items()}
+    return _convert_plain(hint, value)
+
+
+def _convert_plain(hint: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(hint):
         return from_dict(typing.cast("type[Any]", hint), value)
     if isinstance(hint, type) and issubclass(hint, Enum):

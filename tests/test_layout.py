@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The house keeps its shape: floors, no circles, one lazy boundary, small files, nothing forgotten in the wheel."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parent.parent
+
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("vitedge.records", "vitedge.errors"),
+    ("vitedge.recipe",),
+    ("vitedge.checkpoints", "vitedge.models", "vitedge.calibration", "vitedge.registry", "vitedge.profiles"),
+    (
+        "vitedge.export",
+        "vitedge.runtimes",
+        "vitedge.devices",
+        "vitedge.parity",
+        "vitedge.latency",
+        "vitedge.latency_process",
+        "vitedge.latency_worker",
+        "vitedge.output",
+        "vitedge.bundle",
+        "vitedge.comparison",
+        "vitedge.evidence",
+    ),
+    ("vitedge.pipeline", "vitedge.inspection", "vitedge.validation", "vitedge.benchmark", "vitedge.render"),
+    ("vitedge.demo",),
+    ("vitedge.cli",),
+    ("vitedge",),
+)
+"""From the ground up; a module imports from its own floor or from below. The package itself only names the verbs."""
+
+HEAVY = ("torch", "onnx", "onnxruntime", "tensorrt", "coremltools", "timm", "numpy")
+
+
+def sources() -> dict[str, Path]:
+    found = {}
+    for folder, package in (
+        ("vitedge", "vitedge"),
+        ("export", "vitedge.export"),
+        ("calibration", "vitedge.calibration"),
+    ):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            if parts[0] in ("export", "calibration") and folder == "vitedge":
+                continue  # the links; the folders themselves are read below
+            name = ".".join((package, *parts)).removesuffix(".__init__")
+            found[name] = path
+    return found
+
+
+SOURCES = sources()
+
+
+def imports(name: str, *, lazy: bool) -> set[str]:
+    """Modules of ours that a module imports: at its top, or anywhere."""
+    tree = ast.parse(SOURCES[name].read_text(encoding="utf-8"))
+    nodes: Iterator[ast.AST] = ast.walk(tree) if lazy else _executed(tree)
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            below = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = below & SOURCES.keys()
+            found.update(modules)
+            if len(modules) < len(below):
+                found.add(node.module)
+    return {module for module in found if module.split(".")[0] == "vitedge" and module != name}
+
+
+def _executed(tree: ast.Module) -> Iterator[ast.AST]:
+    """What runs on import: not the bodies of functions, not what is for type checkers."""
+    pending: list[ast.AST] = [tree]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        yield node
+        pending.extend(ast.iter_child_nodes(node))
+
+
+def floor(name: str) -> int:
+    for level, modules in enumerate(FLOORS):
+        if any(name == module or (module != "vitedge" and name.startswith(module + ".")) for module in modules):
+            return level
+    raise AssertionError(f"{name} is on no floor: give it one in FLOORS")
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_imports_run_downwards(name: str) -> None:
+    upwards = {module for module in imports(name, lazy=False) if floor(module) > floor(name)}
+    assert not upwards
+
+
+def test_there_is_no_circle() -> None:
+    edges = {name: imports(name, lazy=True) & SOURCES.keys() for name in SOURCES}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path[path.index(name) :], name))
+        if name in done:
+            return
+        for module in edges[name]:
+            visit(module, (*path, name))
+        done.add(name)
+
+    for name in SOURCES:
+        if name != "vitedge":  # imported by every module of it; it imports the verbs when they are called
+            visit(name, ())
+
+
+def test_importlib_is_in_the_registry_alone() -> None:
+    users = {name for name, path in SOURCES.items() if "import importlib" in path.read_text(encoding="utf-8")}
+    assert users == {"vitedge.registry"}
+
+
+def test_only_render_prints() -> None:
+    for name, path in SOURCES.items():
+        calls = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
+        prints = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+        assert name == "vitedge.render" or not prints
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_files_and_functions_are_small(name: str) -> None:
+    text = SOURCES[name].read_text(encoding="utf-8")
+    assert text.startswith("# SPDX-License-Identifier: Apache-2.0\n")
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert (node.end_lineno or 0) - node.lineno < 80, node.name
+
+
+def test_every_subpackage_is_in_the_wheel() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    packages = {name for name, path in SOURCES.items() if path.name == "__init__.py"}
+    assert set(listed) == packages
+
+
+def test_the_links_point_where_they_should() -> None:
+    for name in ("export", "calibration"):
+        assert (ROOT / "vitedge" / name).readlink() == Path("..") / name
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["export", "--help"], ["profiles"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    script = (
+        "import sys; from vitedge.cli import app\n"
+        f"try: app({arguments!r})\n"
+        "except SystemExit: pass\n"
+        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert shown.rstrip().endswith("HEAVY []")

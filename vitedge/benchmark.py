@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `bench` was told to measure, as subjects of `vitedge.latency`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vitedge import latency, registry
+from vitedge.bundle import MANIFEST, add_latency, read_manifest
+from vitedge.comparison import FORMAT_OF, RUNTIME_OF
+from vitedge.latency import Rule, Subject
+from vitedge.records import BenchReport, TensorSpec
+
+_REFERENCE = "vitedge.benchmark:reference"
+
+
+def bench(
+    subjects: Sequence[str],
+    *,
+    device: str = "local",
+    threads: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    rule: Rule | None = None,
+    progress: Callable[[str], None] = lambda _text: None,
+) -> BenchReport:
+    """Measures bundles, artifacts and checkpoints in turn, each in a process of its own, and each against the first.
+
+    Args:
+        subjects: bundles (every artifact of which a runtime is to be had), ``.onnx`` files, and checkpoints, which run
+            as PyTorch eager.
+        device: a name of `vitedge.registry.DEVICES`.
+        threads: processor threads; None is all physical cores, the same for every runtime.
+        image_size: height and width for the checkpoints; an artifact has its own.
+        rule: how long; None is the rule of a result to be published.
+        progress: is told what begins.
+
+    Raises:
+        UserError: a subject is not there or cannot be read.
+        DeviceFailed: a process died, hung or failed.
+    """
+    chosen = [entry for subject in subjects for entry in _subjects(subject, threads, image_size)]
+    report = latency.bench(chosen, rule, device, progress)
+    if len(subjects) == 1 and _is_bundle(Path(subjects[0])):
+        add_latency(Path(subjects[0]), report)
+    return report
+
+
+def reference(source: str, image_size: list[int] | None = None) -> tuple[Any, tuple[TensorSpec, ...]]:
+    """What the process that measures PyTorch calls: the module of a checkpoint and its one input."""
+    # PyTorch only in the process that runs it: the one that compares must not share its memory or its threads.
+    from vitedge.checkpoints.read import read  # noqa: PLC0415
+    from vitedge.models.reference import load_reference  # noqa: PLC0415
+
+    found = load_reference(read(source), None if image_size is None else (image_size[0], image_size[1]))
+    spec = found.spec
+    return found.module, (TensorSpec("image", ("batch", spec.in_channels, *spec.image_size), "float32"),)
+
+
+def _subjects(text: str, threads: int | None, image_size: tuple[int, int] | None) -> Iterable[Subject]:
+    path = Path(text)
+    if _is_bundle(path):
+        for artifact in read_manifest(path).artifacts:
+            runtime = RUNTIME_OF[artifact.format]
+            if registry.works_here(registry.RUNTIMES, runtime):
+                yield Subject(f"{path.name}/{artifact.path}", runtime, str(path / artifact.path), threads=threads)
+    elif path.suffix in FORMAT_OF:
+        yield Subject(path.name, RUNTIME_OF[FORMAT_OF[path.suffix]], text, threads=threads)
+    else:
+        options = {} if image_size is None else {"image_size": list(image_size)}
+        yield Subject(path.name, "torch", text, threads=threads, factory=_REFERENCE, options=options)
+
+
+def _is_bundle(path: Path) -> bool:
+    return (path / MANIFEST).is_file()

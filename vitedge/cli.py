@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: parse, one library call, render.
+
+Nothing heavy is imported before a command runs; the imports inside the commands are the one lazy boundary.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vitedge import render
+from vitedge.errors import BadRecipe, VitedgeError
+from vitedge.recipe import ExportRecipe, read_recipe, with_given
+from vitedge.records import Bar
+
+app = typer.Typer(
+    name="vitedge",
+    help="Vision transformer checkpoints in, verified ONNX and Core ML out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+Source = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A file, a folder, timm:NAME or hf:NAME.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+Weights = Annotated[str | None, typer.Option(metavar="NAME", help="Which weights, where a file holds several sets.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Correct a fact by hand, e.g. heads=3 or mean=0.5,0.5,0.5."),
+]
+Images = Annotated[
+    str | None, typer.Option(metavar="DIR|synthetic", help="Images that parity is measured on; synthetic if not given.")
+]
+ImageCount = Annotated[int | None, typer.Option(min=2, help="How many images; 16 if not given.")]
+
+
+@app.command()
+def inspect(source: Source, weights: Weights = None, overrides: Overrides = None, *, json: AsJson = False) -> None:
+    """Say what is in a checkpoint: family, variant, sizes, preprocessing, cost."""
+    from vitedge.inspection import inspect as run
+
+    render.inspection(run(source, weights=weights, overrides=parse_overrides(overrides)), as_json=json)
+
+
+@app.command()
+def export(
+    source: Source,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="BUNDLE", help="The folder to write.")],
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", metavar="onnx|coreml|tensorrt", help="Repeat for several.")
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option("--for", metavar="PROFILE", help="Settings of a device; see vitedge profiles.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(metavar="fp32|fp16")] = None,
+    image_size: Annotated[
+        str | None, typer.Option(metavar="N|HxW", help="Pixels; the checkpoint's own if not given.")
+    ] = None,
+    batch: Annotated[str | None, typer.Option(metavar="N|dynamic", help="1 if not given.")] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set; 18, or the profile's.")] = None,
+    coreml_target: Annotated[
+        str | None, typer.Option(metavar="iOS16|…", help="Deployment target; iOS17, or the profile's.")
+    ] = None,
+    input_type: Annotated[
+        str | None, typer.Option("--input", metavar="float32|uint8", help="uint8 takes the RGB image itself.")
+    ] = None,
+    images: Images = None,
+    image_count: ImageCount = None,
+    seed: Annotated[int | None, typer.Option(help="Of the synthetic images or of the choice from a folder.")] = None,
+    weights: Weights = None,
+    overrides: Overrides = None,
+    max_error: Annotated[float | None, typer.Option(help="Bar: max |difference| / max |reference|.")] = None,
+    min_sqnr: Annotated[float | None, typer.Option(help="Bar: centred SQNR in dB.")] = None,
+    min_agreement: Annotated[float | None, typer.Option(help="Bar: share of images with the same top-1.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Read options from a file; those given here win.")
+    ] = None,
+    *,
+    features: Annotated[bool, typer.Option("--features", help="Tokens and pooled features, not logits.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the bundle that is there.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Write a bundle: the artifacts, and the proof that they compute what the checkpoint computes."""
+    given = {
+        "formats": tuple(formats) if formats else None,
+        "profile": profile,
+        "precision": precision,
+        "image_size": parse_size(image_size),
+        "batch": parse_batch(batch),
+        "opset": opset,
+        "coreml_target": coreml_target,
+        "input": input_type,
+        "images": images,
+        "image_count": image_count,
+        "seed": seed,
+        "weights": weights,
+        "overrides": parse_overrides(overrides) or None,
+        "features": features or None,
+        "bar": _bar(max_error, min_sqnr, min_agreement),
+    }
+    asked = with_given(read_recipe(recipe) if recipe else ExportRecipe(), given)
+    from vitedge.pipeline import export as run
+
+    result = run(source, output, asked, force=force, progress=render.progress)
+    render.export_result(result, as_json=json)
+    if result.pending:
+        raise typer.Exit(3)
+
+
+@app.command()
+def validate(
+    subject: Annotated[str, typer.Argument(metavar="BUNDLE|ARTIFACT", help="A bundle, an .onnx or an .mlpackage.")],
+    against: Annotated[
+        str | None, typer.Option(metavar="CHECKPOINT", help="Compare with this checkpoint; an artifact needs it.")
+    ] = None,
+    images: Images = None,
+    image_count: ImageCount = None,
+    *,
+    layers: Annotated[bool, typer.Option("--layers", help="Compare block by block; needs --against.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Check a bundle's files and show its parity again, or compare an artifact with a checkpoint."""
+    from vitedge.validation import Against
+    from vitedge.validation import validate as run
+
+    reference = None if against is None else Against(against, images or "synthetic", image_count or 16, layers=layers)
+    if layers and reference is None:
+        raise BadRecipe("--layers compares with the reference's blocks: add --against CHECKPOINT.")
+    result = run(Path(subject), reference)
+    render.validation(result, as_json=json)
+    if not result.passed:
+        raise typer.Exit(4)
+
+
+@app.command()
+def bench(
+    subjects: Annotated[
+        list[str], typer.Argument(metavar="BUNDLE|ARTIFACT|CHECKPOINT…", help="The first is what others are held to.")
+    ],
+    device: Annotated[str, typer.Option(metavar="local", help="Where to run.")] = "local",
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; all cores if not given.")] = None,
+    image_size: Annotated[
+        str | None, typer.Option(metavar="N|HxW", help="Pixels for a checkpoint; its own if not given.")
+    ] = None,
+    *,
+    json: AsJson = False,
+) -> None:
+    """Measure latency, interleaved, with its spread and tail; two things are compared only in turn."""
+    from vitedge.benchmark import bench as run
+
+    size = parse_size(image_size)
+    result = run(subjects, device=device, threads=threads, image_size=size, progress=render.progress)
+    render.bench(result, as_json=json)
+
+
+@app.command()
+def profiles(*, json: AsJson = False) -> None:
+    """Print the table of devices that --for knows, with the source of each entry."""
+    from vitedge.profiles import profiles as run
+
+    render.profiles(run(), as_json=json)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write.")] = Path(
+        "demo-out"
+    ),
+    *,
+    json: AsJson = False,
+) -> None:
+    """Run the whole job on three small trained models that come with the package; no downloads."""
+    from vitedge.demo.run import run
+
+    render.demo(run(output, progress=render.progress), as_json=json)
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """``224`` or ``256x192`` (height x width) to pixels.
+
+    Raises:
+        BadRecipe: anything else.
+    """
+    if text is None:
+        return None
+    edges = text.lower().split("x")
+    if len(edges) > 2 or not all(edge.isdecimal() and int(edge) > 0 for edge in edges):
+        raise BadRecipe(f"--image-size is pixels, such as 224 or 256x192 (height x width); got {text!r}.")
+    return int(edges[0]), int(edges[-1])
+
+
+def parse_batch(text: str | None) -> int | str | None:
+    """``dynamic`` or a number; what is neither is left for the recipe to refuse."""
+    return int(text) if text is not None and text.isdecimal() else text
+
+
+def parse_overrides(pairs: list[str] | None) -> Mapping[str, Any]:
+    """``NAME=VALUE`` to a mapping; a value with commas is a tuple, and numbers become numbers.
+
+    Raises:
+        BadRecipe: a pair without ``=``.
+    """
+    result: dict[str, Any] = {}
+    for pair in pairs or ():
+        name, equals, value = pair.partition("=")
+        if not equals or not name or not value:
+            raise BadRecipe(f"--set wants NAME=VALUE, such as heads=3; got {pair!r}.")
+        parts = tuple(_number(part) for part in value.split(","))
+        result[name.replace("-", "_")] = parts if len(parts) > 1 else parts[0]
+    return result
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _bar(max_error: float | None, min_sqnr: float | None, min_agreement: float | None) -> Bar | None:
+    if max_error is None and min_sqnr is None and min_agreement is None:
+        return None
+    return Bar(relative_error=max_error, centred_sqnr_db=min_sqnr, agreement=min_agreement)
+
+
+def _leave(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def main() -> None:
+    """The console script: errors of `vitedge.errors` become one sentence and their exit code."""
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, _leave)
+    try:
+        app()
+    except VitedgeError as error:
+        render.error(str(error))
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One artifact against its reference: run it, compare its outputs and its blocks, look at what cannot be run.
+
+Imports no PyTorch: the reference's outputs come as arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vitedge import registry
+from vitedge.bundle import ReferenceData
+from vitedge.calibration.preprocess import normalize
+from vitedge.parity import compare, judge
+from vitedge.records import Artifact, Bar, ModelSpec, ParityReport, StructureReport, TensorSpec
+
+Floats = Mapping[str, npt.NDArray[np.float32]]
+
+RUNTIME_OF = {"onnx": "onnxruntime", "coreml": "coreml"}
+"""Format of an artifact to the runtime that shows its parity."""
+FORMAT_OF = {".onnx": "onnx", ".mlpackage": "coreml"}
+"""Suffix of an artifact outside a bundle to its format."""
+_DYNAMIC_BATCH = 4
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the reference computed, and the bar that an artifact has to reach."""
+
+    data: ReferenceData
+    spec: ModelSpec
+    bar: Bar
+    image_source: str
+
+
+def check_parity(path: Path, artifact: Artifact, evidence: Evidence) -> ParityReport | None:
+    """Runs an artifact over the reference's images and judges it; None where its runtime is not to be had here."""
+    name = RUNTIME_OF[artifact.format]
+    if not registry.works_here(registry.RUNTIMES, name):
+        return None
+    with registry.load(registry.RUNTIMES, name).Runtime(path) as runtime:
+        found = run(runtime, artifact, evidence)
+    outputs = compare(evidence.data.outputs, found)
+    reason = judge(outputs, evidence.bar)
+    return ParityReport(
+        artifact=artifact.path,
+        runtime=name,
+        images=len(evidence.data.images),
+        image_source=evidence.image_source,
+        bar=evidence.bar,
+        outputs=outputs,
+        passed=not reason,
+        reason=reason,
+    )
+
+
+def run(
+    runtime: Any, artifact: Artifact, evidence: Evidence, names: Mapping[str, str] | None = None
+) -> dict[str, npt.NDArray[np.generic]]:
+    """The artifact's values for all images of the evidence, under the reference's names.
+
+    An artifact of a fixed batch gets its last batch filled up with repetitions, which are cut off again.
+
+    Args:
+        runtime: the artifact, loaded.
+        artifact: its inputs and outputs.
+        evidence: the images and what the reference calls its outputs.
+        names: the reference's names to the artifact's; by default the same, or for someone else's file in their order.
+    """
+    image = artifact.inputs[0]
+    images = evidence.data.images
+    size = image.shape[0] if isinstance(image.shape[0], int) else min(_DYNAMIC_BATCH, len(images))
+    parts: list[Mapping[str, npt.NDArray[np.generic]]] = []
+    for start in range(0, len(images), size):
+        batch = images[np.arange(start, start + size) % len(images)]
+        parts.append(runtime.run({image.name: feed(batch, image, evidence.spec)}))
+    pairs = names or _paired(tuple(evidence.data.outputs), tuple(spec.name for spec in artifact.outputs))
+    return {
+        ours: np.concatenate([part[theirs] for part in parts])[: len(images)]
+        for ours, theirs in pairs.items()
+        if all(theirs in part for part in parts)
+    }
+
+
+def feed(images: npt.NDArray[np.uint8], image: TensorSpec, spec: ModelSpec) -> npt.NDArray[np.generic]:
+    """Images ``(batch, channels, height, width)``, RGB, 0 to 255, as an artifact's input wants them."""
+    if image.dtype == "uint8":
+        return images
+    normalized = normalize(images, spec.preprocessing)
+    return normalized.astype(np.float16) if image.dtype == "float16" else normalized
+
+
+def check_structure(path: Path, artifact: Artifact, weights: Mapping[str, Any] | None = None) -> StructureReport | None:
+    """What can be checked of an artifact without running it; None where there is nothing beyond what parity shows.
+
+    Args:
+        path: the artifact.
+        artifact: what it is said to be.
+        weights: the reference's ``state_dict``, where it is at hand.
+    """
+    if artifact.format != "coreml":
+        return None
+    report: StructureReport = registry.load(registry.CHECKS, artifact.format).check_package(path, artifact, weights)
+    return report
+
+
+def compare_layers(
+    report: ParityReport, path: Path, artifact: Artifact, blocks: Floats, evidence: Evidence
+) -> ParityReport:
+    """The report with every block compared, and with the first block that misses the bar.
+
+    Args:
+        report: the verdict on the artifact's outputs.
+        path: the artifact.
+        artifact: says which of its values equals which block.
+        blocks: module name to what the reference's module put out for the first images of the evidence.
+        evidence: the images and the bar.
+    """
+    values = {block: value for block, value in artifact.blocks.items() if block in blocks}
+    expected = {block: blocks[block] for block in values}
+    images = evidence.data.images[: len(next(iter(blocks.values())))]
+    few = replace(evidence, data=ReferenceData(images, expected))
+    with registry.load(registry.RUNTIMES, report.runtime).Runtime(
+        path, intermediates=tuple(values.values())
+    ) as runtime:
+        found = run(runtime, artifact, few, names=values)
+    layers = compare(expected, found, scores=None)
+    # A block may well be the same for every image, and a bar on top-1 says nothing of it.
+    departing = [layer.output for layer in layers if judge((replace(layer, degenerate=""),), evidence.bar)]
+    first = departing[0] if departing else "" if report.passed else "the head, after the last block"
+    reason = f"{report.reason}; the first to depart is {first}" if report.reason else ""
+    return replace(report, layers=layers, first_departure=first, reason=reason)
+
+
+def _paired(ours: tuple[str, ...], theirs: tuple[str, ...]) -> dict[str, str]:
+    if set(ours) <= set(theirs) or len(ours) != len(theirs):
+        return {name: name for name in ours}
+    return dict(zip(ours, theirs, strict=True))

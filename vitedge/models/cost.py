@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model costs, from its spec alone: nothing is allocated and nothing is computed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from vitedge.models.reference import skeleton
+from vitedge.records import Cost, ModelSpec
+
+_FLOAT32_BYTES = 4
+
+
+def cost(spec: ModelSpec) -> Cost:
+    """Parameters, multiply-accumulates and activation size of one image, on torch's meta device."""
+    module = skeleton(spec).requires_grad_(requires_grad=False)
+    activations = 0
+
+    def count(_module: nn.Module, _inputs: object, output: object) -> None:
+        nonlocal activations
+        if isinstance(output, Tensor):
+            activations += output.numel()
+
+    leaves = [part for part in module.modules() if not any(True for _ in part.children())]
+    handles = [leaf.register_forward_hook(count) for leaf in leaves if not isinstance(leaf, nn.Identity)]
+    image = torch.empty((1, spec.in_channels, *spec.image_size), device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(image)
+    for handle in handles:
+        handle.remove()
+    return Cost(
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        gmacs=counter.get_total_flops() / 2e9,
+        activations_mb=activations * _FLOAT32_BYTES / 1e6,
+    )

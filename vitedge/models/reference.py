@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reference: a family's module with the checkpoint's own weights, which everything else is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from vitedge.calibration.preprocess import normalize
+from vitedge.checkpoints.family import State
+from vitedge.checkpoints.read import Checkpoint
+from vitedge.errors import WeightsMismatch
+from vitedge.models import beit, mobilevit, mobilevitv2, pit, swin, vit
+from vitedge.records import ModelSpec, Preprocessing
+
+BUILDERS: dict[str, ModuleType] = {
+    "vit": vit,
+    "beit": beit,
+    "pit": pit,
+    "mobilevit": mobilevit,
+    "mobilevitv2": mobilevitv2,
+    "swin": swin,
+}
+"""`ModelSpec.family` to the module that builds it; all have the public names of `vitedge.models.family.Builder`."""
+
+_FORWARD_BATCH = 4
+"""Images in one forward pass of the reference: enough for speed, little enough for the memory of a ViT-H."""
+_NAMED = 6
+"""How many weights an error names before it says how many more there are."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The PyTorch model of a checkpoint at one image size. Never altered."""
+
+    module: nn.Module
+    spec: ModelSpec
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Names of the modules whose outputs artifacts are compared at."""
+        blocks: tuple[str, ...] = BUILDERS[self.spec.family].blocks(self.spec)
+        return blocks
+
+    def deployed(self, *, uint8: bool, features: bool) -> nn.Module:
+        """The module that is captured: the reference itself, or wrapped in what the export adds to it.
+
+        Args:
+            uint8: scaling, channel order and normalization inside; the input is then the RGB image, 0 to 255.
+            features: tokens and pooled features instead of logits.
+        """
+        if not uint8 and not features:
+            return self.module
+        return Deployed(self, uint8=uint8, features=features).eval()
+
+    @torch.inference_mode()
+    def outputs(self, images: npt.NDArray[np.uint8], *, features: bool) -> dict[str, npt.NDArray[np.float32]]:
+        """What the reference computes for images ``(images, channels, height, width)``, RGB, 0 to 255."""
+        module = self.deployed(uint8=False, features=features)
+        parts = []
+        for start in range(0, len(images), _FORWARD_BATCH):
+            batch = normalize(images[start : start + _FORWARD_BATCH], self.spec.preprocessing)
+            result = module(torch.from_numpy(batch))
+            parts.append(result if isinstance(result, tuple) else (result,))
+        return {
+            name: torch.cat([part[index] for part in parts]).numpy()
+            for index, name in enumerate(output_names(features=features))
+        }
+
+    @torch.inference_mode()
+    def block_outputs(self, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
+        """The output of every block for a few images, by module name."""
+        found: dict[str, npt.NDArray[np.float32]] = {}
+
+        def keep(name: str) -> object:
+            return lambda _module, _inputs, output: found.__setitem__(name, output.detach().clone().numpy())
+
+        handles = [self.module.get_submodule(name).register_forward_hook(keep(name)) for name in self.blocks]  # type: ignore[arg-type]
+        try:
+            self.module(torch.from_numpy(normalize(images, self.spec.preprocessing)))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found
+
+
+class Normalization(nn.Module):
+    """Scaling, channel order and normalization of an RGB image ``(batch, channels, height, width)``, 0 to 255."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.is_bgr = preprocessing.channel_order == "bgr"
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The same steps in the same order as `vitedge.calibration.preprocess.normalize`."""
+        scaled = image.to(torch.float32)
+        if self.is_bgr:
+            scaled = scaled.flip(1)
+        return (scaled / 255 - self.mean) / self.std
+
+
+class Deployed(nn.Module):
+    """The reference with what an export adds before and after it."""
+
+    def __init__(self, reference: Reference, *, uint8: bool, features: bool) -> None:
+        super().__init__()
+        self.model = reference.module
+        self.normalization = Normalization(reference.spec.preprocessing) if uint8 else nn.Identity()
+        self._features = BUILDERS[reference.spec.family].features if features else None
+
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits, or tokens and pooled features."""
+        normalized = self.normalization(image)
+        if self._features is None:
+            logits: Tensor = self.model(normalized)
+            return logits
+        tokens, pooled = self._features(self.model, normalized)
+        return tokens, pooled
+
+
+def output_names(*, features: bool) -> tuple[str, ...]:
+    """Names of the outputs of every artifact."""
+    return ("tokens", "pooled") if features else ("logits",)
+
+
+def load_reference(checkpoint: Checkpoint, image_size: tuple[int, int] | None = None) -> Reference:
+    """Builds the reference of a checkpoint, at its own or at another image size in pixels (height, width).
+
+    The module's parameters are the checkpoint's tensors themselves, memory-mapped where the file allows it.
+
+    Raises:
+        WeightsMismatch: a weight is missing, left over or of another shape.
+        ImpossibleSize: the family cannot be rebuilt at that size; the message names sizes that can.
+    """
+    builder = BUILDERS[checkpoint.spec.family]
+    check_fit(skeleton(checkpoint.spec), checkpoint.state, checkpoint.source)
+    state, spec = checkpoint.state, checkpoint.spec
+    if image_size is not None and image_size != spec.image_size:
+        state, spec = builder.resize(state, spec, image_size)
+    module = skeleton(spec)
+    module.load_state_dict(state, strict=True, assign=True)
+    _materialize(module)
+    return Reference(module.eval().requires_grad_(requires_grad=False), spec)
+
+
+def skeleton(spec: ModelSpec) -> nn.Module:
+    """The module of a spec without memory for its weights."""
+    with torch.device("meta"):
+        module: nn.Module = BUILDERS[spec.family].build(spec)
+    return module.eval()
+
+
+def check_fit(module: nn.Module, state: State, source: str) -> None:
+    """Refuses weights that are missing, left over, or of another shape than the module's.
+
+    Raises:
+        WeightsMismatch: names them.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    faults = [
+        *(f"{name} is missing" for name in expected if name not in found),
+        *(f"{name} is left over" for name in found if name not in expected),
+        *(
+            f"{name} is {found[name]} instead of {shape}"
+            for name, shape in expected.items()
+            if name in found and found[name] != shape
+        ),
+    ]
+    if faults:
+        more = f", and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
+        raise WeightsMismatch(f"{source} does not fit its architecture: {', '.join(faults[:_NAMED])}{more}.")
+
+
+def _materialize(module: nn.Module) -> None:
+    """Computes the buffers that no checkpoint holds, such as Swin's attention masks, on the processor."""
+    for part in _with_meta_buffers(module):
+        for name, buffer in part.named_buffers(recurse=False):
+            if buffer.is_meta:
+                part.register_buffer(name, torch.empty_like(buffer, device="cpu"), persistent=False)
+        part.init_non_persistent_buffers()  # type: ignore[operator]
+
+
+def _with_meta_buffers(module: nn.Module) -> Iterator[nn.Module]:
+    for part in module.modules():
+        if any(buffer.is_meta for _, buffer in part.named_buffers(recurse=False)):
+            yield part

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing so that a killed or failed command leaves what was there before.
+
+Everything is written beside its place under a name that no reader takes for a result, and moved into place in one
+step. A directory that replaces another is exchanged with it by the file system itself where it can do so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from vitedge.errors import OutputRefused
+
+PARTIAL = ".partial"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_MACOS_AT_FDCWD = -2
+
+
+@contextlib.contextmanager
+def replacing(target: Path, *, force: bool, needs: int = 0) -> Iterator[Path]:
+    """Yields a fresh directory beside ``target`` that takes its place when the block ends without an error.
+
+    Args:
+        target: the directory to write.
+        force: replace what is there; without it an existing target is refused.
+        needs: bytes that will be written, as far as known; checked against the free space first.
+
+    Raises:
+        OutputRefused: the target exists, cannot be written, or the disk is or would be full.
+    """
+    refuse_existing(target, force=force)
+    clear_debris(target)
+    partial = target.parent / f".{target.name}.{os.getpid()}{PARTIAL}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_full(target.parent, needs)
+        partial.mkdir()
+        yield partial
+        _move(partial, target)
+    except OSError as error:
+        raise _refused(target, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_file(target: Path, content: bytes) -> None:
+    """Writes one file in one step.
+
+    Raises:
+        OutputRefused: it cannot be written, or the disk is full.
+    """
+    partial = target.parent / f".{target.name}.{os.getpid()}{PARTIAL}"
+    try:
+        partial.write_bytes(content)
+        partial.replace(target)
+    except OSError as error:
+        raise _refused(target, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def refuse_existing(target: Path, *, force: bool) -> None:
+    """Refuses an output that is already there, before any work is done.
+
+    Raises:
+        OutputRefused: the target exists and ``force`` is off, or it is something that must not be replaced.
+    """
+    if not os.path.lexists(target):
+        return
+    if not force:
+        raise OutputRefused(f"{target} is already there; name another output, or add --force to replace it.")
+    replaceable = target.is_dir() and ((target / "manifest.json").is_file() or not any(target.iterdir()))
+    if not replaceable:
+        raise OutputRefused(f"{target} is not a bundle, so --force does not replace it; name another output.")
+
+
+def clear_debris(target: Path) -> None:
+    """Removes what killed runs left beside the target, or puts back what they had set aside.
+
+    A partial of a process that still runs is left alone.
+    """
+    if not target.parent.is_dir():
+        return
+    if _set_aside(target).exists() and not os.path.lexists(target):
+        _set_aside(target).rename(target)
+    for path in target.parent.glob(f".{target.name}.*{PARTIAL}"):
+        owner = path.name[len(target.name) + 2 : -len(PARTIAL)]
+        if owner == "old" or (owner.isdigit() and not _is_running(int(owner))):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _refuse_full(folder: Path, needs: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needs > free:
+        raise OutputRefused(
+            f"{folder} has {free / 1e6:.0f} MB free and this needs about {needs / 1e6:.0f} MB; "
+            "free some space or name an output on another disk."
+        )
+
+
+def _refused(target: Path, error: OSError) -> OutputRefused:
+    if error.errno in _FULL:
+        return OutputRefused(f"The disk of {target} is full; nothing was written. Free some space and run it again.")
+    return OutputRefused(f"{target} cannot be written: {error.strerror or error}.")
+
+
+def _move(partial: Path, target: Path) -> None:
+    if not os.path.lexists(target):
+        partial.rename(target)
+    elif not _exchange(partial, target):
+        # No exchange on this file system: if this is killed in between, clear_debris puts the old bundle back.
+        old = _set_aside(target)
+        target.rename(old)
+        partial.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _set_aside(target: Path) -> Path:
+    return target.parent / f".{target.name}.old{PARTIAL}"
+
+
+def _exchange(partial: Path, target: Path) -> bool:
+    """Swaps two directories in one step; False where the system cannot."""
+    if os.name != "posix":
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    first, second = os.fsencode(partial), os.fsencode(target)
+    if sys.platform == "linux" and hasattr(libc, "renameat2"):
+        return bool(libc.renameat2(_AT_FDCWD, first, _AT_FDCWD, second, _RENAME_EXCHANGE) == 0)
+    if sys.platform == "darwin" and hasattr(libc, "renameatx_np"):
+        return bool(libc.renameatx_np(_MACOS_AT_FDCWD, first, _MACOS_AT_FDCWD, second, _RENAME_EXCHANGE) == 0)
+    return False

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far an artifact's outputs are from the reference's, and whether that is near enough.
+
+NumPy only: a sealed bundle is judged where PyTorch is not installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from vitedge.records import Bar, OutputParity
+
+Array = npt.NDArray[np.float64]
+
+SMALLEST_SIGNAL = 1e-30
+"""A reference whose largest magnitude is below this is noise: half-initialized models end up near 1e-41."""
+SMALLEST_CENTRED_SHARE = 1e-6
+"""Root mean square of the image-dependent part over the largest magnitude; below it float32 cannot resolve the part."""
+TIE = 1e-6
+"""Two scores nearer than this, relative to the largest score of all, are a tie that float32 cannot decide."""
+
+
+def default_bar(precision: str, family: str) -> Bar:
+    """The bar of a precision: fp32 tight enough to catch a tanh GELU in place of the exact one."""
+    if precision == "fp32":
+        return Bar(relative_error=1e-4 if family == "mobilevitv2" else 2e-5, agreement=1.0)
+    if precision == "fp16":
+        return Bar(centred_sqnr_db=40.0)
+    return Bar(centred_sqnr_db=20.0)
+
+
+def compare(
+    reference: Mapping[str, npt.NDArray[np.generic]],
+    candidate: Mapping[str, npt.NDArray[np.generic]],
+    scores: str | None = "logits",
+) -> tuple[OutputParity, ...]:
+    """Compares every output of the reference with the candidate's of the same name.
+
+    Args:
+        reference: output name to values, ``(images, …)``.
+        candidate: the same names and shapes.
+        scores: the output that holds class scores ``(images, classes)``, for agreement and divergence.
+    """
+    return tuple(
+        _compare_output(name, expected.astype(np.float64), candidate.get(name), is_scores=name == scores)
+        for name, expected in reference.items()
+    )
+
+
+def judge(outputs: tuple[OutputParity, ...], bar: Bar) -> str:
+    """The reason why the outputs do not reach the bar, or the empty string.
+
+    Missing outputs, NaN and infinity never pass, whatever the bar, and neither does a degenerate reference.
+    """
+    for parity in outputs:
+        if parity.degenerate:
+            return f"{parity.output} cannot be judged: the reference is degenerate ({parity.degenerate})"
+        if not np.isfinite(parity.relative_error):
+            return f"{parity.output} is missing, has another shape, or holds NaN or infinity"
+        if bar.relative_error is not None and not parity.relative_error <= bar.relative_error:
+            return f"{parity.output} is off by {parity.relative_error:.2g} relative; the bar is {bar.relative_error:g}"
+        if bar.centred_sqnr_db is not None and not parity.centred_sqnr_db >= bar.centred_sqnr_db:
+            found = f"{parity.centred_sqnr_db:.1f} dB centred SQNR"
+            return f"{parity.output} has {found}; the bar is {bar.centred_sqnr_db:g} dB"
+        if bar.agreement is not None and parity.agreement is not None and not parity.agreement >= bar.agreement:
+            return f"{parity.output} agrees on {parity.agreement:.1%} of the images; the bar is {bar.agreement:.1%}"
+    return ""
+
+
+def _compare_output(
+    name: str, expected: Array, values: npt.NDArray[np.generic] | None, *, is_scores: bool
+) -> OutputParity:
+    if values is None or values.shape != expected.shape:
+        nan = float("nan")
+        return OutputParity(name, nan, nan, nan, nan, None, None)
+    found = values.astype(np.float64)
+    is_scores = is_scores and expected.ndim == 2
+    with np.errstate(all="ignore"):
+        error = found - expected
+        centred = expected - expected.mean(axis=0, keepdims=True)
+        return OutputParity(
+            output=name,
+            relative_error=float(np.abs(error).max() / np.abs(expected).max()),
+            sqnr_db=_ratio_db(expected, error),
+            centred_sqnr_db=_ratio_db(centred, error),
+            cosine=float(np.sum(expected * found) / np.sqrt(np.sum(expected**2) * np.sum(found**2))),
+            agreement=_agreement(expected, found) if is_scores else None,
+            kl=_divergence(expected, found) if is_scores else None,
+            degenerate=_degeneracy(expected, centred),
+        )
+
+
+def _ratio_db(signal: Array, noise: Array) -> float:
+    """10 log10 of the power ratio; infinite for no noise, NaN where either holds a NaN."""
+    noise_power = float(np.sum(noise**2))
+    if noise_power == 0.0:
+        return float("inf")
+    return float(10 * np.log10(np.sum(signal**2) / noise_power))
+
+
+def _agreement(expected: Array, found: Array) -> float:
+    """Share of images whose top-1 class is the reference's; the reference's own ties count for either class."""
+    chosen = np.take_along_axis(expected, found.argmax(axis=1)[:, None], axis=1)[:, 0]
+    agrees = chosen >= expected.max(axis=1) - TIE * np.abs(expected).max()
+    return float(np.mean(agrees & np.isfinite(found).all(axis=1)))
+
+
+def _divergence(expected: Array, found: Array) -> float:
+    """Mean over the images of KL(softmax(expected) || softmax(found)) in nats."""
+    log_p, log_q = _log_softmax(expected), _log_softmax(found)
+    return float(np.mean(np.sum(np.exp(log_p) * (log_p - log_q), axis=1)))
+
+
+def _log_softmax(scores: Array) -> Array:
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    result: Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result
+
+
+def _degeneracy(expected: Array, centred: Array) -> str:
+    if not np.isfinite(expected).all():
+        return "it holds NaN or infinity"
+    largest = float(np.abs(expected).max())
+    if largest < SMALLEST_SIGNAL:
+        return f"it is nil: no value is above {SMALLEST_SIGNAL:g}"
+    if len(expected) < 2:
+        return "one image cannot show that the output depends on the image"
+    if float(np.sqrt(np.mean(centred**2))) < SMALLEST_CENTRED_SHARE * largest:
+        return "it is the same for every image"
+    return ""

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The main job: a checkpoint in, a verified bundle out.
+
+`STAGES` is the whole of it, in order. Each stage takes from the job what the ones before it left there, adds its own
+part, and refuses to go on when what it made is not what was asked for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vitedge import profiles, registry
+from vitedge.bundle import REFERENCE, hash_file, versions, write_manifest, write_reference
+from vitedge.calibration.images import ImageSet, load
+from vitedge.checkpoints.read import Checkpoint, read
+from vitedge.comparison import Evidence, check_parity, check_structure, compare_layers
+from vitedge.errors import CheckFailed, MissingBackend
+from vitedge.evidence import gather, gather_blocks
+from vitedge.export.capture import capture
+from vitedge.export.program import Program
+from vitedge.export.ranges import find_islands
+from vitedge.models.reference import Reference, load_reference
+from vitedge.output import replacing
+from vitedge.parity import default_bar
+from vitedge.recipe import ExportRecipe
+from vitedge.records import (
+    Artifact,
+    CheckpointIdentity,
+    ExportResult,
+    Manifest,
+    ParityReport,
+    StructureReport,
+    to_dict,
+)
+
+FILE_NAMES = {"onnx": "model.onnx", "coreml": "model.mlpackage"}
+"""Format to the name of its artifact in the bundle."""
+_ISLAND_IMAGES = 4
+"""Images over which the ranges of half-precision values are watched."""
+
+
+@dataclass
+class Job:
+    """One export under way."""
+
+    source: str
+    recipe: ExportRecipe
+    folder: Path
+    """Where files are written; it gets the bundle's own name when all stages are done."""
+    checkpoint: Checkpoint = field(init=False)
+    reference: Reference = field(init=False)
+    images: ImageSet = field(init=False)
+    evidence: Evidence = field(init=False)
+    artifacts: list[Artifact] = field(default_factory=list)
+    parity: list[ParityReport] = field(default_factory=list)
+    structure: list[StructureReport] = field(default_factory=list)
+    manifest: Manifest = field(init=False)
+
+    @property
+    def features(self) -> bool:
+        """Whether the artifacts put out features; a headless encoder has nothing else."""
+        return self.recipe.features or self.reference.spec.classes == 0
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """What is lowered: an engine starts from the ONNX file of its profile."""
+        asked = ("onnx" if name == "tensorrt" else name for name in self.recipe.formats)
+        return tuple(dict.fromkeys(asked))
+
+
+def read_checkpoint(job: Job) -> None:
+    """Reads the checkpoint, hashes it aside, and finds out what it is."""
+    job.checkpoint = read(job.source, weights=job.recipe.weights, overrides=job.recipe.overrides)
+
+
+def build_reference(job: Job) -> None:
+    """Builds the PyTorch model at the size that was asked for."""
+    job.reference = load_reference(job.checkpoint, job.recipe.image_size)
+
+
+def run_reference(job: Job) -> None:
+    """Chooses the images and keeps what the reference makes of them."""
+    recipe, spec = job.recipe, job.reference.spec
+    job.images = load(recipe.images, spec, recipe.image_count, recipe.seed)
+    bar = recipe.bar or default_bar(recipe.precision, spec.family)
+    job.evidence = gather(job.reference, job.images, bar, features=job.features)
+    write_reference(job.folder, job.evidence.data)
+
+
+def lower(job: Job) -> None:
+    """Captures the program once and lowers it to every format."""
+    programs: dict[int | str, Program] = {}
+    for name in job.formats:
+        batch = job.recipe.batch if name == "onnx" or job.recipe.batch != "dynamic" else 1
+        if batch not in programs:
+            programs[batch] = _capture(job, batch)
+        islands = _islands(job, programs[batch])
+        target = registry.load(registry.TARGETS, name)
+        job.artifacts.append(target.lower(programs[batch], job.recipe, job.folder / FILE_NAMES[name], islands))
+
+
+def check(job: Job) -> None:
+    """Compares every artifact with the reference.
+
+    Raises:
+        CheckFailed: names the artifact, what it missed, and the first block that departs.
+    """
+    for artifact in job.artifacts:
+        path = job.folder / artifact.path
+        report = check_parity(path, artifact, job.evidence)
+        if report is not None and not report.passed and artifact.blocks:
+            blocks = gather_blocks(job.reference, job.evidence)
+            report = compare_layers(report, path, artifact, blocks, job.evidence)
+        structure = check_structure(path, artifact, job.reference.module.state_dict())
+        job.parity.extend(() if report is None else (report,))
+        job.structure.extend(() if structure is None else (structure,))
+    verdicts: list[ParityReport | StructureReport] = [*job.parity, *job.structure]
+    for verdict in verdicts:
+        if not verdict.passed:
+            raise CheckFailed(f"{verdict.artifact} does not compute what the checkpoint computes: {verdict.reason}.")
+
+
+def seal(job: Job) -> None:
+    """Writes the manifest, the last file of the bundle."""
+    checkpoint = job.checkpoint
+    job.manifest = Manifest(
+        format_version=1,
+        checkpoint=CheckpointIdentity(checkpoint.source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set),
+        spec=job.reference.spec,
+        recipe=to_dict(job.recipe),
+        artifacts=tuple(job.artifacts),
+        parity=tuple(job.parity),
+        structure=tuple(job.structure),
+        latency=None,
+        files={REFERENCE: hash_file(job.folder / REFERENCE)},
+        versions=versions(),
+    )
+    write_manifest(job.folder, job.manifest)
+
+
+STAGES: tuple[tuple[str, Callable[[Job], None]], ...] = (
+    ("reading the checkpoint", read_checkpoint),
+    ("building the reference", build_reference),
+    ("running the reference", run_reference),
+    ("lowering", lower),
+    ("checking parity", check),
+    ("sealing the bundle", seal),
+)
+
+
+def export(
+    source: str,
+    bundle: Path,
+    recipe: ExportRecipe | None = None,
+    *,
+    force: bool = False,
+    progress: Callable[[str], None] = lambda _text: None,
+) -> ExportResult:
+    """Writes a verified bundle of a checkpoint.
+
+    Args:
+        source: a file, a folder, ``timm:NAME`` or ``hf:NAME``.
+        bundle: the folder to write; what is there stays until the new bundle is complete and verified.
+        recipe: what to write; the default is one fp32 ONNX file.
+        force: replace a bundle that is there.
+        progress: called with one line a stage.
+
+    Raises:
+        UserError: the checkpoint, the recipe or the output is not usable.
+        MissingBackend: a package that a format needs is not installed.
+        CheckFailed: an artifact missed its bar; nothing was written.
+    """
+    recipe = profiles.apply(recipe or ExportRecipe())
+    _refuse_missing(recipe)
+    seconds: dict[str, float] = {}
+    with replacing(bundle, force=force) as folder:
+        job = Job(source, recipe, folder)
+        for title, stage in STAGES:
+            progress(f"{title} …")
+            start = time.perf_counter()
+            stage(job)
+            seconds[title] = time.perf_counter() - start
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return ExportResult(str(bundle), size, job.manifest, seconds, _pending(recipe))
+
+
+def _capture(job: Job, batch: int | str) -> Program:
+    recipe, reference = job.recipe, job.reference
+    module = reference.deployed(uint8=recipe.input == "uint8", features=job.features)
+    return capture(module, reference.spec, reference.blocks, batch=batch, dtype=recipe.input, features=job.features)
+
+
+def _islands(job: Job, program: Program) -> tuple[str, ...]:
+    """Modules whose values half precision cannot hold; none where nothing is narrowed."""
+    if job.recipe.precision != "fp16":
+        return ()
+    return find_islands(program, job.evidence.data.images[:_ISLAND_IMAGES])
+
+
+def _refuse_missing(recipe: ExportRecipe) -> None:
+    """Refuses a format whose packages are not installed before any work is done."""
+    for name in recipe.formats:
+        if registry.TARGETS[name].module:
+            registry.load(registry.TARGETS, name)
+
+
+def _pending(recipe: ExportRecipe) -> tuple[str, ...]:
+    """What was asked for and is not built on this machine."""
+    found = []
+    for name in recipe.formats:
+        try:
+            registry.load(registry.TARGETS, name)
+        except MissingBackend as missing:
+            found.append(str(missing))
+    return tuple(found)

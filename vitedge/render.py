@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place that prints: records to tables for people, or to one JSON document.
+
+Results go to stdout, progress and errors to stderr. Tables fit 80 columns.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from vitedge.records import (
+    Artifact,
+    BenchReport,
+    ExportResult,
+    Inspection,
+    LatencyReport,
+    ModelSpec,
+    Origin,
+    ParityReport,
+    StructureReport,
+    Validation,
+    to_dict,
+)
+
+_OUT = Console(highlight=False, soft_wrap=False)
+_ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def progress(text: str) -> None:
+    """One line about what is being done."""
+    _ERR.print(text, style="dim", markup=False)
+
+
+def error(text: str) -> None:
+    """One sentence about what went wrong."""
+    _ERR.print(f"vitedge: {text}", markup=False)
+
+
+def inspection(result: Inspection, *, as_json: bool) -> None:
+    """What is in a checkpoint."""
+    if as_json:
+        return _json(result)
+    spec = result.spec
+    table = _table("", "", "from")
+    table.add_row("file", _path(result.source), f"{result.container}, {_bytes(result.size)}")
+    table.add_row("weights", _weight_sets(result), f"{spec.naming} names")
+    for name, value in _facts(spec):
+        table.add_row(name.rpartition(".")[2].replace("_", " "), value, _origin(spec, name))
+    _OUT.print(table)
+    cost = result.cost
+    _lines(
+        f"{cost.parameters:,} parameters, {cost.gmacs:.2f} GMACs, {cost.activations_mb:.1f} MB of activations",
+        *(f"left out: {name} ({reason})" for name, reason in _grouped(result.dropped)),
+        *(f"note: {note}" for note in spec.notes),
+        _next(f"vitedge export {shlex.quote(result.source)} -o BUNDLE --format onnx --format coreml"),
+    )
+    return None
+
+
+def export_result(result: ExportResult, *, as_json: bool) -> None:
+    """What was written, and how well it computes."""
+    if as_json:
+        return _json(result)
+    manifest = result.manifest
+    _OUT.print(_artifact_table(manifest.artifacts))
+    _verdicts(manifest.parity, manifest.structure)
+    _lines(
+        *(f"note: {note}" for artifact in manifest.artifacts for note in artifact.notes),
+        *(f"note: {note}" for note in manifest.spec.notes),
+        *result.pending,
+        f"{result.bundle}: {_bytes(result.size)}, verified, in {sum(result.seconds.values()):.1f} s",
+        _next(f"vitedge bench {shlex.quote(result.bundle)}"),
+    )
+    return None
+
+
+def validation(result: Validation, *, as_json: bool) -> None:
+    """The verdict of `validate`."""
+    if as_json:
+        return _json(result)
+    _verdicts(result.parity, result.structure)
+    for report in result.parity:
+        if report.layers:
+            _OUT.print(_layer_table(report))
+    hashes = f"{result.files} files as the manifest describes them, " if result.files else ""
+    _lines(f"{result.subject}: {hashes}{'valid' if result.passed else 'NOT valid'}")
+    return None
+
+
+def bench(result: BenchReport, *, as_json: bool) -> None:
+    """Latency of every subject, and each against the first."""
+    if as_json:
+        return _json(result)
+    table = _table("subject", "runtime", "median ms", "p90", "p99", "CoV", "load ms", "MB", right=range(2, 8))
+    for report in result.reports:
+        table.add_row(*_latency_row(report))
+    _OUT.print(table)
+    _lines(
+        *(
+            f"{ratio.subject} takes {ratio.ratio:.2f} x the time of {ratio.baseline} "
+            f"(95 % interval {ratio.low:.2f} to {ratio.high:.2f}): {ratio.verdict}"
+            for ratio in result.ratios
+        ),
+        *(
+            f"note: {report.subject} did not run steadily (drift {report.quantiles.drift:+.1%}); "
+            "run it again on an idle machine"
+            for report in result.reports
+            if not report.stable
+        ),
+    )
+    return None
+
+
+def _latency_row(report: LatencyReport) -> tuple[str, ...]:
+    times = report.quantiles
+    tail = "-" if times.p99 is None else f"{times.p99:.2f}"
+    return (
+        report.subject,
+        report.runtime,
+        f"{times.median:.2f}",
+        f"{times.p90:.2f}",
+        tail,
+        f"{times.cov:.1%}",
+        f"{report.load_ms:.0f}",
+        f"{report.peak_memory_mb:.0f}",
+    )
+
+
+def _verdicts(parity: Iterable[ParityReport], structure: Iterable[StructureReport]) -> None:
+    table = _table("artifact", "checked in", "output", "relative", "SQNR dB", "top-1", "verdict", right=range(3, 6))
+    for report in parity:
+        verdict = "passed" if report.passed else "FAILED"
+        for row in report.outputs:
+            agreement = "-" if row.agreement is None else f"{row.agreement:.1%}"
+            numbers = (f"{row.relative_error:.1e}", f"{row.centred_sqnr_db:.1f}", agreement)
+            table.add_row(report.artifact, report.runtime, row.output, *numbers, verdict)
+    for check in structure:
+        table.add_row(check.artifact, "structure", "-", "-", "-", "-", "passed" if check.passed else "FAILED")
+    _OUT.print(table)
+    reports: list[ParityReport | StructureReport] = [*parity, *structure]
+    _lines(*(f"{report.artifact}: {report.reason}" for report in reports if report.reason))
+
+
+def _layer_table(report: ParityReport) -> Table:
+    table = _table("block", "relative", "SQNR dB", "", right=(1, 2))
+    for row in report.layers:
+        mark = "departs first" if row.output == report.first_departure else ""
+        table.add_row(row.output, f"{row.relative_error:.1e}", f"{row.centred_sqnr_db:.1f}", mark)
+    return table
+
+
+def _artifact_table(artifacts: Iterable[Artifact]) -> Table:
+    table = _table("artifact", "target", "precision", "input", "size", right=(4,))
+    for artifact in artifacts:
+        image = artifact.inputs[0]
+        shape = "x".join(str(edge) for edge in image.shape)
+        table.add_row(
+            artifact.path, artifact.target, artifact.precision, f"{shape} {image.dtype}", _bytes(artifact.size)
+        )
+    return table
+
+
+def _facts(spec: ModelSpec) -> Iterable[tuple[str, str]]:
+    """Field names of the spec, in reading order, with their values as text."""
+    for name in ("family", "variant", "image_size", "in_channels", "patch", "widths", "depths", "heads", "mlp_ratios"):
+        yield name, _text(getattr(spec, name))
+    yield "classes", str(spec.classes) if spec.classes else "none: exports as a feature extractor"
+    yield "tokens", ", ".join(spec.tokens) or "none"
+    yield "activation", spec.activation
+    yield "norm_eps", f"{spec.norm_eps:g}"
+    for name in ("mean", "std", "interpolation", "crop", "channel_order"):
+        yield f"preprocessing.{name}", _text(getattr(spec.preprocessing, name))
+    for name, value in spec.options.items():
+        yield f"options.{name}", _text(value)
+    if spec.labels:
+        yield "labels", f"{spec.labels[0]}, {spec.labels[1]}, … ({len(spec.labels)})"
+
+
+def _origin(spec: ModelSpec, name: str) -> str:
+    origin = spec.origins.get(name)
+    if origin is None:
+        return ""
+    return f"{origin.value}: check it" if origin is Origin.ASSUMED else origin.value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return " ".join(_text(entry) for entry in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _weight_sets(result: Inspection) -> str:
+    others = [name for name in result.weight_sets if name != result.weight_set]
+    return f"{result.weight_set} (also here: {', '.join(others)})" if others else result.weight_set
+
+
+def _grouped(dropped: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+    """Dropped weights by reason, with their number where there are several."""
+    names: dict[str, list[str]] = {}
+    for name, reason in dropped.items():
+        names.setdefault(reason, []).append(name)
+    for reason, group in names.items():
+        yield (group[0] if len(group) == 1 else f"{group[0]} and {len(group) - 1} more", reason)
+
+
+def _table(*headers: str, right: Iterable[int] = ()) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_header=any(headers), pad_edge=False, padding=(0, 1))
+    rights = set(right)
+    for index, header in enumerate(headers):
+        table.add_column(header, justify="right" if index in rights else "left", overflow="fold")
+    return table
+
+
+def _path(text: str) -> str:
+    return text if len(text) <= 40 else f"…{text[-39:]}"
+
+
+def _bytes(size: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size} bytes"
+
+
+def _next(command: str) -> str:
+    return f"next: {command}"
+
+
+def _lines(*lines: str) -> None:
+    for line in lines:
+        _OUT.print(line, markup=False, soft_wrap=True)
+
+
+def _json(record: Any) -> None:
+    json.dump(to_dict(record), sys.stdout, indent=1, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write("\n")
