@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import cast
 
 import torch
-from timm.layers.create_act import get_act_layer
 from timm.layers.mlp import Mlp
 from timm.models.pit import PoolingVisionTransformer
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from vitedge.checkpoints.family import State
 from vitedge.checkpoints.pit import grid_of
 from vitedge.errors import ImpossibleSize
+from vitedge.models.activations import ACTIVATIONS
 from vitedge.models.positions import resize_grid
 from vitedge.records import ModelSpec, Origin
 
@@ -40,7 +40,7 @@ def build(spec: ModelSpec) -> nn.Module:
     if spec.activation != "gelu":
         for part in list(module.modules()):
             if isinstance(part, Mlp):
-                part.act = get_act_layer(spec.activation)()
+                part.act = ACTIVATIONS[spec.activation]()
     return cast("nn.Module", module.to_empty(device=torch.get_default_device()).eval())
 
 
