@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a Core ML package says about itself, and nothing that differs between two runs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from typing import Any
+
+from vitedge.export.program import Program
+from vitedge.recipe import ExportRecipe
+from vitedge.records import Preprocessing, to_dict
+
+LABEL = "classLabel"
+LABEL_PROBABILITIES = "classLabel_probs"
+PREFIX = "vitedge."
+"""Of the keys under which a package carries our records, as JSON."""
+_COREMLTOOLS = "com.github.apple.coremltools."
+_OUTPUTS = {
+    "logits": "Class scores before the softmax, {shape}.",
+    "tokens": "Last features after the final norm, {shape}.",
+    "pooled": "Pooled features that the head would read, {shape}.",
+    LABEL: "Name of the likeliest class.",
+    LABEL_PROBABILITIES: "Probability of every class by its name.",
+}
+
+
+def describe(model: Any, program: Program, recipe: ExportRecipe) -> None:
+    """Fills the metadata of a ``CoreML.Specification.Model``; coremltools' date goes."""
+    version = importlib.metadata.version("vitedge")
+    spec = program.spec
+    metadata = model.description.metadata
+    height, width = spec.image_size
+    metadata.shortDescription = f"{spec.variant}, {width} x {height} pixels, {recipe.precision}"
+    metadata.author = f"exported by vitedge {version}"
+    metadata.license = "that of the checkpoint"
+    metadata.versionString = version
+    entries = {
+        f"{_COREMLTOOLS}version": importlib.metadata.version("coremltools"),
+        f"{_COREMLTOOLS}source": f"torch=={importlib.metadata.version('torch')}",
+        f"{PREFIX}version": version,
+        f"{PREFIX}recipe": _json(recipe),
+        f"{PREFIX}spec": _json(spec),
+        f"{PREFIX}preprocessing": _json(spec.preprocessing),
+        f"{PREFIX}labels": _json(spec.labels),
+    }
+    metadata.userDefined.clear()
+    metadata.userDefined.update(entries)
+    for feature in model.description.input:
+        feature.shortDescription = _input_sentence(program, recipe)
+    shapes = {output.name: " x ".join(str(edge) for edge in output.shape) for output in program.outputs}
+    for feature in model.description.output:
+        feature.shortDescription = _OUTPUTS[feature.name].format(shape=shapes.get(feature.name, ""))
+
+
+def _input_sentence(program: Program, recipe: ExportRecipe) -> str:
+    height, width = program.spec.image_size
+    size = f"{width} x {height} pixels"
+    if recipe.input == "uint8":
+        return f"RGB image of {size}, 0 to 255; the normalization is inside."
+    preprocessing: Preprocessing = program.spec.preprocessing
+    return (
+        f"Image of {size}, {preprocessing.channel_order.upper()} planes scaled to 0 to 1, less the mean "
+        f"{preprocessing.mean}, divided by {preprocessing.std}."
+    )
+
+
+def _json(record: Any) -> str:
+    return json.dumps(to_dict(record), sort_keys=True, ensure_ascii=False)

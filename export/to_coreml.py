@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lowering to Core ML: an ML Program in an ``.mlpackage``, made and checked on Linux or macOS."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from vitedge.errors import BadRecipe, CheckFailed
+from vitedge.export.coreml_check import check_package
+from vitedge.export.coreml_convert import PROBABILITIES, Settings, is_image, to_mil, to_model, values_of
+from vitedge.export.coreml_describe import LABEL, LABEL_PROBABILITIES, describe
+from vitedge.export.coreml_graph import prepare
+from vitedge.export.coreml_package import MANIFEST, MODEL, WEIGHTS, hash_file, write_package
+from vitedge.export.coreml_quiet import load_coremltools, quiet
+from vitedge.export.coreml_reference import expected_weights
+from vitedge.export.program import Program
+from vitedge.recipe import ExportRecipe
+from vitedge.records import Artifact, TensorSpec
+
+DEFAULT_TARGET = "iOS17"
+OLDEST_TARGET = "iOS16"
+
+
+def lower(program: Program, recipe: ExportRecipe, out: Path, islands: tuple[str, ...]) -> Artifact:
+    """Writes the program as an ``.mlpackage`` and checks what was written.
+
+    Args:
+        program: captured at a fixed batch.
+        recipe: its precision, input, Core ML target and features decide what is written.
+        out: folder to make, ``NAME.mlpackage``.
+        islands: modules of the reference that stay in fp32 in an fp16 package.
+
+    Raises:
+        BadRecipe: an unknown deployment target, labels that do not fit, or a batch that is not fixed.
+        MissingBackend: coremltools is not installed or does not run here.
+        CheckFailed: a tensor of rank above 5, or a package that is not what was asked for.
+    """
+    ct = load_coremltools()
+    target = deployment_target(ct, recipe.coreml_target)
+    image = program.inputs[0]
+    if not all(isinstance(edge, int) for edge in image.shape):
+        raise BadRecipe("A Core ML package has a fixed batch; export it with --batch 1.")
+    labels, notes = _class_labels(program)
+    graph = prepare(program, probabilities=bool(labels))
+    single = graph.normalization | graph.under(islands)
+    settings = Settings(target, recipe.precision == "fp16", single, is_image(image), labels)
+    outputs = tuple(output.name for output in program.outputs) + ((PROBABILITIES,) if labels else ())
+    with quiet():
+        lowered = to_mil(ct, graph, image, outputs, settings)
+        blocks = values_of(lowered, graph, graph.blocks)
+        model = to_model(ct, lowered, settings)
+    message = model.get_spec()
+    describe(message, program, recipe)
+    write_package(out, message, Path(model.weights_dir) / "weight.bin")
+    if image.dtype == "uint8" and not settings.image:
+        notes = (*notes, "The input is a multi-array of 0 to 255: Core ML takes one RGB or grey image at a time.")
+    artifact = _artifact(program, recipe, out, target=target.name, blocks=blocks, notes=notes)
+    report = check_package(out, artifact, expected_weights(program))
+    if not report.passed:
+        raise CheckFailed(f"The Core ML package is not what was asked for: {report.reason}.")
+    return artifact
+
+
+def deployment_target(ct: Any, name: str | None) -> Any:
+    """The member of ``coremltools.target`` of that name, ``iOS…`` or ``macOS…`` in any case; None is iOS17.
+
+    Raises:
+        BadRecipe: there is none, or it is older than ML Programs as they are written here.
+    """
+    oldest = ct.target[OLDEST_TARGET]
+    choices = {
+        key.lower(): key
+        for key, member in ct.target.__members__.items()
+        if member >= oldest and key.startswith(("iOS", "macOS"))
+    }
+    wanted = (name or DEFAULT_TARGET).lower()
+    if wanted not in choices:
+        raise BadRecipe(f"There is no --coreml-target {name}; choose from {', '.join(choices.values())}.")
+    return ct.target[choices[wanted]]
+
+
+def _class_labels(program: Program) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The labels of the classifier, unique, and what to tell about them; none where the package is no classifier."""
+    spec = program.spec
+    if not spec.labels or program.outputs[0].name != "logits":
+        return (), ()
+    if len(spec.labels) != spec.classes:
+        raise BadRecipe(f"There are {len(spec.labels)} labels for {spec.classes} classes; give one for each class.")
+    if program.outputs[0].shape[0] != 1:
+        return (), ("Without class labels: a Core ML classifier takes one image at a time.",)
+    counts = Counter(spec.labels)
+    unique = tuple(f"{label} ({index})" if counts[label] > 1 else label for index, label in enumerate(spec.labels))
+    notes = [f"Besides logits the package returns {LABEL} and {LABEL_PROBABILITIES}."]
+    if len(counts) < len(unique):
+        # The probabilities are a dictionary by label: of two equal ones it would keep one.
+        notes.append("Labels that several classes share carry the number of the class.")
+    return unique, tuple(notes)
+
+
+def _artifact(program: Program, recipe: ExportRecipe, out: Path, **found: Any) -> Artifact:
+    files = {f"{out.name}/{name}": hash_file(out / name) for name in sorted((MANIFEST, MODEL, WEIGHTS))}
+    listing = "".join(f"{digest}  {name}\n" for name, digest in files.items())
+    image = program.inputs[0]
+    dtype = "uint8" if is_image(image) else "float32"
+    return Artifact(
+        format="coreml",
+        path=out.name,
+        sha256=hashlib.sha256(listing.encode()).hexdigest(),
+        size=sum((out.parent / name).stat().st_size for name in files),
+        precision=recipe.precision,
+        inputs=(TensorSpec(image.name, image.shape, dtype),),
+        outputs=program.outputs,
+        files=files,
+        **found,
+    )
