@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ONNX model on its way through the passes, and which of its values equal which module's output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import cast
+
+import onnx_ir as ir
+import torch
+from onnx_ir.tensor_adapters import TorchTensor
+
+MODULES = "vitedge.modules"
+"""Key in ``Node.meta``: the innermost modules that the node belongs to."""
+
+
+@dataclass
+class Graph:
+    """A model under construction."""
+
+    model: ir.Model
+    weights: frozenset[str]
+    """Names of the reference's parameters and buffers."""
+    blocks: dict[str, ir.Value] = field(default_factory=dict)
+    """Module name of the reference to the value that equals its output."""
+    notes: list[str] = field(default_factory=list)
+
+    def replace(self, old: ir.Value, new: ir.Value) -> None:
+        """Puts a value in place of another wherever that is read, judged or returned."""
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        for name, value in self.blocks.items():
+            if value is old:
+                self.blocks[name] = new
+
+    def is_kept(self, value: ir.Value) -> bool:
+        """Whether the value has to exist as such: it is an output, or a block's."""
+        return value.is_graph_output() or any(value is block for block in self.blocks.values())
+
+    def add_constant(self, name: str, tensor: torch.Tensor) -> ir.Value:
+        """A new initializer that shares the tensor's memory."""
+        return self.add_initializer(name, TorchTensor(tensor, name=name))
+
+    def add_initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        """A new initializer under the name, or under one derived from it where that is taken."""
+        unique, count = name, 0
+        while unique in self.model.graph.initializers:
+            count += 1
+            unique = f"{name}_{count}"
+        value = ir.Value(name=unique, shape=cast("ir.Shape", tensor.shape), type=ir.TensorType(tensor.dtype))
+        value.const_value = tensor
+        self.model.graph.register_initializer(value)
+        return value
+
+
+def modules_of(node: ir.Node) -> tuple[str, ...]:
+    """The innermost modules that the node belongs to; the reference itself is the empty name."""
+    return cast("tuple[str, ...]", node.meta.get(MODULES, ("",)))
+
+
+def constant(value: ir.Value | None) -> torch.Tensor | None:
+    """The value as a tensor, where it is a constant; memory is shared where it can be."""
+    if value is None or value.const_value is None or not value.is_initializer():
+        return None
+    raw = value.const_value.raw if isinstance(value.const_value, ir.Tensor) else None
+    if isinstance(raw, torch.Tensor):
+        return raw.detach()
+    array = value.const_value.numpy()
+    return torch.from_numpy(array if array.flags.writeable else array.copy())

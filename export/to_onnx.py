@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lowering to ONNX: one captured program becomes one checked file."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass, ShapeInferencePass
+from torch.export import ExportedProgram
+
+from vitedge.errors import CheckFailed
+from vitedge.export import onnx_writer
+from vitedge.export.onnx_translation import LAYER_NORMALIZATION_SINCE, translations
+from vitedge.export.onnx_writer import WrittenFile, write_onnx
+from vitedge.export.passes.batch_norm import fold_batch_norms
+from vitedge.export.passes.cleanup import clean_up
+from vitedge.export.passes.constants import fold_constants, merge_equal_constants
+from vitedge.export.passes.graph import MODULES, Graph
+from vitedge.export.passes.half import to_half
+from vitedge.export.passes.names import name_after_modules
+from vitedge.export.passes.opset import check_opset, retarget
+from vitedge.export.program import Program
+from vitedge.recipe import ExportRecipe
+from vitedge.records import Artifact, TensorSpec, to_dict
+
+DEFAULT_OPSET = 18
+BATCH_SIZES = (1, 2, 5)
+"""Sizes at which a dynamic batch is run before it is claimed."""
+_BATCH_TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
+"""Largest difference between a batch and its single images, relative to the largest output."""
+
+
+def lower(program: Program, recipe: ExportRecipe, out: Path, islands: tuple[str, ...] = ()) -> Artifact:
+    """Writes a program as ONNX.
+
+    Args:
+        program: what `vitedge.export.capture.capture` returned.
+        recipe: its opset, precision, input and batch are read.
+        out: where the model goes; weights beyond protobuf's limit go to ``<out>.data`` beside it.
+        islands: modules that stay in float32 when the precision is fp16.
+
+    Returns:
+        What was written; its paths are relative to the folder of ``out``.
+
+    Raises:
+        BadRecipe: the opset cannot be had, with those that can.
+        CheckFailed: the file does not do what it claims at some batch size.
+    """
+    opset = recipe.opset or DEFAULT_OPSET
+    check_opset(opset)
+    graph = _translate(program, opset)
+    clean_up(graph)
+    fold_constants(graph)
+    fold_batch_norms(graph)
+    clean_up(graph)
+    merge_equal_constants(graph)
+    if opset < LAYER_NORMALIZATION_SINCE:
+        graph.notes.append(f"opset {opset} has no LayerNormalization: it is written as primitive operators")
+    if recipe.precision == "fp16":
+        to_half(graph, islands)
+        clean_up(graph)
+    retarget(graph, opset)
+    name_after_modules(graph)
+    _finish(graph, program, recipe, opset)
+    files = write_onnx(graph.model, out, onnx_writer.ONE_FILE_LIMIT)
+    artifact = _describe(graph, recipe, opset, files)
+    check_written(artifact, out, opset)
+    return artifact
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """The exporter logs and warns about itself; none of it is for our user."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _translate(program: Program, opset: int) -> Graph:
+    # With gradients enabled the exporter traces attention twice by different paths, and its second trace rejects the
+    # strides of the first.
+    with torch.no_grad(), _quietly():
+        exported = torch.onnx.export(
+            program.exported,
+            (),
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+            opset_version=DEFAULT_OPSET,
+            input_names=[spec.name for spec in program.inputs],
+            output_names=[spec.name for spec in program.outputs],
+            custom_translation_table=translations(opset),
+        )
+    if exported is None or exported.exported_program is None:
+        raise RuntimeError("the exporter returned no program")
+    for node in exported.model.graph:
+        node.meta[MODULES] = _innermost_module(node.meta.get("node"))
+    values = {value.name: value for node in exported.model.graph for value in node.outputs}
+    names = _block_outputs(exported.exported_program, program.blocks)
+    weights = frozenset((*program.exported.state_dict, *program.exported.constants))
+    return Graph(exported.model, weights, {block: values[name] for block, name in names.items() if name in values})
+
+
+def _block_outputs(exported: ExportedProgram, blocks: tuple[str, ...]) -> dict[str, str]:
+    """For every block, the last of its nodes that something outside of it reads."""
+    wanted = set(blocks)
+    outputs: dict[str, str] = {}
+    for node in exported.graph.nodes:
+        if not isinstance(node.meta.get("val"), torch.Tensor):
+            continue
+        inside = wanted.intersection(_modules(node))
+        for block in inside:
+            if any(block not in _modules(user) for user in node.users):
+                outputs[block] = node.name
+    return {block: outputs[block] for block in blocks if block in outputs}
+
+
+def _modules(node: torch.fx.Node) -> list[str]:
+    """The modules whose forward the node belongs to, outermost first. Marks that the exporter adds are no modules."""
+    paths = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    return [path for path in paths if not path.startswith("_empty_nn_module_stack")]
+
+
+def _innermost_module(origin: torch.fx.Node | None) -> tuple[str, ...]:
+    paths = [] if origin is None else _modules(origin)
+    return (paths[-1],) if paths else ("",)
+
+
+def _finish(graph: Graph, program: Program, recipe: ExportRecipe, opset: int) -> None:
+    """Shapes, metadata and the marks of the maker."""
+    model = graph.model
+    ClearMetadataAndDocStringPass()(model)
+    model.graph.name = "vitedge"
+    model.graph.metadata_props.clear()
+    model.producer_name, model.producer_version = "vitedge", _version()
+    model.functions.clear()
+    for spec, value in zip(
+        (*program.inputs, *program.outputs), (*model.graph.inputs, *model.graph.outputs), strict=True
+    ):
+        value.shape = ir.Shape(spec.shape)
+    # What the exporter noted about values in between is stale after the passes, and breaks ONNX Runtime's own tools.
+    for node in model.graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape, value.type = None, None
+    with _quietly():
+        ShapeInferencePass()(model)
+    model.metadata_props.clear()
+    model.metadata_props.update(_metadata(graph, program, recipe, opset))
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("vitedge")
+    except importlib.metadata.PackageNotFoundError:
+        return "uninstalled"
+
+
+def _metadata(graph: Graph, program: Program, recipe: ExportRecipe, opset: int) -> dict[str, str]:
+    entries: dict[str, Any] = {
+        "vitedge.version": _version(),
+        "vitedge.opset": opset,
+        "vitedge.precision": recipe.precision,
+        "vitedge.preprocessing": to_dict(program.spec.preprocessing),
+        "vitedge.labels": list(program.spec.labels),
+        "vitedge.spec": to_dict(program.spec),
+        "vitedge.recipe": to_dict(recipe),
+        "vitedge.blocks": {block: value.name for block, value in graph.blocks.items()},
+        "vitedge.notes": graph.notes,
+    }
+    return {
+        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=True, sort_keys=True)
+        for key, value in entries.items()
+    }
+
+
+def _describe(graph: Graph, recipe: ExportRecipe, opset: int, files: tuple[WrittenFile, ...]) -> Artifact:
+    return Artifact(
+        format="onnx",
+        path=files[0].path.name,
+        sha256=files[0].sha256,
+        size=sum(file.size for file in files),
+        precision=recipe.precision,
+        target=f"opset {opset}",
+        inputs=tuple(_spec(value) for value in graph.model.graph.inputs),
+        outputs=tuple(_spec(value) for value in graph.model.graph.outputs),
+        files={file.path.name: file.sha256 for file in files},
+        blocks={block: str(value.name) for block, value in graph.blocks.items()},
+        notes=tuple(dict.fromkeys(graph.notes)),
+    )
+
+
+def _spec(value: ir.Value) -> TensorSpec:
+    if value.shape is None or value.dtype is None:
+        raise RuntimeError(f"{value.name} has no shape or no type")
+    shape = tuple(edge if isinstance(edge, int) else str(edge.value) for edge in value.shape)
+    return TensorSpec(str(value.name), shape, str(value.dtype.numpy()))
+
+
+def check_written(artifact: Artifact, out: Path, opset: int) -> None:
+    """Shows that the file is valid ONNX of that opset, and that a dynamic batch is one.
+
+    Raises:
+        CheckFailed: with what it does not do.
+    """
+    try:
+        onnx.checker.check_model(str(out), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise CheckFailed(f"{out.name} is not valid ONNX: {error}.") from error
+    written = onnx.load(str(out), load_external_data=False)
+    found = {entry.domain: entry.version for entry in written.opset_import}
+    if found != {"": opset}:
+        raise CheckFailed(f"{out.name} should be of ONNX opset {opset} and is of {found}.")
+    if any(isinstance(edge, str) for spec in artifact.inputs for edge in spec.shape):
+        _check_batches(artifact, out)
+
+
+def _check_batches(artifact: Artifact, out: Path) -> None:
+    """Runs the file at every size of `BATCH_SIZES` and compares with the images one by one."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(out), options, providers=["CPUExecutionProvider"])
+    (image,) = artifact.inputs
+    shape = tuple(edge for edge in image.shape[1:] if isinstance(edge, int))
+    noise = np.random.default_rng(0).normal(size=(max(BATCH_SIZES), *shape))
+    images = (noise * 40 + 128).clip(0, 255).astype(np.uint8) if image.dtype == "uint8" else noise.astype(np.float32)
+    names = [spec.name for spec in artifact.outputs]
+    singles: list[list[Any]] = []
+    for size in BATCH_SIZES:
+        try:
+            results = session.run(names, {image.name: images[:size]})
+        except Exception as error:  # noqa: BLE001, whatever the runtime raises is the finding
+            raise CheckFailed(f"{out.name} claims a dynamic batch and fails at {size}: {error}.") from error
+        singles = singles or [session.run(names, {image.name: images[i : i + 1]}) for i in range(len(images))]
+        for name, result, *each in zip(names, results, *singles[:size], strict=True):
+            expected = np.concatenate(each)
+            error_size = np.abs(result - expected).max() / max(np.abs(expected).max(), 1e-30)
+            if result.shape != expected.shape or not error_size <= _BATCH_TOLERANCE[artifact.precision]:
+                raise CheckFailed(
+                    f"{out.name} claims a dynamic batch, and {name} at batch {size} differs from the single images"
+                    f" by {error_size:.2g} of its largest value."
+                )
