@@ -13,7 +13,7 @@ import torch
 from numpy.lib import format as npy_format
 
 from vitedge.checkpoints.family import State
-from vitedge.checkpoints.pickles import short
+from vitedge.checkpoints.sentences import short
 from vitedge.errors import RefusedPickle, UnreadableCheckpoint
 
 npy: Any = npy_format  # NumPy leaves its functions without annotations

@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 from vitedge.checkpoints import arrays, folders, torchfiles
 from vitedge.checkpoints.family import State
-from vitedge.checkpoints.pickles import short
+from vitedge.checkpoints.sentences import short
 from vitedge.errors import UnreadableCheckpoint
 
 LARGEST_HEADER = 32 * 2**20

@@ -63,17 +63,19 @@ class Naming:
 
 
 class Family(Protocol):
-    """The public names of a family's module."""
+    """The public names of a family's module; for a module a type checker leaves ``self`` out."""
 
     NAME: str
     """Key of the families' table, and the name of the module that builds it in `vitedge.models`."""
     TITLE: str
     """The name for people, such as ``MobileViT v1``."""
-    NAMINGS: tuple[Naming, ...]
-    """Tried in order; the most specific signature first."""
 
-    @staticmethod
-    def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
+    @property
+    def NAMINGS(self) -> tuple[Naming, ...]:  # noqa: N802 - a constant of the module, of which this is only the type
+        """Tried in order; the most specific signature first."""
+        ...
+
+    def infer(self, state: State, naming: str, hints: Hints) -> ModelSpec:
         """Finds everything the weights tell, fills in the rest from the config and the table, and says which is which.
 
         Args:

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import numpy
 import torch
 
+from vitedge.checkpoints.sentences import short
 from vitedge.errors import UnreadableCheckpoint
 
 MOST_OPCODES = 1_000_000
@@ -266,12 +267,14 @@ class _Machine:
             raise ValueError("values that repeat themselves without end")
 
 
-_KNOWN = frozenset({  # fmt: skip
+# fmt: off
+_KNOWN = frozenset({
     "PROTO", "STOP", "MARK", "GLOBAL", "NEWOBJ", "REDUCE", "BUILD", "APPEND", "APPENDS", "SETITEM", "SETITEMS",
     "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "NONE", "NEWFALSE", "NEWTRUE", "EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT",
     "EMPTY_SET", "BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "BINPERSID", "BINGET",
     "LONG_BINGET", "BINPUT", "LONG_BINPUT", "LONG1",
-})  # fmt: skip
+})
+# fmt: on
 """What PyTorch's reader understands."""
 
 
@@ -307,9 +310,3 @@ def _opcodes(stream: BinaryIO) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
         if count > MOST_OPCODES:
             raise ValueError(f"more than {MOST_OPCODES} opcodes")
         yield opcode, argument
-
-
-def short(error: BaseException) -> str:
-    """The error of a library as part of one sentence."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 120 else f"{text[:117]}..."

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from vitedge.checkpoints import pickles
+from vitedge.checkpoints.sentences import short, some
 from vitedge.errors import RefusedPickle, UnreadableCheckpoint
 
 LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa85019")
@@ -31,7 +32,7 @@ def read_zip(path: Path, archive: zipfile.ZipFile) -> Any:
     roots = [name[: -len("data.pkl")] for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(roots) != 1:
         raise UnreadableCheckpoint(
-            f"{path} is a zip archive but not a PyTorch checkpoint: it holds {_some(names)}; "
+            f"{path} is a zip archive but not a PyTorch checkpoint: it holds {some(names)}; "
             "pass the file that torch.save wrote."
         )
     root = roots[0]
@@ -96,7 +97,7 @@ def _records(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
 
 def _refuse(path: Path, found: pickles.Scan) -> None:
     if found.refused:
-        names = _some(list(found.refused))
+        names = some(found.refused)
         runs = any(name.split(".")[0] in _RUNNERS for name in found.refused)
         advice = (
             "nothing was run; take the weights from a source you trust, best as .safetensors."
@@ -121,7 +122,7 @@ def _load(path: Path, *, mmap: bool) -> Any:
     except Exception as error:
         # PyTorch raises whatever the damaged place leads to; the scan has already told the malicious cases apart.
         raise UnreadableCheckpoint(
-            f"{path} is damaged: PyTorch cannot read it ({pickles.short(error)}); fetch or save the file again."
+            f"{path} is damaged: PyTorch cannot read it ({short(error)}); fetch or save the file again."
         ) from error
 
 
@@ -129,8 +130,3 @@ def _cut_short(path: Path, what: str) -> UnreadableCheckpoint:
     return UnreadableCheckpoint(
         f"{path} is cut short or damaged: {what} and the file does not hold them; fetch it again."
     )
-
-
-def _some(names: list[str], most: int = 3) -> str:
-    shown = ", ".join(names[:most]) or "nothing"
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the user says about a checkpoint that its file does not, or says wrongly."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vitedge.errors import BadRecipe
+from vitedge.records import ModelSpec, Origin, Preprocessing
+
+_FIXED = ("family", "naming", "preprocessing", "options", "origins", "notes")
+_TYPES: dict[str, Any] = {
+    name: hint
+    for record in (ModelSpec, Preprocessing)
+    for name, hint in typing.get_type_hints(record).items()
+    if name not in _FIXED
+}
+_PREPROCESSING = tuple(field.name for field in dataclasses.fields(Preprocessing))
+
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "interpolation": (lambda value: value in ("bicubic", "bilinear", "lanczos", "nearest"), "bicubic, bilinear, …"),
+    "channel_order": (lambda value: value in ("rgb", "bgr"), "rgb or bgr"),
+    "activation": (
+        lambda value: value in ("gelu", "gelu_tanh", "quick_gelu", "silu", "relu"),
+        "gelu, gelu_tanh, quick_gelu, silu or relu",
+    ),
+    "tokens": (lambda value: set(value) <= {"class", "distillation", "register"}, "class, distillation, register"),
+    "crop": (lambda value: 0 < value <= 1, "above 0, at most 1"),
+    "norm_eps": (lambda value: 0 < value < 1, "above 0, below 1"),
+    "std": (lambda value: value and all(entry > 0 for entry in value), "above 0"),
+    "mean": (bool, "one number per channel"),
+    "image_size": (lambda value: min(value) > 0, "above 0"),
+    "patch": (lambda value: value > 0, "above 0"),
+    "in_channels": (lambda value: value > 0, "above 0"),
+    "classes": (lambda value: value >= 0, "0 or more"),
+    "heads": (lambda value: value and min(value) > 0, "above 0"),
+}
+"""Field to what its value has to be, and to that in words."""
+
+
+def parse_overrides(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Brings names and values into the form of the records: ``"mean": "0.5,0.5,0.5"`` to a tuple of floats.
+
+    Raises:
+        BadRecipe: a field that does not exist, or a value that its type cannot hold.
+    """
+    parsed: dict[str, Any] = {}
+    for name, value in given.items():
+        field = name.removeprefix("preprocessing.").replace("-", "_")
+        if field not in _TYPES:
+            raise BadRecipe(f"There is nothing called {name!r} to override; there is {', '.join(sorted(_TYPES))}.")
+        parsed[field] = _parsed(field, value)
+    return parsed
+
+
+def apply_overrides(spec: ModelSpec, given: Mapping[str, Any]) -> ModelSpec:
+    """The spec with the given fields set and marked as `Origin.GIVEN`.
+
+    Raises:
+        BadRecipe: as `parse_overrides`, or a value that contradicts the shapes of the weights or another field.
+    """
+    values = parse_overrides(given)
+    for name in ("mean", "std"):
+        if len(values.get(name, ())) == 1:
+            values[name] *= spec.in_channels
+    for name in values.keys() - set(_PREPROCESSING):
+        if spec.origins.get(name) is Origin.SHAPE and getattr(spec, name) != values[name]:
+            raise BadRecipe(
+                f"{name} cannot be {values[name]}: the shapes of the weights say {getattr(spec, name)}; leave it out."
+            )
+    image = {name: value for name, value in values.items() if name in _PREPROCESSING}
+    own = {name: value for name, value in values.items() if name not in image}
+    marks = {**dict.fromkeys(own, Origin.GIVEN), **{f"preprocessing.{name}": Origin.GIVEN for name in image}}
+    changed = dataclasses.replace(
+        spec,
+        **own,
+        preprocessing=dataclasses.replace(spec.preprocessing, **image),
+        origins={**spec.origins, **marks},
+    )
+    _check_lengths(changed, values)
+    return changed
+
+
+def _check_lengths(spec: ModelSpec, values: Mapping[str, Any]) -> None:
+    for name in ("mean", "std"):
+        if name in values and len(values[name]) != spec.in_channels:
+            raise BadRecipe(f"{name} takes {spec.in_channels} numbers, one per channel; got {len(values[name])}.")
+    if "labels" in values and len(spec.labels) != spec.classes:
+        raise BadRecipe(f"labels takes {spec.classes} names, one per class; got {len(spec.labels)}.")
+
+
+def _parsed(name: str, value: Any) -> Any:
+    hint = _TYPES[name]
+    try:
+        parsed = _entries(name, hint, value) if typing.get_origin(hint) is tuple else _scalar(hint, value)
+    except (TypeError, ValueError) as error:
+        raise BadRecipe(f"{name} takes {_words(hint)}; got {value!r}.") from error
+    test, words = _CHECKS.get(name, (lambda _: True, ""))
+    if not test(parsed):
+        raise BadRecipe(f"{name} takes {_words(hint)}: {words}; got {value!r}.")
+    return parsed
+
+
+def _entries(name: str, hint: Any, value: Any) -> tuple[Any, ...]:
+    inner = typing.get_args(hint)[0]
+    if isinstance(value, str):
+        value = [part.strip() for part in (value.replace("x", ",") if name == "image_size" else value).split(",")]
+    entries = tuple(_scalar(inner, entry) for entry in (value if isinstance(value, (list, tuple)) else [value]))
+    if name == "image_size":
+        entries = entries * 2 if len(entries) == 1 else entries
+        if len(entries) != 2:
+            raise ValueError("height and width")
+    return entries
+
+
+def _scalar(kind: type, value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, str if kind is str else (str, int, float)):
+        raise TypeError("another type")
+    converted = kind(value)
+    if kind is int and not isinstance(value, str) and converted != value:
+        raise ValueError("not a whole number")
+    if kind is float and converted - converted != 0:
+        raise ValueError("not finite")
+    return converted
+
+
+def _words(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "a name"}
+    if typing.get_origin(hint) is not tuple:
+        return names[hint]
+    return {int: "whole numbers", float: "numbers", str: "names"}[
+        typing.get_args(hint)[0]
+    ] + " with commas between them"

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a file, a folder or a name on the hub to a spec and weights in timm's names."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from vitedge.checkpoints import hub
+from vitedge.checkpoints.containers import Container, open_container
+from vitedge.checkpoints.families import FAMILIES
+from vitedge.checkpoints.family import Family, Hints, State
+from vitedge.checkpoints.identify import identify
+from vitedge.checkpoints.overrides import apply_overrides, parse_overrides
+from vitedge.checkpoints.sentences import some
+from vitedge.checkpoints.unwrap import WeightSet, choose, weight_sets
+from vitedge.errors import UserError, WeightsMismatch
+from vitedge.records import ModelSpec
+
+_COUNTED = ("num_batches_tracked", "relative_position_index", "position_ids")
+"""Last parts of the names of buffers that are integers by nature."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was understood."""
+
+    source: str
+    file: Container
+    """What was opened, without its content."""
+    weight_set: str
+    weight_sets: tuple[str, ...]
+    spec: ModelSpec
+    state: State
+    """float32 weights in timm's names; views of the file where its format allows."""
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    """Name in the file to the reason, for what the export does not need."""
+
+    @property
+    def container(self) -> str:
+        """The kind of container, as in `vitedge.records.Inspection`."""
+        return self.file.kind
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.file.size
+
+    def sha256(self) -> str:
+        """Of the file or folder; read on each call."""
+        return self.file.sha256()
+
+
+def read(
+    source: str,
+    *,
+    weights: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    families: Sequence[Family] = FAMILIES,
+) -> Checkpoint:
+    """Opens a checkpoint, finds out what it is, and converts its weights.
+
+    Args:
+        source: path of a file or folder, ``timm:NAME`` or ``hf:NAME``.
+        weights: which set, where the file holds several; None takes the averaged one.
+        overrides: names of `ModelSpec` or `Preprocessing` fields to values, which go before what was found.
+        families: tried in order.
+
+    Raises:
+        UserError: one of its kinds, each with one sentence about the file.
+    """
+    given = parse_overrides(overrides or {})
+    opened, config = _open(source)
+    sets = weight_sets(opened.content, source)
+    chosen = choose(sets, weights, source)
+    state, notes = _as_float32(chosen.state)
+    hints = Hints(config, opened.preprocessor, given)
+    try:
+        family, naming, converted = identify(state, hints, families, where=source)
+        _check_values(converted.state)
+        spec = apply_overrides(family.infer(converted.state, naming.name, hints), given)
+    except UserError as error:
+        raise _located(error, source) from error
+    notes = (*spec.notes, *_choice(sets, chosen), *notes)
+    return Checkpoint(
+        source,
+        dataclasses.replace(opened, content=None),
+        chosen.name,
+        tuple(sets),
+        dataclasses.replace(spec, notes=notes),
+        dict(converted.state),
+        {**chosen.dropped, **converted.dropped},
+    )
+
+
+def _open(source: str) -> tuple[Container, Mapping[str, Any]]:
+    if not hub.is_hub(source):
+        opened = open_container(source)
+        return opened, _flat(opened.config)
+    fetched = hub.fetch(source)
+    opened = open_container(fetched.folder)
+    return opened, {**_flat(opened.config), **fetched.config}
+
+
+def _flat(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A folder that timm wrote keeps its ``pretrained_cfg`` one level down."""
+    inner = config.get("pretrained_cfg")
+    return {**inner, **config} if isinstance(inner, dict) else config
+
+
+def _choice(sets: Mapping[str, WeightSet], chosen: WeightSet) -> tuple[str, ...]:
+    if len(sets) == 1:
+        return ()
+    return (f"The file holds the weights {', '.join(sets)}; these are {chosen.name} (--weights chooses).",)
+
+
+def _as_float32(state: State) -> tuple[State, tuple[str, ...]]:
+    narrow = (torch.float16, torch.bfloat16, torch.float64)
+    counts = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in state.values() if tensor.dtype in narrow)
+    widened = {name: tensor.float() if tensor.dtype in narrow else tensor for name, tensor in state.items()}
+    return widened, tuple(
+        f"{count} weights are stored as {kind}; they are computed with as float32." for kind, count in counts.items()
+    )
+
+
+def _check_values(state: State) -> None:
+    foreign = {
+        name: str(tensor.dtype).removeprefix("torch.")
+        for name, tensor in state.items()
+        if tensor.dtype != torch.float32 and not name.endswith(_COUNTED)
+    }
+    if foreign:
+        name, kind = next(iter(foreign.items()))
+        raise WeightsMismatch(
+            f"{len(foreign)} weights are no floating-point numbers ({name} is {kind}); "
+            "pass the checkpoint from before quantization."
+        )
+    bad = [name for name, tensor in state.items() if not _is_finite(tensor)]
+    if bad:
+        raise WeightsMismatch(
+            f"{len(bad)} weights hold NaN or infinity ({some(bad)}); "
+            "pass a checkpoint from before the training diverged."
+        )
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """The sum tells in one pass and without a copy; only where it overflows every element is looked at."""
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+
+def _located(error: UserError, source: str) -> UserError:
+    return error if source in str(error) else type(error)(f"{source}: {error}")
