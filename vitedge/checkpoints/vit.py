@@ -116,7 +116,7 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
     if recipe.ambiguous:
         origins, more = _doubt(origins, recipe.ambiguous)
         notes += more
-    activation, activation_origin = find_activation(hints, _default_activation(options, hints))
+    activation, activation_origin = _find_activation(options, hints)
     eps = hints.config.get("layer_norm_eps")
     labels = find_labels(hints)
     return ModelSpec(
@@ -246,11 +246,11 @@ def _pool_of(state: State, shape: Shape, hints: Hints) -> str:
     return "class"
 
 
-def _default_activation(options: dict[str, Any], hints: Hints) -> str:
-    if options["mlp"] == "swiglu":
-        return "silu"
+def _find_activation(options: dict[str, Any], hints: Hints) -> tuple[str, Origin]:
+    if options["mlp"] == "swiglu":  # whatever the configuration's hidden_act says, the gate of SwiGLU is SiLU
+        return "silu", Origin.TABLE
     # timm marks the CLIP encoders that were trained with the sigmoid form in the architecture's name.
-    return "quick_gelu" if "quickgelu" in str(hints.config.get("architecture", "")) else "gelu"
+    return find_activation(hints, "quick_gelu" if "quickgelu" in str(hints.config.get("architecture")) else "gelu")
 
 
 def _find_grid(state: State, shape: Shape, hints: Hints) -> _Grid:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
+from vitedge.checkpoints.attention import join_projections
 from vitedge.checkpoints.family import Converted, Hints, State
 from vitedge.checkpoints.vit_stem import standardized
 from vitedge.errors import WeightsMismatch
@@ -47,6 +47,10 @@ def _position(weight: Tensor) -> Tensor:
     return weight if weight.ndim == 3 else weight.unsqueeze(0)
 
 
+def _heads(weight: Tensor) -> Tensor:
+    return weight.flatten(1).T
+
+
 def _projection(weight: Tensor) -> Tensor:
     return weight.reshape(-1, weight.shape[-1]).T.contiguous()
 
@@ -72,6 +76,12 @@ _RENAMED: tuple[tuple[str, str, Callable[[Tensor], Tensor]], ...] = (
     (_BLOCK + r"/MlpBlock_[03]/Dense_0/bias", r"blocks.{0}.mlp.fc1.bias", _flat),
     (_BLOCK + r"/MlpBlock_[03]/Dense_1/kernel", r"blocks.{0}.mlp.fc2.weight", _dense),
     (_BLOCK + r"/MlpBlock_[03]/Dense_1/bias", r"blocks.{0}.mlp.fc2.bias", _flat),
+    (_ATTENTION + r"/query/kernel", r"blocks.{0}.attn.q.weight", _heads),
+    (_ATTENTION + r"/query/bias", r"blocks.{0}.attn.q.bias", _flat),
+    (_ATTENTION + r"/key/kernel", r"blocks.{0}.attn.k.weight", _heads),
+    (_ATTENTION + r"/key/bias", r"blocks.{0}.attn.k.bias", _flat),
+    (_ATTENTION + r"/value/kernel", r"blocks.{0}.attn.v.weight", _heads),
+    (_ATTENTION + r"/value/bias", r"blocks.{0}.attn.v.bias", _flat),
     (_ATTENTION + r"/out/kernel", r"blocks.{0}.attn.proj.weight", _projection),
     (_ATTENTION + r"/out/bias", r"blocks.{0}.attn.proj.bias", _flat),
     (r"conv_root/kernel", "patch_embed.backbone.{root}conv.weight", _standard_convolution),
@@ -95,13 +105,9 @@ def convert(state: State, _hints: Hints) -> Converted:
     arrays, dropped = _unprefixed(state)
     arrays = _unstacked(arrays)
     root = "stem." if any(re.match(_UNIT, name) for name in arrays) else ""
-    converted: State = {}
-    for name, array in arrays.items():
-        if not re.fullmatch(_ATTENTION + r"/(?:query|key|value)/(?:kernel|bias)", name):
-            new, weight = _renamed(name, array, root)
-            converted[new] = weight
-    heads = _join_attention(arrays, converted)
-    return Converted(converted, dropped, {"num_attention_heads": heads} if heads else {})
+    converted = join_projections(dict(_renamed(name, array, root) for name, array in arrays.items()))
+    heads = {array.shape[1] for name, array in arrays.items() if name.endswith("/query/kernel")}
+    return Converted(converted, dropped, {"num_attention_heads": heads.pop()} if len(heads) == 1 else {})
 
 
 def _unprefixed(state: State) -> tuple[State, dict[str, str]]:
@@ -136,22 +142,3 @@ def _renamed(name: str, array: Tensor, root: str) -> tuple[str, Tensor]:
             stage = f"stages.{int(groups[0]) - 1}.blocks.{int(groups[1]) - 1}" if len(groups) > 1 else ""
             return new.format(*groups, root=root, stage=stage), change(array)
     raise WeightsMismatch(f"The array {name} has no place in a ViT; vitedge reads class-token and mean-pooled ones.")
-
-
-def _join_attention(arrays: State, converted: State) -> int:
-    heads = 0
-    for name, query in arrays.items():
-        found = re.fullmatch(f"({_ATTENTION})/query/(kernel|bias)", name)
-        if not found:
-            continue
-        base, block, kind = found.groups()
-        parts = [query, *(arrays.get(f"{base}/{part}/{kind}") for part in ("key", "value"))]
-        present = [part for part in parts if part is not None]
-        if len(present) < 3:
-            raise WeightsMismatch(f"{name} has no key or no value beside it; is the file complete?")
-        if kind == "kernel":
-            heads = int(query.shape[1])
-            converted[f"blocks.{block}.attn.qkv.weight"] = torch.cat([part.flatten(1).T for part in present])
-        else:
-            converted[f"blocks.{block}.attn.qkv.bias"] = torch.cat([part.reshape(-1) for part in present])
-    return heads
