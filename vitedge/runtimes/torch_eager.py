@@ -32,13 +32,13 @@ class Runtime:
         self._seen: Arrays = {}
 
     def __enter__(self) -> Runtime:
-        self._threads_before = torch.get_num_threads()
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)
         modules = dict(self._module.named_modules())
         unknown = [name for name in self._intermediates if name not in modules]
         if unknown:
             raise BadRecipe(f"The reference has no module named {', '.join(unknown)}.")
+        self._threads_before = torch.get_num_threads()
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
         self._module.eval()
         self._hooks = [modules[name].register_forward_hook(self._keep(name)) for name in self._intermediates]
         return self
@@ -46,7 +46,8 @@ class Runtime:
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """Outputs as ``logits`` or ``tokens`` and ``pooled``, then the intermediates under their own names."""
         with torch.inference_mode():
-            result = self._module(*(torch.from_numpy(np.ascontiguousarray(array)) for array in feeds.values()))
+            # A copy: a module may work in place, and an array may be read-only.
+            result = self._module(*(torch.from_numpy(np.array(array)) for array in feeds.values()))
         tensors = (result,) if isinstance(result, Tensor) else tuple(result)
         names = OUTPUT_NAMES.get(len(tensors)) or tuple(f"output_{index}" for index in range(len(tensors)))
         arrays = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}

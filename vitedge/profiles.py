@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Devices as data: what ``--for PROFILE`` picks, read from ``profiles.toml`` beside this file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from vitedge.errors import BadRecipe
+from vitedge.recipe import ExportRecipe
+from vitedge.records import from_dict
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+TABLE = Path(__file__).with_name("profiles.toml")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One device. ``profiles.toml`` says what each entry means; None or empty is what the device does not need."""
+
+    name: str
+    title: str
+    formats: tuple[str, ...]
+    precisions: tuple[str, ...]
+    scheme: str
+    sources: Mapping[str, str]
+    """Name of an entry to where it was read."""
+    opset: int | None = None
+    opset_max: int | None = None
+    coreml_target: str | None = None
+    tensorrt: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+
+@cache
+def profiles() -> Mapping[str, Profile]:
+    """All profiles by name, in the order of the table."""
+    table = tomllib.loads(TABLE.read_text(encoding="utf-8"))
+    return {name: from_dict(Profile, {"name": name, **entries}) for name, entries in table.items()}
+
+
+def apply(recipe: ExportRecipe, given: Collection[str] | None = None) -> ExportRecipe:
+    """The recipe with its profile's settings where it leaves something open.
+
+    Args:
+        recipe: its ``profile`` is None or one of `profiles`; None returns it as it is.
+        given: names of the recipe's entries that the user set, and that therefore stand. None means every entry that
+            is not None, so that precision and formats stay as they are.
+
+    Raises:
+        BadRecipe: there is no such profile, or an entry that stands contradicts it; with the two ways out.
+    """
+    if recipe.profile is None:
+        return recipe
+    profile = _named(recipe.profile)
+    if given is None:
+        given = {entry.name for entry in fields(recipe) if getattr(recipe, entry.name) is not None}
+    settings: dict[str, Any] = {
+        "formats": profile.formats[:1],
+        "precision": profile.precisions[0],
+        "opset": profile.opset,
+        "coreml_target": profile.coreml_target,
+    }
+    filled = replace(recipe, **{name: value for name, value in settings.items() if name not in given})
+    _refuse_contradiction(filled, profile)
+    return filled
+
+
+def _named(name: str) -> Profile:
+    try:
+        return profiles()[name]
+    except KeyError:
+        raise BadRecipe(f"There is no profile {name!r}; choose from {', '.join(profiles())}.") from None
+
+
+def _refuse_contradiction(recipe: ExportRecipe, profile: Profile) -> None:
+    unfit = [name for name in recipe.formats if name not in profile.formats]
+    if unfit:
+        raise BadRecipe(
+            f"{profile.title} has no use for {' and '.join(unfit)}: "
+            f"ask for --format {' --format '.join(profile.formats)}, or leave --for {profile.name} out."
+        )
+    if recipe.precision not in profile.precisions:
+        raise BadRecipe(
+            f"{profile.title} does not run {recipe.precision}: "
+            f"ask for --precision {'|'.join(profile.precisions)}, or leave --for {profile.name} out."
+        )
+    if profile.opset_max is not None and (recipe.opset or 0) > profile.opset_max:
+        raise BadRecipe(
+            f"{profile.title} reads opset {profile.opset_max} at most, not {recipe.opset}: "
+            f"leave --opset out (it is then {profile.opset}), or leave --for {profile.name} out."
+        )
