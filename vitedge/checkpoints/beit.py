@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 
 from vitedge.checkpoints.attention import join_projections
 from vitedge.checkpoints.configuration import (
@@ -52,13 +53,13 @@ _DROPS = {
 
 
 def _from_timm(state: State, _hints: Hints) -> Converted:
-    return _without_key_bias(rename(state, _KEPT, _DROPS, "BEiT"))
+    return _renamed(state, _KEPT, _DROPS, "BEiT")
 
 
 def _from_simmim(state: State, _hints: Hints) -> Converted:
     rules = tuple((rf"(?:encoder\.)?{pattern}", target) for pattern, target in _KEPT)
     drops = {rf"(encoder\.)?{pattern}": reason for pattern, reason in _DROPS.items()}
-    return _without_key_bias(rename(state, rules, {**drops, r"decoder\..*": _PRETRAINING}, "SimMIM"))
+    return _renamed(state, rules, {**drops, r"decoder\..*": _PRETRAINING}, "SimMIM")
 
 
 def _from_huggingface(state: State, _hints: Hints) -> Converted:
@@ -106,18 +107,19 @@ _HUGGINGFACE: tuple[Rule, ...] = (
 )
 
 
-def _without_key_bias(converted: Converted) -> Converted:
-    """Splits a bias of the joined projection into those of the queries and the values, which is all that matters."""
-    state: State = {}
-    dropped = dict(converted.dropped)
-    for name, tensor in converted.state.items():
-        if not re.fullmatch(r"blocks\.\d+\.attn\.qkv\.bias", name):
-            state[name] = tensor
+def _renamed(state: State, rules: tuple[Rule, ...], drops: Mapping[str, str], source: str) -> Converted:
+    """Renames, after splitting a bias of the joined projection into those of the queries and the values."""
+    split: State = {}
+    dropped: dict[str, str] = {}
+    for name, tensor in state.items():
+        if not name.endswith(".attn.qkv.bias"):
+            split[name] = tensor
             continue
         owner = name.removesuffix("qkv.bias")
-        state[f"{owner}q_bias"], _, state[f"{owner}v_bias"] = tensor.chunk(3)
+        split[f"{owner}q_bias"], _, split[f"{owner}v_bias"] = tensor.chunk(3)
         dropped[name] = _KEY_BIAS
-    return Converted(state, dropped, converted.facts)
+    converted = rename(split, rules, drops, source)
+    return Converted(converted.state, {**dropped, **converted.dropped})
 
 
 NAMINGS = (

@@ -267,8 +267,8 @@ def _find_options(state: State, stages: tuple[_Stage, ...], naming: str) -> tupl
     origins = {"options.window": Origin.SHAPE, "options.qkv_bias": Origin.SHAPE}
     if naming == "huggingface":
         # Its layer_norm_eps does not reach these norms, which keep PyTorch's default.
-        options["merge_norm_eps"] = EPS
-        origins["options.merge_norm_eps"] = Origin.TABLE
+        options |= {"merge_norm_eps": EPS, "pad_first": True}
+        origins |= {"options.merge_norm_eps": Origin.TABLE, "options.pad_first": Origin.TABLE}
     return options, origins
 
 

@@ -7,6 +7,8 @@ Entries of `ModelSpec.options`:
   map, unshifted.
 - ``qkv_bias``: whether the query, key and value projections have a bias.
 - ``merge_norm_eps``: eps of the norms of the patch embedding and of the patch merging, where it is not ``norm_eps``.
+- ``pad_first``: whether a map that does not divide into windows is padded before it is shifted, as Hugging Face and
+  Microsoft's detection models do, and not after, as timm does.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from functools import partial
 from typing import Any
 
 from timm.layers.mlp import Mlp
-from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 from torch import Tensor, nn
+from torch.nn import functional
 
 from vitedge.checkpoints.family import State
 from vitedge.errors import ImpossibleSize
@@ -52,6 +55,8 @@ def build(spec: ModelSpec) -> nn.Module:
         if isinstance(part, Mlp):
             part.act = ACTIVATIONS[spec.activation]()
     _set_merge_norms(module, spec.options.get("merge_norm_eps", spec.norm_eps))
+    if spec.options.get("pad_first", False):
+        _pad_first(module)
     return module.eval()
 
 
@@ -110,6 +115,26 @@ def stage_maps(image_size: tuple[int, int], patch: int, stages: int) -> tuple[tu
     """Height and width of every stage's map; merging rounds odd edges up."""
     grid = (image_size[0] // patch, image_size[1] // patch)
     return tuple((-(-grid[0] // 2**stage), -(-grid[1] // 2**stage)) for stage in range(stages))
+
+
+class PadFirstBlock(SwinTransformerBlock):
+    """timm's block, which shifts a map and then pads it, with the two steps in the other order."""
+
+    def _attn(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        below, right = -height % self.window_size[0], -width % self.window_size[1]
+        attended: Tensor = super()._attn(functional.pad(x, (0, 0, 0, right, 0, below)))  # type: ignore[no-untyped-call]
+        return attended[:, :height, :width]
+
+
+def _pad_first(module: nn.Module) -> None:
+    for part in module.modules():
+        if not isinstance(part, SwinTransformerBlock):
+            continue
+        height, width = part.input_resolution  # type: ignore[misc]
+        padding = height % part.window_size[0] or width % part.window_size[1]
+        if padding and any(part.shift_size):  # without either, the order does not matter
+            part.__class__ = PadFirstBlock
 
 
 def _set_merge_norms(module: nn.Module, eps: float) -> None:
