@@ -60,13 +60,13 @@ def identity(x: Any, **_: Any) -> Any:
     return op.Identity(x)
 
 
-def batch_norm(x: Any, weight: Any, bias: Any, mean: Any, variance: Any, _momentum: float, eps: float) -> Any:  # noqa: PLR0913, the operator's own signature
-    """Normalization by running statistics. The two saved statistics that ATen returns beside it are empty at inference."""
+def batch_norm(x: Any, weight: Any, bias: Any, mean: Any, variance: Any, _momentum: float, eps: float) -> Any:
+    """Normalization by running statistics; ATen returns two saved statistics beside it, which nobody reads."""
     normalized = _first(op.BatchNormalization(x, weight, bias, mean, variance, epsilon=eps))
     return normalized, op.Constant(value_float=0.0), op.Constant(value_float=0.0)
 
 
-def conv2d(  # noqa: PLR0913, the operator's own signature
+def conv2d(  # noqa: PLR0913, PLR0917, the operator's own signature
     x: Any,
     weight: Any,
     bias: Any = None,
@@ -133,7 +133,7 @@ def layer_norm_as_primitives(
     return scaled if bias is None else op.Add(scaled, bias)
 
 
-def group_norm(x: Any, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any) -> Any:  # noqa: PLR0913, the operator's own signature
+def group_norm(x: Any, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any) -> Any:
     """Group normalization as instance normalization of the groups, which every runtime has."""
     ones, zeros = op.Constant(value_floats=[1.0] * groups), op.Constant(value_floats=[0.0] * groups)
     normalized = op.InstanceNormalization(op.Reshape(x, [0, groups, -1]), ones, zeros, epsilon=eps)
@@ -170,7 +170,7 @@ def expand(x: Any, sizes: Sequence[Dimension], **_: Any) -> Any:
     """Broadcasts; -1 keeps an edge."""
     added = len(sizes) - len(x.shape)
     wanted = [1 if isinstance(size, int) and size == -1 else size for size in sizes]
-    if not added and all(size == 1 or size == edge for size, edge in zip(wanted, x.shape, strict=True)):
+    if not added and all(size in (1, edge) for size, edge in zip(wanted, x.shape, strict=True)):
         return op.Identity(x)
     return op.Expand(x, _shape(wanted))
 

@@ -38,18 +38,40 @@ class WrittenFile:
     size: int
 
 
+@dataclass(frozen=True)
+class _Weight:
+    """An initializer under the name of its value; its tensor may be computed when it is read."""
+
+    name: str
+    tensor: ir.TensorProtocol
+
+    @property
+    def nbytes(self) -> int:
+        return self.tensor.nbytes
+
+    def header(self) -> bytes:
+        """The message ``TensorProto`` without the data."""
+        dims = [int(str(edge)) for edge in self.tensor.shape]
+        proto = onnx.TensorProto(name=self.name, data_type=int(self.tensor.dtype), dims=dims)
+        return bytes(proto.SerializeToString(deterministic=True))
+
+
 def write_onnx(model: ir.Model, out: Path, one_file_limit: int = ONE_FILE_LIMIT) -> tuple[WrittenFile, ...]:
     """Writes the model to ``out``, and to ``<out>.data`` what does not fit.
 
     Returns:
         The files; the model's own first.
     """
-    weights = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
+    weights = [
+        _Weight(name, value.const_value)
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None
+    ]
     skeleton = _without_weights(model)
     head = onnx.ModelProto()
     head.CopyFrom(skeleton)
     head.ClearField("graph")
-    headers = [_tensor_header(weight) for weight in weights]
+    headers = [weight.header() for weight in weights]
     body = skeleton.graph.SerializeToString(deterministic=True)
     records = [
         header + _prefix(_TENSOR_RAW_DATA, weight.nbytes) for header, weight in zip(headers, weights, strict=True)
@@ -65,25 +87,24 @@ def write_onnx(model: ir.Model, out: Path, one_file_limit: int = ONE_FILE_LIMIT)
         file.write(start)
         for record, weight in zip(records, weights, strict=True):
             file.write(_prefix(_GRAPH_INITIALIZER, len(record) + weight.nbytes) + record)
-            file.write(weight.tobytes())
+            file.write(weight.tensor.tobytes())
     return (file.written(),)
 
 
-def _write_externally(
-    skeleton: onnx.ModelProto, weights: list[ir.TensorProtocol], out: Path
-) -> tuple[WrittenFile, ...]:
+def _write_externally(skeleton: onnx.ModelProto, weights: list[_Weight], out: Path) -> tuple[WrittenFile, ...]:
     with _Hashing(out.with_name(out.name + ".data")) as data:
         for weight in weights:
-            tensor = skeleton.graph.initializer.add(name=weight.name, data_type=int(weight.dtype), dims=_dims(weight))
+            tensor = skeleton.graph.initializer.add()
+            tensor.ParseFromString(weight.header())
             if weight.nbytes < EXTERNAL_MINIMUM:
-                tensor.raw_data = weight.tobytes()
+                tensor.raw_data = weight.tensor.tobytes()
                 continue
             data.write(b"\0" * (-data.size % _ALIGNMENT))
             place = {"location": data.path.name, "offset": str(data.size), "length": str(weight.nbytes)}
             tensor.data_location = onnx.TensorProto.EXTERNAL
             for key, value in place.items():
                 tensor.external_data.add(key=key, value=value)
-            data.write(weight.tobytes())
+            data.write(weight.tensor.tobytes())
     with _Hashing(out) as file:
         file.write(skeleton.SerializeToString(deterministic=True))
     return file.written(), data.written()
@@ -97,15 +118,6 @@ def _without_weights(model: ir.Model) -> onnx.ModelProto:
         return ir.serde.serialize_model(model)
     finally:
         model.graph.initializers.update(kept)
-
-
-def _dims(tensor: ir.TensorProtocol) -> list[int]:
-    return [int(edge) for edge in tensor.shape]
-
-
-def _tensor_header(tensor: ir.TensorProtocol) -> bytes:
-    proto = onnx.TensorProto(name=tensor.name, data_type=int(tensor.dtype), dims=_dims(tensor))
-    return proto.SerializeToString(deterministic=True)
 
 
 def _prefix(field: int, length: int) -> bytes:

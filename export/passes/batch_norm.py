@@ -12,8 +12,9 @@ from vitedge.export.passes.graph import MODULES, Graph, constant, modules_of
 def fold_batch_norms(graph: Graph) -> None:
     """Folds every batch normalization whose input is a convolution that nothing else reads.
 
-    With ``s = γ / √(σ² + ε)`` the convolution's weight becomes ``s W`` and its bias ``s (b - μ) + β``, computed in double
-    precision. They keep the names of the convolution's weight and of the normalization's bias.
+    With ``s = weight / sqrt(variance + eps)`` the convolution's weight ``W`` becomes ``s W`` and its bias ``b`` becomes
+    ``s (b - mean) + bias``, computed in double precision. They keep the names of the convolution's weight and of the
+    normalization's bias.
     """
     for node in list(graph.model.graph):
         convolution = node.inputs[0].producer() if node.op_type == "BatchNormalization" and node.inputs[0] else None
@@ -35,10 +36,7 @@ def _fold(graph: Graph, convolution: ir.Node, norm: ir.Node) -> None:
     shift = (torch.zeros_like(mean) if bias is None else bias).double() - mean.double()
     folded = weight.double() * scale.reshape(-1, *[1] * (weight.ndim - 1))
     new_bias = (shift * scale + beta.double()).float()
-    names = (
-        str(convolution.inputs[1].name if convolution.inputs[1] else ""),
-        str(norm.inputs[2].name if norm.inputs[2] else ""),
-    )
+    names = [str(value.name) for value in (convolution.inputs[1], norm.inputs[2]) if value is not None]
     convolution.resize_inputs(3)
     for position, (name, tensor) in enumerate(zip(names, (folded.float(), new_bias), strict=True), start=1):
         old = graph.model.graph.initializers[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
@@ -39,9 +40,8 @@ def _replace_by_constant(graph: Graph, node: ir.Node, inputs: list[torch.Tensor]
     tensor = _evaluate(node, inputs) if view is None else view
     name = source.name if view is not None and source.name else f"{modules_of(node)[0]}/{node.op_type}_constant"
     only_reader = len(source.uses()) == 1
-    graph.replace(
-        result, _take_over(source, tensor) if view is not None and only_reader else graph.add_constant(name, tensor)
-    )
+    shared = view is None or not only_reader
+    graph.replace(result, graph.add_constant(name, tensor) if shared else _take_over(source, tensor))
     graph.model.graph.remove(node, safe=True)
 
 
@@ -83,7 +83,7 @@ def _evaluate(node: ir.Node, inputs: list[torch.Tensor]) -> torch.Tensor:
     (result,) = ReferenceEvaluator(model).run(
         None, {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
     )
-    return torch.from_numpy(result.copy())
+    return torch.from_numpy(np.array(result))
 
 
 def merge_equal_constants(graph: Graph) -> None:
@@ -101,9 +101,8 @@ def merge_equal_constants(graph: Graph) -> None:
 
 def _key(tensor: torch.Tensor) -> tuple[object, ...]:
     """Equal for equal tensors, and cheap: only both ends are read."""
-    ends = (
-        (tensor.flatten()[:_PROBE], tensor.flatten()[-_PROBE:]) if tensor.is_contiguous() else (tensor[:1], tensor[-1:])
-    )
+    flat = tensor.flatten() if tensor.is_contiguous() else tensor.reshape(len(tensor), -1)[0]
+    ends = (flat[:_PROBE], flat[-_PROBE:])
     digest = hashlib.sha256(b"".join(end.contiguous().numpy().tobytes() for end in ends)).digest()
     return tensor.dtype, tuple(tensor.shape), tensor.stride(), digest
 

@@ -8,6 +8,8 @@ cannot hold.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import onnx_ir as ir
 import torch
 from onnx_ir.tensor_adapters import TorchTensor
@@ -15,7 +17,7 @@ from onnx_ir.tensor_adapters import TorchTensor
 from vitedge.export.passes.graph import Graph, constant, modules_of
 
 FLOAT16_MAX = 65504.0
-_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+_FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 _PREAMBLE = ("Cast", "Add", "Sub", "Mul", "Div", "Transpose", "Reshape", "Gather", "Slice", "Concat")
 
 
@@ -23,111 +25,112 @@ def to_half(graph: Graph, islands: tuple[str, ...]) -> None:
     """Makes every float32 value float16 but for inputs, outputs and what has to stay.
 
     Args:
-        graph: every value of it has a type.
+        graph: every float value of it has a type.
         islands: innermost module names whose nodes stay in float32. A module's submodules are not included.
     """
-    model = graph.model.graph
-    single = {id(node) for node in _preamble(graph)}
-    for node in model:
-        if set(modules_of(node)) & set(islands):
-            single.add(id(node))
-        elif _has_large_weight(node):
-            single.add(id(node))
+    _give_types(graph)
+    wanted = {}
+    preamble = _preamble(graph)
+    for node in graph.model.graph:
+        large = _has_large_weight(node)
+        if large:
             graph.notes.append(f"{modules_of(node)[0]} stays in float32: a weight of it exceeds float16")
-    _cast_outputs(graph)
-    casts: dict[tuple[int, ir.DataType], ir.Value] = {}
-    for node in list(model):
-        wanted = ir.DataType.FLOAT if id(node) in single else ir.DataType.FLOAT16
-        for index, value in enumerate(node.inputs):
-            if value is not None and value.dtype in _FLOATS and value.dtype != wanted and not _is_final_cast(node):
-                node.replace_input_with(index, _as_type(graph, node, value, wanted, casts))
-        _retype_outputs(node, wanted)
+        single = large or id(node) in preamble or set(modules_of(node)) & set(islands)
+        wanted[id(node)] = _FLOAT if single else _HALF
+    typing = _Typing(graph, wanted)
+    for node in list(graph.model.graph):
+        typing.convert(node)
+    typing.restore_outputs()
 
 
-def _is_final_cast(node: ir.Node) -> bool:
-    return node.op_type == "Cast" and node.outputs[0].is_graph_output()
+@dataclass
+class _Typing:
+    """The conversion on its way: what every node wants, and the casts made so far."""
+
+    graph: Graph
+    wanted: dict[int, ir.DataType]
+    casts: dict[tuple[int, ir.DataType], ir.Value] = field(default_factory=dict)
+
+    def convert(self, node: ir.Node) -> None:
+        """Gives the node inputs of the type it wants, and its outputs that type."""
+        wanted = self.wanted[id(node)]
+        if node.op_type != "Cast":
+            for index, value in enumerate(node.inputs):
+                if value is not None and value.dtype in (_FLOAT, _HALF) and value.dtype != wanted:
+                    node.replace_input_with(index, self.as_type(value, wanted))
+        elif node.attributes["to"].as_int() == int(_FLOAT):
+            node.attributes["to"] = ir.AttrInt64("to", int(wanted))
+        for value in node.outputs:
+            if value.dtype == _FLOAT:
+                value.type = ir.TensorType(wanted)
+
+    def as_type(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
+        """The value in another type: a constant converted when the file is written, or one Cast for all readers."""
+        key = (id(value), wanted)
+        if key not in self.casts:
+            tensor = constant(value)
+            self.casts[key] = self._cast(value, wanted) if tensor is None else self._constant(value, tensor)
+        return self.casts[key]
+
+    def restore_outputs(self) -> None:
+        """Casts every float16 output back, under its own name."""
+        model = self.graph.model.graph
+        for position, output in enumerate(list(model.outputs)):
+            if output.dtype == _HALF:
+                result = self._cast(output, _FLOAT)
+                result.name, output.name = output.name, f"{output.name}.float16"
+                model.outputs[position] = result
+
+    def _cast(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
+        node = ir.Node("", "Cast", [value], [ir.AttrInt64("to", int(wanted))])
+        producer = value.producer()
+        if producer is None:
+            self.graph.model.graph.insert_before(self.graph.model.graph[0], node)
+        else:
+            node.meta.update(producer.meta)
+            self.graph.model.graph.insert_after(producer, node)
+        node.outputs[0].shape, node.outputs[0].type = value.shape, ir.TensorType(wanted)
+        return node.outputs[0]
+
+    def _constant(self, value: ir.Value, tensor: torch.Tensor) -> ir.Value:
+        name = str(value.name)
+        lazy = ir.LazyTensor(lambda: TorchTensor(tensor.half()), dtype=_HALF, shape=ir.Shape(tensor.shape), name=name)
+        if any(self.wanted.get(id(reader)) == _FLOAT for reader, _ in value.uses()):
+            return self.graph.add_initializer(f"{name}.float16", lazy)
+        value.const_value, value.type = lazy, ir.TensorType(_HALF)
+        return value
 
 
-def _preamble(graph: Graph) -> list[ir.Node]:
-    """The nodes between an input and the first operator with weights."""
+def _give_types(graph: Graph) -> None:
+    """Completes the types of float values: of an operator with a float input, every output without a type is float.
+
+    None of the operators that turn floats into something else (Shape, comparisons, Cast) come without a type.
+    """
+    for node in graph.model.graph:
+        floating = any(value is not None and value.dtype == _FLOAT for value in node.inputs)
+        for value in node.outputs:
+            if value.dtype is None and floating and node.op_type != "Shape":
+                value.type = ir.TensorType(_FLOAT)
+
+
+def _preamble(graph: Graph) -> set[int]:
+    """The nodes between an input and the first operator with weights, by identity."""
     reached = {id(value) for value in graph.model.graph.inputs}
-    nodes = []
+    nodes = set()
     for node in graph.model.graph:
         data = [value for value in node.inputs if value is not None and constant(value) is None]
         if node.op_type in _PREAMBLE and data and all(id(value) in reached for value in data):
             reached.update(id(value) for value in node.outputs)
-            nodes.append(node)
+            nodes.add(id(node))
     return nodes
 
 
 def _has_large_weight(node: ir.Node) -> bool:
     weights = [constant(value) for value in node.inputs]
     return any(
-        weight is not None and weight.is_floating_point() and weight.numel() > 0 and weight.abs().max() > FLOAT16_MAX
+        weight is not None
+        and weight.is_floating_point()
+        and weight.numel() > 0
+        and float(weight.abs().max()) > FLOAT16_MAX
         for weight in weights
     )
-
-
-def _cast_outputs(graph: Graph) -> None:
-    """Lets every output be the result of a Cast, so that its type stays while the type of what feeds it changes."""
-    for position, output in enumerate(list(graph.model.graph.outputs)):
-        if output.dtype not in _FLOATS:
-            continue
-        producer = output.producer()
-        cast = ir.Node("", "Cast", [output], [ir.AttrInt64("to", int(ir.DataType.FLOAT))])
-        if producer is not None:
-            cast.meta.update(producer.meta)
-        result = cast.outputs[0]
-        result.name, output.name = output.name, f"{output.name}_uncast"
-        result.shape, result.type = output.shape, ir.TensorType(ir.DataType.FLOAT)
-        graph.model.graph.append(cast)
-        graph.model.graph.outputs[position] = result
-
-
-def _retype_outputs(node: ir.Node, wanted: ir.DataType) -> None:
-    if node.op_type == "Cast":
-        to = ir.DataType(node.attributes["to"].as_int())
-        if to == ir.DataType.FLOAT and wanted == ir.DataType.FLOAT16 and not node.outputs[0].is_graph_output():
-            node.attributes["to"] = ir.AttrInt64("to", int(wanted))
-    for value in node.outputs:
-        if value.dtype == ir.DataType.FLOAT and not (value.is_graph_output() and node.op_type == "Cast"):
-            value.type = ir.TensorType(wanted)
-
-
-def _as_type(
-    graph: Graph, reader: ir.Node, value: ir.Value, wanted: ir.DataType, casts: dict[tuple[int, ir.DataType], ir.Value]
-) -> ir.Value:
-    """The value in another type: a constant converted when the file is written, or one Cast that all readers share."""
-    key = (id(value), wanted)
-    if key in casts:
-        return casts[key]
-    tensor = constant(value)
-    if tensor is not None:
-        result = _half_constant(graph, value, tensor)
-    else:
-        cast = ir.Node("", "Cast", [value], [ir.AttrInt64("to", int(wanted))])
-        producer = value.producer()
-        cast.meta.update((producer or reader).meta)
-        result = cast.outputs[0]
-        result.shape, result.type = value.shape, ir.TensorType(wanted)
-        if producer is None:
-            graph.model.graph.insert_before(reader, cast)
-        else:
-            graph.model.graph.insert_after(producer, cast)
-    casts[key] = result
-    return result
-
-
-def _half_constant(graph: Graph, value: ir.Value, tensor: torch.Tensor) -> ir.Value:
-    name = str(value.name)
-    lazy = ir.LazyTensor(
-        lambda: TorchTensor(tensor.half(), name=name),
-        dtype=ir.DataType.FLOAT16,
-        shape=ir.Shape(tensor.shape),
-        name=name,
-    )
-    return graph.add_initializer(f"{name}.float16" if _stays(value) else name, lazy)
-
-
-def _stays(value: ir.Value) -> bool:
-    return value.is_initializer()
