@@ -183,13 +183,11 @@ def ratio(
     (label, mine), (other, theirs) = subject, baseline
     if len(mine) != len(theirs) or not mine:
         raise BadRecipe(f"{label} has {len(mine)} rounds and {other} {len(theirs)}; a ratio needs them in pairs.")
-    mine_rounds = [np.asarray(samples) for samples in mine]
-    their_rounds = [np.asarray(samples) for samples in theirs]
     draws = np.random.default_rng(seed).integers(0, len(mine), size=(RESAMPLES, len(mine)))
-    resampled = [_median(mine_rounds, draw) / _median(their_rounds, draw) for draw in draws]
+    resampled = _medians(mine, draws) / _medians(theirs, draws)
     low, high = (float(bound) for bound in np.percentile(resampled, (2.5, 97.5)))
-    everything = np.arange(len(mine))
-    middle = _median(mine_rounds, everything) / _median(their_rounds, everything)
+    everything = np.arange(len(mine))[None]
+    middle = float((_medians(mine, everything) / _medians(theirs, everything))[0])
     return LatencyRatio(label, other, middle, low, high, _verdict(middle, low, high))
 
 
@@ -301,8 +299,16 @@ def _take_turns(runs: Sequence[_Run], rule: Rule) -> None:
             run.take_turn()
 
 
-def _median(rounds: list[np.ndarray[Any, Any]], draw: np.ndarray[Any, Any]) -> float:
-    return float(np.median(np.concatenate([rounds[index] for index in draw])))
+def _medians(rounds: Sequence[Sequence[float]], draws: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The median of all samples of the rounds in each row of ``draws``. Rounds may differ in length."""
+    lengths = np.array([len(samples) for samples in rounds])
+    padded = np.full((len(rounds), lengths.max()), np.inf)
+    for row, samples in zip(padded, rounds, strict=True):
+        row[: len(samples)] = samples
+    pools = np.sort(padded[draws].reshape(len(draws), -1), axis=1)
+    counts, rows = lengths[draws].sum(axis=1), np.arange(len(draws))
+    middle: np.ndarray[Any, Any] = (pools[rows, (counts - 1) // 2] + pools[rows, counts // 2]) / 2
+    return middle
 
 
 def _once(runner: Callable[[], Any]) -> float:

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from vitedge.errors import BadRecipe
+from vitedge.latency import Rule, Samples, burst, measure, quantiles, ratio, settled, warm_up
+
+QUICK = Rule(warmup_s=0.02, warmup_limit_s=0.1, samples=30, seconds=1.0)
+
+
+def ramp(count: int) -> list[float]:
+    """1 to count, in an order that has no drift."""
+    return [float(value) for value in np.random.default_rng(0).permutation(count) + 1]
+
+
+def by_hand(samples: list[float], share: float) -> float:
+    """Type 7 quantile, written out from its definition."""
+    ordered, place = sorted(samples), share * (len(samples) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(samples) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def test_quantiles_are_those_of_the_definition() -> None:
+    samples = list(np.random.default_rng(3).lognormal(size=217))
+    found = quantiles(samples)
+    assert found.minimum == min(samples)
+    assert found.median == pytest.approx(by_hand(samples, 0.5))
+    assert found.mean == pytest.approx(sum(samples) / 217)
+    assert found.p90 == pytest.approx(by_hand(samples, 0.90))
+    assert found.p95 == pytest.approx(by_hand(samples, 0.95))
+    assert found.p99 == pytest.approx(by_hand(samples, 0.99))
+    spread = math.sqrt(sum((value - found.mean) ** 2 for value in samples) / 216)
+    assert found.cov == pytest.approx(spread / found.mean)
+
+
+@pytest.mark.parametrize(
+    ("count", "p95", "p99"), [(39, False, False), (40, True, False), (99, True, False), (100, True, True)]
+)
+def test_a_tail_needs_samples_that_carry_it(count: int, p95: bool, p99: bool) -> None:
+    found = quantiles(ramp(count))
+    assert (found.p95 is not None, found.p99 is not None) == (p95, p99)
+
+
+def test_one_outlier_is_kept() -> None:
+    found = quantiles([1.0] * 199 + [1000.0])
+    assert found.mean == pytest.approx(5.995)
+    assert found.p99 == pytest.approx(1.0)
+    assert found.median == 1.0
+
+
+def test_drift_is_the_last_third_against_the_first() -> None:
+    assert quantiles([10.0] * 30 + [10.5] * 30 + [11.0] * 30).drift == pytest.approx(0.10)
+    assert quantiles([10.0] * 30 + [99.0] * 30 + [10.0] * 30).drift == pytest.approx(0.0)
+    assert quantiles([7.0]).drift == 0.0
+
+
+def test_drift_and_an_unsettled_warm_up_make_a_result_unstable() -> None:
+    steady, hot = (10.0,) * 90, (10.0,) * 45 + (10.4,) * 45
+    assert Samples(steady, 20, settled=True).stable
+    assert not Samples(steady, 20, settled=False).stable
+    assert not Samples(hot, 20, settled=True).stable
+
+
+def test_no_samples_are_refused() -> None:
+    with pytest.raises(BadRecipe, match="no latency samples"):
+        quantiles([])
+
+
+@pytest.mark.parametrize("wrong", [{"samples": 0}, {"rounds": 0}, {"seconds": 0.0}, {"warmup_s": -1.0}])
+def test_an_empty_rule_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(BadRecipe, match="at least one sample"):
+        Rule(**wrong)  # type: ignore[arg-type]
+
+
+def test_settled_wants_two_windows_alike() -> None:
+    noise = np.random.default_rng(0).normal(10, 0.01, 40)
+    assert settled(list(noise), 0.02)
+    assert not settled(list(noise[:9]), 0.02), "too few to tell"
+    assert not settled([*noise[:20], *(noise[20:] + 1)], 0.02), "the median moved"
+    wild = np.random.default_rng(0).normal(10, 1, 20)
+    assert not settled([*wild, *noise[:20]], 0.02), "the spread is still shrinking"
+    assert settled([100.0, 50.0, *noise], 0.02), "what the first runs cost is past"
+
+
+def paced(milliseconds: Iterator[float]) -> None:
+    end = time.perf_counter() + next(milliseconds) / 1e3
+    while time.perf_counter() < end:
+        pass
+
+
+def test_warm_up_lasts_its_time_and_ends_when_settled() -> None:
+    begin = time.perf_counter()
+    count, ended_settled = warm_up(lambda: time.sleep(0.001), Rule(warmup_s=0.1, warmup_limit_s=5.0, settle=0.5))
+    assert 0.1 <= time.perf_counter() - begin < 4.0
+    assert ended_settled
+    assert count >= 10
+
+
+def test_warm_up_gives_up_at_its_limit() -> None:
+    growing = iter(1.1**step for step in range(1000))
+    begin = time.perf_counter()
+    _, ended_settled = warm_up(lambda: paced(growing), Rule(warmup_s=0.05, warmup_limit_s=0.3))
+    assert not ended_settled
+    assert 0.3 <= time.perf_counter() - begin < 1.5
+
+
+def test_burst_ends_at_its_count_or_its_time() -> None:
+    assert len(burst(lambda: None, 17, 10.0)) == 17
+    assert 1 <= len(burst(lambda: time.sleep(0.02), 1000, 0.1)) <= 6
+    assert len(burst(lambda: None, 5, 0.0)) == 1
+
+
+def test_times_are_milliseconds_of_the_call_alone() -> None:
+    found = measure(lambda: time.sleep(0.005), QUICK)
+    assert len(found.raw_ms) == 30
+    assert found.warmup >= 4
+    assert 5.0 <= min(found.raw_ms) < 7.0
+
+
+def rounds(rng: np.random.Generator, scale: float, shared: np.ndarray, samples: int = 10) -> list[list[float]]:
+    """Skewed latencies around ``scale`` whose rounds share a disturbance."""
+    return [list(scale * level * (1 + rng.exponential(0.05, samples))) for level in shared]
+
+
+def test_ratio_is_that_of_the_medians_of_all_samples() -> None:
+    mine, theirs = [[3.0, 5.0], [4.0]], [[1.0], [2.0, 9.0, 2.0]]
+    found = ratio(("a", mine), ("b", theirs))
+    assert found.ratio == pytest.approx(4.0 / 2.0)
+    assert (found.subject, found.baseline) == ("a", "b")
+
+
+@pytest.mark.parametrize(("true", "verdict"), [(0.8, "faster"), (1.25, "slower")])
+def test_a_real_difference_is_seen_and_its_interval_covers_it(true: float, verdict: str) -> None:
+    rng = np.random.default_rng(7)
+    covered = 0
+    for seed in range(40):
+        shared = rng.lognormal(0, 0.2, 20)  # a busy machine: whole rounds are up to half as slow again
+        found = ratio(("a", rounds(rng, true, shared)), ("b", rounds(rng, 1.0, shared)), seed)
+        assert found.verdict == verdict
+        assert found.low <= found.ratio <= found.high
+        covered += found.low <= true <= found.high
+    assert covered >= 34
+
+
+def test_the_same_thing_twice_is_no_difference() -> None:
+    rng = np.random.default_rng(11)
+    verdicts = []
+    for seed in range(40):
+        shared = rng.lognormal(0, 0.2, 20)
+        verdicts.append(ratio(("a", rounds(rng, 1.0, shared)), ("b", rounds(rng, 1.0, shared)), seed).verdict)
+    assert verdicts.count("no difference") >= 36
+
+
+def test_pairing_is_what_makes_a_small_difference_visible_on_a_busy_machine() -> None:
+    rng = np.random.default_rng(5)
+    shared = rng.lognormal(0, 0.5, 20)
+    mine, theirs = rounds(rng, 1.1, shared), rounds(rng, 1.0, shared)
+    paired = ratio(("a", mine), ("b", theirs))
+    shuffled = ratio(("a", mine), ("b", [theirs[place] for place in rng.permutation(20)]))
+    assert paired.high - paired.low < 0.5 * (shuffled.high - shuffled.low)
+
+
+def test_a_difference_below_what_two_processes_differ_by_is_none() -> None:
+    found = ratio(("a", [[1.005] * 5] * 20), ("b", [[1.0] * 5] * 20))
+    assert found.low > 1
+    assert found.verdict == "no difference"
+
+
+def test_same_seed_same_interval() -> None:
+    rng = np.random.default_rng(1)
+    mine, theirs = (rounds(rng, 1.0, np.ones(20)) for _ in range(2))
+    assert ratio(("a", mine), ("b", theirs), 3) == ratio(("a", mine), ("b", theirs), 3)
+    assert ratio(("a", mine), ("b", theirs), 3) != ratio(("a", mine), ("b", theirs), 4)
+
+
+def test_rounds_have_to_come_in_pairs() -> None:
+    with pytest.raises(BadRecipe, match="a has 1 rounds and b 2"):
+        ratio(("a", [[1.0]]), ("b", [[1.0], [1.0]]))
