@@ -87,14 +87,15 @@ def edges(size: Any) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def find_labels(hints: Hints) -> tuple[str, ...]:
-    """Class names from ``label_names`` or ``id2label``; generic ``LABEL_0`` names count as none."""
+def find_labels(hints: Hints, classes: int) -> tuple[str, ...]:
+    """Class names from ``label_names`` or ``id2label``; generic ``LABEL_0`` names, or another number, count as none."""
     names = hints.config.get("label_names")
     if not names:
         table = hints.config.get("id2label") or {}
         names = [text for _, text in sorted((int(key), text) for key, text in table.items())]
     labels = tuple(str(name) for name in names)
-    return () if labels and all(re.fullmatch(r"LABEL_\d+", label) for label in labels) else labels
+    is_generic = all(re.fullmatch(r"LABEL_\d+", label) for label in labels)
+    return () if is_generic or len(labels) != classes else labels
 
 
 def find_preprocessing(

@@ -164,7 +164,7 @@ def infer_spec(state: State, naming: str, hints: Hints, traits: Traits) -> Model
     table = traits.preprocessing.get(naming, traits.preprocessing[""])
     preprocessing, origins, more = find_preprocessing(hints, table, structure.in_channels)
     activation, activation_origin = find_activation(hints, "silu")
-    labels = find_labels(hints)
+    labels = find_labels(hints, structure.classes)
     return ModelSpec(
         family=traits.family,
         variant=name or f"custom {traits.custom_name} ({_described(structure)})",

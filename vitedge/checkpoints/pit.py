@@ -86,7 +86,7 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
     image_size, stride, size_origins, size_notes = _geometry(state, patch, hints)
     preprocessing, origins, notes = find_preprocessing(hints, TABLE, in_channels)
     shapes = ("in_channels", "classes", "widths", "depths", "mlp_ratios", "patch", "tokens")
-    labels = find_labels(hints)
+    labels = find_labels(hints, classes)
     return ModelSpec(
         family=NAME,
         variant=_variant(widths, depths, distilled=distilled),
