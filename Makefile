@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types install clean
+.PHONY: demo test lint types docs install clean
 
 install: .venv/installed
 
@@ -24,6 +24,9 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+
+docs: install
+	$(BIN)/python -m tests.cli_docs
 
 clean:
 	rm -rf .venv demo-out build dist *.egg-info

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +47,17 @@ def bench(
     return report
 
 
-def reference(source: str, image_size: list[int] | None = None) -> tuple[Any, tuple[TensorSpec, ...]]:
+def reference(
+    source: str, image_size: list[int] | None = None, overrides: Mapping[str, Any] | None = None
+) -> tuple[Any, tuple[TensorSpec, ...]]:
     """What the process that measures PyTorch calls: the module of a checkpoint and its one input."""
     # PyTorch only in the process that runs it: the one that compares must not share its memory or its threads.
     from vitedge.checkpoints.read import read  # noqa: PLC0415
     from vitedge.models.reference import load_reference  # noqa: PLC0415
 
-    found = load_reference(read(source), None if image_size is None else (image_size[0], image_size[1]))
+    found = load_reference(
+        read(source, overrides=overrides), None if image_size is None else (image_size[0], image_size[1])
+    )
     spec = found.spec
     return found.module, (TensorSpec("image", ("batch", spec.in_channels, *spec.image_size), "float32"),)
 

@@ -16,8 +16,10 @@ import typer
 
 from vitedge import render
 from vitedge.errors import BadRecipe, VitedgeError
-from vitedge.recipe import ExportRecipe, read_recipe, with_given
-from vitedge.records import Bar
+from vitedge.profiles import apply
+from vitedge.profiles import profiles as table
+from vitedge.recipe import ExportRecipe, read_entries
+from vitedge.records import Bar, from_dict
 
 app = typer.Typer(
     name="vitedge",
@@ -44,7 +46,7 @@ ImageCount = Annotated[int | None, typer.Option(min=2, help="How many images; 16
 
 @app.command()
 def inspect(source: Source, weights: Weights = None, overrides: Overrides = None, *, json: AsJson = False) -> None:
-    """Say what is in a checkpoint: family, variant, sizes, preprocessing, cost."""
+    """Say what is in a checkpoint, and what it costs to run."""
     from vitedge.inspection import inspect as run
 
     render.inspection(run(source, weights=weights, overrides=parse_overrides(overrides)), as_json=json)
@@ -88,7 +90,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace the bundle that is there.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Write a bundle: the artifacts, and the proof that they compute what the checkpoint computes."""
+    """Write a bundle: artifacts, with the proof of what they compute."""
     given = {
         "formats": tuple(formats) if formats else None,
         "profile": profile,
@@ -106,7 +108,9 @@ def export(
         "features": features or None,
         "bar": _bar(max_error, min_sqnr, min_agreement),
     }
-    asked = with_given(read_recipe(recipe) if recipe else ExportRecipe(), given)
+    entries = read_entries(recipe) if recipe else {}
+    entries.update({name: value for name, value in given.items() if value is not None})
+    asked = apply(from_dict(ExportRecipe, entries), entries)
     from vitedge.pipeline import export as run
 
     result = run(source, output, asked, force=force, progress=render.progress)
@@ -127,7 +131,7 @@ def validate(
     layers: Annotated[bool, typer.Option("--layers", help="Compare block by block; needs --against.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Check a bundle's files and show its parity again, or compare an artifact with a checkpoint."""
+    """Check a bundle, or compare an artifact with a checkpoint."""
     from vitedge.validation import Against
     from vitedge.validation import validate as run
 
@@ -153,7 +157,7 @@ def bench(
     *,
     json: AsJson = False,
 ) -> None:
-    """Measure latency, interleaved, with its spread and tail; two things are compared only in turn."""
+    """Measure latency, in turn, with its spread and tail."""
     from vitedge.benchmark import bench as run
 
     size = parse_size(image_size)
@@ -163,10 +167,8 @@ def bench(
 
 @app.command()
 def profiles(*, json: AsJson = False) -> None:
-    """Print the table of devices that --for knows, with the source of each entry."""
-    from vitedge.profiles import profiles as run
-
-    render.profiles(run(), as_json=json)
+    """Print the table of devices that --for knows, with sources."""
+    render.profiles(table(), as_json=json)
 
 
 @app.command()
@@ -177,7 +179,7 @@ def demo(
     *,
     json: AsJson = False,
 ) -> None:
-    """Run the whole job on three small trained models that come with the package; no downloads."""
+    """Run the whole job on three small models that come with vitedge."""
     from vitedge.demo.run import run
 
     render.demo(run(output, progress=render.progress), as_json=json)

@@ -6,9 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vitedge import registry
 from vitedge.checkpoints.read import read
-from vitedge.models.cost import cost
-from vitedge.models.reference import check_fit, skeleton
 from vitedge.records import Inspection
 
 
@@ -23,8 +22,10 @@ def inspect(source: str, *, weights: str | None = None, overrides: Mapping[str, 
     Raises:
         UserError: the file cannot be read, is of no known family, or does not fit its family.
     """
+    # timm takes longer to import than most files to read; both go on at once.
+    models = registry.in_background("vitedge.models.cost")
     checkpoint = read(source, weights=weights, overrides=overrides)
-    check_fit(skeleton(checkpoint.spec), checkpoint.state, checkpoint.source)
+    cost = models().cost(checkpoint.spec, checkpoint.state, source)
     return Inspection(
         source=source,
         container=checkpoint.container,
@@ -32,6 +33,6 @@ def inspect(source: str, *, weights: str | None = None, overrides: Mapping[str, 
         weight_set=checkpoint.weight_set,
         weight_sets=checkpoint.weight_sets,
         spec=checkpoint.spec,
-        cost=cost(checkpoint.spec),
+        cost=cost,
         dropped=checkpoint.dropped,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,22 +65,18 @@ class ExportRecipe:
             raise BadRecipe("Parity needs at least 2 images: with one, nothing shows that the output depends on it.")
 
 
-def read_recipe(path: Path) -> ExportRecipe:
-    """Reads a recipe from a TOML file whose keys are the fields of `ExportRecipe`.
+def read_entries(path: Path) -> dict[str, Any]:
+    """Reads the entries of a recipe from a TOML file whose keys are fields of `ExportRecipe`.
 
     Raises:
         BadRecipe: the file is missing, is not TOML, or has an entry that does not exist.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadRecipe(f"{path} cannot be read as a recipe: {error}.") from error
-    return from_dict(ExportRecipe, data)
-
-
-def with_given(recipe: ExportRecipe, given: Mapping[str, Any]) -> ExportRecipe:
-    """The recipe with every entry of ``given`` that is not None in place of its own."""
-    return replace(recipe, **{name: value for name, value in given.items() if value is not None})
+    from_dict(ExportRecipe, entries)
+    return entries
 
 
 def _check_choice(what: str, values: tuple[str, ...], choices: tuple[str, ...]) -> None:

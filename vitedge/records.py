@@ -329,6 +329,33 @@ class Validation:
     passed: bool
 
 
+@dataclass(frozen=True)
+class DemoRow:
+    """One artifact of the demo beside the model that it came from."""
+
+    model: str
+    artifact: str
+    size: int
+    parity: OutputParity | None
+    """None where only the structure could be checked on this machine."""
+    reference_top1: float
+    """Share of the test images that PyTorch classifies correctly."""
+    top1: float | None
+    reference_ms: float
+    """Median latency of PyTorch eager, measured in turn with the artifact."""
+    median_ms: float | None
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What `demo` produced."""
+
+    folder: str
+    images: int
+    rows: tuple[DemoRow, ...]
+    seconds: float
+
+
 def to_dict(record: Any) -> Any:
     """Turns a record, or anything built of records, into plain JSON values. Infinities become strings."""
     if dataclasses.is_dataclass(record) and not isinstance(record, type):

@@ -12,6 +12,7 @@ import importlib.metadata
 import importlib.util
 import platform
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -97,6 +98,14 @@ def works_here(table: Table, name: str) -> bool:
     """Whether the part runs on this operating system at all, whatever is installed."""
     part = _part(table, name)
     return bool(part.module) and (not part.systems or platform.system() in part.systems)
+
+
+def in_background(module: str) -> Callable[[], ModuleType]:
+    """Starts importing a module of ours in a thread; what it returns waits for the module, and raises what it raised."""
+    pool = ThreadPoolExecutor(max_workers=1)
+    future = pool.submit(importlib.import_module, module)
+    pool.shutdown(wait=False)
+    return future.result
 
 
 def function(dotted: str) -> Callable[..., Any]:

@@ -16,9 +16,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from vitedge.profiles import Profile
 from vitedge.records import (
     Artifact,
     BenchReport,
+    DemoResult,
     ExportResult,
     Inspection,
     LatencyReport,
@@ -119,6 +121,44 @@ def bench(result: BenchReport, *, as_json: bool) -> None:
     return None
 
 
+def demo(result: DemoResult, *, as_json: bool) -> None:
+    """What the demo produced: size, parity, accuracy and latency of every artifact."""
+    if as_json:
+        return _json(result)
+    table = _table(
+        "model", "artifact", "size", "relative", "SQNR dB", "top-1", "PyTorch", "ms", "PyTorch", right=range(2, 9)
+    )
+    for row in result.rows:
+        error = "-" if row.parity is None else f"{row.parity.relative_error:.0e}"
+        ratio = "structure" if row.parity is None else f"{row.parity.centred_sqnr_db:.0f}"
+        top1 = "-" if row.top1 is None else f"{row.top1:.1%}"
+        median = "-" if row.median_ms is None else f"{row.median_ms:.2f}"
+        reference = (f"{row.reference_top1:.1%}", median, f"{row.reference_ms:.2f}")
+        table.add_row(row.model, row.artifact, _bytes(row.size), error, ratio, top1, *reference)
+    _OUT.print(table)
+    _lines(
+        f"top-1 on {result.images} test images; ms is the median at batch 1 on this machine; each beside PyTorch's",
+        f"{result.folder}: {len(result.rows)} artifacts, every one verified, in {result.seconds:.0f} s",
+        _next(f"vitedge validate {shlex.quote(result.folder)}/{result.rows[0].model.lower()}"),
+    )
+    return None
+
+
+def profiles(table: Mapping[str, Profile], *, as_json: bool) -> None:
+    """The table of devices, with the source of each entry."""
+    if as_json:
+        return _json(table)
+    shown = _table("profile", "formats", "opset", "Core ML", "precisions", "int8")
+    for name, profile in table.items():
+        opset = "-" if profile.opset is None else str(profile.opset)
+        lists = (" ".join(profile.formats), opset, profile.coreml_target or "-", " ".join(profile.precisions))
+        shown.add_row(name, *lists, profile.scheme)
+    _OUT.print(shown)
+    for name, profile in table.items():
+        _lines(f"{name}: {profile.title}", *(f"  {entry}: {source}" for entry, source in profile.sources.items()))
+    return None
+
+
 def _latency_row(report: LatencyReport) -> tuple[str, ...]:
     times = report.quantiles
     tail = "-" if times.p99 is None else f"{times.p99:.2f}"
@@ -178,7 +218,8 @@ def _facts(spec: ModelSpec) -> Iterable[tuple[str, str]]:
     yield "norm_eps", f"{spec.norm_eps:g}"
     for name in ("mean", "std", "interpolation", "crop", "channel_order"):
         yield f"preprocessing.{name}", _text(getattr(spec.preprocessing, name))
-    for name, value in spec.options.items():
+    for name in (name for name, value in spec.options.items() if value):
+        value = spec.options[name]
         yield f"options.{name}", _text(value)
     if spec.labels:
         yield "labels", f"{spec.labels[0]}, {spec.labels[1]}, … ({len(spec.labels)})"

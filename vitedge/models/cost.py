@@ -7,15 +7,26 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vitedge.models.reference import skeleton
+from vitedge.checkpoints.family import State
+from vitedge.models.reference import check_fit, skeleton
 from vitedge.records import Cost, ModelSpec
 
 _FLOAT32_BYTES = 4
 
 
-def cost(spec: ModelSpec) -> Cost:
-    """Parameters, multiply-accumulates and activation size of one image, on torch's meta device."""
+def cost(spec: ModelSpec, state: State, source: str) -> Cost:
+    """Parameters, multiply-accumulates and activation size of one image, on torch's meta device.
+
+    Args:
+        spec: what the module is.
+        state: the checkpoint's weights; only their names and shapes are looked at.
+        source: the checkpoint's name, for the error.
+
+    Raises:
+        WeightsMismatch: the weights do not fit the spec, so that there is no such model.
+    """
     module = skeleton(spec).requires_grad_(requires_grad=False)
+    check_fit(module, state, source)
     activations = 0
 
     def count(_module: nn.Module, _inputs: object, output: object) -> None:

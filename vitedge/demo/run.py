@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole job on the embedded models: export, verify, count what is classified correctly, measure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from vitedge import latency, registry
+from vitedge.calibration.images import ImageSet, load
+from vitedge.checkpoints.read import read
+from vitedge.comparison import RUNTIME_OF, Evidence
+from vitedge.comparison import run as run_artifact
+from vitedge.demo.assets import IMAGES, MODELS, DemoModel, images
+from vitedge.evidence import gather
+from vitedge.latency import Rule, Subject
+from vitedge.models.reference import load_reference
+from vitedge.parity import default_bar
+from vitedge.pipeline import export
+from vitedge.recipe import ExportRecipe
+from vitedge.records import Artifact, DemoResult, DemoRow, ExportResult
+
+FORMATS = ("onnx", "coreml")
+_PARITY_IMAGES = 64
+_RULE = Rule(warmup_s=0.3, warmup_limit_s=3.0, seconds=2.0, rounds=10)
+"""Shorter than a result to be published: three models have to be through in a minute."""
+
+
+def run(output: Path, progress: Callable[[str], None] = lambda _text: None) -> DemoResult:
+    """Exports, verifies and measures every embedded model.
+
+    Args:
+        output: folder for one bundle a model; bundles of an earlier demo are replaced.
+        progress: called with one line a step.
+
+    Raises:
+        VitedgeError: as `vitedge.pipeline.export`.
+    """
+    start = time.perf_counter()
+    rows: list[DemoRow] = []
+    for model in MODELS:
+        rows.extend(_show(model, output / model.name.lower(), progress))
+    return DemoResult(str(output), len(images()[1]), tuple(rows), time.perf_counter() - start)
+
+
+def _show(model: DemoModel, bundle: Path, progress: Callable[[str], None]) -> list[DemoRow]:
+    recipe = ExportRecipe(
+        formats=FORMATS, images=str(IMAGES), image_count=_PARITY_IMAGES, overrides=dict(model.overrides)
+    )
+    result = export(
+        str(model.path), bundle, recipe, force=True, progress=lambda text: progress(f"{model.name}: {text}")
+    )
+    progress(f"{model.name}: classifying the test images …")
+    evidence, labels = _test_split(model)
+    expected = _top1(evidence.data.outputs["logits"], labels)
+    progress(f"{model.name}: measuring latency …")
+    times = _latencies(model, bundle, result)
+    parity = {report.artifact: report.outputs[0] for report in result.manifest.parity}
+    return [
+        DemoRow(
+            model=model.name,
+            artifact=artifact.path,
+            size=artifact.size,
+            parity=parity.get(artifact.path),
+            reference_top1=expected,
+            top1=_artifact_top1(bundle, artifact, evidence, labels),
+            reference_ms=times["PyTorch"],
+            median_ms=times.get(artifact.path),
+        )
+        for artifact in result.manifest.artifacts
+    ]
+
+
+def _test_split(model: DemoModel) -> tuple[Evidence, tuple[int, ...]]:
+    """What PyTorch computes for every test image, and the images' classes."""
+    reference = load_reference(read(str(model.path), overrides=model.overrides))
+    split: ImageSet = load(IMAGES, reference.spec, len(images()[1]))
+    bar = default_bar("fp32", reference.spec.family)
+    return gather(reference, split, bar, features=False), split.labels
+
+
+def _artifact_top1(bundle: Path, artifact: Artifact, evidence: Evidence, labels: tuple[int, ...]) -> float | None:
+    name = RUNTIME_OF[artifact.format]
+    if not registry.works_here(registry.RUNTIMES, name):
+        return None
+    with registry.load(registry.RUNTIMES, name).Runtime(bundle / artifact.path) as runtime:
+        return _top1(run_artifact(runtime, artifact, evidence)["logits"], labels)
+
+
+def _top1(logits: npt.NDArray[np.generic], labels: tuple[int, ...]) -> float:
+    return float(np.mean(logits.argmax(axis=1) == np.asarray(labels)))
+
+
+def _latencies(model: DemoModel, bundle: Path, result: ExportResult) -> Mapping[str, float]:
+    """Median milliseconds of PyTorch and of every artifact that runs here, measured in turn."""
+    options = {"overrides": dict(model.overrides)}
+    subjects = [Subject("PyTorch", "torch", str(model.path), factory="vitedge.benchmark:reference", options=options)]
+    for artifact in result.manifest.artifacts:
+        name = RUNTIME_OF[artifact.format]
+        if registry.works_here(registry.RUNTIMES, name):
+            subjects.append(Subject(artifact.path, name, str(bundle / artifact.path)))
+    report = latency.bench(subjects, _RULE)
+    return {found.subject: found.quantiles.median for found in report.reports}
