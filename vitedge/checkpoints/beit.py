@@ -150,8 +150,7 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
     preprocessing, preprocessing_origins, notes = _find_preprocessing(naming, hints, image_size, channels)
     hidden = shape_of(state, "blocks.0.mlp.fc1.weight")[0]
     classes = shape_of(state, "head.weight")[0] if "head.weight" in state else 0
-    labels = find_labels(hints)
-    labels = labels if len(labels) == classes else ()
+    labels = find_labels(hints, classes)
     options, option_origins = _find_options(state, hints)
     shapes = ("in_channels", "classes", "widths", "depths", "mlp_ratios", "patch", "tokens")
     return ModelSpec(

@@ -155,8 +155,7 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
     table = Preprocessing(IMAGENET_MEAN, IMAGENET_STD, "bicubic", 1.0 if min(image_size) >= 384 else 0.9)
     preprocessing, preprocessing_origins, notes = find_preprocessing(hints, table, channels)
     classes = shape_of(state, "head.fc.weight")[0] if "head.fc.weight" in state else 0
-    labels = find_labels(hints)
-    labels = labels if len(labels) == classes else ()
+    labels = find_labels(hints, classes)
     options, option_origins = _find_options(state, stages, naming)
     shapes = ("in_channels", "classes", "widths", "depths", "heads", "mlp_ratios", "patch", "tokens")
     return ModelSpec(
