@@ -25,7 +25,7 @@ from vitedge.checkpoints.configuration import (
 )
 from vitedge.checkpoints.family import Hints, Naming, State
 from vitedge.checkpoints.vit_published import Shape, find_brand, find_heads, find_recipe, find_variant
-from vitedge.errors import UnknownArchitecture
+from vitedge.errors import UnknownArchitecture, WeightsMismatch
 from vitedge.records import ModelSpec, Origin
 
 NAME = "vit"
@@ -118,7 +118,7 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
         notes += more
     activation, activation_origin = _find_activation(options, hints)
     eps = hints.config.get("layer_norm_eps")
-    labels = find_labels(hints)
+    labels = find_labels(hints, shape.classes)
     return ModelSpec(
         family=NAME,
         variant=find_variant(shape, heads, brand, options),
@@ -135,7 +135,7 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
         norm_eps=recipe.norm_eps if eps is None else float(eps),
         activation=activation,
         preprocessing=preprocessing,
-        labels=labels if len(labels) == shape.classes else (),
+        labels=labels,
         options=options,
         origins={
             **dict.fromkeys(_SHAPE_FIELDS, Origin.SHAPE),
@@ -147,7 +147,7 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
             "image_size": grid.origin,
             "norm_eps": Origin.TABLE if eps is None else Origin.CONFIG,
             "activation": activation_origin,
-            **({"labels": Origin.CONFIG} if len(labels) == shape.classes and labels else {}),
+            **({"labels": Origin.CONFIG} if labels else {}),
         },
         notes=(*grid.notes, *heads_notes, *notes, *recipe.notes),
     )
@@ -163,7 +163,7 @@ def _read_shape(state: State, hints: Hints) -> Shape:
     stem, stride = _stem_of(state)
     if stem is not None:
         root = "stem.conv" if stem else "conv"
-        channels = shape_of(state, f"patch_embed.backbone.{root}.weight")[1]
+        channels = _dimensions(state, f"patch_embed.backbone.{root}.weight", 4)[1]
     tokens = tuple(
         token
         for token, name in (("class", "cls_token"), ("distillation", "dist_token"), ("register", "reg_token"))
@@ -178,15 +178,22 @@ def _read_shape(state: State, hints: Hints) -> Shape:
     return Shape(
         width=width,
         depth=1 + max(_indices(state, r"blocks\.(\d+)\..*")),
-        hidden=shape_of(state, "blocks.0.mlp.fc1.weight")[0],
-        classes=shape_of(state, "head.weight")[0] if "head.weight" in state else 0,
+        hidden=_dimensions(state, "blocks.0.mlp.fc1.weight", 2)[0],
+        classes=_dimensions(state, "head.weight", 2)[0] if "head.weight" in state else 0,
         in_channels=channels,
         patch=int(hints.overrides.get("patch", edge * stride)),
         tokens=tokens,
-        registers=shape_of(state, "reg_token")[1] if "reg_token" in state else 0,
+        registers=_dimensions(state, "reg_token", 3)[1] if "reg_token" in state else 0,
         stem=stem,
         stem_patch=edge,
     )
+
+
+def _dimensions(state: State, name: str, rank: int) -> tuple[int, ...]:
+    shape = shape_of(state, name)
+    if len(shape) != rank:
+        raise WeightsMismatch(f"The weight {name} has {rank} axes in every ViT; here its shape is {shape}.")
+    return shape
 
 
 def _indices(state: State, pattern: str) -> Iterator[int]:
@@ -212,7 +219,7 @@ def _stem_of(state: State) -> tuple[tuple[int, ...] | None, int]:
 
 def _read_options(state: State, shape: Shape, hints: Hints) -> dict[str, Any]:
     pooled = "fc_norm.weight" in state
-    outer = shape_of(state, "blocks.0.mlp.fc2.weight")[1]
+    outer = _dimensions(state, "blocks.0.mlp.fc2.weight", 2)[1]
     if outer not in (shape.hidden, shape.hidden // 2):
         raise UnknownArchitecture(
             f"The nearest family is ViT, whose MLP is plain or SwiGLU; here fc1 gives {shape.hidden} channels and "
@@ -228,17 +235,17 @@ def _read_options(state: State, shape: Shape, hints: Hints) -> dict[str, Any]:
         "pool": _pool_of(state, shape, hints),
         "registers": shape.registers,
         "mlp": "plain" if outer == shape.hidden else "swiglu",
-        "pre_logits": shape_of(state, "pre_logits.fc.weight")[0] if "pre_logits.fc.weight" in state else 0,
+        "pre_logits": _dimensions(state, "pre_logits.fc.weight", 2)[0] if "pre_logits.fc.weight" in state else 0,
         "distillation_head": "head_dist.weight" in state,
         "stem": "" if shape.stem is None else "resnet",
-        "stem_depths": shape.stem or (),
+        "stem_depths": list(shape.stem or ()),
         "stem_patch": shape.stem_patch if shape.stem is not None else 1,
     }
 
 
 def _pool_of(state: State, shape: Shape, hints: Hints) -> str:
     joined = "head.weight" in state and "pre_logits.fc.weight" not in state
-    if joined and shape_of(state, "head.weight")[1] == 2 * shape.width:
+    if joined and _dimensions(state, "head.weight", 2)[1] == 2 * shape.width:
         return "class+mean"
     configured = {"avg": "mean", "token": "class"}.get(str(hints.config.get("global_pool")))
     if configured == "mean" or "class" not in shape.tokens or "fc_norm.weight" in state:

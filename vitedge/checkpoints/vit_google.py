@@ -106,7 +106,7 @@ def convert(state: State, _hints: Hints) -> Converted:
     arrays = _unstacked(arrays)
     root = "stem." if any(re.match(_UNIT, name) for name in arrays) else ""
     converted = join_projections(dict(_renamed(name, array, root) for name, array in arrays.items()))
-    heads = {array.shape[1] for name, array in arrays.items() if name.endswith("/query/kernel")}
+    heads = {array.shape[1] for name, array in arrays.items() if name.endswith("/query/kernel") and array.ndim == 3}
     return Converted(converted, dropped, {"num_attention_heads": heads.pop()} if len(heads) == 1 else {})
 
 
@@ -140,5 +140,11 @@ def _renamed(name: str, array: Tensor, root: str) -> tuple[str, Tensor]:
         if found := re.fullmatch(pattern, name):
             groups = found.groups()
             stage = f"stages.{int(groups[0]) - 1}.blocks.{int(groups[1]) - 1}" if len(groups) > 1 else ""
-            return new.format(*groups, root=root, stage=stage), change(array)
+            try:
+                return new.format(*groups, root=root, stage=stage), change(array)
+            except (RuntimeError, IndexError) as error:
+                shape = tuple(array.shape)
+                raise WeightsMismatch(
+                    f"The array {name} of shape {shape} is not laid out as in Google's ViT."
+                ) from error
     raise WeightsMismatch(f"The array {name} has no place in a ViT; vitedge reads class-token and mean-pooled ones.")

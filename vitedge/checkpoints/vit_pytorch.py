@@ -55,9 +55,9 @@ def fold_class_position(state: State) -> State:
     There the class token has a position and the registers have none; timm gives positions to all prefix tokens or to
     none of them. So the class token takes its position in: the sum is the same.
     """
-    if "reg_token" not in state or "cls_token" not in state or "pos_embed" not in state:
+    position = state.get("pos_embed")
+    if "reg_token" not in state or "cls_token" not in state or position is None or position.ndim != 3:
         return state
-    position = state["pos_embed"]
     state["cls_token"] = state["cls_token"] + position[:, :1]
     state["pos_embed"] = position[:, 1:]
     return state
@@ -76,7 +76,7 @@ def _unchunked(state: State) -> State:
 
 def _fold_probe(state: State) -> State:
     """MAE's linear probe is a batch norm without weights and a linear layer: in evaluation, one linear layer."""
-    if "head.0.running_mean" not in state or "head.1.weight" not in state:
+    if not {"head.0.running_mean", "head.0.running_var", "head.1.weight", "head.1.bias"} <= set(state):
         return state
     mean, variance = state.pop("head.0.running_mean"), state.pop("head.0.running_var")
     state.pop("head.0.num_batches_tracked", None)

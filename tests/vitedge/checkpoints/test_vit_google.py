@@ -223,6 +223,8 @@ def test_a_projection_without_its_siblings_is_named(part: str, leaf: str) -> Non
 def test_arrays_without_a_place_are_named() -> None:
     with pytest.raises(WeightsMismatch, match="MAPHead_0/probe"):
         convert({**flax_arrays(), "MAPHead_0/probe": torch.zeros(1, 1, WIDTH)})
+    with pytest.raises(WeightsMismatch, match=r"embedding/kernel of shape \(192, 64\)"):
+        convert({**flax_arrays(), "embedding/kernel": torch.zeros(192, WIDTH)})
     with pytest.raises(WeightsMismatch, match="txt/embedding"):
         convert({**big_vision_arrays(), "txt/embedding": torch.zeros(2)})
 

@@ -13,19 +13,21 @@ from vitedge.checkpoints.family import Converted, Hints
 from vitedge.models import vit as builder
 from vitedge.records import ModelSpec
 
+NO_HINTS = Hints()
+
 
 def naming_of(names: Mapping[str, Any]) -> str:
     return next(naming.name for naming in vit.NAMINGS if not naming.missing(names))
 
 
-def convert(state: Mapping[str, Tensor], hints: Hints = Hints()) -> tuple[Converted, ModelSpec]:
+def convert(state: Mapping[str, Tensor], hints: Hints = NO_HINTS) -> tuple[Converted, ModelSpec]:
     naming = next(naming for naming in vit.NAMINGS if not naming.missing(state))
     converted = naming.convert(dict(state), hints)
     hints = dataclasses.replace(hints, config={**hints.config, **converted.facts})
     return converted, vit.infer(converted.state, naming.name, hints)
 
 
-def rebuild(state: Mapping[str, Tensor], hints: Hints = Hints()) -> tuple[nn.Module, ModelSpec, Converted]:
+def rebuild(state: Mapping[str, Tensor], hints: Hints = NO_HINTS) -> tuple[nn.Module, ModelSpec, Converted]:
     converted, spec = convert(state, hints)
     module = builder.build(spec)
     module.load_state_dict(converted.state, strict=True)
