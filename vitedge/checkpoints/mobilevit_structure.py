@@ -157,7 +157,8 @@ def infer_spec(state: State, naming: str, hints: Hints, traits: Traits) -> Model
     """
     structure = read_structure(state, traits.attention)
     name = traits.published_name(structure)
-    strides, strides_origin = find_strides(hints, len(structure.options["channels"]), published=bool(name))
+    stages = len(structure.options["channels"])
+    strides, strides_origin, strides_notes = find_strides(hints, stages, published=bool(name) or naming != "timm")
     options = {**structure.options, **strides}
     heads, heads_origin, heads_notes = find_heads(hints, structure.widths, traits.default_heads, published=bool(name))
     image_size, patch, geometry_origins, notes = find_geometry(hints, options, published=bool(name))
@@ -195,7 +196,7 @@ def infer_spec(state: State, naming: str, hints: Hints, traits: Traits) -> Model
             "norm_eps": Origin.CONFIG if "layer_norm_eps" in hints.config else Origin.TABLE,
             "activation": activation_origin,
         },
-        notes=(*heads_notes, *notes, *more),
+        notes=(*heads_notes, *strides_notes, *notes, *more),
     )
 
 
@@ -204,11 +205,11 @@ def _described(structure: Structure) -> str:
     return ", ".join(f"{name} {'-'.join(map(str, values))}" for name, values in parts.items())
 
 
-def find_strides(hints: Hints, stages: int, *, published: bool) -> tuple[dict[str, Any], Origin]:
+def find_strides(hints: Hints, stages: int, *, published: bool) -> tuple[dict[str, Any], Origin, tuple[str, ...]]:
     """``strides`` and ``dilations`` of the stages, which no weight tells.
 
     All published models halve the map in every stage but the first; a segmentation backbone (``output_stride`` of a
-    Hugging Face config) keeps it in the last one or two.
+    Hugging Face config) keeps it in the last one or two. Only timm lets a user choose.
 
     Raises:
         UnknownArchitecture: an output stride that the library does not have.
@@ -225,7 +226,11 @@ def find_strides(hints: Hints, stages: int, *, published: bool) -> tuple[dict[st
         strides[-2], dilations[-1] = 1, 2
     told = "output_stride" in hints.config
     origin = Origin.CONFIG if told else Origin.TABLE if published else Origin.ASSUMED
-    return {"strides": tuple(strides), "dilations": tuple(dilations)}, origin
+    notes: tuple[str, ...] = ()
+    if origin is Origin.ASSUMED:
+        written = "-".join(map(str, strides))
+        notes = (f"No file holds the strides of the stages; {written} is assumed, as all published models have them.",)
+    return {"strides": tuple(strides), "dilations": tuple(dilations)}, origin, notes
 
 
 def size_step(options: Mapping[str, Any], patch: int) -> int:
@@ -254,7 +259,7 @@ def find_geometry(
     size, origin = known or ((default, default), table)
     notes: tuple[str, ...] = ()
     if origin is Origin.ASSUMED:
-        notes += (f"No file holds the image size; {default}x{default} is assumed: override image_size.",)
+        notes += (f"No file holds the image size; {default}x{default} is assumed; --set image_size= corrects it.",)
     if any(edge % step for edge in size):
         notes += (
             f"At {size[0]}x{size[1]} pixels some maps do not divide into patches and the blocks resize them; "
@@ -287,14 +292,13 @@ def find_heads(
     notes: tuple[str, ...] = ()
     if given is not None:
         heads, origin = tuple(int(count) for count in given), Origin.GIVEN
-        heads = heads * len(widths) if len(heads) == 1 else heads
     elif told is not None:
         heads, origin = (int(told),) * len(widths), Origin.CONFIG
     else:
         count = next(count for count in (default, 2, 1) if all(width % count == 0 for width in widths))
         heads, origin = (count,) * len(widths), Origin.TABLE if published or default == 1 else Origin.ASSUMED
         if origin is Origin.ASSUMED:
-            notes = (f"No file holds the number of heads; {count} is assumed: override heads.",)
+            notes = (f"No file holds the number of heads; {count} is assumed; --set heads= corrects it.",)
     if len(heads) != len(widths) or any(w % h for w, h in zip(widths, heads, strict=True)):
         raise BadRecipe(
             f"The heads {'-'.join(map(str, heads))} do not fit the transformers' widths {'-'.join(map(str, widths))}: "

@@ -154,7 +154,7 @@ def _heads(widths: tuple[int, ...], hints: Hints) -> tuple[tuple[int, ...], Orig
     # Published models have at least two heads in the first stage, and one head width in all stages.
     edge = next((edge for edge in fitting if widths[0] // edge >= 2), fitting[0])
     heads = tuple(width // edge for width in widths)
-    note = f"No file holds the number of heads; {_written(heads)} is assumed ({edge} channels each): override heads."
+    note = f"No file holds the number of heads; {_written(heads)} is assumed ({edge} channels each); --set heads= corrects it."
     return heads, Origin.ASSUMED, (note,)
 
 
@@ -194,7 +194,7 @@ def _likely_geometry(grid: tuple[int, int], patch: int) -> Geometry:
         return size, stride, {"image_size": Origin.TABLE, "options.stride": Origin.TABLE}, ()
     note = (
         f"No file holds the stride of the patches; {stride} is assumed, and with it images of "
-        f"{size[0]}x{size[1]} pixels: override image_size."
+        f"{size[0]}x{size[1]} pixels; --set image_size= corrects both."
     )
     return size, stride, {"image_size": Origin.ASSUMED, "options.stride": Origin.ASSUMED}, (note,)
 

@@ -57,6 +57,9 @@ def test_every_fact_of_a_custom_timm_model_is_found_and_its_origin_is_told() -> 
     assert spec.origins["image_size"] is Origin.ASSUMED
     assert spec.origins["heads"] is Origin.ASSUMED
     assert spec.origins["options.strides"] is Origin.ASSUMED
+    assert [what in note for what, note in zip(("heads", "strides", "image size"), spec.notes, strict=True)] == [
+        True
+    ] * 3
     with torch.inference_mode():
         same(model(images()), tiny()(images()))
 
@@ -171,11 +174,11 @@ def test_what_a_processor_normalizes_before_it_flips_is_in_the_models_order() ->
 
 def test_overrides_are_taken_and_checked() -> None:
     state = tiny().state_dict()
-    given = {"heads": (2,), "patch": 4, "image_size": (64, 64)}
+    given = {"heads": (2, 8), "patch": 4, "image_size": (64, 64)}
     spec = mobilevit.infer(state, "timm", Hints(overrides=given))
-    assert (spec.heads, spec.patch, spec.image_size) == ((2, 2), 4, (64, 64))
+    assert (spec.heads, spec.patch, spec.image_size) == ((2, 8), 4, (64, 64))
     assert {spec.origins[name] for name in given} == {Origin.GIVEN}
-    with pytest.raises(BadRecipe, match="7-7"):
+    with pytest.raises(BadRecipe, match="heads 7 do not fit"):
         mobilevit.infer(state, "timm", Hints(overrides={"heads": (7,)}))
 
 

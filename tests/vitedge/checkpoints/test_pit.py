@@ -47,7 +47,7 @@ def test_every_fact_of_a_custom_model_is_found_and_its_origin_is_told() -> None:
     assert spec.origins["widths"] is Origin.SHAPE
     assert spec.origins["heads"] is Origin.ASSUMED
     assert spec.origins["preprocessing.mean"] is Origin.TABLE
-    assert any("override heads" in note for note in spec.notes)
+    assert any("--set heads=" in note for note in spec.notes)
 
 
 @pytest.mark.parametrize("distilled", [False, True])
