@@ -124,15 +124,18 @@ def _mask_facts(state: State) -> Mapping[str, int]:
 
 
 NAMINGS = (
-    Naming("swinv2", (r"(.*\.)?(attn|attention|self)\.logit_scale",), _refuse_v2),
     Naming("simmim", (rf"(encoder\.)?{_TABLE}", r"decoder\.0\.weight"), _from_simmim),
     Naming(
         "huggingface",
-        (r"(swin\.)?encoder\.layers\.0\.blocks\.0\.attention\.(self\.query|q_proj)\.weight",),
+        (
+            r"(swin\.)?encoder\.layers\.0\.blocks\.0\.attention\.(self\.query|q_proj)\.weight",
+            r"(swin\.)?encoder\.layers\.0\.blocks\.0\.attention\..*relative_position_bias_table",
+        ),
         _from_huggingface,
     ),
     Naming("official", (_TABLE, r"layers\.0\.downsample\.reduction\.weight"), _from_official),
     Naming("timm", (_TABLE, r"patch_embed\.proj\.weight"), _from_timm),
+    Naming("swinv2", (r"(.*\.)?layers\.0\.blocks\.0\.attn(ention(\.self)?)?\.logit_scale",), _refuse_v2),
 )
 
 
