@@ -278,7 +278,7 @@ def _find_grid(state: State, shape: Shape, hints: Hints) -> _Grid:
         if origin is Origin.GIVEN:
             raise UnknownArchitecture(
                 f"An image of {size[0]}x{size[1]} has {cells} patches of {shape.patch} pixels, but pos_embed was "
-                f"trained for {counts[order[0]]}; give the size that it was trained at."
+                f"trained for {counts[order[0]]}; give the size that it was trained at with --set image_size=HxW."
             )
     for prefixed in order:
         edge = math.isqrt(max(counts[prefixed], 0))
@@ -298,12 +298,13 @@ def _guess_grid(cells: int, patch: int, *, prefixed: bool) -> _Grid:
     height = next((edge for edge in range(math.isqrt(max(cells, 0)), 0, -1) if cells % edge == 0), 0)
     if not height or cells // height > 4 * height:
         raise UnknownArchitecture(
-            f"The {cells} positions of pos_embed form no likely grid of patches; give the image_size it was trained at."
+            f"The {cells} positions of pos_embed form no likely grid of patches; "
+            "give the size it was trained at with --set image_size=HxW."
         )
     size = (height * patch, cells // height * patch)
     note = (
         f"{cells} positions are no square: the image is taken to be {size[0]}x{size[1]} pixels (height x width); "
-        "give image_size if it is not."
+        "--set image_size=HxW mends it."
     )
     return _Grid(size, prefixed, Origin.ASSUMED, (note,))
 

@@ -79,13 +79,15 @@ _NAMINGS = {"mae": "MAE ViT", "hpm": "HPM ViT", "dino": "DINO ViT", "dinov2": "D
 
 _CLASSIFIER_DOUBT = (
     "ViT (mean and std 0.5) and DeiT (mean and std of ImageNet) are published with the same weight names and shapes; "
-    "0.5 is assumed, check mean and std."
+    "0.5 is assumed, --set mean=… and --set std=… mend it."
 )
-_ENCODER_DOUBT = "No file says how this encoder's images were normalized; ImageNet's mean and std are assumed."
+_ENCODER_DOUBT = (
+    "No file says how this encoder's images were normalized: ImageNet's mean and std are assumed (--set mean=…)."
+)
 _CLIP_DOUBT = "The norm before the blocks is CLIP's; its mean, std and exact GELU are assumed."
 _GOOGLE_NOTE = (
     "Exact GELU, as timm and transformers rebuild Google's weights; Google's own code computes its tanh form "
-    "(activation gelu_tanh)."
+    "(--set activation=gelu_tanh)."
 )
 
 
@@ -103,16 +105,18 @@ def find_heads(shape: Shape, naming: str, hints: Hints) -> tuple[int, Origin, tu
     if named is not None:
         heads = int(named[0] if isinstance(named, (tuple, list)) else named)
         if heads < 1 or shape.width % heads:
-            raise UnknownArchitecture(f"{heads} heads do not divide the width of {shape.width}; check --heads.")
+            raise UnknownArchitecture(f"{heads} heads do not divide the width of {shape.width}; check --set heads.")
         return heads, origin, ()
     if shape.width in _HEADS:
         return _HEADS[shape.width], Origin.TABLE, ()
     for channels in _HEAD_WIDTHS:
         if shape.width % channels == 0 and shape.width // channels > 1:
             heads = shape.width // channels
-            note = f"No file says how many heads share the width of {shape.width}: {heads} is a guess, check --heads."
+            note = f"No file says how many heads share the width of {shape.width}: {heads} is a guess (--set heads=N)."
             return heads, Origin.ASSUMED, (note,)
-    raise UnknownArchitecture(f"No usual number of heads divides the width of {shape.width}; give it with --heads.")
+    raise UnknownArchitecture(
+        f"No usual number of heads divides the width of {shape.width}; give it with --set heads=N."
+    )
 
 
 def find_brand(shape: Shape, options: Mapping[str, Any], naming: str, hints: Hints) -> str:

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -6,10 +7,13 @@ import timm
 import torch
 from torch import Tensor
 
+from tests.seeding import seeded
 from tests.vitedge.checkpoints.vit_rebuilding import convert, naming_of
 from vitedge.checkpoints import vit
 from vitedge.checkpoints.family import Hints, State
+from vitedge.checkpoints.read import read
 from vitedge.errors import UnknownArchitecture, WeightsMismatch
+from vitedge.models.vit import build
 from vitedge.records import ModelSpec, Origin
 
 PUBLISHED = {
@@ -68,7 +72,7 @@ def test_every_fact_says_where_it_came_from() -> None:
     assert spec.origins["preprocessing.crop"] is Origin.TABLE
     assert {f"options.{key}" for key in spec.options} <= set(spec.origins)
     assert "labels" not in spec.origins
-    assert any("check mean and std" in note for note in spec.notes)
+    assert any("--set mean" in note for note in spec.notes)
 
 
 def test_the_shapes_are_read() -> None:
@@ -133,7 +137,7 @@ def test_the_heads_of_a_custom_width_are_a_guess_to_check(width: int, heads: int
     spec = _infer(_weights(embed_dim=width, num_heads=1, depth=2))
     assert spec.heads == (heads,)
     assert spec.origins["heads"] is Origin.ASSUMED
-    assert any("check --heads" in note for note in spec.notes)
+    assert any("--set heads=N" in note for note in spec.notes)
     assert spec.variant == f"custom ViT (width {width}, depth 2, heads {heads})/16"
 
 
@@ -142,14 +146,14 @@ def test_given_heads_are_taken(given: Any) -> None:
     spec = _infer(_weights(embed_dim=96, num_heads=1, depth=2), overrides={"heads": given})
     assert spec.heads == (4,)
     assert spec.origins["heads"] is Origin.GIVEN
-    assert not any("--heads" in note for note in spec.notes)
+    assert not any("--set heads" in note for note in spec.notes)
 
 
 def test_heads_that_cannot_be_are_refused() -> None:
     state = _weights(embed_dim=96, num_heads=1, depth=1)
     with pytest.raises(UnknownArchitecture, match="5 heads do not divide the width of 96"):
         _infer(state, overrides={"heads": 5})
-    with pytest.raises(UnknownArchitecture, match="give it with --heads"):
+    with pytest.raises(UnknownArchitecture, match="give it with --set heads=N"):
         _infer(_weights(embed_dim=37, num_heads=1, depth=1))
 
 
@@ -158,7 +162,7 @@ def test_an_image_that_is_not_square() -> None:
     guessed = _infer(state)
     assert guessed.image_size == (96, 160)
     assert guessed.origins["image_size"] is Origin.ASSUMED
-    assert any("give image_size" in note for note in guessed.notes)
+    assert any("--set image_size=HxW" in note for note in guessed.notes)
     given = _infer(state, overrides={"image_size": (160, 96)})
     assert given.image_size == (160, 96)
     assert given.origins["image_size"] is Origin.GIVEN
@@ -206,3 +210,18 @@ def test_what_nothing_can_be_read_without_is_named(name: str) -> None:
 def test_a_weight_of_another_rank_is_named() -> None:
     with pytest.raises(WeightsMismatch, match=r"head\.weight has 2 axes"):
         vit.infer({**_weights(), "head.weight": torch.zeros(1000)}, "timm", Hints())
+
+
+def test_the_teacher_of_a_whole_dino_file_is_read(tmp_path: Path) -> None:
+    state = seeded(timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=0)).state_dict()
+    head = {"head.mlp.0.weight": torch.zeros(4, 192), "head.last_layer.weight_g": torch.zeros(8, 1)}
+    student = {f"module.backbone.{name}": tensor for name, tensor in state.items()}
+    teacher = {f"backbone.{name}": tensor + 1 for name, tensor in state.items()}
+    torch.save({"student": student, "teacher": {**teacher, **head}, "epoch": 7}, tmp_path / "dino.pth")
+    found = read(str(tmp_path / "dino.pth"))
+    assert found.spec.naming == "dino"
+    assert found.weight_set == "teacher"
+    assert len(found.dropped) == 2
+    module = build(found.spec)
+    module.load_state_dict(found.state, strict=True)
+    assert torch.equal(module.cls_token, state["cls_token"] + 1)
