@@ -135,7 +135,7 @@ NAMINGS = (
     ),
     Naming("official", (_TABLE, r"layers\.0\.downsample\.reduction\.weight"), _from_official),
     Naming("timm", (_TABLE, r"patch_embed\.proj\.weight"), _from_timm),
-    Naming("swinv2", (r"(.*\.)?layers\.0\.blocks\.0\.attn(ention(\.self)?)?\.logit_scale",), _refuse_v2),
+    Naming("swinv2", (r"(.*\.)?layers\.0\.blocks\.0\.(attn|attention(\.self)?)\.logit_scale",), _refuse_v2),
 )
 
 
