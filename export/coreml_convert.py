@@ -104,13 +104,19 @@ def values_of(program: Any, graph: CoreMLGraph, nodes: dict[str, str]) -> dict[s
     for operation in program.functions["main"].operations:
         if operation.op_type not in ("const", "cast", "classify"):
             last[origin(operation)] = operation
-    shapes = {node.name: getattr(node.meta.get("val"), "shape", None) for node in graph.exported.graph.nodes}
+    shapes = {node.name: _shape(node.meta.get("val")) for node in graph.exported.graph.nodes}
     found = {}
     for key, node in nodes.items():
         value = last[node].outputs[0] if node in last else None
         if value is not None and tuple(value.shape) == shapes[node]:
             found[key] = str(value.name)
     return found
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    """Of what a node returns; of the first where it is several."""
+    value = value[0] if isinstance(value, (tuple, list)) else value
+    return tuple(getattr(value, "shape", ()))
 
 
 def origin(operation: Any) -> str:

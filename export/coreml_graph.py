@@ -7,6 +7,7 @@ and comes back as a scope of every operation that the node became, whatever the 
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -118,6 +119,9 @@ def _returned(graph: Graph, block: str) -> Node | None:
         return any(path == block for path, _ in node.meta.get("nn_module_stack", {}).values())
 
     ends = [node for node in _calls(graph) if inside(node) and not all(inside(user) for user in node.users)]
+    # A batch normalization also returns its statistics; as an operation of Core ML it does not.
+    if ends and ends[-1].target is operator.getitem and ends[-1].args[1] == 0:
+        return ends[-1].all_input_nodes[0]
     return ends[-1] if ends else None
 
 

@@ -76,7 +76,7 @@ def deployment_target(ct: Any, name: str | None) -> Any:
         for key, member in ct.target.__members__.items()
         if member >= oldest and key.startswith(("iOS", "macOS"))
     }
-    wanted = (name or DEFAULT_TARGET).lower()
+    wanted = (DEFAULT_TARGET if name is None else name).lower()
     if wanted not in choices:
         raise BadRecipe(f"There is no --coreml-target {name}; choose from {', '.join(choices.values())}.")
     return ct.target[choices[wanted]]

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.export.coreml_models import CLASSES, FAMILIES, Features, captured
+from tests.seeding import seeded
+from vitedge.errors import BadRecipe, CheckFailed, MissingBackend
+from vitedge.export import coreml_quiet
+from vitedge.export.capture import capture
+from vitedge.export.coreml_package import DTYPES, Package, read_package
+from vitedge.export.coreml_quiet import load_coremltools
+from vitedge.export.program import Program
+from vitedge.export.to_coreml import lower
+from vitedge.recipe import ExportRecipe
+from vitedge.records import Artifact, TensorSpec
+
+LABELS = ("cat", "dog", "crane", "house", "tree")
+
+
+def lowered(folder: Path, program: Program, *islands: str, **recipe: Any) -> tuple[Artifact, Package]:
+    path = folder / "model.mlpackage"
+    artifact = lower(program, ExportRecipe(formats=("coreml",), **recipe), path, islands)
+    return artifact, read_package(path)
+
+
+def dtypes(package: Package, kind: str) -> dict[str, str]:
+    """Name of every value that operations of a kind return, to its element type."""
+    return {
+        output.name: DTYPES[output.type.tensorType.dataType]
+        for operation in package.block.operations
+        if operation.type == kind
+        for output in operation.outputs
+    }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_becomes_a_checked_package(tmp_path: Path, family: str) -> None:
+    program = captured(family)
+    artifact, package = lowered(tmp_path, program)
+    assert artifact.inputs == program.inputs
+    assert artifact.outputs == (TensorSpec("logits", (1, CLASSES), "float32"),)
+    assert package.model.specificationVersion == 8
+    assert set(artifact.blocks) <= set(program.blocks)
+    assert program.blocks[-1] in artifact.blocks
+    values = {output.name for operation in package.block.operations for output in operation.outputs}
+    assert set(artifact.blocks.values()) <= values
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) == artifact.size
+
+
+def test_the_program_is_left_as_it_was(tmp_path: Path) -> None:
+    program = captured("swin", dtype="uint8", labels=LABELS)
+    before = str(program.exported)
+    lowered(tmp_path, program, input="uint8")
+    assert str(program.exported) == before
+
+
+def test_values_are_named_after_modules(tmp_path: Path) -> None:
+    artifact, package = lowered(tmp_path, captured())
+    names = {name for name, _ in package.constants()}
+    assert {"blocks_1_mlp_fc1_weight", "blocks_1_mlp_fc1_bias", "head_weight"} <= names
+    assert artifact.blocks["blocks.1"].startswith("blocks_1_add")
+
+
+def test_half_precision_computes_in_fp16_and_talks_in_fp32(tmp_path: Path) -> None:
+    artifact, package = lowered(tmp_path, captured(), precision="fp16")
+    assert set(dtypes(package, "linear").values()) == {"float16"}
+    assert artifact.outputs[0].dtype == "float32"
+    assert artifact.precision == "fp16"
+
+
+def test_islands_stay_in_single_precision(tmp_path: Path) -> None:
+    _, package = lowered(tmp_path, captured(), "blocks.1.norm2", "blocks.0.attn", precision="fp16")
+    norms = dtypes(package, "layer_norm")
+    assert {name for name, dtype in norms.items() if dtype == "float32"} == {"blocks_1_norm2_layer_norm"}
+    linears = dtypes(package, "linear")
+    single = {name.partition("_linear")[0] for name, dtype in linears.items() if dtype == "float32"}
+    assert single == {"blocks_0_attn_qkv", "blocks_0_attn_proj"}
+    assert sorted(dtypes(package, "softmax").values()) == ["float16", "float32"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_image_goes_in_and_its_normalization_is_exact(tmp_path: Path, precision: str) -> None:
+    artifact, package = lowered(tmp_path, captured(dtype="uint8"), input="uint8", precision=precision)
+    image = package.model.description.input[0].type.imageType
+    assert (image.width, image.height, image.colorSpace) == (32, 32, image.ColorSpace.Value("RGB"))
+    assert artifact.inputs == (TensorSpec("image", (1, 3, 32, 32), "uint8"),)
+    assert set(dtypes(package, "sub").values()) == {"float32"}
+    first = next(operation for operation in package.block.operations if operation.type == "conv")
+    before = package.block.operations[: list(package.block.operations).index(first)]
+    arithmetic = [operation.type for operation in before if operation.type not in ("const", "cast")]
+    assert arithmetic == ["mul", "sub", "mul"]
+    divisor = dict(package.constants())
+    assert any(value.size == 1 and abs(float(value.reshape(-1)[0]) * 255 - 1) < 1e-6 for value in divisor.values())
+
+
+def test_reversed_channels_are_reversed_inside(tmp_path: Path) -> None:
+    _, package = lowered(tmp_path, captured(dtype="uint8", order="bgr"), input="uint8")
+    image = package.model.description.input[0].type.imageType
+    assert image.colorSpace == image.ColorSpace.Value("RGB")
+    assert any(operation.type in ("reverse", "gather") for operation in package.block.operations)
+
+
+def test_labels_make_a_classifier_that_keeps_its_logits(tmp_path: Path) -> None:
+    artifact, package = lowered(tmp_path, captured(labels=LABELS), precision="fp16")
+    description = package.model.description
+    assert [feature.name for feature in description.output] == ["classLabel", "classLabel_probs", "logits"]
+    assert description.predictedFeatureName == "classLabel"
+    (classify,) = [operation for operation in package.block.operations if operation.type == "classify"]
+    (classes,) = classify.inputs["classes"].arguments
+    found = [entry.immediateValue.tensor.strings.values[0] for entry in classes.value.immediateValue.list.values]
+    assert tuple(found) == LABELS
+    assert artifact.outputs == (TensorSpec("logits", (1, CLASSES), "float32"),)
+    assert "classLabel_probs" in artifact.notes[0]
+
+
+def test_equal_labels_are_told_apart(tmp_path: Path) -> None:
+    artifact, package = lowered(tmp_path, captured(labels=("cat", "crane", "dog", "crane", "tree")))
+    text = package.model.SerializeToString()
+    assert b"crane (1)" in text
+    assert b"crane (3)" in text
+    assert len(artifact.notes) == 2
+
+
+def test_labels_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadRecipe, match="2 labels for 5 classes"):
+        lowered(tmp_path, captured(labels=("cat", "dog")))
+
+
+def test_features_are_tokens_and_pooled(tmp_path: Path) -> None:
+    program = captured()
+    module = Features(seeded(FAMILIES["vit"][0]()))  # type: ignore[arg-type]
+    program = capture(module.eval(), program.spec, program.blocks, features=True)
+    artifact, _ = lowered(tmp_path, program, features=True)
+    assert [(output.name, output.shape) for output in artifact.outputs] == [
+        ("tokens", (1, 17, 32)),
+        ("pooled", (1, 32)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [("iOS16", 7), (None, 8), ("iOS18", 9), ("ios26", 10), ("macOS13", 7), ("macOS15", 9)],
+)
+def test_the_deployment_target_decides_the_specification(tmp_path: Path, name: str | None, version: int) -> None:
+    artifact, package = lowered(tmp_path, captured(), coreml_target=name)
+    assert package.model.specificationVersion == version
+    assert artifact.target == {7: "iOS16", 8: "iOS17", 9: "iOS18", 10: "iOS26"}[version]
+
+
+@pytest.mark.parametrize("name", ["iOS15", "iOS99", "watchOS10", ""])
+def test_another_target_is_refused_with_the_choices(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadRecipe, match=r"iOS16, iOS17, iOS18, .*macOS14"):
+        lowered(tmp_path, captured(), coreml_target=name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dynamic_batch_is_refused(tmp_path: Path) -> None:
+    program = captured()
+    dynamic = replace(program, inputs=(TensorSpec("image", ("batch", 3, 32, 32), "float32"),))
+    with pytest.raises(BadRecipe, match="fixed batch"):
+        lowered(tmp_path, dynamic)
+
+
+def test_several_images_at_once_are_a_multi_array(tmp_path: Path) -> None:
+    program = captured(dtype="uint8", labels=LABELS)
+    from tests.export.coreml_models import Normalized  # noqa: PLC0415
+
+    module = Normalized(seeded(FAMILIES["vit"][0]()), program.spec.preprocessing).eval()
+    artifact, package = lowered(
+        tmp_path, capture(module, program.spec, program.blocks, batch=2, dtype="uint8"), input="uint8"
+    )
+    assert artifact.inputs == (TensorSpec("image", (2, 3, 32, 32), "float32"),)
+    assert package.model.description.predictedFeatureName == ""
+    assert len(artifact.notes) == 2
+
+
+class Windows(torch.nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image.reshape(1, 3, 4, 8, 4, 8).softmax(-1)
+
+
+class Rank6(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Windows()
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.inner(image).sum((2, 4)).mean((2, 3))
+
+
+def test_a_rank_above_five_names_operation_and_module(tmp_path: Path) -> None:
+    program = capture(Rank6().eval(), captured().spec, ("inner",))
+    with pytest.raises(CheckFailed, match=r"rank 5 at most, but reshape in module inner"):
+        lowered(tmp_path, program)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_package_describes_itself_without_a_date(tmp_path: Path) -> None:
+    _, package = lowered(tmp_path, captured(labels=LABELS), precision="fp16")
+    metadata = package.model.description.metadata
+    assert not [key for key in metadata.userDefined if "date" in key]
+    assert json.loads(metadata.userDefined["vitedge.labels"]) == list(LABELS)
+    assert json.loads(metadata.userDefined["vitedge.recipe"])["precision"] == "fp16"
+    assert json.loads(metadata.userDefined["vitedge.preprocessing"])["mean"] == [0.5, 0.4, 0.3]
+    assert "tiny vit" in metadata.shortDescription
+    assert all(feature.shortDescription for feature in package.model.description.output)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.export.coreml_models import captured
+from vitedge.export.to_coreml import lower
+from vitedge.recipe import ExportRecipe
+program = captured("vit", dtype="uint8", labels=("a", "b", "c", "d", "e"))
+artifact = lower(program, ExportRecipe(precision="fp16", input="uint8"), Path(sys.argv[1]) / "m.mlpackage", ())
+for name, digest in sorted(artifact.files.items()):
+    print(name, digest)
+"""
+
+
+def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
+    listings = []
+    for seed in ("1", "2"):
+        folder = tmp_path / seed
+        folder.mkdir()
+        command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder)]
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        listings.append(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    assert listings[0] == listings[1]
+    assert len(listings[0].splitlines()) == 3
+
+
+def test_a_second_conversion_in_a_process_writes_the_same_bytes(tmp_path: Path) -> None:
+    hashes = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        hashes.append(lowered(tmp_path / name, captured("swin"))[0].sha256)
+    assert hashes[0] == hashes[1]
+
+
+def test_coremltools_reads_the_package(tmp_path: Path) -> None:
+    lowered(tmp_path, captured(labels=LABELS))
+    ct = load_coremltools()
+    with coreml_quiet.quiet():
+        model = ct.models.MLModel(str(tmp_path / "model.mlpackage"), skip_model_load=True)
+    assert model.output_description["logits"].startswith("Class scores")
+
+
+def test_nothing_reaches_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    lowered(tmp_path, captured())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_missing_coremltools_is_a_missing_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = captured()
+    monkeypatch.setitem(sys.modules, "coremltools", None)
+    with pytest.raises(MissingBackend, match=r"pip install 'coremltools>=9.0'"):
+        lowered(tmp_path, program)
+
+
+def test_windows_is_told_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = captured()
+    monkeypatch.setattr(coreml_quiet.platform, "system", lambda: "Windows")
+    with pytest.raises(MissingBackend, match="Linux or macOS"):
+        lowered(tmp_path, program)
