@@ -59,6 +59,13 @@ def capture(
     return Program(exported, spec, (image,), outputs, blocks)
 
 
+def enclosing_modules(node: torch.fx.Node) -> list[str]:
+    """The modules of the reference whose forward a node of a program belongs to, outermost first."""
+    paths = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    # The decompositions mark what they add with a path of this kind, which is no module.
+    return [path for path in paths if not path.startswith("_empty_nn_module_stack")]
+
+
 @contextmanager
 def _third_party_notices_ignored() -> Iterator[None]:
     """Tracing touches deprecated corners of PyTorch and timm; their notices are not for our user."""

@@ -22,6 +22,7 @@ from torch.export import ExportedProgram
 
 from vitedge.errors import CheckFailed
 from vitedge.export import onnx_writer
+from vitedge.export.capture import enclosing_modules
 from vitedge.export.onnx_translation import LAYER_NORMALIZATION_SINCE, translations
 from vitedge.export.onnx_writer import WrittenFile, write_onnx
 from vitedge.export.passes.batch_norm import fold_batch_norms
@@ -69,7 +70,8 @@ def lower(program: Program, recipe: ExportRecipe, out: Path, islands: tuple[str,
     if opset < LAYER_NORMALIZATION_SINCE:
         graph.notes.append(f"opset {opset} has no LayerNormalization: it is written as primitive operators")
     if recipe.precision == "fp16":
-        to_half(graph, islands)
+        primitive = () if opset >= LAYER_NORMALIZATION_SINCE else _layer_norms(program)
+        to_half(graph, islands + primitive)
         clean_up(graph)
     retarget(graph, opset)
     name_after_modules(graph)
@@ -128,22 +130,22 @@ def _block_outputs(exported: ExportedProgram, blocks: tuple[str, ...]) -> dict[s
     for node in exported.graph.nodes:
         if not isinstance(node.meta.get("val"), torch.Tensor):
             continue
-        inside = wanted.intersection(_modules(node))
+        inside = wanted.intersection(enclosing_modules(node))
         for block in inside:
-            if any(block not in _modules(user) for user in node.users):
+            if any(block not in enclosing_modules(user) for user in node.users):
                 outputs[block] = node.name
     return {block: outputs[block] for block in blocks if block in outputs}
 
 
-def _modules(node: torch.fx.Node) -> list[str]:
-    """The modules whose forward the node belongs to, outermost first. Marks that the exporter adds are no modules."""
-    paths = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
-    return [path for path in paths if not path.startswith("_empty_nn_module_stack")]
-
-
 def _innermost_module(origin: torch.fx.Node | None) -> tuple[str, ...]:
-    paths = [] if origin is None else _modules(origin)
+    paths = [] if origin is None else enclosing_modules(origin)
     return (paths[-1],) if paths else ("",)
+
+
+def _layer_norms(program: Program) -> tuple[str, ...]:
+    """The modules that normalize: written as primitives, their squares leave the range of float16 first of all."""
+    nodes = [node for node in program.exported.graph.nodes if node.target is torch.ops.aten.layer_norm.default]
+    return tuple(name for node in nodes for name in _innermost_module(node))
 
 
 def _finish(graph: Graph, program: Program, recipe: ExportRecipe, opset: int) -> None:
