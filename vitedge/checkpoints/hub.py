@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vitedge.checkpoints import folders
-from vitedge.checkpoints.sentences import short
 from vitedge.errors import HubUnreachable
 
 SCHEMES = ("timm:", "hf:")
@@ -79,6 +78,6 @@ def _download(source: str, repository: str, revision: str | None, patterns: tupl
     except Exception as error:
         # Without network the client raises its HTTP library's errors, which are not ours to enumerate.
         raise HubUnreachable(
-            f"{source} cannot be fetched ({short(error)}); without network, download "
-            f"https://huggingface.co/{repository} on another machine and pass the folder."
+            f"{source} cannot be fetched: the hub cannot be reached ({type(error).__name__}); download "
+            f"https://huggingface.co/{repository} where there is a network and pass the folder."
         ) from error

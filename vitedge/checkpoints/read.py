@@ -83,6 +83,7 @@ def read(
     try:
         family, naming, converted = identify(state, hints, families, where=source)
         _check_values(converted.state)
+        hints = dataclasses.replace(hints, config={**hints.config, **converted.facts})
         spec = apply_overrides(family.infer(converted.state, naming.name, hints), given)
     except UserError as error:
         raise _located(error, source) from error

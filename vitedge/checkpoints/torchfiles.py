@@ -118,7 +118,10 @@ def _load(path: Path, *, mmap: bool) -> Any:
         with warnings.catch_warnings(), torch.serialization.safe_globals(plain):
             # Notices about storage classes and the age of the file, which the user cannot act on.
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
+            if mmap and path.suffix != ".safetensors":
+                return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            with path.open("rb") as stream:  # without a name, by whose suffix PyTorch would choose another reader
+                return torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:
         # PyTorch raises whatever the damaged place leads to; the scan has already told the malicious cases apart.
         raise UnreadableCheckpoint(
