@@ -154,7 +154,8 @@ def _heads(widths: tuple[int, ...], hints: Hints) -> tuple[tuple[int, ...], Orig
     # Published models have at least two heads in the first stage, and one head width in all stages.
     edge = next((edge for edge in fitting if widths[0] // edge >= 2), fitting[0])
     heads = tuple(width // edge for width in widths)
-    note = f"No file holds the number of heads; {_written(heads)} is assumed ({edge} channels each); --set heads= corrects it."
+    what = f"{_written(heads)} is assumed ({edge} channels each)"
+    note = f"No file holds the number of heads; {what}; --set heads= corrects it."
     return heads, Origin.ASSUMED, (note,)
 
 
