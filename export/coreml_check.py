@@ -66,6 +66,8 @@ def _files(path: Path, artifact: Artifact) -> str:
 
 def _version(package: Package, artifact: Artifact) -> str:
     ct = load_coremltools()
+    if artifact.target not in ct.target.__members__:
+        raise CheckFailed(f"this coremltools does not know the deployment target {artifact.target} of {package.path}")
     wanted = int(ct.target[artifact.target])
     found = int(package.model.specificationVersion)
     if found != wanted:

@@ -102,6 +102,7 @@ def test_a_file_too_many_is_named(package: tuple[Path, Artifact]) -> None:
 def test_what_the_artifact_says_is_held_against_the_package(package: tuple[Path, Artifact]) -> None:
     path, artifact = package
     refused(check_package(path, replace(artifact, target="iOS18")), "has specification version 8; iOS18 is 9")
+    refused(check_package(path, replace(artifact, target="iOS99")), "does not know the deployment target iOS99")
     refused(check_package(path, replace(artifact, precision="fp16")), "no operation computes in fp16")
     other = (TensorSpec("logits", (1, 7), "float32"),)
     refused(check_package(path, replace(artifact, outputs=other)), "instead of logits float32 1x7")
