@@ -2,8 +2,9 @@
 """Trains the demo's three small models on scikit-learn's handwritten digits and writes what the package embeds.
 
 ``python benchmarks/train_demo.py`` takes a few minutes on two cores and rewrites the checkpoints and the test images in
-``vitedge/demo`` and ``benchmarks/results/train_demo.json``; with the names of files it trains those alone. The models are timm's own classes and the checkpoints are
-plain ``state_dict`` files, as anyone would save them: one wrapped as ``{"model": …}``, one as safetensors, one bare.
+``vitedge/demo`` and ``benchmarks/results/train_demo.json``; with the names of files it trains those alone. The models
+are timm's own classes and the checkpoints are plain ``state_dict`` files, as anyone would save them: one wrapped as
+``{"model": …}``, one as safetensors, one bare.
 """
 
 from __future__ import annotations
