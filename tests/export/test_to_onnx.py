@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+from tests.export import tiny
+from tests.export.test_capture import Wrapper
+from vitedge.errors import BadRecipe, CheckFailed
+from vitedge.export import onnx_writer, to_onnx
+from vitedge.export.capture import capture
+from vitedge.export.passes.opset import NEWEST_OPSET
+from vitedge.export.to_onnx import lower
+from vitedge.recipe import ExportRecipe
+from vitedge.records import Artifact
+
+
+def lowered(folder: Path, name: str, **recipe: object) -> tuple[Artifact, Path]:
+    program = tiny.program(name, recipe.get("batch", 1))[1]
+    out = folder / "model.onnx"
+    return lower(program, ExportRecipe(**recipe), out), out
+
+
+def run(out: Path, images: torch.Tensor, *, at_once: bool) -> np.ndarray:
+    session = tiny.session(out)
+    parts = [images] if at_once else images.split(1)
+    return np.concatenate([session.run(["logits"], {"image": part.numpy()})[0] for part in parts])
+
+
+@pytest.mark.parametrize("opset", [17, 18, NEWEST_OPSET])
+@pytest.mark.parametrize("batch", [1, "dynamic"])
+@pytest.mark.parametrize("name", tiny.NAMES)
+def test_the_file_computes_what_the_model_computes(tmp_path: Path, name: str, batch: int | str, opset: int) -> None:
+    images = tiny.images()
+    with torch.no_grad():
+        reference = tiny.program(name, batch)[0](images).numpy()
+    artifact, out = lowered(tmp_path, name, batch=batch, opset=opset)
+    bar = 1e-4 if name == "mobilevitv2" else 2e-5
+    assert tiny.relative_error(run(out, images, at_once=batch == "dynamic"), reference) <= bar
+    assert {entry.domain: entry.version for entry in onnx.load(out).opset_import} == {"": opset}
+    assert artifact.target == f"opset {opset}"
+    _, half = lowered(tmp_path, name, batch=batch, opset=opset, precision="fp16")
+    assert tiny.centred_sqnr(run(half, images, at_once=batch == "dynamic"), reference) >= 40
+
+
+@pytest.mark.parametrize("opset", [13, 16])
+@pytest.mark.parametrize("name", ["vit", "mobilevitv2"])
+def test_an_opset_without_layer_normalization_says_so(tmp_path: Path, name: str, opset: int) -> None:
+    images = tiny.images()
+    with torch.no_grad():
+        reference = tiny.program(name, "dynamic")[0](images).numpy()
+    artifact, out = lowered(tmp_path, name, batch="dynamic", opset=opset)
+    assert tiny.relative_error(run(out, images, at_once=True), reference) <= 1e-4
+    assert any("LayerNormalization" in note for note in artifact.notes)
+    assert {"LayerNormalization", "Gelu"}.isdisjoint(node.op_type for node in onnx.load(out).graph.node)
+
+
+@pytest.mark.parametrize("opset", [12, NEWEST_OPSET + 1])
+def test_an_opset_that_cannot_be_had_is_refused_with_those_that_can(tmp_path: Path, opset: int) -> None:
+    with pytest.raises(BadRecipe, match=f"from 13 to {NEWEST_OPSET}"):
+        lowered(tmp_path, "vit", opset=opset)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("batch", [1, "dynamic"])
+@pytest.mark.parametrize("name", tiny.NAMES)
+def test_the_graph_holds_nothing_that_computes_nothing(tmp_path: Path, name: str, batch: int | str) -> None:
+    _, out = lowered(tmp_path, name, batch=batch)
+    model = onnx.load(out)
+    kinds = [node.op_type for node in model.graph.node]
+    assert {"Identity", "Cast", "CastLike", "Constant", "Resize", "BatchNormalization", "Dropout"}.isdisjoint(kinds)
+    if batch == 1:
+        assert {"Shape", "Expand"}.isdisjoint(kinds)
+    norms = sum("LayerNorm" in type(part).__name__ for part in tiny.program(name, batch)[0].modules())
+    assert kinds.count("LayerNormalization") == norms
+    contents = [(tensor.data_type, tuple(tensor.dims), tensor.raw_data) for tensor in model.graph.initializer]
+    assert len(set(contents)) == len(contents)
+
+
+def test_newer_opsets_have_gelu_as_one_operator_and_older_ones_the_exact_one(tmp_path: Path) -> None:
+    _, out = lowered(tmp_path, "vit", opset=20)
+    assert [node.op_type for node in onnx.load(out).graph.node].count("Gelu") == 2
+    _, out = lowered(tmp_path, "vit", opset=19)
+    kinds = [node.op_type for node in onnx.load(out).graph.node]
+    assert kinds.count("Erf") == 2
+    assert "Tanh" not in kinds
+
+
+@pytest.mark.parametrize("name", tiny.NAMES)
+def test_names_are_those_of_the_reference(tmp_path: Path, name: str) -> None:
+    _, out = lowered(tmp_path, name, batch="dynamic")
+    graph = onnx.load(out).graph
+    module = tiny.program(name, "dynamic")[0]
+    names = [node.name for node in graph.node]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9_./-]+", entry) for entry in names)
+    modules = {path for path, _ in module.named_modules()}
+    assert {entry.rpartition("/")[0] for entry in names} <= modules
+    weights = {tensor.name for tensor in graph.initializer}
+    parameters = {entry for entry, tensor in module.named_parameters() if "bn." not in entry and tensor.ndim > 1}
+    folded = {entry for entry in parameters if "relative_position" in entry or "pos_embed" in entry}
+    assert parameters - folded <= weights
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", tiny.NAMES)
+def test_block_values_equal_the_modules_outputs(tmp_path: Path, name: str, precision: str) -> None:
+    artifact, out = lowered(tmp_path, name, batch="dynamic", precision=precision)
+    assert tuple(artifact.blocks) == tiny.BLOCKS[name]
+    module = tiny.program(name, "dynamic")[0]
+    seen: dict[str, torch.Tensor] = {}
+    hooks = [
+        module.get_submodule(block).register_forward_hook(lambda *call, block=block: seen.update({block: call[2]}))
+        for block in artifact.blocks
+    ]
+    images = tiny.images(2)
+    with torch.no_grad():
+        module(images)
+    for hook in hooks:
+        hook.remove()
+    model = onnx.load(out)
+    for value in artifact.blocks.values():
+        model.graph.output.append(onnx.ValueInfoProto(name=value))
+    results = tiny.session_of(model).run(list(artifact.blocks.values()), {"image": images.numpy()})
+    for block, result in zip(artifact.blocks, results, strict=True):
+        expected = seen[block][0] if isinstance(seen[block], tuple) else seen[block]
+        assert tiny.relative_error(result.astype(np.float32), expected.numpy()) <= (
+            2e-5 if precision == "fp32" else 2e-2
+        )
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("batch", [1, "dynamic"])
+@pytest.mark.parametrize("name", tiny.NAMES)
+def test_onnx_runtimes_own_tools_read_the_file(tmp_path: Path, name: str, batch: int | str) -> None:
+    _, out = lowered(tmp_path, name, batch=batch)
+    assert SymbolicShapeInference.infer_shapes(onnx.load(out), auto_merge=True) is not None
+    prepared, quantized = tmp_path / "prepared.onnx", tmp_path / "quantized.onnx"
+    quant_pre_process(str(out), str(prepared))
+    quantize_dynamic(str(out), str(quantized), weight_type=QuantType.QUInt8, op_types_to_quantize=["MatMul"])
+    images = tiny.images(1)
+    with torch.no_grad():
+        reference = tiny.program(name, batch)[0](images).numpy()
+    assert tiny.relative_error(run(prepared, images, at_once=True), reference) <= 1e-4
+    assert tiny.relative_error(run(quantized, images, at_once=True), reference) <= 0.5
+
+
+def test_half_precision_is_typed_and_keeps_the_interface(tmp_path: Path) -> None:
+    artifact, out = lowered(tmp_path, "vit", precision="fp16")
+    graph = onnx.load(out).graph
+    assert (artifact.inputs[0].dtype, artifact.outputs[0].dtype) == ("float32", "float32")
+    kinds = {tensor.data_type for tensor in graph.initializer if tensor.data_type != onnx.TensorProto.INT64}
+    assert kinds == {onnx.TensorProto.FLOAT16}
+    assert [node.op_type for node in graph.node].count("Cast") == 2
+    _, single = lowered(tmp_path, "vit")
+    assert artifact.size < 0.6 * single.stat().st_size
+
+
+def test_bytes_go_in_as_they_are(tmp_path: Path) -> None:
+    wrapper = Wrapper(tiny.model("vit"))
+    program = capture(wrapper, tiny.spec("vit"), tiny.BLOCKS["vit"], batch="dynamic", dtype="uint8")
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        reference = wrapper(images).numpy()
+    for precision in ("fp32", "fp16"):
+        artifact = lower(
+            program, ExportRecipe(input="uint8", batch="dynamic", precision=precision), tmp_path / "m.onnx"
+        )
+        assert artifact.inputs[0].dtype == "uint8"
+        result = run(tmp_path / "m.onnx", images, at_once=True)
+        assert tiny.centred_sqnr(result, reference) >= (100 if precision == "fp32" else 40)
+        nodes = onnx.load(tmp_path / "m.onnx").graph.node
+        (reader,) = [node for node in nodes if "image" in node.input and node.op_type != "Shape"]
+        assert (reader.op_type, reader.attribute[0].i) == ("Cast", onnx.TensorProto.FLOAT)
+
+
+def test_metadata_says_what_the_file_is(tmp_path: Path) -> None:
+    artifact, out = lowered(tmp_path, "vit")
+    model = onnx.load(out)
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    assert model.producer_name == "vitedge"
+    assert json.loads(entries["vitedge.preprocessing"])["std"] == [0.25, 0.25, 0.25]
+    assert json.loads(entries["vitedge.labels"]) == list("abcdefg")
+    assert json.loads(entries["vitedge.spec"])["family"] == "vit"
+    assert json.loads(entries["vitedge.blocks"]) == dict(artifact.blocks)
+    assert json.loads(entries["vitedge.recipe"])["precision"] == "fp32"
+    assert str(Path(__file__).parents[2]).encode() not in out.read_bytes()
+
+
+def test_the_same_program_gives_the_same_bytes(tmp_path: Path) -> None:
+    digests = set()
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        program = capture(tiny.model("swin"), tiny.spec("swin"), tiny.BLOCKS["swin"], batch="dynamic")
+        artifact = lower(program, ExportRecipe(batch="dynamic", precision="fp16"), tmp_path / folder / "model.onnx")
+        digests.add(artifact.sha256)
+        assert artifact.sha256 == hashlib.sha256((tmp_path / folder / "model.onnx").read_bytes()).hexdigest()
+    assert len(digests) == 1
+
+
+def test_lowering_leaves_the_program_as_it_was(tmp_path: Path) -> None:
+    module, program = tiny.program("mobilevit")
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    names = [node.name for node in program.exported.graph.nodes]
+    lowered(tmp_path, "mobilevit", precision="fp16")
+    assert names == [node.name for node in program.exported.graph.nodes]
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+
+
+def test_weights_over_the_limit_go_to_one_file_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_writer, "ONE_FILE_LIMIT", 100_000)
+    artifact, out = lowered(tmp_path, "vit", batch="dynamic")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert artifact.files == {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(tmp_path.iterdir())
+    }
+    assert artifact.size == sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert out.stat().st_size < 100_000
+    images = tiny.images()
+    with torch.no_grad():
+        reference = tiny.program("vit", "dynamic")[0](images).numpy()
+    assert tiny.relative_error(run(out, images, at_once=True), reference) <= 2e-5
+
+
+def test_a_dynamic_batch_that_is_none_is_not_claimed(tmp_path: Path) -> None:
+    artifact, out = lowered(tmp_path, "vit")
+    model = onnx.load(out)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del model.graph.value_info[:]
+    onnx.save(model, out)
+    free = dataclasses.replace(artifact.inputs[0], shape=("batch", *artifact.inputs[0].shape[1:]))
+    with pytest.raises(CheckFailed, match="at 2"):
+        to_onnx.check_written(dataclasses.replace(artifact, inputs=(free,)), out, 18)
+
+
+def test_a_damaged_file_is_not_valid(tmp_path: Path) -> None:
+    artifact, out = lowered(tmp_path, "vit")
+    model = onnx.load(out)
+    model.graph.node[0].input[0] = "nothing"
+    onnx.save(model, out)
+    with pytest.raises(CheckFailed, match="not valid ONNX"):
+        to_onnx.check_written(artifact, out, 18)
