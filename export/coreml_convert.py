@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vitedge.errors import CheckFailed
+from vitedge.errors import BadRecipe, CheckFailed
 from vitedge.export.coreml_graph import CoreMLGraph
 from vitedge.records import TensorSpec
 
@@ -16,6 +16,9 @@ MAX_RANK = 5
 """Core ML refuses tensors of a higher rank on the device."""
 PROBABILITIES = "probabilities"
 _LAYOUTS = {1: "GRAYSCALE", 3: "RGB"}
+
+DEFAULT_TARGET = "iOS17"
+OLDEST_TARGET = "iOS16"
 
 
 @dataclass(frozen=True)
@@ -140,3 +143,21 @@ def _check_ranks(program: Any, graph: CoreMLGraph) -> None:
                     f"Core ML takes tensors of rank {MAX_RANK} at most, but {operation.op_type} in module "
                     f"{module or '(root)'} makes {value.name} of shape {tuple(value.shape)}."
                 )
+
+
+def deployment_target(ct: Any, name: str | None) -> Any:
+    """The member of ``coremltools.target`` of that name, ``iOS…`` or ``macOS…`` in any case; None is iOS17.
+
+    Raises:
+        BadRecipe: there is none, or it is older than ML Programs as they are written here.
+    """
+    oldest = ct.target[OLDEST_TARGET]
+    choices = {
+        key.lower(): key
+        for key, member in ct.target.__members__.items()
+        if member >= oldest and key.startswith(("iOS", "macOS"))
+    }
+    wanted = (DEFAULT_TARGET if name is None else name).lower()
+    if wanted not in choices:
+        raise BadRecipe(f"There is no --coreml-target {name}; choose from {', '.join(choices.values())}.")
+    return ct.target[choices[wanted]]

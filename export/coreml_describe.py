@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from typing import Any
 
 from vitedge.export.program import Program
 from vitedge.recipe import ExportRecipe
-from vitedge.records import Preprocessing, to_dict
+from vitedge.records import Preprocessing
+from vitedge.registry import UNINSTALLED, versions
+from vitedge.serialization import to_dict
 
 LABEL = "classLabel"
 LABEL_PROBABILITIES = "classLabel_probs"
@@ -27,7 +28,8 @@ _OUTPUTS = {
 
 def describe(model: Any, program: Program, recipe: ExportRecipe) -> None:
     """Fills the metadata of a ``CoreML.Specification.Model``; coremltools' date goes."""
-    version = importlib.metadata.version("vitedge")
+    installed = versions(("vitedge", "coremltools", "torch"))
+    version = installed.get("vitedge", UNINSTALLED)
     spec = program.spec
     metadata = model.description.metadata
     height, width = spec.image_size
@@ -36,8 +38,8 @@ def describe(model: Any, program: Program, recipe: ExportRecipe) -> None:
     metadata.license = "that of the checkpoint"
     metadata.versionString = version
     entries = {
-        f"{_COREMLTOOLS}version": importlib.metadata.version("coremltools"),
-        f"{_COREMLTOOLS}source": f"torch=={importlib.metadata.version('torch')}",
+        f"{_COREMLTOOLS}version": installed["coremltools"],
+        f"{_COREMLTOOLS}source": f"torch=={installed['torch']}",
         f"{PREFIX}version": version,
         f"{PREFIX}recipe": _json(recipe),
         f"{PREFIX}spec": _json(spec),

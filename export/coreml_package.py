@@ -6,7 +6,6 @@ Layout and encodings: ``mlmodel/format/*.proto`` and ``mlmodel/src/MILBlob`` of 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import struct
@@ -135,7 +134,7 @@ def read_package(path: Path) -> Package:
         UnreadableArtifact: it is not a package of one ML Program.
     """
     _check_manifest(path)
-    model = load_coremltools("proto.Model_pb2").Model()
+    model = load_coremltools().proto.Model_pb2.Model()
     try:
         model.ParseFromString((path / MODEL).read_bytes())
     except Exception as error:  # protobuf's error class depends on its implementation
@@ -145,15 +144,6 @@ def read_package(path: Path) -> Package:
     weights = path / WEIGHTS
     filled = weights.is_file() and weights.stat().st_size > 0
     return Package(path, model, np.memmap(weights, np.uint8, "r") if filled else np.zeros(0, np.uint8))
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _check_manifest(path: Path) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import logging
 import platform
@@ -18,8 +17,8 @@ INSTALL = "pip install 'coremltools>=9.0' 'numpy<2.4'"
 _LOGGER = "coremltools"
 
 
-def load_coremltools(part: str = "") -> Any:
-    """The package, or the part of it with that dotted name.
+def load_coremltools() -> Any:
+    """The package.
 
     Raises:
         MissingBackend: it is not installed or does not run here.
@@ -28,7 +27,9 @@ def load_coremltools(part: str = "") -> Any:
         raise MissingBackend("Core ML packages cannot be made on Windows: run the same command on Linux or macOS.")
     try:
         with quiet():
-            return importlib.import_module(f"{_LOGGER}.{part}" if part else _LOGGER)
+            import coremltools  # noqa: PLC0415  (its notices have to be kept from stderr while it is imported)
+
+            return coremltools
     except ImportError as error:
         raise MissingBackend(f"Core ML needs coremltools, which cannot be imported ({error}): {INSTALL}.") from error
 

@@ -3,29 +3,32 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from vitedge.errors import BadRecipe, CheckFailed
-from vitedge.export.coreml_check import check_package
-from vitedge.export.coreml_convert import PROBABILITIES, Settings, is_image, to_mil, to_model, values_of
+from vitedge.digest import hash_file, hash_listing
+from vitedge.errors import BadRecipe
+from vitedge.export.coreml_convert import (
+    PROBABILITIES,
+    Settings,
+    deployment_target,
+    is_image,
+    to_mil,
+    to_model,
+    values_of,
+)
 from vitedge.export.coreml_describe import LABEL, LABEL_PROBABILITIES, describe
 from vitedge.export.coreml_graph import prepare
-from vitedge.export.coreml_package import MANIFEST, MODEL, WEIGHTS, hash_file, write_package
+from vitedge.export.coreml_package import MANIFEST, MODEL, WEIGHTS, write_package
 from vitedge.export.coreml_quiet import load_coremltools, quiet
-from vitedge.export.coreml_reference import expected_weights
 from vitedge.export.program import Program
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact, TensorSpec
 
-DEFAULT_TARGET = "iOS17"
-OLDEST_TARGET = "iOS16"
-
 
 def lower(program: Program, recipe: ExportRecipe, out: Path, islands: tuple[str, ...]) -> Artifact:
-    """Writes the program as an ``.mlpackage`` and checks what was written.
+    """Writes the program as an ``.mlpackage``.
 
     Args:
         program: captured at a fixed batch.
@@ -36,7 +39,7 @@ def lower(program: Program, recipe: ExportRecipe, out: Path, islands: tuple[str,
     Raises:
         BadRecipe: an unknown deployment target, labels that do not fit, or a batch that is not fixed.
         MissingBackend: coremltools is not installed or does not run here.
-        CheckFailed: a tensor of rank above 5, or a package that is not what was asked for.
+        CheckFailed: a tensor of rank above 5.
     """
     ct = load_coremltools()
     target = deployment_target(ct, recipe.coreml_target)
@@ -57,29 +60,7 @@ def lower(program: Program, recipe: ExportRecipe, out: Path, islands: tuple[str,
     write_package(out, message, Path(model.weights_dir) / "weight.bin")
     if image.dtype == "uint8" and not settings.image:
         notes = (*notes, "The input is a multi-array of 0 to 255: Core ML takes one RGB or grey image at a time.")
-    artifact = _artifact(program, recipe, out, target=target.name, blocks=blocks, notes=notes)
-    report = check_package(out, artifact, expected_weights(program))
-    if not report.passed:
-        raise CheckFailed(f"The Core ML package is not what was asked for: {report.reason}.")
-    return artifact
-
-
-def deployment_target(ct: Any, name: str | None) -> Any:
-    """The member of ``coremltools.target`` of that name, ``iOS…`` or ``macOS…`` in any case; None is iOS17.
-
-    Raises:
-        BadRecipe: there is none, or it is older than ML Programs as they are written here.
-    """
-    oldest = ct.target[OLDEST_TARGET]
-    choices = {
-        key.lower(): key
-        for key, member in ct.target.__members__.items()
-        if member >= oldest and key.startswith(("iOS", "macOS"))
-    }
-    wanted = (DEFAULT_TARGET if name is None else name).lower()
-    if wanted not in choices:
-        raise BadRecipe(f"There is no --coreml-target {name}; choose from {', '.join(choices.values())}.")
-    return ct.target[choices[wanted]]
+    return _artifact(program, recipe, out, target=target.name, blocks=blocks, notes=notes)
 
 
 def _class_labels(program: Program) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -102,13 +83,12 @@ def _class_labels(program: Program) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _artifact(program: Program, recipe: ExportRecipe, out: Path, **found: Any) -> Artifact:
     files = {f"{out.name}/{name}": hash_file(out / name) for name in sorted((MANIFEST, MODEL, WEIGHTS))}
-    listing = "".join(f"{digest}  {name}\n" for name, digest in files.items())
     image = program.inputs[0]
     dtype = "uint8" if is_image(image) else "float32"
     return Artifact(
         format="coreml",
         path=out.name,
-        sha256=hashlib.sha256(listing.encode()).hexdigest(),
+        sha256=hash_listing(files),
         size=sum((out.parent / name).stat().st_size for name in files),
         precision=recipe.precision,
         inputs=(TensorSpec(image.name, image.shape, dtype),),

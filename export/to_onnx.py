@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
 import warnings
@@ -23,6 +22,7 @@ from torch.export import ExportedProgram
 from vitedge.errors import CheckFailed
 from vitedge.export import onnx_writer
 from vitedge.export.capture import enclosing_modules
+from vitedge.export.onnx_skeleton import read_skeleton
 from vitedge.export.onnx_translation import LAYER_NORMALIZATION_SINCE, translations
 from vitedge.export.onnx_writer import WrittenFile, write_onnx
 from vitedge.export.passes.batch_norm import fold_batch_norms
@@ -34,7 +34,9 @@ from vitedge.export.passes.names import name_after_modules
 from vitedge.export.passes.opset import check_opset, retarget
 from vitedge.export.program import Program
 from vitedge.recipe import ExportRecipe
-from vitedge.records import Artifact, TensorSpec, to_dict
+from vitedge.records import Artifact, TensorSpec
+from vitedge.registry import UNINSTALLED, versions
+from vitedge.serialization import to_dict
 
 DEFAULT_OPSET = 18
 BATCH_SIZES = (1, 2, 5)
@@ -78,7 +80,7 @@ def lower(program: Program, recipe: ExportRecipe, out: Path, islands: tuple[str,
     _finish(graph, program, recipe, opset)
     files = write_onnx(graph.model, out, onnx_writer.ONE_FILE_LIMIT)
     artifact = _describe(graph, recipe, opset, files)
-    check_written(artifact, out, opset)
+    _check_written(artifact, out, opset)
     return artifact
 
 
@@ -154,7 +156,7 @@ def _finish(graph: Graph, program: Program, recipe: ExportRecipe, opset: int) ->
     ClearMetadataAndDocStringPass()(model)
     model.graph.name = "vitedge"
     model.graph.metadata_props.clear()
-    model.producer_name, model.producer_version = "vitedge", _version()
+    model.producer_name, model.producer_version = "vitedge", versions(("vitedge",)).get("vitedge", UNINSTALLED)
     model.functions.clear()
     for spec, value in zip(
         (*program.inputs, *program.outputs), (*model.graph.inputs, *model.graph.outputs), strict=True
@@ -171,16 +173,9 @@ def _finish(graph: Graph, program: Program, recipe: ExportRecipe, opset: int) ->
     model.metadata_props.update(_metadata(graph, program, recipe, opset))
 
 
-def _version() -> str:
-    try:
-        return importlib.metadata.version("vitedge")
-    except importlib.metadata.PackageNotFoundError:
-        return "uninstalled"
-
-
 def _metadata(graph: Graph, program: Program, recipe: ExportRecipe, opset: int) -> dict[str, str]:
     entries: dict[str, Any] = {
-        "vitedge.version": _version(),
+        "vitedge.version": versions(("vitedge",)).get("vitedge", UNINSTALLED),
         "vitedge.opset": opset,
         "vitedge.precision": recipe.precision,
         "vitedge.preprocessing": to_dict(program.spec.preprocessing),
@@ -219,17 +214,17 @@ def _spec(value: ir.Value) -> TensorSpec:
     return TensorSpec(str(value.name), shape, str(value.dtype.numpy()))
 
 
-def check_written(artifact: Artifact, out: Path, opset: int) -> None:
+def _check_written(artifact: Artifact, out: Path, opset: int) -> None:
     """Shows that the file is valid ONNX of that opset, and that a dynamic batch is one.
 
     Raises:
         CheckFailed: with what it does not do.
     """
+    written = read_skeleton(out)
     try:
-        onnx.checker.check_model(str(out), full_check=True)
+        onnx.checker.check_model(written, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise CheckFailed(f"{out.name} is not valid ONNX: {error}.") from error
-    written = onnx.load(str(out), load_external_data=False)
     found = {entry.domain: entry.version for entry in written.opset_import}
     if found != {"": opset}:
         raise CheckFailed(f"{out.name} should be of ONNX opset {opset} and is of {found}.")

@@ -19,7 +19,7 @@ else:
 ROOT = Path(__file__).parent.parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("vitedge.records", "vitedge.errors"),
+    ("vitedge.records", "vitedge.errors", "vitedge.digest", "vitedge.serialization"),
     ("vitedge.recipe",),
     ("vitedge.checkpoints", "vitedge.models", "vitedge.calibration", "vitedge.registry", "vitedge.profiles"),
     (

@@ -3,17 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from vitedge import latency, registry
 from vitedge.bundle import MANIFEST, add_latency, read_manifest
 from vitedge.comparison import FORMAT_OF, RUNTIME_OF
 from vitedge.latency import Rule, Subject
-from vitedge.records import BenchReport, TensorSpec
+from vitedge.records import BenchReport
 
-_REFERENCE = "vitedge.benchmark:reference"
+REFERENCE = "vitedge.models.reference:measured"
+"""What the process that measures PyTorch calls for a checkpoint."""
 
 
 def bench(
@@ -47,21 +47,6 @@ def bench(
     return report
 
 
-def reference(
-    source: str, image_size: list[int] | None = None, overrides: Mapping[str, Any] | None = None
-) -> tuple[Any, tuple[TensorSpec, ...]]:
-    """What the process that measures PyTorch calls: the module of a checkpoint and its one input."""
-    # PyTorch only in the process that runs it: the one that compares must not share its memory or its threads.
-    from vitedge.checkpoints.read import read  # noqa: PLC0415
-    from vitedge.models.reference import load_reference  # noqa: PLC0415
-
-    found = load_reference(
-        read(source, overrides=overrides), None if image_size is None else (image_size[0], image_size[1])
-    )
-    spec = found.spec
-    return found.module, (TensorSpec("image", ("batch", spec.in_channels, *spec.image_size), "float32"),)
-
-
 def _subjects(text: str, threads: int | None, image_size: tuple[int, int] | None) -> Iterable[Subject]:
     path = Path(text)
     if _is_bundle(path):
@@ -73,7 +58,7 @@ def _subjects(text: str, threads: int | None, image_size: tuple[int, int] | None
         yield Subject(path.name, RUNTIME_OF[FORMAT_OF[path.suffix]], text, threads=threads)
     else:
         options = {} if image_size is None else {"image_size": list(image_size)}
-        yield Subject(path.name, "torch", text, threads=threads, factory=_REFERENCE, options=options)
+        yield Subject(path.name, "torch", text, threads=threads, factory=REFERENCE, options=options)
 
 
 def _is_bundle(path: Path) -> bool:

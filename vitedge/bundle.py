@@ -20,14 +20,15 @@ import numpy as np
 import numpy.typing as npt
 
 from vitedge import registry
+from vitedge.digest import hash_file
 from vitedge.errors import BadRecipe, BundleDamaged, UnreadableArtifact
 from vitedge.output import write_file
-from vitedge.records import BenchReport, Manifest, from_dict, to_dict
+from vitedge.records import BenchReport, Manifest
+from vitedge.serialization import from_dict, to_dict
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 REFERENCE = "reference.npz"
-_CHUNK = 1 << 20
 _PACKAGES = ("vitedge", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "coremltools", "numpy", "pillow")
 
 
@@ -38,15 +39,6 @@ class ReferenceData:
     images: npt.NDArray[np.uint8]
     """``(images, channels, height, width)``, RGB, 0 to 255."""
     outputs: Mapping[str, npt.NDArray[np.float32]]
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def write_reference(folder: Path, data: ReferenceData) -> None:

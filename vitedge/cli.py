@@ -19,7 +19,8 @@ from vitedge.errors import BadRecipe, VitedgeError
 from vitedge.profiles import apply
 from vitedge.profiles import profiles as table
 from vitedge.recipe import ExportRecipe, read_entries
-from vitedge.records import Bar, from_dict
+from vitedge.records import Bar
+from vitedge.serialization import from_dict
 
 app = typer.Typer(
     name="vitedge",

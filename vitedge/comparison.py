@@ -96,17 +96,15 @@ def feed(images: npt.NDArray[np.uint8], image: TensorSpec, spec: ModelSpec) -> n
     return normalized.astype(np.float16) if image.dtype == "float16" else normalized
 
 
-def check_structure(path: Path, artifact: Artifact, weights: Mapping[str, Any] | None = None) -> StructureReport | None:
-    """What can be checked of an artifact without running it; None where there is nothing beyond what parity shows.
+def check_structure(path: Path, artifact: Artifact, weights: Mapping[str, Any] | None = None) -> StructureReport:
+    """What can be checked of an artifact without running it.
 
     Args:
         path: the artifact.
         artifact: what it is said to be.
         weights: the reference's ``state_dict``, where it is at hand.
     """
-    if artifact.format != "coreml":
-        return None
-    report: StructureReport = registry.load(registry.CHECKS, artifact.format).check_package(path, artifact, weights)
+    report: StructureReport = registry.load(registry.CHECKS, artifact.format).check(path, artifact, weights)
     return report
 
 

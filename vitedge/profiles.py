@@ -12,7 +12,7 @@ from typing import Any
 
 from vitedge.errors import BadRecipe
 from vitedge.recipe import ExportRecipe
-from vitedge.records import from_dict
+from vitedge.serialization import from_dict
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from vitedge.errors import BadRecipe
-from vitedge.records import Bar, from_dict
+from vitedge.records import Bar
+from vitedge.serialization import from_dict
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -72,7 +73,7 @@ def read_entries(path: Path) -> dict[str, Any]:
         BadRecipe: the file is missing, is not TOML, or has an entry that does not exist.
     """
     try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8"))
+        entries: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadRecipe(f"{path} cannot be read as a recipe: {error}.") from error
     from_dict(ExportRecipe, entries)

@@ -51,6 +51,11 @@ TARGETS: Table = {
     ),
 }
 
+CHECKS: Table = {
+    "onnx": Part("ONNX", "vitedge.export.onnx_artifact", ("onnx",)),
+    "coreml": Part("Core ML", "vitedge.export.coreml_artifact", ("coremltools",), "pip install 'coremltools>=9.0'"),
+}
+
 RUNTIMES: Table = {
     "torch": Part("PyTorch", "vitedge.runtimes.torch_eager", ("torch",)),
     "onnxruntime": Part("ONNX Runtime", "vitedge.runtimes.onnxruntime", ("onnx", "onnxruntime")),
@@ -101,7 +106,7 @@ def works_here(table: Table, name: str) -> bool:
 
 
 def in_background(module: str) -> Callable[[], ModuleType]:
-    """Starts importing a module of ours in a thread; what it returns waits for the module, and raises what it raised."""
+    """Starts importing a module of ours in a thread; the result waits for it, and raises what it raised."""
     pool = ThreadPoolExecutor(max_workers=1)
     future = pool.submit(importlib.import_module, module)
     pool.shutdown(wait=False)
@@ -122,6 +127,10 @@ def function(dotted: str) -> Callable[..., Any]:
     if not callable(found):
         raise BadRecipe(f"{dotted!r} is not a function.")
     return found  # type: ignore[no-any-return]
+
+
+UNINSTALLED = "uninstalled"
+"""The version of vitedge when it runs from its sources without being installed."""
 
 
 def versions(packages: tuple[str, ...]) -> dict[str, str]:

@@ -29,8 +29,8 @@ from vitedge.records import (
     ParityReport,
     StructureReport,
     Validation,
-    to_dict,
 )
+from vitedge.serialization import to_dict
 
 _OUT = Console(highlight=False, soft_wrap=False)
 _ERR = Console(stderr=True, highlight=False, soft_wrap=True)

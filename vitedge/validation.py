@@ -6,9 +6,10 @@ A sealed bundle is judged from its own ``reference.npz``; PyTorch is imported on
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from vitedge import registry
 from vitedge.bundle import check_files, read_manifest, read_reference
@@ -16,7 +17,8 @@ from vitedge.comparison import FORMAT_OF, Evidence, Floats, check_parity, check_
 from vitedge.errors import BadRecipe, UnreadableArtifact
 from vitedge.parity import default_bar
 from vitedge.recipe import ExportRecipe
-from vitedge.records import Artifact, Bar, Manifest, ParityReport, StructureReport, Validation, from_dict
+from vitedge.records import Artifact, Bar, Manifest, ParityReport, StructureReport, Validation
+from vitedge.serialization import from_dict
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,10 @@ class _Basis:
     """What the artifacts are judged by."""
 
     evidence: Evidence
-    weights: object = None
     blocks: Floats | None = None
+    """The reference's block outputs, where they are to be compared."""
+    weights: Callable[[Artifact], Mapping[str, Any]] | None = None
+    """What the constants of an artifact that cannot be run have to hold, where the checkpoint is at hand."""
 
     @staticmethod
     def of_bundle(folder: Path, manifest: Manifest, against: Against | None) -> _Basis:
@@ -97,7 +101,7 @@ class _Basis:
         bar = against.bar or default_bar(precision, reference.spec.family)
         found = from_reference.gather(reference, images, bar, features=features or reference.spec.classes == 0)
         blocks = from_reference.gather_blocks(reference, found) if against.layers else None
-        return _Basis(found, reference.module.state_dict(), blocks)
+        return _Basis(found, blocks, lambda artifact: from_reference.weights(reference, artifact))
 
 
 def _validate(folder: Path, artifacts: Iterable[Artifact], basis: _Basis, files: int) -> Validation:
@@ -110,9 +114,8 @@ def _validate(folder: Path, artifacts: Iterable[Artifact], basis: _Basis, files:
             if basis.blocks and artifact.blocks:
                 report = compare_layers(report, path, artifact, basis.blocks, basis.evidence)
             parity.append(report)
-        found = check_structure(path, artifact, basis.weights)  # type: ignore[arg-type]
-        if found is not None:
-            structure.append(found)
+        weights = basis.weights(artifact) if basis.weights and report is None else None
+        structure.append(check_structure(path, artifact, weights))
     passed = all(report.passed for report in parity) and all(report.passed for report in structure)
     return Validation(str(folder), tuple(parity), tuple(structure), files, passed)
 

@@ -242,7 +242,7 @@ def test_a_dynamic_batch_that_is_none_is_not_claimed(tmp_path: Path) -> None:
     onnx.save(model, out)
     free = dataclasses.replace(artifact.inputs[0], shape=("batch", *artifact.inputs[0].shape[1:]))
     with pytest.raises(CheckFailed, match="at 2"):
-        to_onnx.check_written(dataclasses.replace(artifact, inputs=(free,)), out, 18)
+        to_onnx._check_written(dataclasses.replace(artifact, inputs=(free,)), out, 18)
 
 
 def test_a_damaged_file_is_not_valid(tmp_path: Path) -> None:
@@ -251,4 +251,20 @@ def test_a_damaged_file_is_not_valid(tmp_path: Path) -> None:
     model.graph.node[0].input[0] = "nothing"
     onnx.save(model, out)
     with pytest.raises(CheckFailed, match="not valid ONNX"):
-        to_onnx.check_written(artifact, out, 18)
+        to_onnx._check_written(artifact, out, 18)
+
+
+def test_a_file_cut_short_is_not_valid(tmp_path: Path) -> None:
+    artifact, out = lowered(tmp_path, "vit")
+    out.write_bytes(out.read_bytes()[:-100])
+    with pytest.raises(CheckFailed, match="cut short"):
+        to_onnx._check_written(artifact, out, 18)
+
+
+def test_external_weights_cut_short_are_not_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_writer, "ONE_FILE_LIMIT", 100_000)
+    artifact, out = lowered(tmp_path, "vit")
+    data = tmp_path / "model.onnx.data"
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(CheckFailed, match="bytes and has"):
+        to_onnx._check_written(artifact, out, 18)

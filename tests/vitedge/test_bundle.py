@@ -13,12 +13,12 @@ from vitedge.bundle import (
     ReferenceData,
     add_latency,
     check_files,
-    hash_file,
     read_manifest,
     read_reference,
     write_manifest,
     write_reference,
 )
+from vitedge.digest import hash_file
 from vitedge.errors import BundleDamaged, UnreadableArtifact
 from vitedge.records import (
     Artifact,

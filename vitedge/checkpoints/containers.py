@@ -7,7 +7,6 @@ Nothing of the file is run, and nothing is copied where the format allows a view
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from safetensors import safe_open
 from vitedge.checkpoints import arrays, folders, torchfiles
 from vitedge.checkpoints.family import State
 from vitedge.checkpoints.sentences import short
+from vitedge.digest import hash_file, hash_listing
 from vitedge.errors import UnreadableCheckpoint
 
 LARGEST_HEADER = 32 * 2**20
@@ -60,18 +60,8 @@ class Container:
     def sha256(self) -> str:
         """SHA-256 of the file; of a folder, of the sorted list of its files' names and hashes."""
         if self.kind != _HUGGING_FACE:
-            return file_sha256(self.path)
-        lines = sorted(f"{file.name} {file_sha256(file)}\n" for file in self.files)
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while piece := stream.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()
+            return hash_file(self.path)
+        return hash_listing({file.name: hash_file(file) for file in self.files})
 
 
 def open_container(source: str | Path) -> Container:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitedge import latency, registry
+from vitedge.benchmark import REFERENCE
 from vitedge.calibration.images import ImageSet, load
 from vitedge.checkpoints.read import read
 from vitedge.comparison import RUNTIME_OF, Evidence
@@ -98,7 +99,7 @@ def _top1(logits: npt.NDArray[np.generic], labels: tuple[int, ...]) -> float:
 def _latencies(model: DemoModel, bundle: Path, result: ExportResult) -> Mapping[str, float]:
     """Median milliseconds of PyTorch and of every artifact that runs here, measured in turn."""
     options = {"overrides": dict(model.overrides)}
-    subjects = [Subject("PyTorch", "torch", str(model.path), factory="vitedge.benchmark:reference", options=options)]
+    subjects = [Subject("PyTorch", "torch", str(model.path), factory=REFERENCE, options=options)]
     for artifact in result.manifest.artifacts:
         name = RUNTIME_OF[artifact.format]
         if registry.works_here(registry.RUNTIMES, name):

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +15,10 @@ from torch import Tensor, nn
 
 from vitedge.calibration.preprocess import normalize
 from vitedge.checkpoints.family import State
-from vitedge.checkpoints.read import Checkpoint
+from vitedge.checkpoints.read import Checkpoint, read
 from vitedge.errors import WeightsMismatch
 from vitedge.models import beit, mobilevit, mobilevitv2, pit, swin, vit
-from vitedge.records import ModelSpec, Preprocessing
+from vitedge.records import ModelSpec, Preprocessing, TensorSpec
 
 BUILDERS: dict[str, ModuleType] = {
     "vit": vit,
@@ -152,6 +153,16 @@ def load_reference(checkpoint: Checkpoint, image_size: tuple[int, int] | None = 
     module.load_state_dict(state, strict=True, assign=True)
     _materialize(module)
     return Reference(module.eval().requires_grad_(requires_grad=False), spec)
+
+
+def measured(
+    source: str, image_size: list[int] | None = None, overrides: Mapping[str, Any] | None = None
+) -> tuple[nn.Module, tuple[TensorSpec, ...]]:
+    """The module of a checkpoint and its one input, for a process that measures PyTorch. Takes plain JSON values."""
+    size = None if image_size is None else (image_size[0], image_size[1])
+    found = load_reference(read(source, overrides=overrides), size)
+    image = TensorSpec("image", ("batch", found.spec.in_channels, *found.spec.image_size), "float32")
+    return found.module, (image,)
 
 
 def skeleton(spec: ModelSpec) -> nn.Module:

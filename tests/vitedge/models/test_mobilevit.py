@@ -11,7 +11,8 @@ from vitedge.checkpoints.family import Hints
 from vitedge.checkpoints.mobilevit import infer
 from vitedge.errors import ImpossibleSize
 from vitedge.models.mobilevit import blocks, build, features, resize
-from vitedge.records import ModelSpec, Origin, from_dict, to_dict
+from vitedge.records import ModelSpec, Origin
+from vitedge.serialization import from_dict, to_dict
 
 PARAMETERS = {
     "mobilevit_xxs": (1_272_024, "MobileViT-XXS"),

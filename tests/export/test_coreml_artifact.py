@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tests.export.coreml_models import captured
-from vitedge.export.coreml_check import check_package
-from vitedge.export.coreml_package import MODEL, WEIGHTS, hash_file, read_package
+from vitedge.digest import hash_file
+from vitedge.export.coreml_artifact import check
+from vitedge.export.coreml_package import MODEL, WEIGHTS, read_package
 from vitedge.export.coreml_reference import expected_weights
 from vitedge.export.to_coreml import lower
 from vitedge.recipe import ExportRecipe
@@ -41,7 +42,7 @@ def refused(report: StructureReport, reason: str) -> None:
 
 
 def test_a_sound_package_passes_with_what_was_checked(package: tuple[Path, Artifact]) -> None:
-    report = check_package(*package, expected_weights(captured()))
+    report = check(*package, expected_weights(captured()))
     assert report.passed, report.reason
     text = "\n".join(report.checks)
     assert "3 files with the hashes" in text
@@ -54,7 +55,7 @@ def test_one_changed_byte_is_found_by_its_hash(package: tuple[Path, Artifact]) -
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    refused(check_package(*package), "weight.bin is not the file that was exported")
+    refused(check(*package), "weight.bin is not the file that was exported")
 
 
 def test_another_weight_is_found_by_its_value(package: tuple[Path, Artifact]) -> None:
@@ -68,22 +69,22 @@ def test_another_weight_is_found_by_its_value(package: tuple[Path, Artifact]) ->
     start = int(weights[offset + 16 : offset + 24].view(np.uint64)[0])
     weights[start : start + 4].view(np.float32)[0] += 0.5
     weights.tofile(path / WEIGHTS)
-    report = check_package(path, rehashed(path, artifact), expected_weights(captured()))
+    report = check(path, rehashed(path, artifact), expected_weights(captured()))
     refused(report, f"constant {name} of shape (5, 32) is no weight of the reference")
     weights[start : start + 4].view(np.float32)[0] = np.nan
     weights.tofile(path / WEIGHTS)
-    refused(check_package(path, rehashed(path, artifact)), f"constant {name} is not finite")
+    refused(check(path, rehashed(path, artifact)), f"constant {name} is not finite")
 
 
 def test_a_weight_that_the_package_lacks_is_named(package: tuple[Path, Artifact]) -> None:
     weights = expected_weights(captured()) | {"blocks.9.weight": np.arange(64, dtype=np.float32)}
-    refused(check_package(*package, weights), "no constant of the package holds blocks.9.weight")
+    refused(check(*package, weights), "no constant of the package holds blocks.9.weight")
 
 
 @pytest.mark.parametrize("name", [MODEL, WEIGHTS, "Manifest.json"])
 def test_a_missing_file_is_named(package: tuple[Path, Artifact], name: str) -> None:
     (package[0] / name).unlink()
-    refused(check_package(*package), name)
+    refused(check(*package), name)
 
 
 @pytest.mark.parametrize("name", [MODEL, WEIGHTS, "Manifest.json"])
@@ -91,20 +92,20 @@ def test_a_truncated_file_does_not_pass_even_with_its_own_hash(package: tuple[Pa
     path, artifact = package
     content = (path / name).read_bytes()
     (path / name).write_bytes(content[: len(content) // 2])
-    refused(check_package(path, rehashed(path, artifact)), str(path))
+    refused(check(path, rehashed(path, artifact)), str(path))
 
 
 def test_a_file_too_many_is_named(package: tuple[Path, Artifact]) -> None:
     (package[0] / "extra.bin").write_bytes(b"x")
-    refused(check_package(*package), "extra.bin")
+    refused(check(*package), "extra.bin")
 
 
 def test_what_the_artifact_says_is_held_against_the_package(package: tuple[Path, Artifact]) -> None:
     path, artifact = package
-    refused(check_package(path, replace(artifact, target="iOS18")), "has specification version 8; iOS18 is 9")
-    refused(check_package(path, replace(artifact, target="iOS99")), "does not know the deployment target iOS99")
-    refused(check_package(path, replace(artifact, precision="fp16")), "no operation computes in fp16")
+    refused(check(path, replace(artifact, target="iOS18")), "has specification version 8; iOS18 is 9")
+    refused(check(path, replace(artifact, target="iOS99")), "does not know the deployment target iOS99")
+    refused(check(path, replace(artifact, precision="fp16")), "no operation computes in fp16")
     other = (TensorSpec("logits", (1, 7), "float32"),)
-    refused(check_package(path, replace(artifact, outputs=other)), "instead of logits float32 1x7")
+    refused(check(path, replace(artifact, outputs=other)), "instead of logits float32 1x7")
     image = (TensorSpec("image", (1, 3, 64, 64), "float32"),)
-    refused(check_package(path, replace(artifact, inputs=image)), "instead of image float32 1x3x64x64")
+    refused(check(path, replace(artifact, inputs=image)), "instead of image float32 1x3x64x64")

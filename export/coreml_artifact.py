@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a package is what its artifact says, as far as that shows without running it."""
+"""A Core ML package that is already there: what it is, and whether it is what it is said to be. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from vitedge.digest import hash_file, hash_listing
 from vitedge.errors import CheckFailed, UnreadableArtifact
-from vitedge.export.coreml_package import DTYPES, Array, Package, hash_file, read_package
+from vitedge.export.coreml_package import DTYPES, Array, Package, read_package
 from vitedge.export.coreml_quiet import load_coremltools
 from vitedge.export.coreml_weights import compare_weights
 from vitedge.records import Artifact, StructureReport, TensorSpec
@@ -20,7 +21,32 @@ _ARRAY_DTYPES = {65568: "float32", 65552: "float16", 65600: "float64", 131104: "
 """``ArrayFeatureType.ArrayDataType`` to NumPy's name."""
 
 
-def check_package(path: Path, artifact: Artifact, weights: Mapping[str, Array] | None = None) -> StructureReport:
+def describe(path: Path) -> Artifact:
+    """What a package says of itself.
+
+    Raises:
+        UnreadableArtifact: it is not a package of one ML Program.
+        MissingBackend: coremltools is not installed.
+    """
+    package = read_package(path)
+    description = package.model.description
+    scores = {description.predictedFeatureName, description.predictedProbabilitiesName}
+    present = sorted(file.relative_to(path.parent).as_posix() for file in path.rglob("*") if file.is_file())
+    files = {name: hash_file(path.parent / name) for name in present}
+    return Artifact(
+        format="coreml",
+        path=path.name,
+        sha256=hash_listing(files),
+        size=sum((path.parent / name).stat().st_size for name in files),
+        precision="fp16" if _operations_by_precision(package)["float16"] else "fp32",
+        target=_target(int(package.model.specificationVersion)),
+        inputs=tuple(_feature(feature) for feature in description.input),
+        outputs=tuple(_feature(feature) for feature in description.output if feature.name not in scores),
+        files=files,
+    )
+
+
+def check(path: Path, artifact: Artifact, weights: Mapping[str, Array] | None = None) -> StructureReport:
     """Checks a package without running it; needs neither macOS nor PyTorch.
 
     Args:
@@ -62,6 +88,12 @@ def _files(path: Path, artifact: Artifact) -> str:
         if hash_file(path / name) != digest:
             raise CheckFailed(f"{path / name} is not the file that was exported: its SHA-256 is another")
     return f"{len(present)} files with the hashes they were exported with"
+
+
+def _target(version: int) -> str:
+    """The iOS release of a specification version."""
+    members = load_coremltools().target.__members__.items()
+    return next((name for name, member in members if name.startswith("iOS") and int(member) == version), str(version))
 
 
 def _version(package: Package, artifact: Artifact) -> str:
@@ -129,16 +161,21 @@ def _ranks(package: Package) -> str:
 
 
 def _precision(package: Package, artifact: Artifact) -> str:
-    counts = {"float16": 0, "float32": 0}
-    for operation, output in _values(package):
-        dtype = DTYPES.get(output.type.tensorType.dataType, "")
-        if dtype in counts and operation.type not in ("const", "cast"):
-            counts[dtype] += 1
+    counts = _operations_by_precision(package)
     if artifact.precision == "fp32" and counts["float16"]:
         raise CheckFailed(f"{counts['float16']} operations compute in fp16 in a package of fp32")
     if artifact.precision == "fp16" and not counts["float16"]:
         raise CheckFailed("no operation computes in fp16 in a package of fp16")
     return f"{counts['float16']} operations in fp16, {counts['float32']} in fp32"
+
+
+def _operations_by_precision(package: Package) -> dict[str, int]:
+    counts = {"float16": 0, "float32": 0}
+    for operation, output in _values(package):
+        dtype = DTYPES.get(output.type.tensorType.dataType, "")
+        if dtype in counts and operation.type not in ("const", "cast"):
+            counts[dtype] += 1
+    return counts
 
 
 def _finite(package: Package) -> str:
