@@ -51,7 +51,8 @@ def _read_model(path: Path, buffer: Buffer) -> onnx.ModelProto:
                 weights.append(_read_weight(path, buffer, inner_content, inner_end))
             else:
                 graph += buffer[inner_tag:inner_end]
-    model = onnx.ModelProto.FromString(bytes(rest))
+    model = onnx.ModelProto()
+    model.ParseFromString(bytes(rest))
     model.graph.ParseFromString(bytes(graph))
     for tensor in weights:
         if tensor.HasField("raw_data"):
@@ -69,7 +70,8 @@ def _read_weight(path: Path, buffer: Buffer, start: int, end: int) -> onnx.Tenso
             length = field_end - content
         if number != _TENSOR_RAW_DATA or length <= _SMALL:
             header += buffer[tag:field_end]
-    tensor = onnx.TensorProto.FromString(bytes(header))
+    tensor = onnx.TensorProto()
+    tensor.ParseFromString(bytes(header))
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         length = _external_length(path, tensor)
     expected = math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
