@@ -16,9 +16,9 @@ import torch
 from torch.fx import Interpreter, Node
 
 from vitedge.export.capture import enclosing_modules
+from vitedge.export.passes.half import FLOAT16_MAX
 from vitedge.export.program import Program
 
-FLOAT16_MAX = 65504.0
 SAFETY = 4.0
 """Other images reach further than the samples: what comes within this factor of the largest value counts as over it."""
 WEIGHT_ERROR = 1e-2

@@ -6,7 +6,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from vitedge.export.passes.graph import Graph, constant
+from vitedge.export.passes.graph import Graph
 
 _WITH_STATISTICS = ("LayerNormalization", "BatchNormalization")
 _BROADCASTING = ("Add", "Sub", "Mul", "Div")
@@ -49,15 +49,3 @@ def _broadcasts_to(reader: ir.Node, expanded: ir.Value) -> bool:
         return False
     others = [value for value in reader.inputs if value is not expanded]
     return len(others) == 1 and others[0] is not None and others[0].shape == expanded.shape
-
-
-def has_shape_arithmetic(graph: Graph) -> bool:
-    """Whether a node still computes a shape that could be a constant: all its dimensions are known."""
-    return any(
-        node.op_type == "Shape"
-        and constant(node.inputs[0]) is None
-        and node.inputs[0] is not None
-        and node.inputs[0].shape is not None
-        and node.inputs[0].shape.is_static()
-        for node in graph.model.graph
-    )
