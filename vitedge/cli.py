@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -20,17 +20,19 @@ from vitedge.profiles import apply
 from vitedge.profiles import profiles as table
 from vitedge.recipe import ExportRecipe, read_entries
 from vitedge.records import Bar
-from vitedge.serialization import from_dict
+from vitedge.serialization import from_dict, to_dict
 
 app = typer.Typer(
     name="vitedge",
     help="Vision transformer checkpoints in, verified ONNX and Core ML out.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+
+_USAGE = cast("type[Exception]", typer.BadParameter.__bases__[0])
+"""What every mistake on the command line is; typer gives it no name of its own."""
 
 Source = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A file, a folder, timm:NAME or hf:NAME.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
@@ -230,10 +232,18 @@ def _number(text: str) -> int | float | str:
     return text
 
 
-def _bar(max_error: float | None, min_sqnr: float | None, min_agreement: float | None) -> Bar | None:
+def _bar(max_error: float | None, min_sqnr: float | None, min_agreement: float | None) -> dict[str, Any] | None:
+    """The entries of a `Bar` as a recipe file would have them; None where nothing was asked for."""
     if max_error is None and min_sqnr is None and min_agreement is None:
         return None
-    return Bar(relative_error=max_error, centred_sqnr_db=min_sqnr, agreement=min_agreement)
+    entries: dict[str, Any] = to_dict(Bar(max_error, min_sqnr, min_agreement))
+    return entries
+
+
+def _usage(error: Any) -> str:
+    """What typer found wrong with the command line, in one sentence."""
+    where = error.ctx.command_path if error.ctx else "vitedge"
+    return f"{error.format_message().rstrip('.')}; see {where} --help."
 
 
 def _leave(number: int, _frame: object) -> None:
@@ -245,10 +255,14 @@ def main() -> None:
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, _leave)
     try:
-        app()
+        code = app(sys.argv[1:] or ["--help"], prog_name="vitedge", standalone_mode=False)
     except VitedgeError as error:
         render.error(str(error))
-        sys.exit(error.exit_code)
+        code = error.exit_code
+    except _USAGE as error:
+        render.error(_usage(error))
+        code = 2
+    sys.exit(code)
 
 
 if __name__ == "__main__":
