@@ -41,10 +41,19 @@ def from_dict(kind: type[R], data: Any) -> R:
         unknown = ", ".join(sorted(set(data) - names)) if isinstance(data, Mapping) else repr(data)
         raise BadRecipe(f"{kind.__name__} has no entry {unknown}; it has {', '.join(sorted(names))}.")
     hints = typing.get_type_hints(kind)
+    values = {name: _entry(hints[name], name, value) for name, value in data.items()}
     try:
-        return kind(**{name: _convert(hints[name], value) for name, value in data.items()})
+        return kind(**values)
     except TypeError as error:
         raise BadRecipe(f"{kind.__name__} is incomplete: {error}.") from error
+
+
+def _entry(hint: Any, name: str, value: Any) -> Any:
+    try:
+        return _convert(hint, value)
+    except (TypeError, ValueError) as error:
+        kind = hint.__name__ if isinstance(hint, type) else str(hint)
+        raise BadRecipe(f"{name} takes {kind.replace('typing.', '')}; got {value!r}.") from error
 
 
 def _convert(hint: Any, value: Any) -> Any:
@@ -52,9 +61,13 @@ def _convert(hint: Any, value: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         return _convert_union(arguments, value)
     if origin is tuple:
+        if not isinstance(value, (tuple, list)):
+            raise TypeError("no list")
         inner = arguments if arguments[-1] is not Ellipsis else (arguments[0],) * len(value)
         return tuple(_convert(item, entry) for item, entry in zip(inner, value, strict=True))
-    if origin is not None and isinstance(value, Mapping):
+    if origin is not None:
+        if not isinstance(value, Mapping):
+            raise TypeError("no mapping")
         return {key: _convert(arguments[1], entry) for key, entry in value.items()}
     return _convert_plain(hint, value)
 
@@ -66,6 +79,8 @@ def _convert_plain(hint: Any, value: Any) -> Any:
         return hint(value)
     if hint is float and isinstance(value, (int, str)):
         return float(value)
+    if hint in (int, float, str, bool) and not isinstance(value, hint):
+        raise TypeError("another type")
     return value
 
 
