@@ -87,7 +87,7 @@ def read(
         spec = apply_overrides(family.infer(converted.state, naming.name, hints), given)
     except UserError as error:
         raise _located(error, source) from error
-    notes = (*spec.notes, *_choice(sets, chosen), *notes)
+    notes = (*spec.notes, *_headless(spec), *_choice(sets, chosen), *notes)
     return Checkpoint(
         source,
         dataclasses.replace(opened, content=None),
@@ -112,6 +112,12 @@ def _flat(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """A folder that timm wrote keeps its ``pretrained_cfg`` one level down."""
     inner = config.get("pretrained_cfg")
     return {**inner, **config} if isinstance(inner, dict) else config
+
+
+def _headless(spec: ModelSpec) -> tuple[str, ...]:
+    if spec.classes:
+        return ()
+    return ("There is no classifier: it exports as a feature extractor, with tokens and pooled features.",)
 
 
 def _choice(sets: Mapping[str, WeightSet], chosen: WeightSet) -> tuple[str, ...]:
