@@ -7,8 +7,9 @@ part, and refuses to go on when what it made is not what was asked for.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,9 +17,9 @@ from vitedge import profiles, registry
 from vitedge.bundle import REFERENCE, versions, write_manifest, write_reference
 from vitedge.calibration.images import ImageSet, load
 from vitedge.checkpoints.read import Checkpoint, read
-from vitedge.comparison import Evidence, check_parity, check_structure, compare_layers
+from vitedge.comparison import Evidence, check_parity, check_structure, compare_layers, feed
 from vitedge.digest import hash_file
-from vitedge.errors import CheckFailed, MissingBackend
+from vitedge.errors import CheckFailed, MissingBackend, UserError
 from vitedge.evidence import gather, gather_blocks
 from vitedge.export.capture import capture
 from vitedge.export.coreml_reference import expected_weights
@@ -183,7 +184,8 @@ def export(
         for title, stage in STAGES:
             progress(f"{title} …")
             start = time.perf_counter()
-            stage(job)
+            with _within_memory(title):
+                stage(job)
             seconds[title] = time.perf_counter() - start
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return ExportResult(str(bundle), size, job.manifest, seconds, _pending(recipe))
@@ -203,7 +205,21 @@ def _islands(job: Job, program: Program) -> tuple[str, ...]:
     """Modules whose values half precision cannot hold; none where nothing is narrowed."""
     if job.recipe.precision != "fp16":
         return ()
-    return find_islands(program, job.evidence.data.images[:_ISLAND_IMAGES])
+    images = feed(job.evidence.data.images[:_ISLAND_IMAGES], program.inputs[0], job.reference.spec)
+    return find_islands(program, images)
+
+
+@contextlib.contextmanager
+def _within_memory(title: str) -> Iterator[None]:
+    """Tells of memory that the system refused; PyTorch has no type of error for it."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+            raise
+        raise UserError(
+            f"There is not enough memory for {title}; choose a smaller --image-size, --batch or --image-count."
+        ) from error
 
 
 def _refuse_missing(recipe: ExportRecipe) -> None:

@@ -62,6 +62,8 @@ class ExportRecipe:
             raise BadRecipe(f"An export needs at least one --format: {', '.join(FORMATS)}.")
         if self.batch != "dynamic" and not (isinstance(self.batch, int) and self.batch >= 1):
             raise BadRecipe(f"--batch is a number from 1 up, or dynamic; got {self.batch!r}.")
+        if self.seed < 0:
+            raise BadRecipe(f"--seed is a number from 0 up; got {self.seed}.")
         if self.image_count < 2:
             raise BadRecipe("Parity needs at least 2 images: with one, nothing shows that the output depends on it.")
 

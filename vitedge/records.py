@@ -327,7 +327,7 @@ class DemoRow:
     """One artifact of the demo beside the model that it came from."""
 
     model: str
-    artifact: str
+    format: str
     size: int
     parity: OutputParity | None
     """None where only the structure could be checked on this machine."""

@@ -64,7 +64,7 @@ def _show(model: DemoModel, bundle: Path, progress: Callable[[str], None]) -> li
     return [
         DemoRow(
             model=model.name,
-            artifact=artifact.path,
+            format=artifact.format,
             size=artifact.size,
             parity=parity.get(artifact.path),
             reference_top1=expected,

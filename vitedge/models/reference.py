@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vitedge.calibration.preprocess import normalize
 from vitedge.checkpoints.family import State
 from vitedge.checkpoints.read import Checkpoint, read
-from vitedge.errors import WeightsMismatch
+from vitedge.errors import ImpossibleSize, WeightsMismatch
 from vitedge.models import beit, mobilevit, mobilevitv2, pit, swin, vit
 from vitedge.records import ModelSpec, Preprocessing, TensorSpec
 
@@ -32,6 +32,8 @@ BUILDERS: dict[str, ModuleType] = {
 
 _FORWARD_BATCH = 4
 """Images in one forward pass of the reference: enough for speed, little enough for the memory of a ViT-H."""
+LARGEST_IMAGE = 4096 * 4096
+"""Pixels; twice the edge of what any family is published for, and a slip of the keyboard beyond."""
 _NAMED = 6
 """How many weights an error names before it says how many more there are."""
 
@@ -148,6 +150,7 @@ def load_reference(checkpoint: Checkpoint, image_size: tuple[int, int] | None = 
     check_fit(skeleton(checkpoint.spec), checkpoint.state, checkpoint.source)
     state, spec = checkpoint.state, checkpoint.spec
     if image_size is not None and image_size != spec.image_size:
+        _refuse_huge(image_size)
         state, spec = builder.resize(state, spec, image_size)
     module = skeleton(spec)
     module.load_state_dict(state, strict=True, assign=True)
@@ -166,7 +169,12 @@ def measured(
 
 
 def skeleton(spec: ModelSpec) -> nn.Module:
-    """The module of a spec without memory for its weights."""
+    """The module of a spec without memory for its weights.
+
+    Raises:
+        ImpossibleSize: the image would take all memory.
+    """
+    _refuse_huge(spec.image_size)
     with torch.device("meta"):
         module: nn.Module = BUILDERS[spec.family].build(spec)
     return module.eval()
@@ -192,6 +200,14 @@ def check_fit(module: nn.Module, state: State, source: str) -> None:
     if faults:
         more = f", and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
         raise WeightsMismatch(f"{source} does not fit its architecture: {', '.join(faults[:_NAMED])}{more}.")
+
+
+def _refuse_huge(image_size: tuple[int, int]) -> None:
+    height, width = image_size
+    if height * width > LARGEST_IMAGE:
+        raise ImpossibleSize(
+            f"An image of {height}x{width} pixels is too large: {LARGEST_IMAGE} pixels are the most, such as 4096x4096."
+        )
 
 
 def _materialize(module: nn.Module) -> None:
