@@ -239,7 +239,7 @@ def test_lowering_leaves_the_program_as_it_was(tmp_path: Path) -> None:
 
 def test_weights_over_the_limit_go_to_one_file_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_writer, "ONE_FILE_LIMIT", 100_000)
-    artifact, out = lowered_afresh(tmp_path, "vit", batch="dynamic")
+    artifact, out = lowered_afresh(tmp_path, "vit")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
     assert artifact.files == {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(tmp_path.iterdir())
