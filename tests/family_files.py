@@ -7,6 +7,7 @@ A `Case` writes one file or folder and keeps the library's own module, whose out
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,8 +149,9 @@ def of_timm(module: nn.Module, *, names: Callable[[Any], State] | None = None, r
     state = names(module) if names else module.state_dict()
 
     def at(edge: int) -> Callable[[Tensor], Tensor]:
-        module.set_input_size(img_size=(edge, edge))  # type: ignore[operator]
-        return module
+        resized = copy.deepcopy(module)
+        resized.set_input_size(img_size=(edge, edge))  # type: ignore[operator]
+        return resized
 
     return Source(copied(state), module, at if resizes else None)
 
@@ -157,18 +159,16 @@ def of_timm(module: nn.Module, *, names: Callable[[Any], State] | None = None, r
 def of_timm_encoder(module: nn.Module, *, names: Callable[[Any], State] | None = None, resizes: bool = False) -> Source:
     """A headless model of timm: its tokens, and maps with the channels in front."""
 
-    def tokens(images: Tensor) -> Tensor:
-        found: Tensor = module.forward_features(images)  # type: ignore[operator]
-        return found.permute(0, 3, 1, 2) if found.ndim == 4 else found
+    def tokens(model: Any) -> Callable[[Tensor], Tensor]:
+        def forward(images: Tensor) -> Tensor:
+            found: Tensor = model.forward_features(images)
+            return found.permute(0, 3, 1, 2) if found.ndim == 4 else found
+
+        return forward
 
     source = of_timm(module, names=names, resizes=resizes)
-
-    def at(edge: int) -> Callable[[Tensor], Tensor]:
-        if source.at is not None:
-            source.at(edge)
-        return tokens
-
-    return Source(source.state, tokens, at if resizes else None)
+    at = source.at
+    return Source(source.state, tokens(module), None if at is None else lambda edge: tokens(at(edge)))
 
 
 def of_transformers(module: Any) -> Source:

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of the whole job, each shown by what ONNX Runtime and other tools make of the files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+import vitedge
+from tests.family_files import quiet
+from tests.family_matrix import Made, Shelf, assert_same, images, run
+from vitedge.recipe import ExportRecipe
+from vitedge.records import Artifact
+
+FAMILIES = (
+    "deit distilled timm",
+    "pit naver distilled",
+    "mobilevit timm",
+    "mobilevitv2 timm",
+    "swin timm",
+    "beit timm",
+)
+BLOCKS = {
+    "deit distilled timm": ("blocks.1.mlp.fc1.weight", "blocks.1"),
+    "swin timm": ("layers.1.blocks.0.mlp.fc2.weight", "layers.1.blocks.0"),
+    "pit naver distilled": ("transformers.1.blocks.1.mlp.fc1.weight", "transformers.1.blocks.1"),
+}
+"""A weight to alter, and the block that it is in."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    quiet()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    return Shelf(tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture(scope="module")
+def bundles(shelf: Shelf, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One plain export of each of `FAMILIES`, not to be changed."""
+    folder = tmp_path_factory.mktemp("bundles")
+    made = {name: folder / name.replace(" ", "-") for name in FAMILIES}
+    for name, bundle in made.items():
+        export(shelf.take(name), bundle)
+    return made
+
+
+def export(made: Made, bundle: Path, **settings: Any) -> Artifact:
+    given = {**made.case.given, **settings.pop("overrides", {})}
+    result = vitedge.export(made.path, bundle, ExportRecipe(**settings, overrides=given))
+    assert all(report.passed for report in result.manifest.parity)
+    return result.manifest.artifacts[0]
+
+
+def command(*arguments: str, blocked: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, where some packages are not installed."""
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); from vitedge.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.mark.parametrize(("name", "order"), [("deit distilled timm", "rgb"), ("mobilevit hugging face", "bgr")])
+@torch.inference_mode()
+def test_pixels_go_in_as_they_are(name: str, order: str, shelf: Shelf, tmp_path: Path) -> None:
+    made = shelf.take(name)
+    artifact = export(made, tmp_path / "bundle", input="uint8")
+    assert artifact.inputs[0].dtype == "uint8"
+    path = tmp_path / "bundle" / artifact.path
+    assert onnx.load(path).graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    preprocessing = vitedge.inspect(made.path).spec.preprocessing
+    assert preprocessing.channel_order == order
+    shape = (4, 3, made.case.size, made.case.size)
+    pixels = torch.from_numpy(np.random.default_rng(2).integers(0, 256, shape, np.uint8))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    scaled = (pixels.flip(1) if order == "bgr" else pixels) / 255
+    assert_same(run(path, pixels)[0], made.source.forward((scaled - mean) / std), 2e-5)
+
+
+@pytest.mark.parametrize("name", ["deit distilled timm", "swin timm"])
+@torch.inference_mode()
+def test_features_are_what_the_library_gives_its_heads(name: str, shelf: Shelf, tmp_path: Path) -> None:
+    made = shelf.take(name)
+    artifact = export(made, tmp_path / "bundle", features=True)
+    assert [output.name for output in artifact.outputs] == ["tokens", "pooled"]
+    tokens, pooled = run(tmp_path / "bundle" / artifact.path, images(made.case.size))
+    module: Any = made.source.forward
+    expected = module.forward_features(images(made.case.size))
+    assert_same(tokens, expected.permute(0, 3, 1, 2) if expected.ndim == 4 else expected, 2e-5)
+    heads = module.forward_head(expected, pre_logits=True)
+    assert_same(pooled, torch.stack(heads).mean(0) if isinstance(heads, tuple) else heads, 2e-5)
+
+
+@pytest.mark.parametrize("name", ["deit distilled timm", "swin timm", "mobilevitv2 timm"])
+@torch.inference_mode()
+def test_a_dynamic_batch_is_one(name: str, shelf: Shelf, tmp_path: Path) -> None:
+    made = shelf.take(name)
+    artifact = export(made, tmp_path / "bundle", batch="dynamic")
+    assert artifact.inputs[0].shape[0] == artifact.outputs[0].shape[0] == "batch"
+    inputs = images(made.case.size, 5)
+    expected = made.source.forward(inputs)
+    for batch in (1, 2, 5):
+        assert_same(run(tmp_path / "bundle" / artifact.path, inputs, batch)[0], expected, 1e-4)
+
+
+@pytest.mark.parametrize("opset", [17, 20])
+@pytest.mark.parametrize("name", ["deit distilled timm", "swin timm", "mobilevit timm"])
+def test_the_opset_is_the_one_that_was_asked_for(name: str, opset: int, shelf: Shelf, tmp_path: Path) -> None:
+    artifact = export(shelf.take(name), tmp_path / "bundle", opset=opset)
+    model = onnx.load(tmp_path / "bundle" / artifact.path)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
+    assert "LayerNormalization" in {node.op_type for node in model.graph.node}
+
+
+def test_labels_and_preprocessing_are_in_the_file(shelf: Shelf, tmp_path: Path) -> None:
+    made = shelf.take("deit distilled timm")
+    labels, mean = ("ant", "bee", "cat", "dog", "eel"), (0.1, 0.2, 0.3)
+    artifact = export(made, tmp_path / "bundle", overrides={"labels": labels, "mean": mean})
+    told = {entry.key: entry.value for entry in onnx.load(tmp_path / "bundle" / artifact.path).metadata_props}
+    assert tuple(json.loads(told["vitedge.labels"])) == labels
+    assert tuple(json.loads(told["vitedge.preprocessing"])["mean"]) == mean
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_graph_is_clean_and_named_after_the_modules(name: str, bundles: dict[str, Path], shelf: Shelf) -> None:
+    module: Any = shelf.take(name).source.forward
+    graph = onnx.load(bundles[name] / "model.onnx").graph
+    operators = [node.op_type for node in graph.node]
+    norms = [part for part in module.modules() if isinstance(part, nn.LayerNorm)]
+    assert operators.count("LayerNormalization") == len(norms)
+    assert not {"Resize", "BatchNormalization", "Shape", "If", "Loop"} & set(operators)
+    modules = {path for path, _ in module.named_modules()}
+    unnamed = [node.name for node in graph.node if node.name.rpartition("/")[0] not in modules]
+    assert not unnamed
+    assert len({node.name for node in graph.node}) == len(operators)
+
+
+@pytest.mark.filterwarnings("ignore")  # what these tools say about themselves
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_tools_of_onnx_runtime_take_the_file(name: str, bundles: dict[str, Path], tmp_path: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415 - they alter global logging
+    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference  # noqa: PLC0415
+
+    path = bundles[name] / "model.onnx"
+    inferred = SymbolicShapeInference.infer_shapes(onnx.load(path))
+    known = {value.name for value in inferred.graph.value_info} | {value.name for value in inferred.graph.output}
+    assert {output for node in inferred.graph.node for output in node.output if output} <= known
+    quantize_dynamic(str(path), str(tmp_path / "int8.onnx"), weight_type=QuantType.QUInt8)
+    assert (tmp_path / "int8.onnx").stat().st_size < 0.7 * path.stat().st_size
+    edge = onnx.load(path).graph.input[0].type.tensor_type.shape.dim[2].dim_value
+    full, small = (run(file, images(edge))[0] for file in (path, tmp_path / "int8.onnx"))
+    assert float((small - full).square().sum() / full.square().sum()) < 0.1
+
+
+def test_the_same_export_gives_the_same_bytes(shelf: Shelf, tmp_path: Path) -> None:
+    """Two processes whose hashes are seeded differently, so that an order taken from a set would show."""
+    for seed in ("1", "2"):
+        options = ("--precision", "fp16", "--batch", "dynamic", "--format", "onnx", "--format", "coreml")
+        done = command(
+            "export", shelf.take("swin timm").path, "-o", str(tmp_path / seed), *options, PYTHONHASHSEED=seed
+        )
+        assert done.returncode == 0, done.stderr
+    first, second = (
+        {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        for root in (tmp_path / "1", tmp_path / "2")
+    )
+    assert len(first) > 5
+    assert first.keys() == second.keys()
+    assert [str(path) for path in first if first[path] != second[path]] == []
+
+
+@torch.inference_mode()
+def test_the_set_of_weights_is_chosen(shelf: Shelf, tmp_path: Path) -> None:
+    made = shelf.take("deit")
+    assert vitedge.inspect(made.path).weight_sets == ("model_ema", "model")
+    outputs: dict[str, Tensor] = {}
+    for weights in ("model", "model_ema"):
+        artifact = export(made, tmp_path / weights, weights=weights)
+        outputs[weights] = run(tmp_path / weights / artifact.path, images(32))[0]
+    assert_same(outputs["model_ema"], made.source.forward(images(32)), 2e-5)
+    assert (outputs["model"] - outputs["model_ema"]).abs().max() > 0.1 * outputs["model"].abs().max()
+
+
+def test_a_bundle_is_validated_without_pytorch(bundles: dict[str, Path]) -> None:
+    done = command("validate", str(bundles["pit naver distilled"]), "--json", blocked=("torch", "timm"))
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["passed"]
+    assert report["parity"][0]["outputs"][0]["relative_error"] <= 2e-5
+
+
+def test_a_bundle_that_was_tampered_with_is_refused_with_the_name_of_the_file(
+    bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    for name in ("model.onnx", "reference.npz", "manifest.json"):
+        bundle = tmp_path / name
+        shutil.copytree(bundles["pit naver distilled"], bundle)
+        content = bytearray((bundle / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (bundle / name).write_bytes(content)
+        done = command("validate", str(bundle), blocked=("torch", "timm"))
+        assert (done.returncode, done.stdout) == (4, "")
+        assert name in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_an_altered_weight_is_found_in_its_block(
+    name: str, bundles: dict[str, Path], shelf: Shelf, tmp_path: Path
+) -> None:
+    model = onnx.load(bundles[name] / "model.onnx")
+    weight, block = BLOCKS[name]
+    (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == weight)
+    values = numpy_helper.to_array(tensor).copy()
+    values.flat[:: values.size // 50] += 0.05
+    tensor.CopyFrom(numpy_helper.from_array(values, weight))
+    onnx.save(model, tmp_path / "model.onnx")
+    result = vitedge.validate(tmp_path / "model.onnx", against=shelf.take(name).path, layers=True)
+    assert not result.passed
+    assert result.parity[0].first_departure == block
+    assert block in result.parity[0].reason
+
+
+def test_layers_of_a_good_file_pass_on_the_command_line(bundles: dict[str, Path], shelf: Shelf) -> None:
+    made = shelf.take("swin timm")
+    done = command("validate", str(bundles["swin timm"] / "model.onnx"), "--against", made.path, "--layers", "--json")
+    assert done.returncode == 0, done.stderr
+    (report,) = json.loads(done.stdout)["parity"]
+    assert report["first_departure"] == ""
+    assert {"patch_embed", "layers.0.blocks.1", "layers.2.downsample", "norm"} <= {
+        layer["output"] for layer in report["layers"]
+    }
