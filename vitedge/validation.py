@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vitedge import registry
-from vitedge.bundle import check_files, read_manifest, read_reference
+from vitedge.bundle import MANIFEST, check_files, read_manifest, read_reference
 from vitedge.comparison import FORMAT_OF, Evidence, Floats, check_parity, check_structure, compare_layers
 from vitedge.errors import BadRecipe, UnreadableArtifact
 from vitedge.parity import default_bar
@@ -47,16 +47,17 @@ def validate(subject: Path, against: Against | None = None) -> Validation:
     """
     if not subject.exists():
         raise UnreadableArtifact(f"{subject} is not there.")
-    if subject.is_dir() and subject.suffix not in FORMAT_OF:
+    if subject.is_dir() and (subject.suffix not in FORMAT_OF or (subject / MANIFEST).is_file()):
         manifest = read_manifest(subject)
         files = check_files(subject, manifest)
-        return _validate(subject, manifest.artifacts, _Basis.of_bundle(subject, manifest, against), files)
+        parts = tuple((subject / artifact.path, artifact) for artifact in manifest.artifacts)
+        return _verdict(subject, parts, _Basis.of_bundle(subject, manifest, against), files)
     if subject.suffix not in FORMAT_OF:
         raise UnreadableArtifact(f"{subject} is neither a bundle nor an .onnx file nor an .mlpackage.")
     if against is None:
         raise BadRecipe(f"{subject} is not a bundle: add --against CHECKPOINT to say what it has to compute.")
     artifact = registry.load(registry.CHECKS, FORMAT_OF[subject.suffix]).describe(subject)
-    return _validate(subject.parent, (artifact,), _Basis.of_artifact(artifact, against), 0)
+    return _verdict(subject, ((subject, artifact),), _Basis.of_artifact(artifact, against), 0)
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,10 @@ class _Basis:
         return _Basis(found, blocks, lambda artifact: from_reference.weights(reference, artifact))
 
 
-def _validate(folder: Path, artifacts: Iterable[Artifact], basis: _Basis, files: int) -> Validation:
+def _verdict(subject: Path, parts: Iterable[tuple[Path, Artifact]], basis: _Basis, files: int) -> Validation:
     parity: list[ParityReport] = []
     structure: list[StructureReport] = []
-    for artifact in artifacts:
-        path = folder / artifact.path
+    for path, artifact in parts:
         report = check_parity(path, artifact, basis.evidence)
         if report is not None:
             if basis.blocks and artifact.blocks:
@@ -117,7 +117,7 @@ def _validate(folder: Path, artifacts: Iterable[Artifact], basis: _Basis, files:
         weights = basis.weights(artifact) if basis.weights and report is None else None
         structure.append(check_structure(path, artifact, weights))
     passed = all(report.passed for report in parity) and all(report.passed for report in structure)
-    return Validation(str(folder), tuple(parity), tuple(structure), files, passed)
+    return Validation(str(subject), tuple(parity), tuple(structure), files, passed)
 
 
 def _image_size(artifact: Artifact) -> tuple[int, int]:
