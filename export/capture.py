@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
+from vitedge.export.interpolation import write_as_products
 from vitedge.export.program import Program
 from vitedge.records import ModelSpec, TensorSpec
 
@@ -53,6 +54,7 @@ def capture(
     with torch.no_grad(), _third_party_notices_ignored():
         exported = torch.export.export(module, (example,), dynamic_shapes=axes, strict=False)
     _strip_prefix(exported, _reference_prefix(module, blocks))
+    write_as_products(exported)
     axis = BATCH_AXIS if dynamic else size
     image = TensorSpec(INPUT_NAME, (axis, *example.shape[1:]), dtype)
     outputs = _output_specs(exported, FEATURES if features else LOGITS, axis)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vitedge.checkpoints.configuration import (
@@ -166,7 +166,7 @@ def infer_spec(state: State, naming: str, hints: Hints, traits: Traits) -> Model
     preprocessing, origins, more = find_preprocessing(hints, table, structure.in_channels)
     activation, activation_origin = find_activation(hints, "silu")
     labels = find_labels(hints, structure.classes)
-    return ModelSpec(
+    spec = ModelSpec(
         family=traits.family,
         variant=name or f"custom {traits.custom_name} ({_described(structure)})",
         naming=naming,
@@ -198,6 +198,7 @@ def infer_spec(state: State, naming: str, hints: Hints, traits: Traits) -> Model
         },
         notes=(*heads_notes, *strides_notes, *notes, *more),
     )
+    return replace(spec, notes=(*spec.notes, *size_notes(spec)))
 
 
 def _described(structure: Structure) -> str:
@@ -233,18 +234,38 @@ def find_strides(hints: Hints, stages: int, *, published: bool) -> tuple[dict[st
     return {"strides": tuple(strides), "dilations": tuple(dilations)}, origin, notes
 
 
-def size_step(options: Mapping[str, Any], patch: int) -> int:
-    """Images whose edges are multiples of this never make a block resize its map.
+def total_stride(options: Mapping[str, Any]) -> int:
+    """Pixels between neighbouring positions of the last map."""
+    return _strides_of_stages(options)[-1]
 
-    The map of every stage with a transformer has to divide into patches; otherwise the block resizes it to the next
-    multiple of the patch and back, which would put Resize into the graph.
-    """
-    step, stride = 1, 2  # the stem halves the image
-    for stage, factor in enumerate(options["strides"]):
+
+def _strides_of_stages(options: Mapping[str, Any]) -> list[int]:
+    """Pixels between neighbouring positions of the map of each stage."""
+    strides, stride = [], 2  # the stem halves the image
+    for factor in options["strides"]:
         if stride * factor <= MAX_STRIDE:
             stride *= factor
-        step = math.lcm(step, stride * patch if stage in options["transformers"] else stride)
-    return step
+        strides.append(stride)
+    return strides
+
+
+def size_notes(spec: ModelSpec) -> tuple[str, ...]:
+    """What to know about the image size of a MobileViT: where its source library computes something else.
+
+    Where a map does not divide into patches, ml-cvnets and timm resize it, and so does transformers for v1. Its v2 cuts
+    the remainder off, and puts zeros in its place after the transformer.
+    """
+    strides = _strides_of_stages(spec.options)
+    whole = math.lcm(strides[-1], *(strides[stage] * spec.patch for stage in spec.options["transformers"]))
+    if (spec.family, spec.naming) != ("mobilevitv2", "huggingface") or all(
+        edge % whole == 0 for edge in spec.image_size
+    ):
+        return ()
+    height, width = spec.image_size
+    return (
+        f"At {height}x{width} pixels some maps do not divide into patches. This model resizes them, as Apple does; "
+        f"transformers cuts them off and gives other logits. Both agree at multiples of {whole} (--image-size).",
+    )
 
 
 def find_geometry(
@@ -252,7 +273,7 @@ def find_geometry(
 ) -> tuple[tuple[int, int], int, dict[str, Origin], tuple[str, ...]]:
     """Image size and patch, which no weight tells; their origins; and what to know about them."""
     patch, patch_origin = _patch(hints)
-    step = size_step(options, patch)
+    step = total_stride(options)
     known = find_image_size(hints)
     table = Origin.TABLE if published else Origin.ASSUMED
     default = -(-DEFAULT_EDGE // step) * step
@@ -260,11 +281,6 @@ def find_geometry(
     notes: tuple[str, ...] = ()
     if origin is Origin.ASSUMED:
         notes += (f"No file holds the image size; {default}x{default} is assumed; --set image_size= corrects it.",)
-    if any(edge % step for edge in size):
-        notes += (
-            f"At {size[0]}x{size[1]} pixels some maps do not divide into patches and the blocks resize them; "
-            f"multiples of {step} avoid that (--image-size).",
-        )
     return size, patch, {"image_size": origin, "patch": patch_origin}, notes
 
 

@@ -11,7 +11,7 @@ from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 from torch import Tensor, nn
 
 from vitedge.checkpoints.family import State
-from vitedge.checkpoints.mobilevit_structure import size_step
+from vitedge.checkpoints.mobilevit_structure import size_notes, total_stride
 from vitedge.models.positions import check_multiple
 from vitedge.records import ModelSpec, Origin
 
@@ -78,16 +78,15 @@ def _stage(spec: ModelSpec, stage: int, block: str, extra: list[dict[str, Any]])
 def resize(state: State, spec: ModelSpec, image_size: tuple[int, int]) -> tuple[State, ModelSpec]:
     """The same weights at another image size: nothing in a MobileViT depends on it but the division into patches.
 
-    A block whose map does not divide into patches resizes it, so only multiples of the product of the patch and the
-    stride of the deepest transformer are accepted: 64 for the published models.
+    A block whose map does not divide into patches resizes it, and its export writes that as products of matrices.
 
     Raises:
-        ImpossibleSize: naming the nearest sizes that work.
+        ImpossibleSize: not a multiple of the total stride; names the nearest sizes that work.
     """
-    check_multiple(image_size, size_step(spec.options, spec.patch), "stride times the patch")
+    check_multiple(image_size, total_stride(spec.options), "total stride")
     notes = tuple(note for note in spec.notes if "image_size" not in note and "--image-size" not in note)
-    origins = {**spec.origins, "image_size": Origin.GIVEN}
-    return dict(state), replace(spec, image_size=image_size, origins=origins, notes=notes)
+    resized = replace(spec, image_size=image_size, origins={**spec.origins, "image_size": Origin.GIVEN}, notes=notes)
+    return dict(state), replace(resized, notes=(*notes, *size_notes(resized)))
 
 
 def features(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from tests.vitedge.checkpoints.mobilevit_models import (
 from vitedge.checkpoints import mobilevit, mobilevitv2
 from vitedge.checkpoints.family import Hints
 from vitedge.errors import WeightsMismatch
-from vitedge.models.mobilevitv2 import features
+from vitedge.models.mobilevitv2 import features, resize
 from vitedge.records import Origin
 
 BY_NAME = {naming.name: naming for naming in mobilevitv2.NAMINGS}
@@ -55,6 +55,21 @@ def test_hugging_face_classifier_gives_the_same_logits(where: str, tmp_path: Pat
     assert (spec.norm_eps, spec.image_size) == (1e-3, (64, 64))
     assert (spec.activation, spec.origins["activation"]) == ("silu", Origin.CONFIG)
     assert spec.preprocessing.channel_order == "bgr"
+
+
+def test_a_size_at_which_hugging_face_cuts_its_maps_off_is_told() -> None:
+    original = seeded(MobileViTV2ForImageClassification(huggingface_config_v2(image_size=96)))
+    hints = Hints(config=original.config.to_dict())
+    model, spec, _ = rebuilt(mobilevitv2, "huggingface", original.state_dict(), hints)
+    with torch.inference_mode():
+        expected = original(images(edge=96)).logits
+        assert (model(images(edge=96)) - expected).abs().max() > 0.01 * expected.abs().max(), "the note is needless"
+    (note,) = spec.notes
+    assert "At 96x96 pixels" in note
+    assert "multiples of 64 (--image-size)" in note
+    assert resize(original.state_dict(), spec, (128, 64))[1].notes == ()
+    assert "At 32x64 pixels" in resize(original.state_dict(), spec, (32, 64))[1].notes[0]
+    assert mobilevitv2.infer(tiny(2).state_dict(), "timm", Hints(overrides={"image_size": (40, 40)})).notes[2:] == ()
 
 
 def test_hugging_face_model_is_headless() -> None:

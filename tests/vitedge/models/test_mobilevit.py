@@ -66,20 +66,23 @@ def test_eps_and_activation_of_the_spec_reach_the_module() -> None:
     assert "SiLU" not in kinds
 
 
-def test_sizes_that_would_make_a_block_resize_its_map_are_refused_with_those_that_do_not() -> None:
+def test_every_multiple_of_the_total_stride_is_accepted_and_nothing_else() -> None:
     with torch.device("meta"):
         state = timm.create_model("mobilevit_xxs").state_dict()
     spec = infer(state, "timm", Hints())
-    with pytest.raises(ImpossibleSize, match="192x192 or 256x256"):
-        resize(state, spec, (224, 224))
-    assert resize(state, spec, (192, 320))[1].image_size == (192, 320)
+    for size in ((224, 224), (32, 32), (192, 288)):
+        assert resize(state, spec, size)[1].image_size == size
+    with pytest.raises(
+        ImpossibleSize, match="total stride of 32 pixels; what works nearest to it is 224x224 or 256x256"
+    ):
+        resize(state, spec, (230, 230))
     small = infer(tiny().state_dict(), "timm", Hints())
-    resized = resize(tiny().state_dict(), small, (32, 48))[1]
-    assert resized.image_size == (32, 48)
+    resized = resize(tiny().state_dict(), small, (24, 40))[1]
+    assert (resized.image_size, resized.origins["image_size"]) == ((24, 40), Origin.GIVEN)
     assert small.notes
     assert not any("image_size" in note for note in resized.notes)
-    with pytest.raises(ImpossibleSize, match="16 pixels"):
-        resize(tiny().state_dict(), small, (24, 32))
+    with pytest.raises(ImpossibleSize, match="8 pixels"):
+        resize(tiny().state_dict(), small, (36, 32))
 
 
 def test_features_are_what_the_head_reads() -> None:

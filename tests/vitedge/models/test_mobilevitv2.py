@@ -54,8 +54,9 @@ def test_features_blocks_and_sizes() -> None:
         final, pooled = features(loaded(model), torch.rand(2, 3, 32, 32))
     assert (final.shape, pooled.shape) == ((2, 32, 4, 4), (2, 32))
     assert blocks(spec)[-1] == "stages.2.1"
-    with pytest.raises(ImpossibleSize, match="16 pixels"):
-        resize(model.state_dict(), spec, (40, 40))
+    assert resize(model.state_dict(), spec, (40, 24))[1].image_size == (40, 24)
+    with pytest.raises(ImpossibleSize, match="8 pixels"):
+        resize(model.state_dict(), spec, (44, 40))
 
 
 def test_a_process_wide_switch_of_timm_does_not_change_the_graph() -> None:
