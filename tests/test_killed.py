@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Killed at any moment, the previous bundle is intact and no debris is taken for a result."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vitedge import pipeline, validation
+from vitedge.demo import assets
+from vitedge.errors import BundleDamaged, UnreadableArtifact
+from vitedge.recipe import ExportRecipe
+
+VIT = assets.MODELS[0].path
+KILLS = int(os.environ.get("VITEDGE_KILLS", "8"))
+"""How many in one run of the tests; an hour of them is VITEDGE_KILLS=800."""
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "vitedge.cli", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def export(output: Path) -> subprocess.Popen[str]:
+    return start("export", str(VIT), "-o", str(output), "--force", "--image-count", "2", "--seed", "1")
+
+
+def wait_for(process: subprocess.Popen[str], words: str) -> None:
+    """Reads the lines about progress up to the one with these words."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if words in line:
+            return
+    raise AssertionError(f"it never said {words!r}")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def seed_of(bundle: Path) -> str:
+    found = re.search(r'"seed": (\d+)', (bundle / "manifest.json").read_text(encoding="utf-8"))
+    assert found is not None
+    return found[1]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    pipeline.export(str(VIT), tmp_path / "out", ExportRecipe(image_count=2, seed=0))
+    return tmp_path / "out"
+
+
+def is_refused(debris: Path) -> bool:
+    """Whether `validate` takes what a killed command left for no result."""
+    try:
+        return not validation.validate(debris).passed
+    except (BundleDamaged, UnreadableArtifact):
+        return True
+
+
+def test_a_kill_at_any_moment_leaves_a_valid_bundle(bundle: Path) -> None:
+    # The first run is left alone, to learn how long one takes from its first line to its last.
+    process = export(bundle)
+    wait_for(process, "reading")
+    begin = time.perf_counter()
+    assert process.wait() == 0
+    process.communicate()
+    length = time.perf_counter() - begin
+    pipeline.export(str(VIT), bundle, ExportRecipe(image_count=2, seed=0), force=True)
+    killed = 0
+    for number in range(KILLS):
+        process = export(bundle)
+        wait_for(process, "reading")
+        time.sleep(length * number / KILLS)
+        process.kill()
+        process.communicate()
+        killed += process.returncode == -signal.SIGKILL
+        assert validation.validate(bundle).passed
+        debris = [path for path in bundle.parent.iterdir() if path != bundle]
+        # One that was killed between the exchange and the clearing leaves the old bundle, whole but under its own name.
+        assert all(seed_of(bundle) == "1" or is_refused(path) for path in debris)
+        assert all(path.name.startswith(".out.") and path.name.endswith(".partial") for path in debris)
+    assert killed >= KILLS // 2
+    pipeline.export(str(VIT), bundle, ExportRecipe(image_count=2, seed=2), force=True)
+    assert names(bundle.parent) == ["out"]
+    assert seed_of(bundle) == "2"
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["reading", "lowering"])
+def test_an_interrupted_export_cleans_up(stop: signal.Signals, moment: str, bundle: Path) -> None:
+    process = export(bundle)
+    wait_for(process, moment)
+    time.sleep(0.2)
+    process.send_signal(stop)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + stop
+    assert "Traceback" not in err
+    assert out == ""
+    assert names(bundle.parent) == ["out"]
+    assert seed_of(bundle) == "0"
+
+
+def test_an_interrupt_before_anything_is_imported_is_no_traceback() -> None:
+    for delay in (0.1, 0.4, 1.0):
+        process = start("inspect", str(VIT))
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode in (130, -signal.SIGINT)
+        assert "Traceback" not in err or delay < 0.3  # before main() nobody but Python can answer
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the children of a process are found in /proc")
+def test_an_interrupted_bench_leaves_no_process(bundle: Path) -> None:
+    process = start("bench", str(bundle), str(VIT))
+    wait_for(process, "measuring")
+    workers = children(process.pid)
+    assert workers
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert "Traceback" not in err
+    deadline = time.monotonic() + 10
+    while any(is_running(worker) for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(is_running(worker) for worker in workers)
