@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import types
 import typing
@@ -77,15 +78,18 @@ def _convert_plain(hint: Any, value: Any) -> Any:
         return from_dict(typing.cast("type[Any]", hint), value)
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint(value)
-    if hint is float and isinstance(value, (int, str)):
+    is_flag = isinstance(value, bool)  # which Python takes for a number
+    if hint is float and isinstance(value, (int, str)) and not is_flag:
         return float(value)
-    if hint in (int, float, str, bool) and not isinstance(value, hint):
+    if hint in (int, float, str, bool) and (not isinstance(value, hint) or (is_flag and hint is not bool)):
         raise TypeError("another type")
     return value
 
 
 def _convert_union(arguments: tuple[Any, ...], value: Any) -> Any:
-    if value is None:
+    if value is None and type(None) in arguments:
         return None
-    inner = [argument for argument in arguments if argument is not type(None)]
-    return _convert(inner[0], value) if len(inner) == 1 else value
+    for argument in (argument for argument in arguments if argument is not type(None)):
+        with contextlib.suppress(TypeError, ValueError):
+            return _convert(argument, value)
+    raise TypeError("none of these types")

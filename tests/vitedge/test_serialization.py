@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
+
+import pytest
+
+from vitedge import records
+from vitedge.errors import BadRecipe
+from vitedge.recipe import ExportRecipe
+from vitedge.records import Bar, Manifest, ModelSpec, Origin, OutputParity, Preprocessing, TensorSpec
+from vitedge.serialization import from_dict, to_dict
+
+RECORDS = [kind for kind in vars(records).values() if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
+
+PLAIN: dict[Any, list[Any]] = {
+    int: [7],
+    float: [1e-5, float("inf"), float("-inf")],
+    str: ["β"],
+    bool: [True],
+    type(None): [None],
+    Any: [{"a": [1, "b"]}],
+}
+"""Values of the types of which everything else is made."""
+
+
+def examples(hint: Any) -> list[Any]:
+    """Values of a type, one for each member of a union and each value of an enum."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return [value for argument in arguments for value in examples(argument)]
+    if origin is tuple:
+        inner = [argument for argument in arguments if argument is not Ellipsis]
+        return [tuple(value for argument in inner for value in examples(argument)[:2])]
+    if origin is not None:
+        return [{f"key {index}": value for index, value in enumerate(examples(arguments[1]))}]
+    if dataclasses.is_dataclass(hint):
+        return list(records_of(hint))
+    return list(hint) if isinstance(hint, type) and issubclass(hint, Enum) else PLAIN[hint]
+
+
+def records_of(kind: Any) -> Iterator[Any]:
+    """As many records as the field with the most examples has."""
+    hints = typing.get_type_hints(kind)
+    values = {field.name: examples(hints[field.name]) for field in dataclasses.fields(kind)}
+    for index in range(max(len(found) for found in values.values())):
+        yield kind(**{name: found[index % len(found)] for name, found in values.items()})
+
+
+@pytest.mark.parametrize("kind", RECORDS, ids=lambda kind: kind.__name__)
+def test_every_record_comes_back_from_json(kind: Any) -> None:
+    for record in records_of(kind):
+        text = json.dumps(to_dict(record), allow_nan=False)
+        assert from_dict(kind, json.loads(text)) == record
+
+
+def test_the_examples_reach_every_kind_of_value() -> None:
+    """Otherwise the round trip above would show little."""
+    text = json.dumps([to_dict(record) for kind in RECORDS for record in records_of(kind)])
+    assert all(part in text for part in ('"inf"', '"-inf"', "null", '"assumed"', "1e-05", "true"))
+    assert next(records_of(TensorSpec)).shape == (7, "β")
+
+
+def test_nan_comes_back_as_nan() -> None:
+    nan = float("nan")
+    found = from_dict(OutputParity, json.loads(json.dumps(to_dict(OutputParity("y", nan, nan, 1.0, 1.0, None, None)))))
+    assert found.relative_error != found.relative_error
+    assert found.centred_sqnr_db == 1.0
+
+
+def test_types_are_restored() -> None:
+    preprocessing = from_dict(Preprocessing, {"mean": [0, 1], "std": [1, 1]})
+    assert preprocessing.mean == (0.0, 1.0)
+    assert all(isinstance(value, float) for value in preprocessing.mean)
+    shape = from_dict(TensorSpec, {"name": "image", "shape": ["batch", 3], "dtype": "float32"}).shape
+    assert shape == ("batch", 3)
+    spec = next(records_of(ModelSpec))
+    assert from_dict(ModelSpec, to_dict(spec)).origins["key 0"] is Origin.SHAPE
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "words"),
+    [
+        (Bar, {"relativ_error": 1}, ("Bar", "relativ_error", "relative_error")),
+        (ExportRecipe, {"bar": {"sqnr": 1}}, ("Bar", "sqnr", "centred_sqnr_db")),
+        (TensorSpec, {"name": "x", "shape": []}, ("TensorSpec", "dtype")),
+        (Manifest, {}, ("Manifest", "format_version")),
+        (Bar, [1], ("Bar", "[1]")),
+        (Bar, None, ("Bar", "None")),
+        (ExportRecipe, {"image_size": 224}, ("image_size", "224")),
+        (ExportRecipe, {"image_size": [1, 2, 3]}, ("image_size", "[1, 2, 3]")),
+        (ExportRecipe, {"seed": 0.5}, ("seed", "int", "0.5")),
+        (ExportRecipe, {"seed": True}, ("seed", "int", "True")),
+        (ExportRecipe, {"features": 1}, ("features", "bool")),
+        (ExportRecipe, {"profile": 3}, ("profile", "3")),
+        (ExportRecipe, {"overrides": [1]}, ("overrides", "[1]")),
+        (ExportRecipe, {"batch": [4]}, ("batch", "[4]")),
+        (Bar, {"agreement": "most"}, ("agreement", "most")),
+        (Bar, {"agreement": True}, ("agreement", "True")),
+        (TensorSpec, {"name": "x", "shape": [None], "dtype": "float32"}, ("shape", "[None]")),
+        (TensorSpec, {"name": None, "shape": [], "dtype": "float32"}, ("name", "None")),
+        (ModelSpec, {"origins": {"patch": "guessed"}}, ("origins", "guessed")),
+    ],
+)
+def test_what_does_not_fit_is_named(kind: Any, data: Any, words: tuple[str, ...]) -> None:
+    with pytest.raises(BadRecipe) as caught:
+        from_dict(kind, data)
+    for word in words:
+        assert word in str(caught.value)
