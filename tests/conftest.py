@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What several test modules look at: an export takes seconds, and one of them is enough."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.bad_files import VIT
+from vitedge.recipe import ExportRecipe
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded ViT as ONNX and as Core ML, with six images. Not to be changed."""
+    from vitedge.pipeline import export  # noqa: PLC0415 - most test modules need no PyTorch
+
+    folder = tmp_path_factory.mktemp("demo") / "vit"
+    export(str(VIT), folder, ExportRecipe(formats=("onnx", "coreml"), image_count=6))
+    return folder

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vitedge.errors import BadRecipe
+from vitedge.recipe import ExportRecipe, read_entries
+from vitedge.records import Bar
+from vitedge.serialization import from_dict, to_dict
+
+
+def test_the_default_is_one_fp32_onnx_file() -> None:
+    recipe = ExportRecipe()
+    assert (recipe.formats, recipe.precision, recipe.batch, recipe.input) == (("onnx",), "fp32", 1, "float32")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"formats": ("onnx", "tflite")}, ("format", "tflite", "onnx, coreml, tensorrt")),
+        ({"formats": ()}, ("at least one --format",)),
+        ({"precision": "int8"}, ("precision", "int8", "fp32, fp16")),
+        ({"input": "bgr8"}, ("input", "bgr8", "float32, uint8")),
+        ({"batch": 0}, ("--batch", "0")),
+        ({"batch": "many"}, ("--batch", "many")),
+        ({"seed": -1}, ("--seed", "-1")),
+        ({"image_count": 1}, ("at least 2 images",)),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused(settings: dict[str, Any], words: tuple[str, ...]) -> None:
+    with pytest.raises(BadRecipe) as caught:
+        ExportRecipe(**settings)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_file_gives_the_recipe_that_it_spells(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        'formats = ["onnx", "coreml"]\nprecision = "fp16"\nimage_size = [64, 48]\nbatch = "dynamic"\n'
+        "[overrides]\nheads = 3\n[bar]\ncentred_sqnr_db = 50\n",
+        encoding="utf-8",
+    )
+    recipe = from_dict(ExportRecipe, read_entries(path))
+    expected = ExportRecipe(
+        formats=("onnx", "coreml"),
+        precision="fp16",
+        image_size=(64, 48),
+        batch="dynamic",
+        overrides={"heads": 3},
+        bar=Bar(centred_sqnr_db=50.0),
+    )
+    assert recipe == expected
+    assert from_dict(ExportRecipe, to_dict(recipe)) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"precision = fp16", ("cannot be read as a recipe",)),
+        (b"\xff\xfe", ("cannot be read as a recipe",)),
+        (b'precison = "fp16"', ("precison", "precision")),
+        (b"[bar]\nmax_error = 1", ("max_error", "relative_error")),
+        (b'image_count = "all"', ("image_count", "all")),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused(content: bytes, words: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(content)
+    with pytest.raises(BadRecipe) as caught:
+        read_entries(path)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadRecipe, match=r"none\.toml"):
+        read_entries(tmp_path / "none.toml")
