@@ -375,3 +375,19 @@ def test_a_damaged_bundle_is_exit_4_with_the_name_of_the_file(
 
 def test_an_undamaged_bundle_is_valid(sealed: Path, vitedge: Callable[[Sequence[str]], Outcome]) -> None:
     assert vitedge(["validate", str(sealed)]).code == 0
+
+
+def test_force_loses_neither_a_checkpoint_inside_the_bundle_nor_a_link_to_it(
+    sealed: Path, tmp_path: Path, vitedge: Callable[[Sequence[str]], Outcome]
+) -> None:
+    folder = Path(shutil.copytree(sealed, tmp_path / "bundle"))
+    (tmp_path / "link").symlink_to(folder)
+    inside = Path(shutil.copy(bad.VIT, folder / "best.pth"))
+    before = snapshot(folder)
+    check_refusal(vitedge(["export", str(inside), "-o", str(folder), "--force"]), ("holds best.pth",))
+    assert snapshot(folder) == before
+    inside.rename(tmp_path / "best.pth")
+    assert vitedge(["export", str(bad.VIT), "-o", str(tmp_path / "link"), "--force", "--image-count", "3"]).code == 0
+    assert (tmp_path / "link").readlink() == folder
+    assert snapshot(folder) != before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pth", "bundle", "link"]

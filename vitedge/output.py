@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import json
 import os
 import shutil
 import sys
@@ -38,14 +39,16 @@ def replacing(target: Path, *, force: bool, needs: int = 0) -> Iterator[Path]:
         OutputRefused: the target exists, cannot be written, or the disk is or would be full.
     """
     refuse_existing(target, force=force)
-    clear_debris(target)
-    partial = target.parent / f".{target.name}.{os.getpid()}{PARTIAL}"
+    # Where a link or a dot leads to is replaced; the messages keep what the user typed.
+    place = Path(os.path.realpath(target))
+    clear_debris(place)
+    partial = place.parent / f".{place.name}.{os.getpid()}{PARTIAL}"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _refuse_full(target.parent, needs)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_full(place.parent, needs)
         partial.mkdir()
         yield partial
-        _move(partial, target)
+        _move(partial, place)
     except OSError as error:
         raise _refused(target, error) from error
     finally:
@@ -81,6 +84,23 @@ def refuse_existing(target: Path, *, force: bool) -> None:
     replaceable = target.is_dir() and ((target / "manifest.json").is_file() or not any(target.iterdir()))
     if not replaceable:
         raise OutputRefused(f"{target} is not a bundle, so --force does not replace it; name another output.")
+    if strangers := _strangers(target):
+        raise OutputRefused(
+            f"{target} holds {strangers[0]}, which is no part of the bundle and --force would remove; "
+            "move it, or name another output."
+        )
+
+
+def _strangers(bundle: Path) -> list[str]:
+    """Files that a manifest which can be read does not know: a checkpoint, somebody's notes."""
+    try:
+        manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+        known = {"manifest.json", *manifest["files"]}
+        known.update(name for artifact in manifest["artifacts"] for name in artifact["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    present = sorted(path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if not path.is_dir())
+    return [name for name in present if name not in known and not Path(name).name.startswith(".")]
 
 
 def clear_debris(target: Path) -> None:
