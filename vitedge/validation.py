@@ -7,7 +7,7 @@ A sealed bundle is judged from its own ``reference.npz``; PyTorch is imported on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,10 @@ class Against:
     layers: bool = False
     bar: Bar | None = None
     """None takes the bundle's, or the default of the precision and the family."""
+    weights: str | None = None
+    """Which set of weights, where the file holds several; None takes the bundle's."""
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """Facts of the checkpoint to values; they go over those that the bundle was exported with."""
 
 
 def validate(subject: Path, against: Against | None = None) -> Validation:
@@ -78,7 +82,12 @@ class _Basis:
         if against is None:
             source = manifest.parity[0].image_source if manifest.parity else recipe.images
             return _Basis(Evidence(data, manifest.spec, bar, source))
-        against = replace(against, bar=against.bar or bar)
+        against = replace(
+            against,
+            bar=against.bar or bar,
+            weights=against.weights or recipe.weights,
+            overrides={**recipe.overrides, **against.overrides},
+        )
         return _Basis.of_checkpoint(against, manifest.spec.image_size, features="logits" not in data.outputs)
 
     @staticmethod
@@ -97,7 +106,9 @@ class _Basis:
         from vitedge.checkpoints.read import read  # noqa: PLC0415
         from vitedge.models.reference import load_reference  # noqa: PLC0415
 
-        reference = load_reference(read(against.checkpoint), image_size)
+        reference = load_reference(
+            read(against.checkpoint, weights=against.weights, overrides=against.overrides), image_size
+        )
         images = load(against.images, reference.spec, against.image_count)
         bar = against.bar or default_bar(precision, reference.spec.family)
         found = from_reference.gather(reference, images, bar, features=features or reference.spec.classes == 0)
