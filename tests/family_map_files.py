@@ -60,9 +60,9 @@ def settled(network: nn.Module, edge: int = 64) -> nn.Module:
             weight.mul_(0.2)
     norms = [part for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
 
-    def observe(norm: nn.Module, inputs: tuple[Tensor]) -> None:
-        norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))  # type: ignore[operator,union-attr]
-        norm.running_var.fill_(float(inputs[0].var((0, 2, 3)).mean()))  # type: ignore[operator,union-attr]
+    def observe(norm: Any, inputs: tuple[Tensor]) -> None:
+        norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
+        norm.running_var.fill_(float(inputs[0].var((0, 2, 3)).mean()))
 
     handles = [norm.register_forward_pre_hook(observe) for norm in norms]
     network(torch.from_numpy(synthesize(16, edge, edge, 0)) / 255)

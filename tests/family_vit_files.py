@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 import transformers
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,7 +25,6 @@ from tests.family_files import (
     of_timm_encoder,
     of_transformers,
     pickled,
-    prefixed,
     published_folder,
     safetensors,
     under_model,
@@ -94,13 +94,13 @@ def mae_of_transformers() -> Source:
 
 def with_representation() -> Source:
     """timm before 0.6 kept the representation layer between the pooling and the head."""
-    base = tiny()
+    base: Any = tiny()
     more = facebook._random({"pre_logits.fc.weight": (48, 128), "pre_logits.fc.bias": (48,), "head.weight": (5, 48)})
 
     def forward(images: Tensor) -> Tensor:
-        pooled = base.forward_head(base.forward_features(images), pre_logits=True)  # type: ignore[operator]
+        pooled = base.forward_head(base.forward_features(images), pre_logits=True)
         hidden = functional.linear(pooled, more["pre_logits.fc.weight"], more["pre_logits.fc.bias"]).tanh()
-        return functional.linear(hidden, more["head.weight"], base.head.bias)  # type: ignore[arg-type,union-attr]
+        return functional.linear(hidden, more["head.weight"], base.head.bias)
 
     return Source({**base.state_dict(), **more}, forward)
 
@@ -110,26 +110,27 @@ def from_google(arrays: Callable[[], google.Arrays], size: int, **settings: Any)
 
     def source() -> Source:
         state = arrays()
-        values = {"img_size": size, "depth": google.DEPTH, "embed_dim": google.WIDTH, "num_heads": google.HEADS}
+        values: dict[str, Any] = {
+            "img_size": size,
+            "depth": google.DEPTH,
+            "embed_dim": google.WIDTH,
+            "num_heads": google.HEADS,
+        }
         ratio = google.HIDDEN / google.WIDTH
         base = {"name": "vit_tiny_patch16_224", **settings}
         if base["name"] == "vit_tiny_patch16_224":
             values["patch_size"] = 8
-        module: VisionTransformer = timm.create_model(
-            base.pop("name"), **values, **base, mlp_ratio=ratio, num_classes=google.CLASSES
-        )
+        module = timm.create_model(base.pop("name"), **values, **base, mlp_ratio=ratio, num_classes=google.CLASSES)
         return Source(state, _reading(module, state))
 
     return source
 
 
-def _reading(module: VisionTransformer, state: google.Arrays) -> Callable[[Tensor], Tensor]:
-    import tempfile  # noqa: PLC0415 - timm reads Google's arrays from files alone
-    from pathlib import Path  # noqa: PLC0415
-
-    with tempfile.TemporaryDirectory() as folder:
-        module.load_pretrained(str(npz(state, Path(folder))))  # type: ignore[operator]
-    return module.eval()
+def _reading(module: Any, state: google.Arrays) -> Callable[[Tensor], Tensor]:
+    with tempfile.TemporaryDirectory() as folder:  # timm reads Google's arrays from files alone
+        module.load_pretrained(str(npz(state, Path(folder))))
+    reader: nn.Module = module.eval()
+    return reader
 
 
 def deit3_names(module: nn.Module) -> dict[str, Tensor]:
@@ -141,8 +142,12 @@ def deit3_names(module: nn.Module) -> dict[str, Tensor]:
 
 
 def teacher_and_student(state: Any) -> dict[str, Any]:
-    student = prefixed("module.backbone.", {name: tensor * 0.5 for name, tensor in state.items()})
-    return {"student": student, "teacher": prefixed("backbone.", state), "epoch": 3}
+    """DINO's whole training file: the projection heads lie beside the backbones."""
+
+    def named(backbone: str, head: str, factor: float) -> dict[str, Tensor]:
+        return {f"{head if name.startswith('head.') else backbone}{name}": factor * state[name] for name in state}
+
+    return {"student": named("module.backbone.", "module.", 0.5), "teacher": named("backbone.", "", 1.0), "epoch": 3}
 
 
 def dinov2(registers: int, *, chunked: bool) -> Callable[[], Source]:
@@ -150,10 +155,10 @@ def dinov2(registers: int, *, chunked: bool) -> Callable[[], Source]:
 
     def source() -> Source:
         name = "vit_small_patch14_reg4_dinov2" if registers else "vit_small_patch14_dinov2"
-        module = tiny(name, classes=0, img_size=56, patch_size=14)
+        module: Any = tiny(name, classes=0, img_size=56, patch_size=14)
         state = facebook._dinov2_names(module.state_dict(), chunked=chunked)
         if registers:
-            module.cls_token.data += 0.1  # type: ignore[operator,union-attr]
+            module.cls_token.data += 0.1
         return Source(copied(state), of_timm_encoder(module).forward)
 
     return source
