@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.bad_files import VIT, vit_state
+from vitedge import pipeline
+from vitedge.bundle import MANIFEST, check_files, read_manifest, read_reference
+from vitedge.digest import hash_file
+from vitedge.errors import CheckFailed, MissingBackend, OutputRefused, UserError
+from vitedge.pipeline import STAGES, Job, export
+from vitedge.recipe import ExportRecipe
+from vitedge.records import Bar
+from vitedge.serialization import from_dict
+from vitedge.validation import validate
+
+SMALL = ExportRecipe(image_count=2)
+TITLES = [title for title, _ in STAGES]
+
+
+def stopped_at(title: str, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets one stage fail after it has done its work."""
+
+    def failing(stage: Callable[[Job], None]) -> Callable[[Job], None]:
+        def run(job: Job) -> None:
+            stage(job)
+            raise error
+
+        return run
+
+    stages = tuple((name, failing(stage) if name == title else stage) for name, stage in STAGES)
+    monkeypatch.setattr(pipeline, "STAGES", stages)
+
+
+def test_the_stages_can_be_read_as_the_job() -> None:
+    assert TITLES == [
+        "reading the checkpoint",
+        "building the reference",
+        "running the reference",
+        "lowering",
+        "checking parity",
+        "sealing the bundle",
+    ]
+    assert all(stage.__doc__ for _, stage in STAGES)
+
+
+def test_an_engine_starts_from_the_onnx_file_of_its_profile(tmp_path: Path) -> None:
+    told: list[str] = []
+    recipe = replace(SMALL, formats=("tensorrt", "onnx"), profile="jetson-orin-nano")
+    result = export(str(VIT), tmp_path / "out", recipe, progress=told.append)
+    assert told == [f"{title} …" for title in TITLES]
+    assert list(result.seconds) == TITLES
+    assert min(result.seconds.values()) > 0
+    (pending,) = result.pending
+    assert "trtexec --onnx=FILE.onnx" in pending
+    assert [artifact.path for artifact in result.manifest.artifacts] == ["model.onnx"]
+    assert from_dict(ExportRecipe, result.manifest.recipe).formats == ("tensorrt", "onnx")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MANIFEST, "model.onnx", "reference.npz"]
+    assert result.size == sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
+
+
+def test_a_dynamic_batch_is_fixed_for_core_ml_alone(tmp_path: Path) -> None:
+    recipe = replace(SMALL, formats=("onnx", "coreml"), batch="dynamic", image_count=6)
+    manifest = export(str(VIT), tmp_path / "out", recipe).manifest
+    assert {artifact.format: artifact.inputs[0].shape[0] for artifact in manifest.artifacts} == {
+        "onnx": "batch",
+        "coreml": 1,
+    }
+    assert validate(tmp_path / "out").passed
+
+
+def test_the_manifest_says_what_is_there(demo_bundle: Path) -> None:
+    manifest = read_manifest(demo_bundle)
+    assert manifest.checkpoint.sha256 == hash_file(VIT)
+    assert (manifest.checkpoint.source, manifest.checkpoint.size) == (str(VIT), VIT.stat().st_size)
+    assert [artifact.format for artifact in manifest.artifacts] == ["onnx", "coreml"]
+    assert [report.passed for report in manifest.parity] == [True]
+    assert [report.passed for report in manifest.structure] == [True, True]
+    assert check_files(demo_bundle, manifest) == 5
+    assert {"vitedge", "torch", "timm", "python", "platform"} - {"vitedge"} <= manifest.versions.keys()
+    data = read_reference(demo_bundle)
+    assert data.images.shape == (6, 3, 32, 32)
+    assert data.outputs["logits"].shape == (6, 10)
+    assert np.ptp(data.outputs["logits"], axis=0).max() > 0.1
+
+
+def test_one_program_is_enough_for_formats_of_the_same_batch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    captured: list[object] = []
+    capture = pipeline.capture
+
+    def counting(*arguments: object, **named: object) -> object:
+        captured.append(named["batch"])
+        return capture(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pipeline, "capture", counting)
+    export(str(VIT), tmp_path / "out", replace(SMALL, formats=("onnx", "coreml")))
+    assert captured == [1]
+
+
+def test_a_bar_that_is_missed_names_the_block_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(CheckFailed) as caught:
+        export(str(VIT), tmp_path / "out", replace(SMALL, bar=Bar(relative_error=0.0)))
+    text = str(caught.value)
+    assert text.startswith("model.onnx does not compute what the checkpoint computes: logits is off by")
+    assert "the bar is 0; the first to depart is " in text
+    assert text.rpartition(" is ")[2].rstrip(".") in {"patch_embed", *(f"blocks.{index}" for index in range(4))}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_does_not_look_at_its_image_is_never_passed(tmp_path: Path) -> None:
+    state = vit_state()
+    state["head.weight"].zero_()
+    torch.save(state, tmp_path / "constant.pth")
+    with pytest.raises(CheckFailed, match="degenerate"):
+        export(str(tmp_path / "constant.pth"), tmp_path / "out", replace(SMALL, bar=Bar()))
+    assert [path.name for path in tmp_path.iterdir()] == ["constant.pth"]
+
+
+def test_a_structure_that_is_not_sound_fails_the_export(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def other_weights(_program: object) -> dict[str, np.ndarray]:
+        return {"blocks.9.weight": np.arange(64, dtype=np.float32)}
+
+    monkeypatch.setattr(pipeline, "expected_weights", other_weights)
+    with pytest.raises(CheckFailed, match=r"model\.mlpackage .* cls_token .* is no weight of the reference"):
+        export(str(VIT), tmp_path / "out", replace(SMALL, formats=("coreml",)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "words"),
+    [
+        (KeyError("a bug of ours"), KeyError, "a bug of ours"),
+        (KeyboardInterrupt("stopped"), KeyboardInterrupt, "stopped"),
+        (MemoryError(), UserError, "not enough memory for running the reference"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), UserError, "--image-size"),
+        (RuntimeError("shapes cannot be multiplied"), RuntimeError, "shapes"),
+    ],
+)
+def test_a_stage_that_fails_leaves_what_was_there(
+    error: BaseException,
+    raised: type[BaseException],
+    words: str,
+    demo_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    bundle = Path(shutil.copytree(demo_bundle, tmp_path / "out"))
+    stopped_at("running the reference", error, monkeypatch)
+    with pytest.raises(raised, match=words):
+        export(str(VIT), bundle, SMALL, force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert check_files(bundle, read_manifest(bundle)) == 5
+
+
+def test_refusals_come_before_any_work(demo_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told: list[str] = []
+    with pytest.raises(OutputRefused, match="--force"):
+        export("nowhere.pth", demo_bundle, SMALL, progress=told.append)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(MissingBackend, match="pip install 'coremltools"):
+        export("nowhere.pth", tmp_path / "out", replace(SMALL, formats=("coreml",)), progress=told.append)
+    assert told == []
