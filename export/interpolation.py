@@ -2,8 +2,8 @@
 """Bilinear interpolation between fixed sizes as matrix products.
 
 It is linear and separable: a map ``X`` becomes ``H X Wᵀ``, where row ``i`` of ``H`` holds what every row of the map
-gives to row ``i`` of the result. MobileViT's blocks bring their map to a multiple of the patch in this way. Products with
-constants are the same arithmetic on every target; operators that resize know different sampling rules on each.
+gives to row ``i`` of the result. MobileViT's blocks bring their map to a multiple of the patch in this way. As products
+with constants it is the same arithmetic on every target; operators that resize know different sampling rules on each.
 """
 
 from __future__ import annotations
