@@ -33,18 +33,21 @@ from vitedge.records import (
 )
 from vitedge.serialization import to_dict
 
-_OUT = Console(highlight=False, soft_wrap=False)
-_ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+_NAMED = 2
+"""Labels that are shown before their number."""
+# Names are the user's own: a bracket or a colon in one is no markup.
+_OUT = Console(highlight=False, soft_wrap=False, markup=False, emoji=False)
+_ERR = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def progress(text: str) -> None:
     """One line about what is being done."""
-    _ERR.print(text, style="dim", markup=False)
+    _ERR.print(text, style="dim")
 
 
 def error(text: str) -> None:
     """One sentence about what went wrong."""
-    _ERR.print(f"vitedge: {text}", markup=False)
+    _ERR.print(f"vitedge: {text}")
 
 
 def inspection(result: Inspection, *, as_json: bool) -> None:
@@ -236,7 +239,8 @@ def _facts(spec: ModelSpec) -> Iterable[tuple[str, str]]:
         value = spec.options[name]
         yield f"options.{name}", _text(value)
     if spec.labels:
-        yield "labels", f"{spec.labels[0]}, {spec.labels[1]}, … ({len(spec.labels)})"
+        more = f", … ({len(spec.labels)})" if len(spec.labels) > _NAMED else ""
+        yield "labels", ", ".join(spec.labels[:_NAMED]) + more
 
 
 def _origin(spec: ModelSpec, name: str) -> str:
@@ -291,7 +295,7 @@ def _next(command: str) -> str:
 
 def _lines(*lines: str) -> None:
     for line in lines:
-        _OUT.print(line, markup=False, soft_wrap=True)
+        _OUT.print(line, soft_wrap=True)
 
 
 def _json(record: Any) -> None:

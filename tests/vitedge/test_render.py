@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every renderer on records as long as they get, on a screen of 80 columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from vitedge import render
+from vitedge.profiles import profiles
+from vitedge.records import (
+    Artifact,
+    Bar,
+    BenchReport,
+    CheckpointIdentity,
+    Cost,
+    DemoResult,
+    DemoRow,
+    ExportResult,
+    Inspection,
+    LatencyRatio,
+    LatencyReport,
+    Manifest,
+    ModelSpec,
+    Origin,
+    OutputParity,
+    ParityReport,
+    Preprocessing,
+    Quantiles,
+    StructureReport,
+    TensorSpec,
+    Validation,
+)
+
+INF = float("inf")
+SPEC = ModelSpec(
+    family="swin",
+    variant="custom Swin of 4 stages, distilled",
+    naming="huggingface",
+    image_size=(1024, 768),
+    in_channels=3,
+    classes=21841,
+    widths=(192, 384, 768, 1536),
+    depths=(2, 2, 18, 2),
+    heads=(6, 12, 24, 48),
+    mlp_ratios=(4.0, 4.0, 4.0, 4.0),
+    patch=4,
+    tokens=("class", "distillation", "register"),
+    norm_eps=1e-12,
+    activation="gelu_tanh",
+    preprocessing=Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    labels=("tench, Tinca tinca", "goldfish, Carassius auratus", "great white shark"),
+    options={"window": (12, 12, 12, 6), "qkv_bias": True, "expansions": tuple((576, 768) for _ in range(9))},
+    origins={"heads": Origin.ASSUMED, "patch": Origin.SHAPE, "preprocessing.mean": Origin.TABLE},
+    notes=("The file does not tell heads: 6 12 24 48 is what such widths have; correct it with --set heads=…",),
+)
+PARITY = OutputParity("pooled", 1.234e-05, 101.2, 99.96, 0.9999, 1.0, 1e-9)
+GOOD = ParityReport("model.onnx", "onnxruntime", 16, "synthetic", Bar(2e-5), (PARITY, PARITY), passed=True)
+BAD = ParityReport(
+    "model.onnx",
+    "onnxruntime",
+    16,
+    "synthetic",
+    Bar(2e-5),
+    (OutputParity("logits", INF, -12.5, float("nan"), 0.1, 0.0, 3.0),),
+    passed=False,
+    reason="logits is off by 0.5 relative; the bar is 2e-05; the first to depart is layers.2.blocks.17",
+    first_departure="layers.2.blocks.17",
+    layers=(PARITY, OutputParity("layers.2.blocks.17", 0.5, 6.0, 6.0, 0.9, None, None)),
+)
+UNSOUND = StructureReport("model.mlpackage", (), passed=False, reason="constant head_weight is not finite")
+ARTIFACTS = tuple(
+    Artifact(
+        kind,
+        f"model.{suffix}",
+        "0" * 64,
+        1_234_567_890,
+        "fp16",
+        target,
+        (TensorSpec("image", ("batch", 3, 1024, 768), "float16"),),
+        (TensorSpec("logits", ("batch", 21841), "float32"),),
+        notes=("Softmax stays in float32.",),
+    )
+    for kind, suffix, target in (("onnx", "onnx", "opset 18"), ("coreml", "mlpackage", "macOS15"))
+)
+MANIFEST = Manifest(
+    1,
+    CheckpointIdentity("a.pth", "0" * 64, 7, "model"),
+    SPEC,
+    {},
+    ARTIFACTS,
+    (GOOD,),
+    (StructureReport("model.onnx", ("valid",), passed=True), StructureReport("model.mlpackage", (), passed=True)),
+    None,
+    {},
+    {},
+)
+TIMES = Quantiles(1234.5, 1300.25, 1301.0, 1400.5, 1500.75, 1600.25, 0.1234, -0.0567)
+
+
+def latency(subject: str, runtime: str, *, stable: bool, times: Quantiles = TIMES) -> LatencyReport:
+    return LatencyReport(subject, runtime, {}, 1, 200, 12345.0, 2000.0, 12345.6, 10**9, times, stable, (1.0,))
+
+
+BENCH = BenchReport(
+    (
+        latency("swin-large-384-fp16/model.onnx", "onnxruntime", stable=False),
+        latency("swin_large_patch4_window12_384.safetensors", "torch", stable=True),
+    ),
+    (LatencyRatio("b", "a", 1.5, 1.4, 1.6, "slower"),),
+)
+DEMO = DemoResult(
+    "demo out",
+    540,
+    (
+        DemoRow("MobileViT", "onnx", 637_000, PARITY, 0.987, 0.985, 12.345, 1.234),
+        DemoRow("MobileViT", "coreml", 712_000, None, 0.987, None, 12.345, None),
+    ),
+    58.2,
+)
+INSPECTION = Inspection(
+    "/a/very/long/path/to/the/models/of/somebody/swin_large_patch4_window12_384.safetensors",
+    "huggingface folder",
+    1_234_567_890,
+    "model_ema",
+    ("model_ema", "model", "student"),
+    SPEC,
+    Cost(1_234_567_890, 1234.567, 12345.6),
+    {f"decoder.{index}.weight": "reconstruction is for training" for index in range(9)},
+)
+
+CASES: dict[str, tuple[Callable[..., None], Any, tuple[str, ...]]] = {
+    "inspection": (
+        render.inspection,
+        INSPECTION,
+        (
+            "assumed: check it",
+            "1024 768",
+            "192 384 768 1536",
+            "model_ema (also here: model,",
+            "goldfish",
+            "… (3)",
+            "21841",
+            "1,234,567,890 parameters, 1234.57 GMACs",
+            "left out: decoder.0.weight and 8 more (reconstruction is for training)",
+            "note: The file does not tell heads",
+            "next: vitedge export /a/very/long",
+        ),
+    ),
+    "export": (
+        render.export_result,
+        ExportResult("my bundle", 2_469_135_780, MANIFEST, {"a": 1.0, "b": 2.5}, ("TensorRT is not reached.",)),
+        (
+            "batchx3x1024x768 float16",
+            "macOS15",
+            "1.2 GB",
+            "1.2e-05",
+            "100.0",
+            "100.0%",
+            "structure",
+            "passed",
+            "TensorRT is not reached.",
+            "note: Softmax stays in float32.",
+            "my bundle: 2.5 GB, verified, in 3.5 s",
+            "next: vitedge bench 'my bundle'",
+        ),
+    ),
+    "validation": (
+        render.validation,
+        Validation("some/where", (BAD,), (UNSOUND,), 5, passed=False),
+        (
+            "FAILED",
+            "inf",
+            "nan",
+            "departs first",
+            "model.onnx: logits is off by 0.5 relative",
+            "model.mlpackage: constant head_weight is not finite",
+            "some/where: 5 files as the manifest describes them, NOT valid",
+        ),
+    ),
+    "bench": (
+        render.bench,
+        BENCH,
+        (
+            "1300.25",
+            "1400.50",
+            "1600.25",
+            "12.3%",
+            "12345",
+            "12346 MB",
+            "b takes 1.50 x the time of a (95 % interval 1.40 to 1.60): slower",
+            "swin-large-384-fp16/model.onnx did not run steadily (drift -5.7%)",
+        ),
+    ),
+    "demo": (
+        render.demo,
+        DEMO,
+        ("reference", "98.7%", "12.35", "structure ok", "637.0 kB", "540 test images", "validate 'demo out'/mobilevit"),
+    ),
+    "profiles": (render.profiles, profiles(), ("cpu-x86", "jetson-orin-nano", "iOS17", "fp16")),
+}
+
+
+@pytest.fixture(autouse=True)
+def _narrow() -> Iterator[None]:
+    before = render._OUT.width
+    render._OUT.width = 80
+    yield
+    render._OUT.width = before
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_tables_fit_the_screen_and_nothing_is_cut_off(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    function, record, words = CASES[name]
+    function(record, as_json=False)
+    shown, errors = capsys.readouterr()
+    assert errors == ""
+    for word in words:
+        assert word in shown
+    # What is to be copied or to be read as a sentence is not broken; everything else is.
+    wide = [line for line in shown.splitlines() if len(line) > 80]
+    assert [line for line in wide if ": " not in line] == []
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_json_is_one_document_without_anything_around_it(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    function, record, _ = CASES[name]
+    function(record, as_json=True)
+    shown, errors = capsys.readouterr()
+    assert errors == ""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    assert isinstance(json.loads(shown, parse_constant=refuse), dict)
+    assert shown.endswith("}\n")
+
+
+def test_json_holds_what_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    render.validation(Validation("x", (BAD,), (), 5, passed=False), as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["parity"][0]["outputs"][0]["relative_error"] == "inf"
+    assert found["parity"][0]["first_departure"] == "layers.2.blocks.17"
+    assert found["passed"] is False
+
+
+def test_progress_and_errors_go_to_the_other_stream(capsys: pytest.CaptureFixture[str]) -> None:
+    render.progress("lowering [bold]…")
+    render.error("There is no model[1].pth; " + "x" * 100)
+    shown, errors = capsys.readouterr()
+    assert shown == ""
+    assert errors == "lowering [bold]…\nvitedge: There is no model[1].pth; " + "x" * 100 + "\n"
+
+
+def test_brackets_and_colons_in_names_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """They are markup to the library that draws the tables."""
+    render.bench(BenchReport((latency("[red]a[/b]:x:.onnx", "torch", stable=True),)), as_json=False)
+    assert " [red]a[/b]:x:.onnx " in capsys.readouterr().out
+
+
+def test_a_tail_that_was_not_measured_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
+    few = Quantiles(1.0, 1.1, 1.1, 1.2, None, None, 0.01, 0.0)
+    render.bench(BenchReport((latency("a", "torch", stable=True, times=few),)), as_json=False)
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(" a "))
+    assert row.split()[:5] == ["a", "torch", "1.10", "1.20", "-"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "shown"), [(("cat",), "cat"), (("cat", "dog"), "cat, dog"), (("cat", "dog", "eel"), "cat, dog, … (3)")]
+)
+def test_labels_are_shown_however_few(labels: tuple[str, ...], shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    render.inspection(replace(INSPECTION, spec=replace(SPEC, labels=labels)), as_json=False)
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(" labels "))
+    assert row.split(maxsplit=1)[1].strip() == shown
