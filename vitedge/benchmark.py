@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vitedge import latency, registry
@@ -38,10 +40,11 @@ def bench(
 
     Raises:
         UserError: a subject is not there or cannot be read.
+        MissingBackend: nothing of a bundle runs on this machine.
         DeviceFailed: a process died, hung or failed.
     """
     chosen = [entry for subject in subjects for entry in _subjects(subject, threads, image_size)]
-    report = latency.bench(chosen, rule, device, progress)
+    report = latency.bench(_told_apart(chosen), rule, device, progress)
     if len(subjects) == 1 and _is_bundle(Path(subjects[0])):
         add_latency(Path(subjects[0]), report)
     return report
@@ -50,15 +53,24 @@ def bench(
 def _subjects(text: str, threads: int | None, image_size: tuple[int, int] | None) -> Iterable[Subject]:
     path = Path(text)
     if _is_bundle(path):
-        for artifact in read_manifest(path).artifacts:
-            runtime = RUNTIME_OF[artifact.format]
+        runtimes = {artifact.path: RUNTIME_OF[artifact.format] for artifact in read_manifest(path).artifacts}
+        if not any(registry.works_here(registry.RUNTIMES, runtime) for runtime in runtimes.values()):
+            for runtime in runtimes.values():
+                registry.load(registry.RUNTIMES, runtime)  # says where it does work
+        for name, runtime in runtimes.items():
             if registry.works_here(registry.RUNTIMES, runtime):
-                yield Subject(f"{path.name}/{artifact.path}", runtime, str(path / artifact.path), threads=threads)
+                yield Subject(f"{path.name}/{name}", runtime, str(path / name), threads=threads)
     elif path.suffix in FORMAT_OF:
         yield Subject(path.name, RUNTIME_OF[FORMAT_OF[path.suffix]], text, threads=threads)
     else:
         options = {} if image_size is None else {"image_size": list(image_size)}
         yield Subject(path.name, "torch", text, threads=threads, factory=REFERENCE, options=options)
+
+
+def _told_apart(subjects: Sequence[Subject]) -> list[Subject]:
+    """Subjects of one name, such as ``model.onnx`` of two bundles, go by their whole paths."""
+    count = Counter(subject.label for subject in subjects)
+    return [replace(subject, label=subject.source) if count[subject.label] > 1 else subject for subject in subjects]
 
 
 def _is_bundle(path: Path) -> bool:

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.bad_files import VIT
+from tests.vitedge.onnx_models import write_model
+from vitedge import latency
+from vitedge.benchmark import bench
+from vitedge.bundle import read_manifest, write_manifest
+from vitedge.errors import BadRecipe, MissingBackend, UserError
+from vitedge.latency import Rule, Subject
+from vitedge.records import BenchReport
+from vitedge.validation import validate
+
+SHORT = Rule(warmup_s=0.02, warmup_limit_s=0.1, samples=10, seconds=0.2, rounds=5)
+
+
+@pytest.fixture
+def bundle(demo_bundle: Path, tmp_path: Path) -> Path:
+    """A copy to be changed."""
+    return Path(shutil.copytree(demo_bundle, tmp_path / "vit"))
+
+
+def test_a_bundle_alone_gets_its_measurement_and_stays_valid(bundle: Path) -> None:
+    told: list[str] = []
+    report = bench([str(bundle)], threads=1, rule=SHORT, progress=told.append)
+    assert [entry.subject for entry in report.reports] == ["vit/model.onnx"]
+    (found,) = report.reports
+    assert (found.runtime, found.batch, found.device["threads"]) == ("onnxruntime", 1, 1)
+    assert found.samples == len(found.raw_ms) >= 5
+    assert 0 < found.quantiles.minimum <= found.quantiles.median
+    assert found.file_size == (bundle / "model.onnx").stat().st_size
+    assert any("vit/model.onnx" in text for text in told)
+    assert read_manifest(bundle).latency == report
+    assert validate(bundle).passed
+
+
+def test_a_bundle_beside_its_checkpoint_gives_a_ratio_and_is_not_written(bundle: Path) -> None:
+    before = (bundle / "manifest.json").read_bytes()
+    report = bench([str(VIT), str(bundle)], threads=1, image_size=(48, 48), rule=SHORT)
+    assert [entry.runtime for entry in report.reports] == ["torch", "onnxruntime"]
+    (ratio,) = report.ratios
+    assert (ratio.subject, ratio.baseline) == ("vit/model.onnx", VIT.name)
+    assert 0 < ratio.low <= ratio.ratio <= ratio.high
+    assert ratio.ratio < 1, "a tiny model at a smaller image in ONNX Runtime is far from PyTorch eager"
+    assert (bundle / "manifest.json").read_bytes() == before
+
+
+def chosen(monkeypatch: pytest.MonkeyPatch, *subjects: str, **settings: object) -> list[Subject]:
+    """What would be measured."""
+    found: list[Subject] = []
+
+    def keep(asked: list[Subject], *_others: object) -> BenchReport:
+        found.extend(asked)
+        return BenchReport(())
+
+    monkeypatch.setattr(latency, "bench", keep)
+    bench(subjects, **settings)  # type: ignore[arg-type]
+    return found
+
+
+def test_what_is_measured_follows_from_what_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    onnx = str(write_model(tmp_path / "other.onnx"))
+    file, checkpoint = chosen(monkeypatch, onnx, "timm:pit_s_224", threads=2, image_size=(64, 32))
+    assert (file.label, file.runtime, file.source, file.threads) == ("other.onnx", "onnxruntime", onnx, 2)
+    assert (checkpoint.runtime, checkpoint.source) == ("torch", "timm:pit_s_224")
+    assert checkpoint.factory
+    assert checkpoint.options == {"image_size": [64, 32]}
+
+
+def test_two_files_of_one_name_are_told_apart_by_their_folders(
+    monkeypatch: pytest.MonkeyPatch, bundle: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(bundle, tmp_path / "second" / "vit"))
+    labels = [subject.label for subject in chosen(monkeypatch, str(bundle), str(other), str(VIT))]
+    assert labels == [f"{bundle}/model.onnx", f"{other}/model.onnx", VIT.name]
+    labels = [subject.label for subject in chosen(monkeypatch, f"{bundle}/model.onnx", f"{other}/model.onnx")]
+    assert labels == [f"{bundle}/model.onnx", f"{other}/model.onnx"]
+
+
+def test_one_subject_twice_is_refused(bundle: Path) -> None:
+    with pytest.raises(BadRecipe, match="a label of its own"):
+        bench([str(bundle), str(bundle)], rule=SHORT)
+
+
+def test_a_bundle_that_nothing_here_can_run_says_where_it_runs(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    manifest = read_manifest(bundle)
+    only = tuple(artifact for artifact in manifest.artifacts if artifact.format == "coreml")
+    write_manifest(bundle, replace(manifest, artifacts=only))
+    with pytest.raises(MissingBackend, match="Core ML does not run on Linux"):
+        bench([str(bundle)], rule=SHORT)
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="none"):
+        bench([str(tmp_path / "none.onnx")], rule=SHORT)
