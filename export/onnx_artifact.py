@@ -13,7 +13,8 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from vitedge.digest import hash_file
-from vitedge.errors import UnreadableArtifact
+from vitedge.errors import CheckFailed, UnreadableArtifact
+from vitedge.export.onnx_skeleton import read_skeleton
 from vitedge.records import Artifact, StructureReport, TensorSpec
 
 _PREFIX = "vitedge."
@@ -59,8 +60,8 @@ def check(path: Path, artifact: Artifact, weights: Mapping[str, Any] | None = No
     del weights
     try:
         found = describe(path)
-        onnx.checker.check_model(str(path), full_check=True)
-    except (UnreadableArtifact, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        onnx.checker.check_model(read_skeleton(path), full_check=True)
+    except (CheckFailed, UnreadableArtifact, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         return StructureReport(artifact.path, (), passed=False, reason=str(error).strip().splitlines()[0].rstrip("."))
     for name in ("target", "inputs", "outputs"):
         if getattr(found, name) != getattr(artifact, name):

@@ -116,9 +116,11 @@ def check(job: Job) -> None:
         if report is not None and not report.passed and artifact.blocks:
             blocks = gather_blocks(job.reference, job.evidence)
             report = compare_layers(report, path, artifact, blocks, job.evidence)
+        if report is not None:
+            job.parity.append(report)
+            continue
         # What cannot be run here has to show at least that its constants are the reference's.
-        weights = expected_weights(job.programs[artifact.format]) if report is None else None
-        job.parity.extend(() if report is None else (report,))
+        weights = expected_weights(job.programs[artifact.format])
         job.structure.append(check_structure(path, artifact, weights))
     verdicts: list[ParityReport | StructureReport] = [*job.parity, *job.structure]
     for verdict in verdicts:
