@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vitedge.bundle import read_manifest
+from vitedge.demo import run as demo
+from vitedge.demo.assets import MODELS, images
+from vitedge.latency import Rule
+from vitedge.validation import validate
+
+
+def test_one_model_from_its_file_to_what_it_classifies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (model,) = (model for model in MODELS if model.name == "PiT")
+    monkeypatch.setattr(demo, "MODELS", (model,))
+    monkeypatch.setattr(demo, "_RULE", Rule(warmup_s=0.02, warmup_limit_s=0.1, samples=10, seconds=0.2, rounds=5))
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    told: list[str] = []
+    result = demo.run(tmp_path, told.append)
+    assert all(text.startswith("PiT: ") for text in told)
+    assert (result.folder, result.images) == (str(tmp_path), 540)
+    onnx, coreml = result.rows
+    assert (onnx.model, onnx.format, coreml.format) == ("PiT", "onnx", "coreml")
+    # A model that guesses is right on a tenth of the images; this one was trained.
+    assert onnx.reference_top1 > 0.9
+    assert onnx.top1 == onnx.reference_top1 == coreml.reference_top1
+    assert onnx.parity is not None
+    assert onnx.parity.relative_error <= 2e-5
+    assert onnx.median_ms is not None
+    assert 0 < onnx.median_ms < onnx.reference_ms
+    assert (coreml.parity, coreml.top1, coreml.median_ms) == (None, None, None)
+    manifest = read_manifest(tmp_path / "pit")
+    assert manifest.parity[0].images == 64
+    assert manifest.spec.labels == tuple("0123456789")
+    assert manifest.artifacts[0].size == onnx.size
+    assert validate(tmp_path / "pit").passed
+
+
+def test_top1_is_the_share_of_the_images_that_are_classified_correctly() -> None:
+    logits = np.eye(4, dtype=np.float32)
+    assert demo._top1(logits, (0, 1, 2, 0)) == 0.75
+    assert len(images()[1]) == 540
