@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vitedge.models.reference import Reference
     from vitedge.recipe import ExportRecipe
     from vitedge.records import BenchReport, ExportResult, Inspection, Validation
+    from vitedge.validation import Against
 
 __all__ = ["bench", "export", "inspect", "load", "validate"]
 
@@ -49,14 +50,18 @@ def export(source: str, bundle: str | Path, recipe: ExportRecipe | None = None, 
     return run(source, Path(bundle), recipe, force=force)
 
 
-def validate(
-    subject: str | Path, *, against: str | None = None, images: str = "synthetic", layers: bool = False
-) -> Validation:
-    """Checks a bundle, or compares an artifact with a checkpoint. See `vitedge.validation.validate`."""
+def validate(subject: str | Path, *, against: str | Against | None = None, layers: bool = False) -> Validation:
+    """Checks a bundle, or compares an artifact with a checkpoint. See `vitedge.validation.validate`.
+
+    Args:
+        subject: a bundle, an ``.onnx`` file or an ``.mlpackage``.
+        against: a checkpoint, or an `Against` with the images, the weight set and the facts given by hand.
+        layers: compare block by block with a checkpoint.
+    """
     from vitedge.validation import Against
     from vitedge.validation import validate as run
 
-    return run(Path(subject), None if against is None else Against(against, images, layers=layers))
+    return run(Path(subject), Against(against, layers=layers) if isinstance(against, str) else against)
 
 
 def bench(subjects: Sequence[str], *, device: str = "local", threads: int | None = None) -> BenchReport:

@@ -130,6 +130,8 @@ def validate(
     ] = None,
     images: Images = None,
     image_count: ImageCount = None,
+    weights: Weights = None,
+    overrides: Overrides = None,
     *,
     layers: Annotated[bool, typer.Option("--layers", help="Compare block by block; needs --against.")] = False,
     json: AsJson = False,
@@ -138,8 +140,17 @@ def validate(
     from vitedge.validation import Against
     from vitedge.validation import validate as run
 
-    reference = None if against is None else Against(against, images or "synthetic", image_count or 16, layers=layers)
-    if layers and reference is None:
+    reference = None
+    if against is not None:
+        reference = Against(
+            against,
+            images or "synthetic",
+            image_count or 16,
+            layers=layers,
+            weights=weights,
+            overrides=parse_overrides(overrides),
+        )
+    elif layers:
         raise BadRecipe("--layers compares with the reference's blocks: add --against CHECKPOINT.")
     result = run(Path(subject), reference)
     render.validation(result, as_json=json)

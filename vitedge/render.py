@@ -79,7 +79,7 @@ def export_result(result: ExportResult, *, as_json: bool) -> None:
     _OUT.print(_artifact_table(manifest.artifacts))
     _verdicts(manifest.parity, manifest.structure)
     _lines(
-        *(f"note: {note}" for artifact in manifest.artifacts for note in artifact.notes),
+        *(f"note: {artifact.path}: {note}" for artifact in manifest.artifacts for note in artifact.notes),
         *(f"note: {note}" for note in manifest.spec.notes),
         *result.pending,
         f"{result.bundle}: {_bytes(result.size)}, verified, in {sum(result.seconds.values()):.1f} s",
