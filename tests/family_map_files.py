@@ -57,7 +57,7 @@ def settled(network: nn.Module, edge: int = 64) -> nn.Module:
     """
     for name, weight in network.named_parameters():
         if re.search(r"(attn\.(out_)?proj|mlp\.fc2)\.", name):
-            weight.mul_(0.2)
+            weight.mul_(0.1)
     norms = [part for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
 
     def observe(norm: Any, inputs: tuple[Tensor]) -> None:
