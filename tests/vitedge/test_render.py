@@ -164,7 +164,7 @@ CASES: dict[str, tuple[Callable[..., None], Any, tuple[str, ...]]] = {
             "structure",
             "passed",
             "TensorRT is not reached.",
-            "note: Softmax stays in float32.",
+            "Softmax stays in float32.",
             "my bundle: 2.5 GB, verified, in 3.5 s",
             "next: vitedge bench 'my bundle'",
         ),
