@@ -8,7 +8,7 @@ results are measured against float16's largest value, 65504.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -37,23 +37,34 @@ def find_islands(program: Program, images: torch.Tensor | np.ndarray[Any, Any]) 
     limit = FLOAT16_MAX / SAFETY
     large = {module for module, magnitude in measure_ranges(program, images).items() if not magnitude <= limit}
     fragile = set(_fragile_weights(program))
-    order = dict.fromkeys(_innermost(node) for node in program.exported.graph.nodes if node.op == "call_function")
-    return tuple(module for module in order if module in large | fragile)
+    return tuple(module for module in execution_order(program) if module in large | fragile)
+
+
+def execution_order(program: Program) -> tuple[str, ...]:
+    """The innermost modules that compute something, in order of execution."""
+    nodes = (node for node in program.exported.graph.nodes if node.op == "call_function")
+    return tuple(dict.fromkeys(innermost(node) for node in nodes))
 
 
 def measure_ranges(program: Program, images: torch.Tensor | np.ndarray[Any, Any]) -> Mapping[str, float]:
     """For every innermost module, the largest magnitude that it reads, computes on the way, or returns."""
     samples = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
-    size = program.inputs[0].shape[0]
-    chunk = size if isinstance(size, int) else _CHUNK
     interpreter = _Ranges(program)
+    for batch in batches(program, samples, _CHUNK):
+        with torch.no_grad():
+            interpreter.run(*arguments(program, batch))
+    return interpreter.ranges
+
+
+def batches(program: Program, samples: torch.Tensor, chunk: int) -> Iterator[torch.Tensor]:
+    """The samples in batches that the program takes, of the chunk's size where any does; repetitions fill the last."""
+    size = program.inputs[0].shape[0]
+    chunk = size if isinstance(size, int) else chunk
     for start in range(0, len(samples), chunk):
         batch = samples[start : start + chunk]
         if isinstance(size, int) and len(batch) < size:
             batch = samples[[index % len(samples) for index in range(start, start + size)]]
-        with torch.no_grad():
-            interpreter.run(*_arguments(program, batch))
-    return interpreter.ranges
+        yield batch
 
 
 class _Ranges(Interpreter):
@@ -70,19 +81,20 @@ class _Ranges(Interpreter):
         # Before the node runs: some operators work in place.
         seen = [_magnitude(args), _internal(n.target, args, kwargs)]
         result = super().run_node(n)
-        module = _innermost(n)
+        module = innermost(n)
         self.ranges[module] = max(self.ranges.get(module, 0.0), *seen, _magnitude(result))
         return result
 
 
-def _arguments(program: Program, batch: torch.Tensor) -> list[Any]:
+def arguments(program: Program, batch: torch.Tensor) -> list[Any]:
     """The program's inputs in the order of its signature."""
     exported = program.exported
     tensors = {**exported.constants, **exported.state_dict}
     return [batch if spec.target is None else tensors[spec.target] for spec in exported.graph_signature.input_specs]
 
 
-def _innermost(node: Node) -> str:
+def innermost(node: Node) -> str:
+    """The innermost module that a node belongs to; the reference itself is the empty name."""
     return (enclosing_modules(node) or [""])[-1]
 
 
@@ -145,7 +157,7 @@ def _fragile_weights(program: Program) -> list[str]:
     signature = {**exported.graph_signature.inputs_to_parameters, **exported.graph_signature.inputs_to_buffers}
     tensors = {**exported.constants, **exported.state_dict}
     return [
-        _innermost(reader)
+        innermost(reader)
         for node in exported.graph.nodes
         if node.op == "placeholder" and node.name in signature and not _fits(tensors[signature[node.name]])
         for reader in node.users

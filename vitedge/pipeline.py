@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vitedge import profiles, registry
@@ -24,7 +24,8 @@ from vitedge.evidence import gather, gather_blocks
 from vitedge.export.capture import capture
 from vitedge.export.coreml_reference import expected_weights
 from vitedge.export.program import Program
-from vitedge.export.ranges import find_islands
+from vitedge.export.ranges import execution_order, find_islands
+from vitedge.export.sensitivity import find_noisy
 from vitedge.models.reference import Reference, load_reference
 from vitedge.output import replacing
 from vitedge.parity import default_bar
@@ -42,7 +43,7 @@ from vitedge.serialization import to_dict
 FILE_NAMES = {"onnx": "model.onnx", "coreml": "model.mlpackage"}
 """Format to the name of its artifact in the bundle."""
 _ISLAND_IMAGES = 4
-"""Images over which the ranges of half-precision values are watched."""
+"""Images over which the ranges and the rounding noise of half-precision values are watched."""
 
 
 @dataclass
@@ -97,11 +98,16 @@ def run_reference(job: Job) -> None:
 
 def lower(job: Job) -> None:
     """Captures the program once and lowers it to every format."""
+    found: dict[int, tuple[tuple[str, ...], tuple[str, ...]]] = {}
     for name in job.formats:
-        job.programs[name] = _program(job, name)
-        islands = _islands(job, job.programs[name])
+        program = job.programs[name] = _program(job, name)
+        # Formats of the same batch share a program, and what has to stay in float32 with it.
+        if id(program) not in found:
+            found[id(program)] = _islands(job, program)
+        islands, notes = found[id(program)]
         target = registry.load(registry.TARGETS, name)
-        job.artifacts.append(target.lower(job.programs[name], job.recipe, job.folder / FILE_NAMES[name], islands))
+        artifact = target.lower(program, job.recipe, job.folder / FILE_NAMES[name], islands)
+        job.artifacts.append(replace(artifact, notes=(*artifact.notes, *notes)))
 
 
 def check(job: Job) -> None:
@@ -203,12 +209,17 @@ def _program(job: Job, name: str) -> Program:
     return capture(module, reference.spec, reference.blocks, batch=batch, dtype=recipe.input, features=job.features)
 
 
-def _islands(job: Job, program: Program) -> tuple[str, ...]:
-    """Modules whose values half precision cannot hold; none where nothing is narrowed."""
+def _islands(job: Job, program: Program) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Modules that have to stay in float32, and what to tell about them; none where nothing is narrowed."""
     if job.recipe.precision != "fp16":
-        return ()
+        return (), ()
     images = feed(job.evidence.data.images[:_ISLAND_IMAGES], program.inputs[0], job.reference.spec)
-    return find_islands(program, images)
+    large, bar = find_islands(program, images), job.evidence.bar.centred_sqnr_db
+    noisy = () if bar is None else find_noisy(program, images, bar, already=large)
+    if not noisy:
+        return large, ()
+    count = len(execution_order(program))
+    return large + noisy, (f"{len(noisy)} of {count} modules stay in float32 so that half precision holds {bar:g} dB",)
 
 
 @contextlib.contextmanager
