@@ -18,7 +18,7 @@ from vitedge import render
 from vitedge.errors import BadRecipe, VitedgeError
 from vitedge.profiles import apply
 from vitedge.profiles import profiles as table
-from vitedge.recipe import ExportRecipe, read_entries
+from vitedge.recipe import IMAGE_COUNT, ExportRecipe, read_entries
 from vitedge.records import Bar
 from vitedge.serialization import from_dict, to_dict
 
@@ -44,7 +44,7 @@ Overrides = Annotated[
 Images = Annotated[
     str | None, typer.Option(metavar="DIR|synthetic", help="Images that parity is measured on; synthetic if not given.")
 ]
-ImageCount = Annotated[int | None, typer.Option(min=2, help="How many images; 16 if not given.")]
+ImageCount = Annotated[int | None, typer.Option(min=2, help=f"How many images; {IMAGE_COUNT} if not given.")]
 
 
 @app.command()
@@ -145,7 +145,7 @@ def validate(
         reference = Against(
             against,
             images or "synthetic",
-            image_count or 16,
+            image_count or IMAGE_COUNT,
             layers=layers,
             weights=weights,
             overrides=parse_overrides(overrides),

@@ -21,6 +21,8 @@ else:
 FORMATS = ("onnx", "coreml", "tensorrt")
 PRECISIONS = ("fp32", "fp16")
 INPUTS = ("float32", "uint8")
+IMAGE_COUNT = 8
+"""Images that parity is measured on, unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class ExportRecipe:
     """Tokens and pooled features instead of logits."""
     images: str = "synthetic"
     """A folder of images for parity, or ``synthetic``."""
-    image_count: int = 16
+    image_count: int = IMAGE_COUNT
     seed: int = 0
     weights: str | None = None
     """Which set of weights, where the file holds several."""

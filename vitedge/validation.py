@@ -16,7 +16,7 @@ from vitedge.bundle import MANIFEST, check_files, read_manifest, read_reference
 from vitedge.comparison import FORMAT_OF, Evidence, Floats, check_parity, check_structure, compare_layers
 from vitedge.errors import BadRecipe, UnreadableArtifact
 from vitedge.parity import default_bar
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import IMAGE_COUNT, ExportRecipe
 from vitedge.records import Artifact, Bar, Manifest, ParityReport, StructureReport, Validation
 from vitedge.serialization import from_dict
 
@@ -27,7 +27,7 @@ class Against:
 
     checkpoint: str
     images: str = "synthetic"
-    image_count: int = 16
+    image_count: int = IMAGE_COUNT
     layers: bool = False
     bar: Bar | None = None
     """None takes the bundle's, or the default of the precision and the family."""
