@@ -27,6 +27,7 @@ from vitedge.export.ranges import arguments, batches, execution_order, innermost
 MARGIN_DB = 3.0
 """How far above the bar the prediction has to be: it is of the first order, and from few images."""
 IMAGES = 4
+"""Images that are enough for the noise."""
 _PROBES = 2
 """Backward passes for every batch and output."""
 _VANISHES = frozenset(("dropout", "dropout_", "alias", "detach", "detach_", "clone", "contiguous", "lift_fresh_copy"))
@@ -72,6 +73,7 @@ class Noise:
 def find_noisy(
     program: Program,
     images: torch.Tensor | np.ndarray[Any, Any],
+    reference: Sequence[np.ndarray[Any, Any]],
     bar_db: float,
     margin_db: float = MARGIN_DB,
     already: tuple[str, ...] = (),
@@ -80,7 +82,8 @@ def find_noisy(
 
     Args:
         program: what `vitedge.export.capture.capture` returned.
-        images: ``(images, channels, height, width)``, as the program takes them; the first `IMAGES` count.
+        images: ``(images, channels, height, width)``, as the program takes them; `IMAGES` are enough.
+        reference: the program's outputs, ``(images, …)``, over all images for which the bar has to hold.
         bar_db: centred signal-to-noise ratio that the outputs have to reach.
         margin_db: how far above it the prediction has to be.
         already: modules that stay in float32 anyway; they are not returned.
@@ -89,7 +92,7 @@ def find_noisy(
     partners = _folded(program)
     own = {partners.get(module, module) for module in already}
     chosen = set(own)
-    for noise in predict_noise(program, images):
+    for noise in predict_noise(program, images, reference):
         # The reference says nothing there, and parity will say that.
         if noise.signal > 0:
             _choose(noise, noise.signal / 10 ** ((bar_db + margin_db) / 10), chosen)
@@ -97,22 +100,24 @@ def find_noisy(
     return tuple(module for module in order if partners.get(module, module) in chosen)
 
 
-def predict_noise(program: Program, images: torch.Tensor | np.ndarray[Any, Any]) -> tuple[Noise, ...]:
-    """What rounding every weight and every value to float16 does to each output."""
-    samples = (torch.from_numpy(images) if isinstance(images, np.ndarray) else images)[:IMAGES]
+def predict_noise(
+    program: Program, images: torch.Tensor | np.ndarray[Any, Any], reference: Sequence[np.ndarray[Any, Any]]
+) -> tuple[Noise, ...]:
+    """What rounding every weight and every value to float16 does to each output; arguments as of `find_noisy`."""
+    samples = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
     probe = _Probe(program)
-    results: list[tuple[torch.Tensor, ...]] = []
     runs = 0
     for batch in batches(program, samples, 1):
-        results.append(probe.measure(batch))
+        probe.measure(batch)
         runs += len(batch)
-    noises = []
-    for index in range(len(program.outputs)):
-        values = torch.cat([result[index] for result in results])[: len(samples)].double()
-        signal = float(values.var(0).sum()) if len(values) > 1 else 0.0
-        parts = {modules: power / runs / _PROBES for modules, power in probe.power[index].items()}
-        noises.append(Noise(signal, parts))
-    return tuple(noises)
+    return tuple(
+        Noise(
+            # A few images tell the noise within a decibel, but not the signal.
+            signal=float(values.astype(np.float64).var(axis=0).sum()),
+            parts={modules: total / runs / _PROBES for modules, total in power.items()},
+        )
+        for values, power in zip(reference, probe.power, strict=True)
+    )
 
 
 def _choose(noise: Noise, allowed: float, chosen: set[str]) -> None:
@@ -190,8 +195,8 @@ class _Probe(Interpreter):
         self._generator = torch.Generator().manual_seed(0)
         self._output = 0
 
-    def measure(self, batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Runs one batch; returns the outputs."""
+    def measure(self, batch: torch.Tensor) -> None:
+        """Runs one batch."""
         with torch.enable_grad():
             outputs = self.run(*arguments(self._program, batch))
             for index, output in enumerate(outputs):
@@ -200,7 +205,6 @@ class _Probe(Interpreter):
                     signs = torch.randint(0, 2, output.shape, generator=self._generator).to(output.dtype) * 2 - 1
                     last = index + 1 == len(outputs) and probe + 1 == _PROBES
                     output.backward(signs, retain_graph=not last)
-        return tuple(output.detach() for output in outputs)
 
     def run_node(self, n: Node) -> Any:
         if n.op == "output":

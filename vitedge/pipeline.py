@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from vitedge import profiles, registry
 from vitedge.bundle import REFERENCE, versions, write_manifest, write_reference
 from vitedge.calibration.images import ImageSet, load
@@ -213,9 +215,13 @@ def _islands(job: Job, program: Program) -> tuple[tuple[str, ...], tuple[str, ..
     """Modules that have to stay in float32, and what to tell about them; none where nothing is narrowed."""
     if job.recipe.precision != "fp16":
         return (), ()
-    images = feed(job.evidence.data.images[:_ISLAND_IMAGES], program.inputs[0], job.reference.spec)
-    large, bar = find_islands(program, images), job.evidence.bar.centred_sqnr_db
-    noisy = () if bar is None else find_noisy(program, images, bar, already=large)
+    data, bar = job.evidence.data, job.evidence.bar.centred_sqnr_db
+    # Spread over all of them: images that follow one another may be alike.
+    chosen = np.linspace(0, len(data.images) - 1, min(_ISLAND_IMAGES, len(data.images))).round().astype(int)
+    images = feed(data.images[chosen], program.inputs[0], job.reference.spec)
+    large = find_islands(program, images)
+    outputs = [data.outputs[spec.name] for spec in program.outputs]
+    noisy = () if bar is None else find_noisy(program, images, outputs, bar, already=large)
     if not noisy:
         return large, ()
     count = len(execution_order(program))
