@@ -61,7 +61,12 @@ def check(path: Path, artifact: Artifact, weights: Mapping[str, Any] | None = No
     try:
         found = describe(path)
         onnx.checker.check_model(read_skeleton(path), full_check=True)
-    except (CheckFailed, UnreadableArtifact, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except (
+        CheckFailed,
+        UnreadableArtifact,
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+    ) as error:
         return StructureReport(artifact.path, (), passed=False, reason=str(error).strip().splitlines()[0].rstrip("."))
     for name in ("target", "inputs", "outputs"):
         if getattr(found, name) != getattr(artifact, name):

@@ -21,12 +21,17 @@ def filled(text: str) -> str:
 
 def table(result: dict[str, Any]) -> str:
     """One row a model and an artifact, and PyTorch's own row before them."""
-    lines = ["| model | runs as | size | relative error | centred SQNR | top-1 | median |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| model | runs as | size | relative error | centred SQNR | top-1 | median |",
+        "|---|---|---|---|---|---|---|",
+    ]
     shown = ""
     for row in result["rows"]:
         if row["model"] != shown:
             shown = row["model"]
-            lines.append(f"| {shown} | PyTorch | | reference | | {row['reference_top1']:.1%} | {row['reference_ms']:.2f} ms |")
+            lines.append(
+                f"| {shown} | PyTorch | | reference | | {row['reference_top1']:.1%} | {row['reference_ms']:.2f} ms |"
+            )
         parity, size = row["parity"], f"{row['size'] / 1e3:.0f} kB"
         if parity is None:
             lines.append(f"| | {row['format']} | {size} | structure and weights checked | | | |")

@@ -23,7 +23,7 @@ from vitedge.comparison import Evidence, check_parity, check_structure, compare_
 from vitedge.digest import hash_file
 from vitedge.errors import CheckFailed, MissingBackend, UserError
 from vitedge.evidence import gather, gather_blocks
-from vitedge.export.capture import capture
+from vitedge.export.capture import BATCH_AXIS, capture
 from vitedge.export.coreml_reference import expected_weights
 from vitedge.export.program import Program
 from vitedge.export.ranges import execution_order, find_islands
@@ -107,6 +107,8 @@ def lower(job: Job) -> None:
         if id(program) not in found:
             found[id(program)] = _islands(job, program)
         islands, notes = found[id(program)]
+        if job.recipe.batch == "dynamic" and program.inputs[0].shape[0] != BATCH_AXIS:
+            notes = (*notes, "the batch is fixed at 1: Core ML has no dynamic one that is quick")
         target = registry.load(registry.TARGETS, name)
         artifact = target.lower(program, job.recipe, job.folder / FILE_NAMES[name], islands)
         job.artifacts.append(replace(artifact, notes=(*artifact.notes, *notes)))
