@@ -45,4 +45,4 @@ def weights(reference: Reference, artifact: Artifact) -> Mapping[str, npt.NDArra
 
 def describe(images: ImageSet) -> str:
     """Where the images came from, with the hash of what was made of them."""
-    return f"{images.source}, {len(images.pixels)} images, SHA-256 {images.sha256[:16]}"
+    return f"{images.source}, SHA-256 {images.sha256[:16]}"

@@ -80,7 +80,7 @@ class Job:
 
 
 def read_checkpoint(job: Job) -> None:
-    """Reads the checkpoint, hashes it aside, and finds out what it is."""
+    """Reads the checkpoint and finds out what it is."""
     job.checkpoint = read(job.source, weights=job.recipe.weights, overrides=job.recipe.overrides)
 
 

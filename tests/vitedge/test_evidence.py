@@ -40,7 +40,7 @@ def test_the_evidence_is_what_the_reference_computes(reference: Reference, image
 
 def test_the_images_are_described_so_that_they_can_be_told_apart(reference: Reference, images: ImageSet) -> None:
     text = describe(images)
-    assert text == f"synthetic, seed 7, 5 images, SHA-256 {images.sha256[:16]}"
+    assert text == f"synthetic, seed 7, SHA-256 {images.sha256[:16]}"
     assert describe(load("synthetic", reference.spec, 5, seed=8)) != text
     assert gather(reference, images, Bar(), features=False).image_source == text
 
