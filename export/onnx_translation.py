@@ -13,12 +13,13 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from onnxscript import opset18 as op
-from onnxscript import opset20
+from onnxscript import opset18, opset20
 
 LAYER_NORMALIZATION_SINCE = 17
 GELU_SINCE = 20
 
+# Typed as anything: what a translation passes on may be a value, a number or a list, and onnxscript takes all of them.
+op: Any = opset18
 Translation = Callable[..., Any]
 Dimension = Any
 """An ``int``, or an `onnx_ir.Value` that is a vector of one element."""

@@ -295,6 +295,7 @@ def script() -> None:
     apart one by one before the process ends anyway, would cost `inspect` a third of its time.
     """
     gc.set_threshold(_OBJECTS_BEFORE_COLLECTION)
+    code = 0
     try:
         main()
     except SystemExit as leaving:
