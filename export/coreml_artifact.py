@@ -5,20 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
 import numpy as np
 
 from vitedge.digest import hash_file, hash_listing
 from vitedge.errors import CheckFailed, UnreadableArtifact
-from vitedge.export.coreml_package import DTYPES, Array, Package, read_package
-from vitedge.export.coreml_quiet import load_coremltools
-from vitedge.export.coreml_weights import compare_weights
+from vitedge.export.coreml_weights import compare_weights, numbers
+from vitedge.mlprogram import description
+from vitedge.mlprogram.blobs import Array
+from vitedge.mlprogram.package import Package, read_package
+from vitedge.mlprogram.program import Operation, Output, Program, read_program
 from vitedge.records import Artifact, StructureReport, TensorSpec
 
 MAX_RANK = 5
-_ARRAY_DTYPES = {65568: "float32", 65552: "float16", 65600: "float64", 131104: "int32"}
-"""``ArrayFeatureType.ArrayDataType`` to NumPy's name."""
+_TARGETS = {6: "iOS15", 7: "iOS16", 8: "iOS17", 9: "iOS18", 10: "iOS26"}
+"""Specification version to the first iOS that reads it."""
 
 
 def describe(path: Path) -> Artifact:
@@ -29,8 +29,7 @@ def describe(path: Path) -> Artifact:
         MissingBackend: coremltools is not installed.
     """
     package = read_package(path)
-    description = package.model.description
-    scores = {description.predictedFeatureName, description.predictedProbabilitiesName}
+    program = read_program(package)
     present = sorted(file.relative_to(path.parent).as_posix() for file in path.rglob("*") if file.is_file())
     files = {name: hash_file(path.parent / name) for name in present}
     return Artifact(
@@ -38,10 +37,10 @@ def describe(path: Path) -> Artifact:
         path=path.name,
         sha256=hash_listing(files),
         size=sum((path.parent / name).stat().st_size for name in files),
-        precision="fp16" if _operations_by_precision(package)["float16"] else "fp32",
-        target=_target(int(package.model.specificationVersion)),
-        inputs=tuple(_feature(feature) for feature in description.input),
-        outputs=tuple(_feature(feature) for feature in description.output if feature.name not in scores),
+        precision="fp16" if _operations_by_precision(program)["float16"] else "fp32",
+        target=_target(package),
+        inputs=description.inputs(package),
+        outputs=description.outputs(package),
         files=files,
     )
 
@@ -70,13 +69,14 @@ def check(path: Path, artifact: Artifact, weights: Mapping[str, Array] | None = 
 def _check(path: Path, artifact: Artifact, weights: Mapping[str, Array] | None) -> Iterator[str]:
     yield _files(path, artifact)
     package = read_package(path)
-    yield _version(package, artifact)
-    yield _interface(package, artifact)
-    yield _ranks(package)
-    yield _precision(package, artifact)
-    yield _finite(package)
+    program = read_program(package)
+    yield _version(package, artifact, program.opset)
+    yield _interface(package, artifact, program.outputs)
+    yield _ranks(program)
+    yield _precision(program, artifact)
+    yield _finite(program)
     if weights is not None:
-        yield compare_weights(package, weights)
+        yield compare_weights(program, weights)
 
 
 def _files(path: Path, artifact: Artifact) -> str:
@@ -90,78 +90,54 @@ def _files(path: Path, artifact: Artifact) -> str:
     return f"{len(present)} files with the hashes they were exported with"
 
 
-def _target(version: int) -> str:
-    """The iOS release of a specification version."""
-    members = load_coremltools().target.__members__.items()
-    return next((name for name, member in members if name.startswith("iOS") and int(member) == version), str(version))
+def _target(package: Package) -> str:
+    version = int(package.model.specificationVersion)
+    return _TARGETS.get(version, f"specification version {version}")
 
 
-def _version(package: Package, artifact: Artifact) -> str:
-    ct = load_coremltools()
-    if artifact.target not in ct.target.__members__:
-        raise CheckFailed(f"this coremltools does not know the deployment target {artifact.target} of {package.path}")
-    wanted = int(ct.target[artifact.target])
-    found = int(package.model.specificationVersion)
-    if found != wanted:
-        raise CheckFailed(f"{package.path} has specification version {found}; {artifact.target} is {wanted}")
-    return f"specification version {found}, {artifact.target}, operation set {package.function.opset}"
+def _version(package: Package, artifact: Artifact, opset: str) -> str:
+    found = _target(package)
+    if found != artifact.target:
+        raise CheckFailed(f"{package.path} is for {found} instead of {artifact.target}")
+    return f"specification version {package.model.specificationVersion}, {found}, operation set {opset}"
 
 
-def _interface(package: Package, artifact: Artifact) -> str:
-    description = package.model.description
-    extra = {description.predictedFeatureName, description.predictedProbabilitiesName}
-    found = tuple(_feature(feature) for feature in description.input)
+def _interface(package: Package, artifact: Artifact, returned: tuple[str, ...]) -> str:
+    found = description.inputs(package)
     if found != artifact.inputs:
         raise CheckFailed(f"{package.path} takes {_list(found)} instead of {_list(artifact.inputs)}")
-    found = tuple(_feature(feature) for feature in description.output if feature.name not in extra)
+    found = description.outputs(package)
     if found != artifact.outputs:
         raise CheckFailed(f"{package.path} returns {_list(found)} instead of {_list(artifact.outputs)}")
-    returned = set(package.block.outputs)
-    absent = [feature.name for feature in description.output if feature.name not in returned]
+    absent = [feature.name for feature in package.model.description.output if feature.name not in returned]
     if absent:
         raise CheckFailed(f"{package.path} declares outputs that its program does not return: {', '.join(absent)}")
     return f"takes {_list(artifact.inputs)}; returns {_list(artifact.outputs)}"
-
-
-def _feature(feature: Any) -> TensorSpec:
-    """An input or output of the model's description; what is no tensor has the name of its kind as dtype."""
-    kind = feature.type.WhichOneof("Type")
-    if kind == "imageType":
-        image = feature.type.imageType
-        channels = 3 if image.colorSpace in (20, 30) else 1
-        return TensorSpec(feature.name, (1, channels, int(image.height), int(image.width)), "uint8")
-    if kind == "multiArrayType":
-        array = feature.type.multiArrayType
-        return TensorSpec(
-            feature.name, tuple(int(edge) for edge in array.shape), _ARRAY_DTYPES.get(array.dataType, "?")
-        )
-    return TensorSpec(feature.name, (), str(kind))
 
 
 def _list(specs: tuple[TensorSpec, ...]) -> str:
     return ", ".join(f"{spec.name} {spec.dtype} {'x'.join(map(str, spec.shape))}" for spec in specs)
 
 
-def _values(package: Package) -> Iterator[tuple[Any, Any]]:
-    """Every operation with each tensor type it returns."""
-    for operation in package.block.operations:
+def _values(program: Program) -> Iterator[tuple[Operation, Output, int]]:
+    """Every operation with each tensor that it makes, and the tensor's rank."""
+    for operation in program.operations:
         for output in operation.outputs:
-            if output.type.HasField("tensorType"):
-                yield operation, output
+            if output.type.shape is not None:
+                yield operation, output, len(output.type.shape)
 
 
-def _ranks(package: Package) -> str:
+def _ranks(program: Program) -> str:
     highest = 0
-    for operation, output in _values(package):
-        rank = int(output.type.tensorType.rank)
+    for operation, output, rank in _values(program):
         highest = max(highest, rank)
         if rank > MAX_RANK:
-            raise CheckFailed(f"{operation.type} makes {output.name} of rank {rank}; Core ML takes {MAX_RANK} at most")
+            raise CheckFailed(f"{operation.kind} makes {output.name} of rank {rank}; Core ML takes {MAX_RANK} at most")
     return f"no tensor of rank above {highest}"
 
 
-def _precision(package: Package, artifact: Artifact) -> str:
-    counts = _operations_by_precision(package)
+def _precision(program: Program, artifact: Artifact) -> str:
+    counts = _operations_by_precision(program)
     if artifact.precision == "fp32" and counts["float16"]:
         raise CheckFailed(f"{counts['float16']} operations compute in fp16 in a package of fp32")
     if artifact.precision == "fp16" and not counts["float16"]:
@@ -169,25 +145,24 @@ def _precision(package: Package, artifact: Artifact) -> str:
     return f"{counts['float16']} operations in fp16, {counts['float32']} in fp32"
 
 
-def _operations_by_precision(package: Package) -> dict[str, int]:
+def _operations_by_precision(program: Program) -> dict[str, int]:
     counts = {"float16": 0, "float32": 0}
-    for operation, output in _values(package):
-        dtype = DTYPES.get(output.type.tensorType.dataType, "")
-        if dtype in counts and operation.type not in ("const", "cast"):
-            counts[dtype] += 1
+    for operation, output, _ in _values(program):
+        if output.type.dtype in counts and operation.kind not in ("const", "cast"):
+            counts[output.type.dtype] += 1
     return counts
 
 
-def _finite(package: Package) -> str:
+def _finite(program: Program) -> str:
     # What a maximum is taken over is padded with minus infinity.
     padding = {
-        binding.name
-        for operation in package.block.operations
-        if operation.type == "pad"
-        for binding in operation.inputs["constant_val"].arguments
+        name
+        for operation in program.operations
+        if operation.kind == "pad"
+        for name in operation.reads()
     }
     count = 0
-    for name, value in package.constants():
+    for name, value in numbers(program):
         if value.dtype.kind == "f" and name not in padding and not np.isfinite(value).all():
             raise CheckFailed(f"constant {name} is not finite")
         count += 1

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from vitedge.errors import CheckFailed
-from vitedge.export.coreml_package import Array, Package
+from vitedge.mlprogram.blobs import Array
+from vitedge.mlprogram.program import Program
 
 SMALLEST = 16
 """Constants with fewer values are shapes, axes and scales that the lowering makes itself."""
@@ -18,14 +19,14 @@ _TOLERANCE = {np.dtype(np.float32): 2e-6, np.dtype(np.float16): 1e-3}
 """Of a weight that the lowering computed from others, relative to its largest value."""
 
 
-def compare_weights(package: Package, weights: Mapping[str, Array]) -> str:
+def compare_weights(program: Program, weights: Mapping[str, Array]) -> str:
     """Finds every constant of a package among the weights of the reference, and every weight among the constants.
 
     Weights are compared value by value, in fp16 after rounding to nearest; those that the lowering
     computed from others (a batch normalization folded into its convolution) within a few roundings.
 
     Args:
-        package: the package.
+        program: the ML Program.
         weights: name to value, float32, as the image meets them.
 
     Returns:
@@ -40,7 +41,7 @@ def compare_weights(package: Package, weights: Mapping[str, Array]) -> str:
         exact[_key(value)].append(name)
         exact[_key(value.astype(np.float16))].append(name)
     missing, equal, close = set(wanted), 0, 0
-    for name, value in package.constants():
+    for name, value in numbers(program):
         if value.dtype.kind != "f" or value.size < SMALLEST or _is_filler(value):
             continue
         found = exact.get(_key(value))
@@ -53,6 +54,13 @@ def compare_weights(package: Package, weights: Mapping[str, Array]) -> str:
     if missing:
         raise CheckFailed(f"no constant of the package holds {', '.join(sorted(missing)[:3])} of the reference")
     return f"{equal} weights equal to the reference's, {close} folded from them within rounding"
+
+
+def numbers(program: Program) -> Iterator[tuple[str, Array]]:
+    """Name and value of every numeric constant."""
+    for name, literal in program.constants():
+        if literal.type.shape is not None and literal.type.dtype not in ("string", "bool"):
+            yield name, literal.decode()
 
 
 def _is_filler(value: Array) -> bool:

@@ -20,9 +20,10 @@ from vitedge.export.coreml_convert import (
 )
 from vitedge.export.coreml_describe import LABEL, LABEL_PROBABILITIES, describe
 from vitedge.export.coreml_graph import prepare
-from vitedge.export.coreml_package import MANIFEST, MODEL, WEIGHTS, write_package
+from vitedge.export.coreml_package import write_package
 from vitedge.export.coreml_quiet import load_coremltools, quiet
 from vitedge.export.program import Program
+from vitedge.mlprogram.package import MANIFEST, MODEL, WEIGHTS
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact, TensorSpec
 

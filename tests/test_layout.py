@@ -22,6 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("vitedge.records", "vitedge.errors", "vitedge.digest", "vitedge.serialization"),
     ("vitedge.recipe",),
     ("vitedge.checkpoints", "vitedge.models", "vitedge.calibration", "vitedge.registry", "vitedge.profiles"),
+    ("vitedge.mlprogram",),
     (
         "vitedge.export",
         "vitedge.runtimes",

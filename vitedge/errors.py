@@ -13,6 +13,7 @@
     │   ├── BadImages                   the image folder is missing, empty or unreadable
     │   ├── BadRecipe                   an option or a recipe entry that does not exist or does not fit the others
     │   ├── UnreadableArtifact          a bundle or an artifact that cannot be opened as one
+    │   ├── UnsupportedOperation        a Core ML package uses an operation that the mlprogram runtime does not know
     │   ├── HubUnreachable              timm:NAME or hf:NAME could not be fetched
     │   └── OutputRefused               the output exists, cannot be written, or the disk is full
     ├── MissingBackend              3   a package is not installed, or a target cannot be reached from this machine
@@ -68,6 +69,10 @@ class BadRecipe(UserError):
 
 class UnreadableArtifact(UserError):
     """A bundle or an artifact that cannot be opened as one."""
+
+
+class UnsupportedOperation(UserError):
+    """A Core ML package uses an operation that the mlprogram runtime does not know."""
 
 
 class HubUnreachable(UserError):

@@ -167,6 +167,56 @@ class ParityReport:
     first_departure: str = ""
     """First module whose output departs, where it was looked for."""
     layers: tuple[OutputParity, ...] = ()
+    note: str = ""
+    """What the figures do not show, one sentence, or empty."""
+    machine: Mapping[str, str] = field(default_factory=dict)
+    """Where it ran and with which versions, if that was another machine than the one that wrote the bundle."""
+
+
+@dataclass(frozen=True)
+class ValueRange:
+    """The largest magnitude that one operation of a program put out."""
+
+    operation: str
+    """MIL's name of the operation, such as ``softmax``."""
+    value: str
+    """Name of the value in the program."""
+    module: str
+    """Module of the reference that it came from; empty where that is not known."""
+    dtype: str
+    """Declared element type."""
+    magnitude: float | None
+    """None for infinity and NaN."""
+    fault: str = ""
+    """``overflow``, ``infinite``, ``NaN``, or empty where float16 holds it."""
+
+
+@dataclass(frozen=True)
+class StressReport:
+    """How near the values of an artifact come to what float16 can hold."""
+
+    artifact: str
+    images: int
+    limit: float
+    """The magnitude above which a value counts as an overflow."""
+    ranges: tuple[ValueRange, ...]
+    """Largest first, faults before everything else."""
+    keep_fp32: tuple[str, ...]
+    """Modules of the reference that have to stay in float32."""
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something in an artifact that will cost speed or precision on the device."""
+
+    artifact: str
+    rule: str
+    """A word for the kind of finding, such as ``rank``."""
+    where: str
+    """The operation, value or input, with its number where there are several."""
+    reason: str
+    remedy: str
 
 
 @dataclass(frozen=True)
@@ -320,6 +370,8 @@ class Validation:
     files: int
     """How many files had the hash that the manifest gives."""
     passed: bool
+    stress: tuple[StressReport, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ import importlib
 import importlib.metadata
 import importlib.util
 import platform
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -97,6 +99,25 @@ def load(table: Table, name: str) -> ModuleType:
         raise MissingBackend(
             f"{part.title} is installed but cannot be imported ({error}); type: {part.install}"
         ) from error
+
+
+def generated(package: str, folder: str, module: str) -> ModuleType:
+    """A module of generated code from a folder of a package, without the package's own import.
+
+    coremltools takes seconds to import, and its generated classes are all that reading needs.
+
+    Raises:
+        MissingBackend: the package is not installed.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingBackend(f"{package} is not installed; type: pip install '{package}'")
+    name = f"{package}_{folder}"
+    if name not in sys.modules:
+        stand_in = ModuleType(name)
+        stand_in.__path__ = [str(Path(place) / folder) for place in spec.submodule_search_locations]
+        sys.modules[name] = stand_in
+    return importlib.import_module(f"{name}.{module}")
 
 
 def works_here(table: Table, name: str) -> bool:

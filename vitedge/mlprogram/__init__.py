@@ -1,0 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Core ML's ML Programs on any machine: read from the package itself, computed op by op on PyTorch.
+
+Reading needs neither coremltools' own import nor PyTorch; computing needs PyTorch.
+"""

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Computes a program op by op on PyTorch.
+
+The arithmetic is the declared one: an operation on float16 is computed in float32 and its result rounded to float16,
+and what is float32 stays so. That is the meaning of the program, not a bit model of any device: the Neural Engine may
+accumulate otherwise.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitedge.errors import BadRecipe, UnreadableArtifact, UnsupportedOperation, UserError
+from vitedge.mlprogram.ops import ARITHMETIC, MOVEMENT, MOVES, OPS
+from vitedge.mlprogram.ops.arguments import STORAGE, Function
+from vitedge.mlprogram.program import Argument, Literal, Named, Operation, Program
+
+COMPUTE = ("declared", "fp32")
+"""How the arithmetic can be: as declared, or in float32 throughout, which shows a program without its rounding."""
+
+Watch = Callable[[Operation, tuple[Any, ...]], None]
+"""Is told of every operation what it returned, before that is rounded to a declared float16."""
+
+_NARROW = (torch.float16, torch.bfloat16)
+_BIT_TYPES = {
+    np.dtype(ml_dtypes.bfloat16): (np.int16, torch.bfloat16),
+    np.dtype(ml_dtypes.float8_e4m3fn): (np.uint8, torch.float8_e4m3fn),
+    np.dtype(ml_dtypes.float8_e5m2): (np.uint8, torch.float8_e5m2),
+}
+"""Types that NumPy hands to PyTorch as bits only."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation, made ready to be called."""
+
+    operation: Operation
+    call: Function
+    constants: Mapping[str, Any]
+    """Parameters whose value is known before the program runs."""
+    values: tuple[tuple[str, str | tuple[str, ...]], ...]
+    """The other parameters, to the name of a value or of several."""
+    dtypes: tuple[torch.dtype | None, ...]
+    """What each result is rounded to; None for what is no tensor."""
+    widens: bool
+    """Whether float16 is widened before the call."""
+    releases: tuple[str, ...]
+    """Values that nothing reads afterwards."""
+
+
+class Interpreter:
+    """A program that is ready to run; its constants are views of the package's files."""
+
+    def __init__(self, program: Program, compute: str = "declared") -> None:
+        """Decodes the constants and looks up every operation.
+
+        Raises:
+            UnsupportedOperation: names an operation that is not in the table.
+            UnreadableArtifact: a constant is damaged.
+            BadRecipe: there is no such way to compute.
+        """
+        if compute not in COMPUTE:
+            raise BadRecipe(f"There is no --compute {compute}; choose from {', '.join(COMPUTE)}.")
+        self.program = program
+        self.compute = compute
+        self._constants: dict[str, Any] = {}
+        self._steps: list[Step] = []
+        self._prepare()
+
+    def run(
+        self,
+        inputs: Mapping[str, Tensor],
+        wanted: Collection[str] = (),
+        watch: Watch | None = None,
+        substitutes: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Any]:
+        """The program's outputs by name, and with them the wanted values.
+
+        Args:
+            inputs: every input by name.
+            wanted: names of further values to return.
+            watch: is told of every operation.
+            substitutes: values that take the place of what the operation of that name returned; the wanted values and
+                the outputs are still those that it returned.
+        """
+        values: dict[str, Any] = {
+            entry.name: self._round(inputs[entry.name], self._dtype(entry.type.dtype)) for entry in self.program.inputs
+        }
+        keep = {*self.program.outputs, *wanted}
+        found: dict[str, Any] = {name: values[name] for name in keep if name in values}
+        found.update((name, self._constants[name]) for name in keep if name in self._constants)
+        for step in self._steps:
+            results = self._call(step, values)
+            if watch is not None:
+                watch(step.operation, results)
+            for output, result, dtype in zip(step.operation.outputs, results, step.dtypes, strict=True):
+                value = self._round(result, dtype)
+                if output.name in keep:
+                    found[output.name] = value
+                values[output.name] = value if not substitutes else substitutes.get(output.name, value)
+            for name in step.releases:
+                del values[name]
+        return found
+
+    def _call(self, step: Step, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        arguments = dict(step.constants)
+        for parameter, name in step.values:
+            arguments[parameter] = values[name] if isinstance(name, str) else [self._value(one, values) for one in name]
+        if step.widens:
+            arguments = {parameter: _widen(value) for parameter, value in arguments.items()}
+        try:
+            results = step.call(**arguments)
+        except UserError as error:
+            raise self._failed(step.operation, error) from error
+        except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+            # What PyTorch says of arguments that do not fit together: such a program is damaged.
+            raise self._failed(step.operation, error) from error
+        results = results if isinstance(results, tuple) else (results,)
+        self._check(step.operation, results)
+        return results
+
+    def _value(self, name: str, values: Mapping[str, Any]) -> Any:
+        return self._constants[name] if name in self._constants else values[name]
+
+    def _check(self, operation: Operation, results: tuple[Any, ...]) -> None:
+        """Every result has the declared shape, as far as one is declared."""
+        if len(results) != len(operation.outputs):
+            raise self._failed(operation, f"it makes {len(results)} values, not {len(operation.outputs)}")
+        for output, result in zip(operation.outputs, results, strict=True):
+            shape = output.type.shape
+            if shape is None or not isinstance(result, Tensor):
+                continue
+            if len(shape) != result.ndim or any(a not in (None, b) for a, b in zip(shape, result.shape, strict=True)):
+                raise self._failed(operation, f"{output.name} is {tuple(result.shape)} and is declared to be {shape}")
+
+    def _failed(self, operation: Operation, error: object) -> UnreadableArtifact:
+        said = str(error).strip().splitlines()
+        reason = said[0].rstrip(".") if said else type(error).__name__
+        return UnreadableArtifact(
+            f"{self.program.package.path} is damaged: {operation.kind} {operation.name} cannot be computed: {reason}."
+        )
+
+    def _dtype(self, name: str) -> torch.dtype | None:
+        dtype = STORAGE.get(name)
+        return torch.float32 if self.compute == "fp32" and dtype in _NARROW else dtype
+
+    @staticmethod
+    def _round(value: Any, dtype: torch.dtype | None) -> Any:
+        return value.to(dtype) if dtype is not None and isinstance(value, Tensor) else value
+
+    def _prepare(self) -> None:
+        last = self._last_readers()
+        for index, operation in enumerate(self.program.operations):
+            if operation.kind == "const":
+                self._constants[operation.name] = tensor(operation.attributes["val"])
+                continue
+            step = self._step(operation, last.get(index, ()))
+            if operation.kind.startswith("constexpr_"):
+                # Kept compressed on disk, and decompressed once.
+                (value,) = self._call(step, {})
+                self._constants[operation.name] = self._round(value, step.dtypes[0])
+            else:
+                self._steps.append(step)
+
+    def _step(self, operation: Operation, releases: tuple[str, ...]) -> Step:
+        if operation.kind not in OPS:
+            raise UnsupportedOperation(_unknown(operation, self.program))
+        constants: dict[str, Any] = {name: tensor(literal) for name, literal in operation.attributes.items()}
+        values: list[tuple[str, str | tuple[str, ...]]] = []
+        for parameter, arguments in operation.inputs.items():
+            known = [self._known(argument) for argument in arguments]
+            if all(isinstance(argument, Literal) or argument.name in self._constants for argument in arguments):
+                constants[parameter] = known if parameter in LISTS else known[0]
+            else:
+                names = tuple(self._named(argument, f"{operation.name}.{parameter}") for argument in arguments)
+                values.append((parameter, names if parameter in LISTS else names[0]))
+        return Step(
+            operation=operation,
+            call=OPS[operation.kind],
+            constants=constants,
+            values=tuple(values),
+            dtypes=tuple(self._dtype(output.type.dtype) for output in operation.outputs),
+            widens=self.compute == "fp32" or operation.kind not in MOVES,
+            releases=releases,
+        )
+
+    def _named(self, argument: Argument, place: str) -> str:
+        """The name of an argument; a literal among named ones gets one."""
+        if isinstance(argument, Named):
+            return argument.name
+        name = f"{place}.{len(self._constants)}"
+        self._constants[name] = tensor(argument)
+        return name
+
+    def _known(self, argument: Argument) -> Any:
+        return tensor(argument) if isinstance(argument, Literal) else self._constants.get(argument.name)
+
+    def _last_readers(self) -> dict[int, tuple[str, ...]]:
+        """Index of an operation to the values that it is the last to read, or that nobody reads."""
+        last: dict[str, int] = {}
+        for index, operation in enumerate(self.program.operations):
+            if operation.kind != "const" and not operation.kind.startswith("constexpr_"):
+                made = (output.name for output in operation.outputs)
+                last.update(dict.fromkeys((*operation.reads(), *made), index))
+        constant = {
+            output.name
+            for operation in self.program.operations
+            if operation.kind == "const" or operation.kind.startswith("constexpr_")
+            for output in operation.outputs
+        }
+        found: dict[int, tuple[str, ...]] = {}
+        for name, index in last.items():
+            if name not in constant:
+                found[index] = (*found.get(index, ()), name)
+        return found
+
+
+LISTS = frozenset(("values",))
+"""Parameters that take a list of values, also where there is one only."""
+
+
+def tensor(literal: Literal) -> Any:
+    """A constant as an operation gets it: a tensor that shares the file's memory, a ``str``, a tuple or a ``dict``."""
+    value = literal.decode()
+    if not isinstance(value, np.ndarray) or value.dtype.kind == "U":
+        return value
+    if value.dtype in _BIT_TYPES:
+        bits, dtype = _BIT_TYPES[value.dtype]
+        return torch.from_numpy(value.view(bits)).view(dtype)
+    storage = STORAGE[literal.type.dtype]
+    if value.dtype.kind == "u" and value.dtype.itemsize > 1:
+        value = value.astype(np.int32 if storage == torch.int32 else np.int64)
+    if not value.flags.writeable:
+        value = value.copy()
+    return torch.from_numpy(value)
+
+
+def _widen(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_widen(one) for one in value]
+    return value.float() if isinstance(value, Tensor) and value.dtype in _NARROW else value
+
+
+def _unknown(operation: Operation, program: Program) -> str:
+    near = difflib.get_close_matches(operation.kind, OPS, n=1, cutoff=0.0)
+    module = next(module for module in (*ARITHMETIC, *MOVEMENT) if near and near[0] in module.OPS)
+    reads = next(operation.reads(), "the program's input")
+    return (
+        f"{program.package.path} uses the operation {operation.kind}, which is not in the table: it makes "
+        f"{operation.name} from {reads}; add a function {operation.kind} to OPS of {module.__name__}."
+    )

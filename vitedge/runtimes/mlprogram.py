@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Core ML package computed op by op on PyTorch, on any machine: what the program means, not what a device does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitedge.errors import BadRecipe
+from vitedge.mlprogram.description import inputs, is_bgr, outputs
+from vitedge.mlprogram.interpreter import Interpreter
+from vitedge.mlprogram.package import read_package
+from vitedge.mlprogram.program import read_program
+from vitedge.records import TensorSpec
+from vitedge.runtimes.base import Arrays
+
+
+class Runtime:
+    """One loaded program. See `vitedge.runtimes.base.Runtime`."""
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str],
+        threads: int | None = None,
+        intermediates: tuple[str, ...] = (),
+        compute: str = "declared",
+    ) -> None:
+        """As every runtime; ``compute`` is one of `vitedge.mlprogram.interpreter.COMPUTE`."""
+        self.inputs: tuple[TensorSpec, ...] = ()
+        self.outputs: tuple[TensorSpec, ...] = ()
+        self._path = Path(source)
+        self._threads = threads
+        self._threads_before = torch.get_num_threads()
+        self._intermediates = intermediates
+        self._compute = compute
+        self._bgr: frozenset[str] = frozenset()
+        self._interpreter: Any = None
+
+    def __enter__(self) -> Runtime:
+        package = read_package(self._path)
+        program = read_program(package)
+        known = {output.name for operation in program.operations for output in operation.outputs}
+        unknown = [name for name in self._intermediates if name not in known]
+        if unknown:
+            raise BadRecipe(f"{self._path} has no value named {', '.join(unknown)}.")
+        self._interpreter = Interpreter(program, self._compute)
+        self.inputs, self.outputs = inputs(package), outputs(package)
+        self._bgr = is_bgr(package)
+        self._threads_before = torch.get_num_threads()
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+        return self
+
+    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        """All outputs that are tensors, and the intermediates; an image input takes ``(1, 3, height, width)`` RGB.
+
+        Raises:
+            BadRecipe: the feeds do not have the names of the inputs.
+            UnreadableArtifact: the program does not compute what it declares.
+        """
+        wanted = {spec.name for spec in self.inputs}
+        if set(feeds) != wanted:
+            raise BadRecipe(
+                f"{self._path} takes {', '.join(sorted(wanted))}, not {', '.join(sorted(feeds)) or 'nothing'}."
+            )
+        with torch.inference_mode():
+            found = self._interpreter.run(
+                {name: self._tensor(name, array) for name, array in feeds.items()}, self._intermediates
+            )
+        return {name: value.float().numpy() for name, value in found.items() if isinstance(value, Tensor)}
+
+    def describe(self) -> dict[str, Any]:
+        """PyTorch's version and threads, and which arithmetic is computed."""
+        return {
+            "library": "torch",
+            "version": torch.__version__,
+            "provider": "cpu",
+            "threads": torch.get_num_threads(),
+            "compute": self._compute,
+        }
+
+    def __exit__(self, *error: object) -> None:
+        self._interpreter = None
+        torch.set_num_threads(self._threads_before)
+
+    def _tensor(self, name: str, array: np.ndarray[Any, Any]) -> Tensor:
+        # A copy: an array may be read-only.
+        tensor = torch.from_numpy(np.array(array[:, ::-1] if name in self._bgr else array))
+        return tensor.float() if tensor.dtype == torch.uint8 else tensor
