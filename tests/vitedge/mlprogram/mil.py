@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real ML Programs of one operation: written by coremltools, read and computed by the runtime under test."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vitedge.export.coreml_package import write_package
+from vitedge.export.coreml_quiet import load_coremltools, quiet
+from vitedge.mlprogram.interpreter import Interpreter
+from vitedge.mlprogram.package import read_package
+from vitedge.mlprogram.program import Program, read_program
+
+Build = Callable[..., Any]
+"""Takes coremltools' builder ``mb`` and the inputs by name, returns one MIL variable or a tuple of them."""
+
+OPSETS = ("iOS16", "iOS17", "iOS18")
+
+
+def program(build: Build, inputs: Mapping[str, np.ndarray], opset: str = "iOS16") -> Program:
+    """The program as it comes back from a package. Inputs are float32, float16 or int32; no pass is run over it."""
+    ct = load_coremltools()
+    gc.freeze()  # coremltools collects garbage at every conversion, which takes 0.2 s over all that is imported
+    with quiet():
+        return _read(ct, _mil(ct, build, inputs, opset), opset)
+
+
+def executed(build: Build, inputs: Mapping[str, np.ndarray], opset: str = "iOS16", compute: str = "declared") -> Any:
+    """What the runtime computes: an array, or a tuple of arrays where the operation makes several values."""
+    read = program(build, inputs, opset)
+    found = Interpreter(read, compute).run({name: torch.from_numpy(value.copy()) for name, value in inputs.items()})
+    values = tuple(found[name].numpy() if isinstance(found[name], torch.Tensor) else found[name] for name in read.outputs)
+    return values[0] if len(values) == 1 else values
+
+
+def inferred(build: Build, inputs: Mapping[str, np.ndarray], opset: str = "iOS16") -> Any:
+    """What coremltools' own ``value_inference`` says, an independent NumPy statement of the operation."""
+    ct = load_coremltools()
+    found: list[Any] = []
+
+    def folded(mb: Any, **_: Any) -> Any:
+        variables = build(mb, **{name: mb.const(val=value) for name, value in inputs.items()})
+        several = variables if isinstance(variables, (tuple, list)) else (variables,)
+        found.extend(variable.val for variable in several)
+        return tuple(variables) if isinstance(variables, list) else variables
+
+    with quiet():
+        _mil(ct, folded, {"unused": np.zeros(1, np.float32)}, opset)
+    if any(value is None for value in found):
+        raise LookupError("coremltools has no value_inference for this: state it in NumPy")
+    return found[0] if len(found) == 1 else tuple(found)
+
+
+def _mil(ct: Any, build: Build, inputs: Mapping[str, np.ndarray], opset: str) -> Any:
+    from coremltools.converters.mil import Builder as mb  # noqa: N813, PLC0415  (coremltools' own name for it)
+    from coremltools.converters.mil.mil import types  # noqa: PLC0415
+
+    kinds = {"float32": types.fp32, "float16": types.fp16, "int32": types.int32, "bool": types.bool}
+    specs = [mb.TensorSpec(shape=value.shape, dtype=kinds[value.dtype.name]) for value in inputs.values()]
+    names = list(inputs)
+
+    def main(*variables: Any) -> Any:
+        return build(mb, **dict(zip(names, variables, strict=True)))
+
+    # The builder takes the names of the program's inputs from the names of the function's parameters.
+    scope: dict[str, Any] = {"main": main}
+    exec(f"def function({', '.join(names)}): return main({', '.join(names)})", scope)
+    return mb.program(input_specs=specs, opset_version=ct.target[opset])(scope["function"])
+
+
+def _read(ct: Any, mil: Any, opset: str) -> Program:
+    model = ct.convert(
+        mil,
+        convert_to="mlprogram",
+        minimum_deployment_target=ct.target[opset],
+        compute_precision=ct.precision.FLOAT32,
+        pass_pipeline=ct.PassPipeline.EMPTY,
+        skip_model_load=True,
+    )
+    folder = Path(tempfile.mkdtemp(prefix="vitedge-mil-")) / "model.mlpackage"
+    weights = Path(model.weights_dir) / "weight.bin"
+    weights.touch()  # coremltools writes none where every constant is small
+    write_package(folder, model.get_spec(), weights)
+    return read_program(read_package(folder))
