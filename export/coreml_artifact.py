@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
 import numpy as np
 
 from vitedge.digest import hash_file, hash_listing
@@ -155,12 +156,7 @@ def _operations_by_precision(program: Program) -> dict[str, int]:
 
 def _finite(program: Program) -> str:
     # What a maximum is taken over is padded with minus infinity.
-    padding = {
-        name
-        for operation in program.operations
-        if operation.kind == "pad"
-        for name in operation.reads()
-    }
+    padding = {name for operation in program.operations if operation.kind == "pad" for name in operation.reads()}
     count = 0
     for name, value in numbers(program):
         if value.dtype.kind == "f" and name not in padding and not np.isfinite(value).all():

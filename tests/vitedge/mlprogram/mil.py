@@ -28,15 +28,19 @@ def program(build: Build, inputs: Mapping[str, np.ndarray], opset: str = "iOS16"
     """The program as it comes back from a package. Inputs are float32, float16 or int32; no pass is run over it."""
     ct = load_coremltools()
     gc.freeze()  # coremltools collects garbage at every conversion, which takes 0.2 s over all that is imported
-    with quiet():
-        return _read(ct, _mil(ct, build, inputs, opset), opset)
+    try:
+        with quiet():
+            return _read(ct, _mil(ct, build, inputs, opset), opset)
+    finally:
+        gc.unfreeze()
 
 
 def executed(build: Build, inputs: Mapping[str, np.ndarray], opset: str = "iOS16", compute: str = "declared") -> Any:
     """What the runtime computes: an array, or a tuple of arrays where the operation makes several values."""
     read = program(build, inputs, opset)
     found = Interpreter(read, compute).run({name: torch.from_numpy(value.copy()) for name, value in inputs.items()})
-    values = tuple(found[name].numpy() if isinstance(found[name], torch.Tensor) else found[name] for name in read.outputs)
+    results = [found[name] for name in read.outputs]
+    values = tuple(value.numpy() if isinstance(value, torch.Tensor) else value for value in results)
     return values[0] if len(values) == 1 else values
 
 
