@@ -11,9 +11,10 @@ import pytest
 from tests.export.coreml_models import captured
 from vitedge.digest import hash_file
 from vitedge.export.coreml_artifact import check
-from vitedge.export.coreml_package import MODEL, WEIGHTS, read_package
 from vitedge.export.coreml_reference import expected_weights
 from vitedge.export.to_coreml import lower
+from vitedge.mlprogram.package import MODEL, WEIGHTS, read_package
+from vitedge.mlprogram.program import read_program
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact, StructureReport, TensorSpec
 
@@ -60,13 +61,11 @@ def test_one_changed_byte_is_found_by_its_hash(package: tuple[Path, Artifact]) -
 
 def test_another_weight_is_found_by_its_value(package: tuple[Path, Artifact]) -> None:
     path, artifact = package
-    name, offset = next(
-        (operation.outputs[0].name, operation.attributes["val"].blobFileValue.offset)
-        for operation in read_package(path).block.operations
-        if operation.outputs[0].name == "head_weight"
-    )
+    name = "head_weight"
+    place = dict(read_program(read_package(path)).constants())[name].place
+    assert place is not None
+    start = place.start
     weights = np.fromfile(path / WEIGHTS, np.uint8)
-    start = int(weights[offset + 16 : offset + 24].view(np.uint64)[0])
     weights[start : start + 4].view(np.float32)[0] += 0.5
     weights.tofile(path / WEIGHTS)
     report = check(path, rehashed(path, artifact), expected_weights(captured()))
@@ -102,8 +101,8 @@ def test_a_file_too_many_is_named(package: tuple[Path, Artifact]) -> None:
 
 def test_what_the_artifact_says_is_held_against_the_package(package: tuple[Path, Artifact]) -> None:
     path, artifact = package
-    refused(check(path, replace(artifact, target="iOS18")), "has specification version 8; iOS18 is 9")
-    refused(check(path, replace(artifact, target="iOS99")), "does not know the deployment target iOS99")
+    refused(check(path, replace(artifact, target="iOS18")), "is for iOS17 instead of iOS18")
+    refused(check(path, replace(artifact, target="iOS99")), "is for iOS17 instead of iOS99")
     refused(check(path, replace(artifact, precision="fp16")), "no operation computes in fp16")
     other = (TensorSpec("logits", (1, 7), "float32"),)
     refused(check(path, replace(artifact, outputs=other)), "instead of logits float32 1x7")

@@ -16,11 +16,12 @@ from vitedge.checkpoints.mobilevit import infer as infer_v1
 from vitedge.checkpoints.mobilevitv2 import infer as infer_v2
 from vitedge.export import coreml_artifact, to_coreml, to_onnx
 from vitedge.export.capture import capture
-from vitedge.export.coreml_package import read_package
 from vitedge.export.coreml_reference import expected_weights
 from vitedge.export.interpolation import interpolation_matrix, write_as_products
 from vitedge.export.passes.opset import NEWEST_OPSET
 from vitedge.export.program import Program
+from vitedge.mlprogram.package import read_package
+from vitedge.mlprogram.program import read_program
 from vitedge.models import mobilevit, mobilevitv2
 from vitedge.recipe import ExportRecipe
 
@@ -143,7 +144,7 @@ def test_core_ml_multiplies_with_the_same_constants(tmp_path: Path, name: str, p
     _, program = captured(name)
     path = tmp_path / "model.mlpackage"
     artifact = to_coreml.lower(program, ExportRecipe(formats=("coreml",), precision=precision), path, ())
-    kinds = {operation.type for operation in read_package(path).block.operations}
+    kinds = {operation.kind for operation in read_program(read_package(path)).operations}
     assert not {kind for kind in kinds if "upsample" in kind or "resize" in kind}
     weights = expected_weights(program)
     assert {f"c_{constant}" for constant in CONSTANTS[name]} <= set(weights)

@@ -17,28 +17,31 @@ from tests.seeding import seeded
 from vitedge.errors import BadRecipe, CheckFailed, MissingBackend
 from vitedge.export import coreml_quiet
 from vitedge.export.capture import capture
-from vitedge.export.coreml_package import DTYPES, Package, read_package
 from vitedge.export.coreml_quiet import load_coremltools
+from vitedge.export.coreml_weights import numbers
 from vitedge.export.program import Program
 from vitedge.export.to_coreml import lower
+from vitedge.mlprogram.package import read_package
+from vitedge.mlprogram.program import Literal, read_program
+from vitedge.mlprogram.program import Program as MLProgram
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact, TensorSpec
 
 LABELS = ("cat", "dog", "crane", "house", "tree")
 
 
-def lowered(folder: Path, program: Program, *islands: str, **recipe: Any) -> tuple[Artifact, Package]:
+def lowered(folder: Path, program: Program, *islands: str, **recipe: Any) -> tuple[Artifact, MLProgram]:
     path = folder / "model.mlpackage"
     artifact = lower(program, ExportRecipe(formats=("coreml",), **recipe), path, islands)
-    return artifact, read_package(path)
+    return artifact, read_program(read_package(path))
 
 
-def dtypes(package: Package, kind: str) -> dict[str, str]:
+def dtypes(mil: MLProgram, kind: str) -> dict[str, str]:
     """Name of every value that operations of a kind return, to its element type."""
     return {
-        output.name: DTYPES[output.type.tensorType.dataType]
-        for operation in package.block.operations
-        if operation.type == kind
+        output.name: output.type.dtype
+        for operation in mil.operations
+        if operation.kind == kind
         for output in operation.outputs
     }
 
@@ -46,13 +49,13 @@ def dtypes(package: Package, kind: str) -> dict[str, str]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_becomes_a_checked_package(tmp_path: Path, family: str) -> None:
     program = captured(family)
-    artifact, package = lowered(tmp_path, program)
+    artifact, mil = lowered(tmp_path, program)
     assert artifact.inputs == program.inputs
     assert artifact.outputs == (TensorSpec("logits", (1, CLASSES), "float32"),)
-    assert package.model.specificationVersion == 8
+    assert mil.package.model.specificationVersion == 8
     assert set(artifact.blocks) <= set(program.blocks)
     assert program.blocks[-1] in artifact.blocks
-    values = {output.name for operation in package.block.operations for output in operation.outputs}
+    values = {output.name for operation in mil.operations for output in operation.outputs}
     assert set(artifact.blocks.values()) <= values
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) == artifact.size
@@ -66,67 +69,67 @@ def test_the_program_is_left_as_it_was(tmp_path: Path) -> None:
 
 
 def test_values_are_named_after_modules(tmp_path: Path) -> None:
-    artifact, package = lowered(tmp_path, captured())
-    names = {name for name, _ in package.constants()}
+    artifact, mil = lowered(tmp_path, captured())
+    names = {name for name, _ in mil.constants()}
     assert {"blocks_1_mlp_fc1_weight", "blocks_1_mlp_fc1_bias", "head_weight"} <= names
     assert artifact.blocks["blocks.1"].startswith("blocks_1_add")
 
 
 def test_half_precision_computes_in_fp16_and_talks_in_fp32(tmp_path: Path) -> None:
-    artifact, package = lowered(tmp_path, captured(), precision="fp16")
-    assert set(dtypes(package, "linear").values()) == {"float16"}
+    artifact, mil = lowered(tmp_path, captured(), precision="fp16")
+    assert set(dtypes(mil, "linear").values()) == {"float16"}
     assert artifact.outputs[0].dtype == "float32"
     assert artifact.precision == "fp16"
 
 
 def test_islands_stay_in_single_precision(tmp_path: Path) -> None:
-    _, package = lowered(tmp_path, captured(), "blocks.1.norm2", "blocks.0.attn", precision="fp16")
-    norms = dtypes(package, "layer_norm")
+    _, mil = lowered(tmp_path, captured(), "blocks.1.norm2", "blocks.0.attn", precision="fp16")
+    norms = dtypes(mil, "layer_norm")
     assert {name for name, dtype in norms.items() if dtype == "float32"} == {"blocks_1_norm2_layer_norm"}
-    linears = dtypes(package, "linear")
+    linears = dtypes(mil, "linear")
     single = {name.partition("_linear")[0] for name, dtype in linears.items() if dtype == "float32"}
     assert single == {"blocks_0_attn_qkv", "blocks_0_attn_proj"}
-    assert sorted(dtypes(package, "softmax").values()) == ["float16", "float32"]
+    assert sorted(dtypes(mil, "softmax").values()) == ["float16", "float32"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_an_image_goes_in_and_its_normalization_is_exact(tmp_path: Path, precision: str) -> None:
-    artifact, package = lowered(tmp_path, captured(dtype="uint8"), input="uint8", precision=precision)
-    image = package.model.description.input[0].type.imageType
+    artifact, mil = lowered(tmp_path, captured(dtype="uint8"), input="uint8", precision=precision)
+    image = mil.package.model.description.input[0].type.imageType
     assert (image.width, image.height, image.colorSpace) == (32, 32, image.ColorSpace.Value("RGB"))
     assert artifact.inputs == (TensorSpec("image", (1, 3, 32, 32), "uint8"),)
-    assert set(dtypes(package, "sub").values()) == {"float32"}
-    first = next(operation for operation in package.block.operations if operation.type == "conv")
-    before = package.block.operations[: list(package.block.operations).index(first)]
-    arithmetic = [operation.type for operation in before if operation.type not in ("const", "cast")]
+    assert set(dtypes(mil, "sub").values()) == {"float32"}
+    first = next(operation for operation in mil.operations if operation.kind == "conv")
+    before = mil.operations[: mil.operations.index(first)]
+    arithmetic = [operation.kind for operation in before if operation.kind not in ("const", "cast")]
     assert arithmetic == ["mul", "sub", "mul"]
-    divisor = dict(package.constants())
-    assert any(value.size == 1 and abs(float(value.reshape(-1)[0]) * 255 - 1) < 1e-6 for value in divisor.values())
+    divisor = [value for _, value in numbers(mil)]
+    assert any(value.size == 1 and abs(float(value.reshape(-1)[0]) * 255 - 1) < 1e-6 for value in divisor)
 
 
 def test_reversed_channels_are_reversed_inside(tmp_path: Path) -> None:
-    _, package = lowered(tmp_path, captured(dtype="uint8", order="bgr"), input="uint8")
-    image = package.model.description.input[0].type.imageType
+    _, mil = lowered(tmp_path, captured(dtype="uint8", order="bgr"), input="uint8")
+    image = mil.package.model.description.input[0].type.imageType
     assert image.colorSpace == image.ColorSpace.Value("RGB")
-    assert any(operation.type in ("reverse", "gather") for operation in package.block.operations)
+    assert any(operation.kind in ("reverse", "gather") for operation in mil.operations)
 
 
 def test_labels_make_a_classifier_that_keeps_its_logits(tmp_path: Path) -> None:
-    artifact, package = lowered(tmp_path, captured(labels=LABELS), precision="fp16")
-    description = package.model.description
+    artifact, mil = lowered(tmp_path, captured(labels=LABELS), precision="fp16")
+    description = mil.package.model.description
     assert [feature.name for feature in description.output] == ["classLabel", "classLabel_probs", "logits"]
     assert description.predictedFeatureName == "classLabel"
-    (classify,) = [operation for operation in package.block.operations if operation.type == "classify"]
-    (classes,) = classify.inputs["classes"].arguments
-    found = [entry.immediateValue.tensor.strings.values[0] for entry in classes.value.immediateValue.list.values]
-    assert tuple(found) == LABELS
+    (classify,) = [operation for operation in mil.operations if operation.kind == "classify"]
+    (classes,) = classify.inputs["classes"]
+    assert isinstance(classes, Literal)
+    assert classes.decode() == LABELS
     assert artifact.outputs == (TensorSpec("logits", (1, CLASSES), "float32"),)
     assert "classLabel_probs" in artifact.notes[0]
 
 
 def test_equal_labels_are_told_apart(tmp_path: Path) -> None:
-    artifact, package = lowered(tmp_path, captured(labels=("cat", "crane", "dog", "crane", "tree")))
-    text = package.model.SerializeToString()
+    artifact, mil = lowered(tmp_path, captured(labels=("cat", "crane", "dog", "crane", "tree")))
+    text = mil.package.model.SerializeToString()
     assert b"crane (1)" in text
     assert b"crane (3)" in text
     assert len(artifact.notes) == 2
@@ -153,8 +156,8 @@ def test_features_are_tokens_and_pooled(tmp_path: Path) -> None:
     [("iOS16", 7), (None, 8), ("iOS18", 9), ("ios26", 10), ("macOS13", 7), ("macOS15", 9)],
 )
 def test_the_deployment_target_decides_the_specification(tmp_path: Path, name: str | None, version: int) -> None:
-    artifact, package = lowered(tmp_path, captured(), coreml_target=name)
-    assert package.model.specificationVersion == version
+    artifact, mil = lowered(tmp_path, captured(), coreml_target=name)
+    assert mil.package.model.specificationVersion == version
     assert artifact.target == {7: "iOS16", 8: "iOS17", 9: "iOS18", 10: "iOS26"}[version]
 
 
@@ -177,11 +180,11 @@ def test_several_images_at_once_are_a_multi_array(tmp_path: Path) -> None:
     from tests.export.coreml_models import Normalized  # noqa: PLC0415
 
     module = Normalized(seeded(FAMILIES["vit"][0]()), program.spec.preprocessing).eval()
-    artifact, package = lowered(
+    artifact, mil = lowered(
         tmp_path, capture(module, program.spec, program.blocks, batch=2, dtype="uint8"), input="uint8"
     )
     assert artifact.inputs == (TensorSpec("image", (2, 3, 32, 32), "float32"),)
-    assert package.model.description.predictedFeatureName == ""
+    assert mil.package.model.description.predictedFeatureName == ""
     assert len(artifact.notes) == 2
 
 
@@ -207,14 +210,14 @@ def test_a_rank_above_five_names_operation_and_module(tmp_path: Path) -> None:
 
 
 def test_the_package_describes_itself_without_a_date(tmp_path: Path) -> None:
-    _, package = lowered(tmp_path, captured(labels=LABELS), precision="fp16")
-    metadata = package.model.description.metadata
+    _, mil = lowered(tmp_path, captured(labels=LABELS), precision="fp16")
+    metadata = mil.package.model.description.metadata
     assert not [key for key in metadata.userDefined if "date" in key]
     assert json.loads(metadata.userDefined["vitedge.labels"]) == list(LABELS)
     assert json.loads(metadata.userDefined["vitedge.recipe"])["precision"] == "fp16"
     assert json.loads(metadata.userDefined["vitedge.preprocessing"])["mean"] == [0.5, 0.4, 0.3]
     assert "tiny vit" in metadata.shortDescription
-    assert all(feature.shortDescription for feature in package.model.description.output)
+    assert all(feature.shortDescription for feature in mil.package.model.description.output)
 
 
 SCRIPT = """
@@ -222,6 +225,9 @@ import sys
 from pathlib import Path
 from tests.export.coreml_models import captured
 from vitedge.export.to_coreml import lower
+from vitedge.mlprogram.package import read_package
+from vitedge.mlprogram.program import Literal, read_program
+from vitedge.mlprogram.program import Program as MLProgram
 from vitedge.recipe import ExportRecipe
 program = captured("vit", dtype="uint8", labels=("a", "b", "c", "d", "e"))
 artifact = lower(program, ExportRecipe(precision="fp16", input="uint8"), Path(sys.argv[1]) / "m.mlpackage", ())

@@ -17,7 +17,8 @@ from onnx import helper, numpy_helper
 
 from tests.bad_files import PIT, VIT, vit_state
 from vitedge.errors import BadRecipe, BundleDamaged, UnreadableArtifact, UserError, WeightsMismatch
-from vitedge.export.coreml_package import WEIGHTS, read_package
+from vitedge.mlprogram.package import WEIGHTS, read_package
+from vitedge.mlprogram.program import read_program
 from vitedge.pipeline import export
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Bar
@@ -36,14 +37,10 @@ def alter_onnx(path: Path, weight: str = "head.weight", by: float = 0.05) -> Non
 
 def alter_package(path: Path, constant: str = "head_weight") -> None:
     """Changes one number of a constant in the file of the weights."""
-    offset = next(
-        operation.attributes["val"].blobFileValue.offset
-        for operation in read_package(path).block.operations
-        if operation.outputs[0].name == constant
-    )
+    place = dict(read_program(read_package(path)).constants())[constant].place
+    assert place is not None
     content = np.fromfile(path / WEIGHTS, np.uint8)
-    start = int(content[offset + 16 : offset + 24].view(np.uint64)[0])
-    content[start : start + 4].view(np.float32)[0] += 0.5
+    content[place.start : place.start + 4].view(np.float32)[0] += 0.5
     content.tofile(path / WEIGHTS)
 
 

@@ -76,6 +76,15 @@ _METADATA = struct.Struct("<IIQQ")
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the data of one blob lie in their file."""
+
+    start: int
+    size: int
+    """Bytes."""
+
+
+@dataclass(frozen=True)
 class Blobs:
     """One blob file; it stays on disk and is mapped when it is first read."""
 
@@ -89,7 +98,12 @@ class Blobs:
         return np.memmap(self.path, np.uint8, "c")
 
     def read(self, offset: int, element: ElementType, count: int) -> Array:
-        """``count`` elements, flat; a view of the file where they are whole bytes.
+        """``count`` elements, flat; a view of the file where they are whole bytes. Arguments and errors as `find`."""
+        place = self.find(offset, element, count)
+        return unpack(self.mapped[place.start : place.start + place.size], element, count)
+
+    def find(self, offset: int, element: ElementType, count: int) -> Place:
+        """Where ``count`` elements lie; none of their pages is touched.
 
         Args:
             offset: of the metadata.
@@ -109,16 +123,18 @@ class Blobs:
             raise UnreadableArtifact(
                 f"{self.path} is damaged: the blob at offset {offset} does not hold {count} values of {element.name}."
             )
-        return unpack(self.mapped[start : start + size], element, count)
+        return Place(start, size)
 
 
 def unpack(data: Array, element: ElementType, count: int) -> Array:
     """Bytes to elements; those of fewer than eight bits are packed from the lowest bit on."""
     if element.bits >= 8:
-        return data.view(element.storage)
+        whole: Array = data.view(element.storage)
+        return whole
     bits = np.unpackbits(data, bitorder="little")[: count * element.bits].reshape(count, element.bits)
-    values = (bits << np.arange(element.bits, dtype=np.uint8)).sum(axis=1, dtype=np.uint8)
+    values: Array = (bits << np.arange(element.bits, dtype=np.uint8)).sum(axis=1, dtype=np.uint8)
     if element.name.startswith("u"):
         return values
     sign = 1 << (element.bits - 1)
-    return ((values ^ sign).astype(np.int8) - sign).astype(np.int8)
+    signed: Array = ((values ^ sign).astype(np.int8) - sign).astype(np.int8)
+    return signed

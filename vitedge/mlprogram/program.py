@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vitedge.errors import UnreadableArtifact
-from vitedge.mlprogram.blobs import ELEMENT_TYPES, Array, ElementType, unpack
+from vitedge.mlprogram.blobs import ELEMENT_TYPES, Array, ElementType, Place, unpack
 from vitedge.mlprogram.package import Package
 
 
@@ -53,6 +53,19 @@ class Literal:
     def in_file(self) -> bool:
         """Whether it lies in a blob file."""
         return bool(self._message.HasField("blobFileValue"))
+
+    @property
+    def place(self) -> Place | None:
+        """Where in a blob file it lies; None for one that is in the program itself.
+
+        Raises:
+            UnreadableArtifact: it is not there.
+        """
+        if not self.in_file:
+            return None
+        element, count, _ = _declared(self._message, self._package)
+        value = self._message.blobFileValue
+        return self._package.blobs(value.fileName).find(int(value.offset), element, count)
 
     def decode(self) -> Any:
         """An array, a ``str``, a tuple for a list, or a ``dict``.
@@ -207,10 +220,7 @@ def _decode(message: Any, package: Package) -> Any:
 
 
 def _tensor(message: Any, package: Package) -> Array | str:
-    tensor = message.type.tensorType
-    element = _element(tensor.dataType, package)
-    shape = tuple(_edge(dimension) or 0 for dimension in tensor.dimensions)
-    count = math.prod(shape)
+    element, count, shape = _declared(message, package)
     if message.WhichOneof("value") == "blobFileValue":
         place = message.blobFileValue
         return package.blobs(place.fileName).read(int(place.offset), element, count).reshape(shape)
@@ -218,6 +228,13 @@ def _tensor(message: Any, package: Package) -> Array | str:
     if values.size != count:
         raise UnreadableArtifact(f"{package.path} is damaged: a constant of shape {shape} has {values.size} values.")
     return str(values[0]) if element.name == "string" and not shape else values.reshape(shape)
+
+
+def _declared(message: Any, package: Package) -> tuple[ElementType, int, tuple[int, ...]]:
+    """Element type, number of elements and shape of a constant."""
+    tensor = message.type.tensorType
+    shape = tuple(_edge(dimension) or 0 for dimension in tensor.dimensions)
+    return _element(tensor.dataType, package), math.prod(shape), shape
 
 
 def _immediate(tensor: Any, element: ElementType, count: int) -> Array:
