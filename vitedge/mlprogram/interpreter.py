@@ -164,9 +164,11 @@ class Interpreter:
                 continue
             step = self._step(operation, last.get(index, ()))
             if operation.kind.startswith("constexpr_"):
-                # Kept compressed on disk, and decompressed once.
-                (value,) = self._call(step, {})
-                self._constants[operation.name] = self._round(value, step.dtypes[0])
+                # Kept compressed on disk, and decompressed once; one may read another's results.
+                if step.values:
+                    raise self._failed(operation, f"its {step.values[0][0]} is no constant")
+                for output, result, dtype in zip(operation.outputs, self._call(step, {}), step.dtypes, strict=True):
+                    self._constants[output.name] = self._round(result, dtype)
             else:
                 self._steps.append(step)
 

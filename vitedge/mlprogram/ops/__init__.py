@@ -12,6 +12,7 @@ from types import ModuleType
 from vitedge.mlprogram.ops import (
     activation,
     classification,
+    compression,
     convolution,
     elementwise,
     indexing,
@@ -35,8 +36,8 @@ ARITHMETIC: tuple[ModuleType, ...] = (
     reduction,
     resampling,
 )
-MOVEMENT: tuple[ModuleType, ...] = (indexing, shape)
-"""Their functions compute nothing: float16 is not widened for them."""
+MOVEMENT: tuple[ModuleType, ...] = (compression, indexing, shape)
+"""Their functions compute nothing, or in the types that they get: float16 is not widened for them."""
 
 OPS: dict[str, Function] = {name: call for module in (*ARITHMETIC, *MOVEMENT) for name, call in module.OPS.items()}
 MOVES = frozenset(name for module in MOVEMENT for name in module.OPS)
