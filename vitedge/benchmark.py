@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vitedge import latency, registry
 from vitedge.bundle import MANIFEST, add_latency, read_manifest
-from vitedge.comparison import FORMAT_OF, RUNTIME_OF
+from vitedge.comparison import FORMAT_OF, RUNTIMES_OF
 from vitedge.latency import Rule, Subject
 from vitedge.records import BenchReport
 
@@ -53,7 +53,7 @@ def bench(
 def _subjects(text: str, threads: int | None, image_size: tuple[int, int] | None) -> Iterable[Subject]:
     path = Path(text)
     if _is_bundle(path):
-        runtimes = {artifact.path: RUNTIME_OF[artifact.format] for artifact in read_manifest(path).artifacts}
+        runtimes = {artifact.path: RUNTIMES_OF[artifact.format][-1] for artifact in read_manifest(path).artifacts}
         if not any(registry.works_here(registry.RUNTIMES, runtime) for runtime in runtimes.values()):
             for runtime in runtimes.values():
                 registry.load(registry.RUNTIMES, runtime)  # says where it does work
@@ -61,7 +61,7 @@ def _subjects(text: str, threads: int | None, image_size: tuple[int, int] | None
             if registry.works_here(registry.RUNTIMES, runtime):
                 yield Subject(f"{path.name}/{name}", runtime, str(path / name), threads=threads)
     elif path.suffix in FORMAT_OF:
-        yield Subject(path.name, RUNTIME_OF[FORMAT_OF[path.suffix]], text, threads=threads)
+        yield Subject(path.name, RUNTIMES_OF[FORMAT_OF[path.suffix]][-1], text, threads=threads)
     else:
         options = {} if image_size is None else {"image_size": list(image_size)}
         yield Subject(path.name, "torch", text, threads=threads, factory=REFERENCE, options=options)

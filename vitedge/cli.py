@@ -139,30 +139,55 @@ def validate(
     image_count: ImageCount = None,
     weights: Weights = None,
     overrides: Overrides = None,
+    compute: Annotated[
+        str, typer.Option(metavar="declared|fp32", help="Core ML: fp32 shows the conversion without its rounding.")
+    ] = "declared",
+    kit: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write what a Mac needs to run the bundle's Core ML package.")
+    ] = None,
+    imported: Annotated[
+        Path | None, typer.Option("--import", metavar="FILE", help="Check what a kit brought back, and seal it.")
+    ] = None,
     *,
-    layers: Annotated[bool, typer.Option("--layers", help="Compare block by block; needs --against.")] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Compare layer by layer; needs --against.")] = False,
+    stress: Annotated[bool, typer.Option("--stress", help="Watch Core ML's values against float16's range.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the kit that is there.")] = False,
     json: AsJson = False,
 ) -> None:
     """Check a bundle, or compare an artifact with a checkpoint."""
-    from vitedge.validation import Against
-    from vitedge.validation import validate as run
+    if sum(given is not None for given in (kit, imported, against)) > 1:
+        raise BadRecipe("--kit, --import and --against do three different things: give one of them.")
+    if kit is not None:
+        from vitedge.kit import write_kit
 
-    reference = None
-    if against is not None:
-        reference = Against(
-            against,
-            images or "synthetic",
-            image_count or IMAGE_COUNT,
-            layers=layers,
-            weights=weights,
-            overrides=parse_overrides(overrides),
+        return render.kit(subject, str(write_kit(Path(subject), kit, force=force)), as_json=json)
+    if imported is not None:
+        from vitedge.kit import import_result
+
+        result = import_result(Path(subject), imported)
+    else:
+        from vitedge.validation import Against, Manner
+        from vitedge.validation import validate as run
+
+        if layers and against is None:
+            raise BadRecipe("--layers compares with the reference's layers: add --against CHECKPOINT.")
+        reference = (
+            None
+            if against is None
+            else Against(
+                against,
+                images or "synthetic",
+                image_count or IMAGE_COUNT,
+                layers=layers,
+                weights=weights,
+                overrides=parse_overrides(overrides),
+            )
         )
-    elif layers:
-        raise BadRecipe("--layers compares with the reference's blocks: add --against CHECKPOINT.")
-    result = run(Path(subject), reference)
+        result = run(Path(subject), reference, Manner(compute, stress))
     render.validation(result, as_json=json)
     if not result.passed:
         raise typer.Exit(4)
+    return None
 
 
 @app.command()

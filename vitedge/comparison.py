@@ -22,8 +22,10 @@ from vitedge.records import Artifact, Bar, ModelSpec, ParityReport, StructureRep
 
 Floats = Mapping[str, npt.NDArray[np.float32]]
 
-RUNTIME_OF = {"onnx": "onnxruntime", "coreml": "coreml"}
-"""Format of an artifact to the runtime that shows its parity."""
+RUNTIMES_OF = {"onnx": ("onnxruntime",), "coreml": ("coreml",)}
+"""Format of an artifact to the runtimes that show its parity; the last is the one that it is deployed in."""
+_WITHOUT_ROUNDING = {"mlprogram": "mlprogram-fp32"}
+"""Runtime to the one that computes the same artifact in float32 throughout."""
 FORMAT_OF = {".onnx": "onnx", ".mlpackage": "coreml"}
 """Suffix of an artifact outside a bundle to its format."""
 _DYNAMIC_BATCH = 4
@@ -39,13 +41,40 @@ class Evidence:
     image_source: str
 
 
-def check_parity(path: Path, artifact: Artifact, evidence: Evidence) -> ParityReport | None:
-    """Runs an artifact over the reference's images and judges it; None where its runtime is not to be had here."""
-    name = RUNTIME_OF[artifact.format]
-    if not registry.works_here(registry.RUNTIMES, name):
-        return None
+def check_parity(
+    path: Path, artifact: Artifact, evidence: Evidence, compute: str = "declared"
+) -> tuple[ParityReport, ...]:
+    """Runs an artifact over the reference's images, in every runtime that is to be had here, and judges it.
+
+    Args:
+        path: the artifact.
+        artifact: its inputs and outputs.
+        evidence: the images, what the reference made of them, and the bar.
+        compute: ``declared``, or ``fp32`` for a Core ML package without the rounding of half precision.
+
+    Returns:
+        One report a runtime; none where the artifact runs in nothing that is to be had here.
+
+    Raises:
+        MissingBackend: a runtime that is all there is for the format is not installed.
+    """
+    return tuple(_judged(name, path, artifact, evidence) for name in _runtimes(artifact.format, compute))
+
+
+def _runtimes(kind: str, compute: str) -> tuple[str, ...]:
+    names = RUNTIMES_OF[kind]
+    if compute == "fp32":
+        names = tuple(_WITHOUT_ROUNDING.get(name, name) for name in names[:1])
+    here = tuple(name for name in names if registry.works_here(registry.RUNTIMES, name))
+    # Where there are two, the structure shows what can be shown without either: nothing need be installed.
+    optional = len(names) > 1
+    return tuple(name for name in here if not (optional and registry.missing(registry.RUNTIMES, name)))
+
+
+def _judged(name: str, path: Path, artifact: Artifact, evidence: Evidence) -> ParityReport:
     with registry.load(registry.RUNTIMES, name).Runtime(path) as runtime:
         found = run(runtime, artifact, evidence)
+        caveat = runtime.describe().get("caveat", "")
     outputs = compare(evidence.data.outputs, found)
     reason = judge(outputs, evidence.bar)
     return ParityReport(
@@ -57,6 +86,7 @@ def check_parity(path: Path, artifact: Artifact, evidence: Evidence) -> ParityRe
         outputs=outputs,
         passed=not reason,
         reason=reason,
+        note=caveat,
     )
 
 

@@ -3,18 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import numpy as np
-import numpy.typing as npt
+from dataclasses import replace
+from pathlib import Path
 
 from vitedge.bundle import ReferenceData
 from vitedge.calibration.images import ImageSet
-from vitedge.comparison import Evidence, Floats
+from vitedge.comparison import Evidence, Floats, compare_layers, feed
 from vitedge.export.capture import capture
-from vitedge.export.coreml_reference import expected_weights
+from vitedge.export.program import Program
 from vitedge.models.reference import Reference
-from vitedge.records import Artifact, Bar
+from vitedge.records import Artifact, Bar, ParityReport
 
 LAYER_IMAGES = 2
 """Images for which blocks are compared: all their outputs are kept in memory at once."""
@@ -31,16 +29,53 @@ def gather_blocks(reference: Reference, evidence: Evidence) -> Floats:
     return reference.block_outputs(evidence.data.images[:LAYER_IMAGES])
 
 
-def weights(reference: Reference, artifact: Artifact) -> Mapping[str, npt.NDArray[np.float32]]:
-    """What the constants of an artifact have to hold, by the name of the node of the captured program."""
+def captured(reference: Reference, artifact: Artifact) -> Program:
+    """The program of the reference that an artifact says it is: its input, its batch and its outputs."""
     image = artifact.inputs[0]
     uint8, features = image.dtype == "uint8", len(artifact.outputs) > 1
     module = reference.deployed(uint8=uint8, features=features)
     batch = image.shape[0] if isinstance(image.shape[0], int) else 1
-    program = capture(
+    return capture(
         module, reference.spec, reference.blocks, batch=batch, dtype="uint8" if uint8 else "float32", features=features
     )
-    return expected_weights(program)
+
+
+def judge_layers(
+    report: ParityReport, path: Path, artifact: Artifact, reference: Reference, evidence: Evidence
+) -> ParityReport:
+    """The report with every block of an ONNX file compared."""
+    if not artifact.blocks:
+        return report
+    return compare_layers(report, path, artifact, gather_blocks(reference, evidence), evidence)
+
+
+def judge_program(
+    report: ParityReport, path: Path, artifact: Artifact, program: Program, evidence: Evidence
+) -> ParityReport:
+    """The report with every layer of a Core ML package compared, each on the reference's own inputs.
+
+    A layer that departs fails the report even where the outputs hold their bar: in half precision a wrong scale may
+    hide below it.
+
+    Args:
+        report: the verdict on the package's outputs.
+        path: the package.
+        artifact: its input and its precision.
+        program: the captured reference, with the package's input.
+        evidence: the images.
+    """
+    try:
+        from vitedge.export.coreml_layers import compare_program
+    except ImportError:
+        return report
+    images = feed(evidence.data.images[:LAYER_IMAGES], artifact.inputs[0], evidence.spec)
+    found = compare_program(path, program, images, artifact.precision)
+    first = found.first_departure
+    if first:
+        said = f"{report.reason}; the first to depart is {first}" if report.reason else f"{first} departs"
+        return replace(report, layers=found.layers, first_departure=first, reason=said, passed=False)
+    reason = f"{report.reason}; every layer by itself holds its bar" if report.reason else ""
+    return replace(report, layers=found.layers, reason=reason)
 
 
 def describe(images: ImageSet) -> str:

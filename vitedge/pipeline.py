@@ -19,10 +19,10 @@ from vitedge import profiles, registry
 from vitedge.bundle import REFERENCE, versions, write_manifest, write_reference
 from vitedge.calibration.images import ImageSet, load
 from vitedge.checkpoints.read import Checkpoint, read
-from vitedge.comparison import Evidence, check_parity, check_structure, compare_layers, feed
+from vitedge.comparison import Evidence, check_parity, check_structure, feed
 from vitedge.digest import hash_file
 from vitedge.errors import CheckFailed, MissingBackend, UserError
-from vitedge.evidence import gather, gather_blocks
+from vitedge.evidence import gather, judge_layers, judge_program
 from vitedge.export.capture import BATCH_AXIS, capture
 from vitedge.export.coreml_reference import expected_weights
 from vitedge.export.program import Program
@@ -122,20 +122,26 @@ def check(job: Job) -> None:
     """
     for artifact in job.artifacts:
         path = job.folder / artifact.path
-        report = check_parity(path, artifact, job.evidence)
-        if report is not None and not report.passed and artifact.blocks:
-            blocks = gather_blocks(job.reference, job.evidence)
-            report = compare_layers(report, path, artifact, blocks, job.evidence)
-        if report is not None:
-            job.parity.append(report)
-            continue
-        # What cannot be run here has to show at least that its constants are the reference's.
-        weights = expected_weights(job.programs[artifact.format])
-        job.structure.append(check_structure(path, artifact, weights))
+        reports = tuple(_explained(job, path, artifact, check_parity(path, artifact, job.evidence)))
+        job.parity.extend(reports)
+        if artifact.format == "coreml":
+            job.structure.append(check_structure(path, artifact, expected_weights(job.programs["coreml"])))
     verdicts: list[ParityReport | StructureReport] = [*job.parity, *job.structure]
     for verdict in verdicts:
         if not verdict.passed:
             raise CheckFailed(f"{verdict.artifact} does not compute what the checkpoint computes: {verdict.reason}.")
+
+
+def _explained(job: Job, path: Path, artifact: Artifact, reports: tuple[ParityReport, ...]) -> Iterator[ParityReport]:
+    """The reports, with the first layer that departs."""
+    for report in reports:
+        if artifact.format == "coreml" and report is reports[0]:
+            judged = judge_program(report, path, artifact, job.programs["coreml"], job.evidence)
+            yield judged if not judged.passed else replace(judged, layers=())
+        elif not report.passed:
+            yield judge_layers(report, path, artifact, job.reference, job.evidence)
+        else:
+            yield report
 
 
 def seal(job: Job) -> None:

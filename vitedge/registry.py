@@ -61,13 +61,22 @@ CHECKS: Table = {
 RUNTIMES: Table = {
     "torch": Part("PyTorch", "vitedge.runtimes.torch_eager", ("torch",)),
     "onnxruntime": Part("ONNX Runtime", "vitedge.runtimes.onnxruntime", ("onnx", "onnxruntime")),
+    "mlprogram": Part(
+        "ML Program", "vitedge.runtimes.mlprogram", ("torch", "coremltools"), "pip install 'coremltools>=9.0'"
+    ),
+    "mlprogram-fp32": Part(
+        "ML Program in float32",
+        "vitedge.runtimes.mlprogram_fp32",
+        ("torch", "coremltools"),
+        "pip install 'coremltools>=9.0'",
+    ),
     "coreml": Part(
         "Core ML",
         "vitedge.runtimes.coreml",
         ("coremltools",),
         "pip install 'coremltools>=9.0'",
         systems=("Darwin",),
-        otherwise="its predict needs macOS; here the structure of the package is checked by: vitedge validate",
+        otherwise="its predict needs macOS; here the package is computed op by op by: vitedge validate",
     ),
 }
 
@@ -88,9 +97,9 @@ def load(table: Table, name: str) -> ModuleType:
         raise MissingBackend(f"{part.title} is not reached from here: {part.otherwise}.")
     if part.systems and platform.system() not in part.systems:
         raise MissingBackend(f"{part.title} does not run on {platform.system()}: {part.otherwise}.")
-    missing = [package for package in part.needs if importlib.util.find_spec(package) is None]
-    if missing:
-        raise MissingBackend(f"{part.title} needs {', '.join(missing)}, which is not installed; type: {part.install}")
+    absent = missing(table, name)
+    if absent:
+        raise MissingBackend(f"{part.title} needs {', '.join(absent)}, which is not installed; type: {part.install}")
     try:
         return importlib.import_module(part.module)
     except ImportError as error:
@@ -124,6 +133,11 @@ def works_here(table: Table, name: str) -> bool:
     """Whether the part runs on this operating system at all, whatever is installed."""
     part = _part(table, name)
     return bool(part.module) and (not part.systems or platform.system() in part.systems)
+
+
+def missing(table: Table, name: str) -> tuple[str, ...]:
+    """Packages that the part needs and that are not installed."""
+    return tuple(package for package in _part(table, name).needs if importlib.util.find_spec(package) is None)
 
 
 def in_background(module: str) -> Callable[[], ModuleType]:

@@ -23,11 +23,13 @@ from vitedge.records import (
     DemoResult,
     DemoRow,
     ExportResult,
+    Finding,
     Inspection,
     LatencyReport,
     ModelSpec,
     Origin,
     ParityReport,
+    StressReport,
     StructureReport,
     Validation,
 )
@@ -35,6 +37,8 @@ from vitedge.serialization import to_dict
 
 _NAMED = 2
 """Labels that are shown before their number."""
+_SHOWN = 10
+"""Values that are shown of a program's ranges."""
 # Names are the user's own: a bracket or a colon in one is no markup.
 _OUT = Console(highlight=False, soft_wrap=False, markup=False, emoji=False)
 _ERR = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
@@ -96,8 +100,23 @@ def validation(result: Validation, *, as_json: bool) -> None:
     for report in result.parity:
         if report.layers:
             _OUT.print(_layer_table(report))
-    hashes = f"{result.files} files as the manifest describes them, " if result.files else ""
-    _lines(f"{result.subject}: {hashes}{'valid' if result.passed else 'NOT valid'}")
+    for stress in result.stress:
+        _stress(stress)
+    _lines(
+        *(line for finding in result.findings for line in _finding(finding)),
+        f"{result.subject}: {_hashes(result)}{'valid' if result.passed else 'NOT valid'}",
+    )
+    return None
+
+
+def kit(bundle: str, folder: str, *, as_json: bool) -> None:
+    """Where a kit was written, and what to do with it."""
+    if as_json:
+        return _json({"bundle": bundle, "kit": folder})
+    _lines(
+        f"{folder}: copy it to a Mac and type there: python verify.py",
+        _next(f"vitedge validate {shlex.quote(bundle)} --import result.npz"),
+    )
     return None
 
 
@@ -141,20 +160,25 @@ def demo(result: DemoResult, *, as_json: bool) -> None:
     _OUT.print(table)
     _lines(
         f"top-1 on {result.images} test images; median latency at batch 1, measured in turn",
+        *_not_timed(result),
         f"{result.folder}: {len(result.rows)} artifacts, every one verified, in {result.seconds:.0f} s",
         _next(f"vitedge validate {shlex.quote(result.folder)}/{result.rows[0].model.lower()}"),
     )
     return None
 
 
+def _not_timed(result: DemoResult) -> tuple[str, ...]:
+    formats = dict.fromkeys(row.format for row in result.rows if row.median_ms is None)
+    return tuple(f"{name}: computed op by op here; its own runtime is not on this machine" for name in formats)
+
+
 def _demo_cells(row: DemoRow) -> tuple[str, ...]:
-    parity, top1, median = row.parity, row.top1, row.median_ms
     return (
         _bytes(row.size),
-        "structure ok" if parity is None else f"{parity.relative_error:.1e}",
-        "-" if parity is None else f"{parity.centred_sqnr_db:.0f}",
-        "-" if top1 is None else f"{top1:.1%}",
-        "-" if median is None else f"{median:.2f}",
+        f"{row.parity.relative_error:.1e}",
+        f"{row.parity.centred_sqnr_db:.0f}",
+        f"{row.top1:.1%}",
+        "-" if row.median_ms is None else f"{row.median_ms:.2f}",
     )
 
 
@@ -203,7 +227,40 @@ def _verdicts(parity: Iterable[ParityReport], structure: Iterable[StructureRepor
         table.add_row(check.artifact, "structure", "-", "-", "-", "-", "passed" if check.passed else "FAILED")
     _OUT.print(table)
     reports: list[ParityReport | StructureReport] = [*parity, *structure]
-    _lines(*(f"{report.artifact}: {report.reason}" for report in reports if report.reason))
+    _lines(
+        *(f"{report.artifact}: {report.reason}" for report in reports if report.reason),
+        *dict.fromkeys(f"{report.runtime}: {report.note}" for report in parity if report.note),
+        *dict.fromkeys(f"{report.runtime}: ran on {_machine(report.machine)}" for report in parity if report.machine),
+    )
+
+
+def _stress(report: StressReport) -> None:
+    table = _table("operation", "module", "magnitude", "", right=(2,))
+    for entry in report.ranges[:_SHOWN]:
+        magnitude = "-" if entry.magnitude is None else f"{entry.magnitude:.4g}"
+        table.add_row(entry.operation, entry.module or _path(entry.value), magnitude, entry.fault)
+    _OUT.print(table)
+    more = len(report.ranges) - _SHOWN
+    _lines(
+        f"{report.artifact}: the largest of {len(report.ranges)} values over {report.images} images; "
+        f"float16 holds {report.limit:g}" + (f"; {more} smaller ones are in --json" if more > 0 else ""),
+        *([f"keep in float32: {', '.join(report.keep_fp32)}"] if report.keep_fp32 else []),
+    )
+
+
+def _finding(finding: Finding) -> tuple[str, str]:
+    return (
+        f"{finding.artifact}: {finding.rule}: {finding.where}: {finding.reason}",
+        f"  remedy: {finding.remedy}",
+    )
+
+
+def _hashes(result: Validation) -> str:
+    return f"{result.files} files as the manifest describes them, " if result.files else ""
+
+
+def _machine(machine: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in machine.items())
 
 
 def _layer_table(report: ParityReport) -> Table:

@@ -6,19 +6,22 @@ A sealed bundle is judged from its own ``reference.npz``; PyTorch is imported on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitedge import registry
 from vitedge.bundle import MANIFEST, check_files, read_manifest, read_reference
-from vitedge.comparison import FORMAT_OF, Evidence, Floats, check_parity, check_structure, compare_layers
+from vitedge.comparison import FORMAT_OF, Evidence, check_parity, check_structure
 from vitedge.errors import BadRecipe, UnreadableArtifact
 from vitedge.parity import default_bar
 from vitedge.recipe import IMAGE_COUNT, ExportRecipe
-from vitedge.records import Artifact, Bar, Manifest, ParityReport, StructureReport, Validation
+from vitedge.records import Artifact, Bar, Finding, Manifest, ParityReport, StructureReport, Validation
 from vitedge.serialization import from_dict
+
+if TYPE_CHECKING:
+    from vitedge.models.reference import Reference
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,23 @@ class Against:
     """Facts of the checkpoint to values; they go over those that the bundle was exported with."""
 
 
-def validate(subject: Path, against: Against | None = None) -> Validation:
+@dataclass(frozen=True)
+class Manner:
+    """How a Core ML package is looked at."""
+
+    compute: str = "declared"
+    """``declared``, or ``fp32``: without the rounding of half precision, which leaves the error of the conversion."""
+    stress: bool = False
+    """Watch the ranges of its values."""
+
+
+def validate(subject: Path, against: Against | None = None, manner: Manner | None = None) -> Validation:
     """Checks a bundle's files and shows its parity again, or compares with a checkpoint.
 
     Args:
         subject: a bundle, an ``.onnx`` file or an ``.mlpackage``.
         against: the checkpoint and the images to compare with; a bundle needs neither.
+        manner: how Core ML packages are looked at.
 
     Raises:
         BundleDamaged: a file of the bundle is not the one that its manifest describes.
@@ -55,13 +69,13 @@ def validate(subject: Path, against: Against | None = None) -> Validation:
         manifest = read_manifest(subject)
         files = check_files(subject, manifest)
         parts = tuple((subject / artifact.path, artifact) for artifact in manifest.artifacts)
-        return _verdict(subject, parts, _Basis.of_bundle(subject, manifest, against), files)
+        return _verdict(subject, parts, _Basis.of_bundle(subject, manifest, against), manner or Manner(), files)
     if subject.suffix not in FORMAT_OF:
         raise UnreadableArtifact(f"{subject} is neither a bundle nor an .onnx file nor an .mlpackage.")
     if against is None:
         raise BadRecipe(f"{subject} is not a bundle: add --against CHECKPOINT to say what it has to compute.")
     artifact = registry.load(registry.CHECKS, FORMAT_OF[subject.suffix]).describe(subject)
-    return _verdict(subject, ((subject, artifact),), _Basis.of_artifact(artifact, against), 0)
+    return _verdict(subject, ((subject, artifact),), _Basis.of_artifact(artifact, against), manner or Manner())
 
 
 @dataclass(frozen=True)
@@ -69,10 +83,10 @@ class _Basis:
     """What the artifacts are judged by."""
 
     evidence: Evidence
-    blocks: Floats | None = None
-    """The reference's block outputs, where they are to be compared."""
-    weights: Callable[[Artifact], Mapping[str, Any]] | None = None
-    """What the constants of an artifact that cannot be run have to hold, where the checkpoint is at hand."""
+    reference: Reference | None = None
+    """Where the checkpoint is at hand."""
+    layers: bool = False
+    """Whether the layers are to be shown."""
 
     @staticmethod
     def of_bundle(folder: Path, manifest: Manifest, against: Against | None) -> _Basis:
@@ -112,23 +126,56 @@ class _Basis:
         images = load(against.images, reference.spec, against.image_count)
         bar = against.bar or default_bar(precision, reference.spec.family)
         found = from_reference.gather(reference, images, bar, features=features or reference.spec.classes == 0)
-        blocks = from_reference.gather_blocks(reference, found) if against.layers else None
-        return _Basis(found, blocks, lambda artifact: from_reference.weights(reference, artifact))
+        return _Basis(found, reference, against.layers)
 
 
-def _verdict(subject: Path, parts: Iterable[tuple[Path, Artifact]], basis: _Basis, files: int) -> Validation:
+def _verdict(
+    subject: Path, parts: Sequence[tuple[Path, Artifact]], basis: _Basis, manner: Manner, files: int = 0
+) -> Validation:
     parity: list[ParityReport] = []
     structure: list[StructureReport] = []
+    findings: list[Finding] = []
+    packages = [(path, artifact) for path, artifact in parts if artifact.format == "coreml"]
     for path, artifact in parts:
-        report = check_parity(path, artifact, basis.evidence)
-        if report is not None:
-            if basis.blocks and artifact.blocks:
-                report = compare_layers(report, path, artifact, basis.blocks, basis.evidence)
-            parity.append(report)
-        weights = basis.weights(artifact) if basis.weights and report is None else None
+        reports = check_parity(path, artifact, basis.evidence, manner.compute)
+        weights = None
+        if basis.reference is not None:
+            reports, weights = _against(basis.reference, reports, path, artifact, basis)
+        parity.extend(reports)
         structure.append(check_structure(path, artifact, weights))
-    passed = all(report.passed for report in parity) and all(report.passed for report in structure)
-    return Validation(str(subject), tuple(parity), tuple(structure), files, passed)
+    try:
+        from vitedge.mlprogram.lint import lint
+    except ImportError:
+        lint = lambda *_: ()
+    for path, artifact in packages:
+        findings.extend(lint(path, artifact.path))
+    watched = tuple(stress(path, artifact, basis.evidence) for path, artifact in packages) if manner.stress else ()
+    if manner.stress and not packages:
+        raise BadRecipe(f"{subject} holds no Core ML package, whose values --stress watches.")
+    passed = all(report.passed for report in (*parity, *structure, *watched))
+    return Validation(str(subject), tuple(parity), tuple(structure), files, passed, watched, tuple(findings))
+
+
+def _against(
+    reference: Reference, reports: tuple[ParityReport, ...], path: Path, artifact: Artifact, basis: _Basis
+) -> tuple[tuple[ParityReport, ...], Mapping[str, Any] | None]:
+    """The reports with their layers, and what the constants of a Core ML package have to hold."""
+    from vitedge import evidence as from_reference  # noqa: PLC0415  (as above)
+    from vitedge.export.coreml_reference import expected_weights  # noqa: PLC0415
+
+    if artifact.format != "coreml":
+        layered = (
+            (from_reference.judge_layers(report, path, artifact, reference, basis.evidence) for report in reports)
+            if basis.layers
+            else reports
+        )
+        return tuple(layered), None
+    program = from_reference.captured(reference, artifact)
+    first = tuple(
+        from_reference.judge_program(report, path, artifact, program, basis.evidence) for report in reports[:1]
+    )
+    shown = tuple(report if basis.layers or not report.passed else replace(report, layers=()) for report in first)
+    return (*shown, *reports[1:]), expected_weights(program)
 
 
 def _image_size(artifact: Artifact) -> tuple[int, int]:

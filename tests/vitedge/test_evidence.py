@@ -11,7 +11,8 @@ from tests.bad_files import VIT
 from vitedge.bundle import read_manifest
 from vitedge.calibration.images import ImageSet, load
 from vitedge.checkpoints.read import read
-from vitedge.evidence import LAYER_IMAGES, describe, gather, gather_blocks, weights
+from vitedge.evidence import LAYER_IMAGES, captured, describe, gather, gather_blocks
+from vitedge.export.coreml_reference import expected_weights
 from vitedge.models.reference import Reference, load_reference
 from vitedge.records import Bar, TensorSpec
 
@@ -57,14 +58,15 @@ def test_blocks_are_kept_for_a_few_images_only(reference: Reference, images: Ima
 
 def test_the_weights_of_an_artifact_are_those_of_its_own_program(reference: Reference, demo_bundle: Path) -> None:
     artifact = next(artifact for artifact in read_manifest(demo_bundle).artifacts if artifact.format == "coreml")
-    plain = weights(reference, artifact)
+    plain = expected_weights(captured(reference, artifact))
     stored = reference.module.state_dict()
     for name, values in stored.items():
         assert any(found.size == values.numel() for found in plain.values()), name
     assert any(np.array_equal(found, stored["head.weight"].numpy()) for found in plain.values())
     pixels = replace(artifact, inputs=(TensorSpec("image", (1, 3, 32, 32), "uint8"),))
-    assert any("std" in name for name in set(weights(reference, pixels)) - set(plain))
+    assert any("std" in name for name in set(expected_weights(captured(reference, pixels))) - set(plain))
     features = replace(artifact, outputs=(artifact.outputs[0], artifact.outputs[0]))
     assert not any(
-        np.array_equal(found, stored["head.weight"].numpy()) for found in weights(reference, features).values()
+        np.array_equal(found, stored["head.weight"].numpy())
+        for found in expected_weights(captured(reference, features)).values()
     )

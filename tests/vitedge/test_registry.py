@@ -49,9 +49,8 @@ def test_parts_of_a_table_have_the_same_public_names(table: str) -> None:
 def test_runtimes_have_the_members_of_the_protocol_and_no_others(name: str) -> None:
     found = importlib.import_module(RUNTIMES[name].module).Runtime
     methods = {"__enter__", "__exit__", "run", "describe"}
-    assert {
-        key for key, value in vars(found).items() if callable(value) and (key in methods or key[0] != "_")
-    } == methods
+    members = {key: value for kind in reversed(found.__mro__[:-1]) for key, value in vars(kind).items()}
+    assert {key for key, value in members.items() if callable(value) and (key in methods or key[0] != "_")} == methods
     for method in ("__init__", *methods):
         ours, protocol = inspect.signature(getattr(found, method)), inspect.signature(getattr(Runtime, method))
         assert list(ours.parameters) == list(protocol.parameters)
@@ -95,7 +94,7 @@ def test_tensorrt_says_that_it_is_not_built_yet() -> None:
 
 def test_a_part_of_another_system_says_what_to_do_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Linux")
-    with pytest.raises(MissingBackend, match=r"Linux: its predict needs macOS.*vitedge validate"):
+    with pytest.raises(MissingBackend, match=r"Linux: its predict needs macOS.*op by op by: vitedge validate"):
         registry.load(RUNTIMES, "coreml")
     assert not registry.works_here(RUNTIMES, "coreml")
     assert registry.works_here({"here": replace(RUNTIMES["coreml"], systems=("Linux",))}, "here")

@@ -21,6 +21,7 @@ from vitedge.records import (
     DemoResult,
     DemoRow,
     ExportResult,
+    Finding,
     Inspection,
     LatencyRatio,
     LatencyReport,
@@ -31,9 +32,11 @@ from vitedge.records import (
     ParityReport,
     Preprocessing,
     Quantiles,
+    StressReport,
     StructureReport,
     TensorSpec,
     Validation,
+    ValueRange,
 )
 
 INF = float("inf")
@@ -71,6 +74,39 @@ BAD = ParityReport(
     reason="logits is off by 0.5 relative; the bar is 2e-05; the first to depart is layers.2.blocks.17",
     first_departure="layers.2.blocks.17",
     layers=(PARITY, OutputParity("layers.2.blocks.17", 0.5, 6.0, 6.0, 0.9, None, None)),
+)
+ON_A_MAC = replace(
+    GOOD,
+    artifact="model.mlpackage",
+    runtime="coreml",
+    machine={"model": "MacBookPro18,3", "macOS": "15.1", "coremltools": "9.0", "numpy": "2.3.5"},
+)
+PROGRAM = replace(
+    GOOD, artifact="model.mlpackage", runtime="mlprogram-fp32", note="its meaning, not a bit model of the Neural Engine"
+)
+STRESS = StressReport(
+    "model.mlpackage",
+    4,
+    65504.0,
+    (
+        ValueRange(
+            "real_div",
+            "stages_4_1_transformer_8_norm1_group_norm_real_div_cast_fp16",
+            "stages.4.1.transformer.8.norm1",
+            "float16",
+            None,
+            "NaN",
+        ),
+        *(
+            ValueRange("linear", f"blocks_{n}_mlp_fc2_linear", f"blocks.{n}.mlp.fc2", "float16", 71234.5, "overflow")
+            for n in range(12)
+        ),
+    ),
+    ("stages.4.1.transformer.8.norm1", "blocks.1.mlp.fc2"),
+    passed=False,
+)
+FINDING = Finding(
+    "model.mlpackage", "input", "image", "a float32 array is converted on the processor", "export with --input uint8"
 )
 UNSOUND = StructureReport("model.mlpackage", (), passed=False, reason="constant head_weight is not finite")
 ARTIFACTS = tuple(
@@ -118,7 +154,7 @@ DEMO = DemoResult(
     540,
     (
         DemoRow("MobileViT", "onnx", 637_000, PARITY, 0.987, 0.985, 12.345, 1.234),
-        DemoRow("MobileViT", "coreml", 712_000, None, 0.987, None, 12.345, None),
+        DemoRow("MobileViT", "coreml", 712_000, PARITY, 0.987, 0.985, 12.345, None),
     ),
     58.2,
 )
@@ -171,7 +207,15 @@ CASES: dict[str, tuple[Callable[..., None], Any, tuple[str, ...]]] = {
     ),
     "validation": (
         render.validation,
-        Validation("some/where", (BAD,), (UNSOUND,), 5, passed=False),
+        Validation(
+            "some/where",
+            (BAD, PROGRAM, ON_A_MAC),
+            (UNSOUND,),
+            5,
+            passed=False,
+            stress=(STRESS,),
+            findings=(FINDING,),
+        ),
         (
             "FAILED",
             "inf",
@@ -199,7 +243,15 @@ CASES: dict[str, tuple[Callable[..., None], Any, tuple[str, ...]]] = {
     "demo": (
         render.demo,
         DEMO,
-        ("reference", "98.7%", "12.35", "structure ok", "637.0 kB", "540 test images", "validate 'demo out'/mobilevit"),
+        (
+            "reference",
+            "98.7%",
+            "12.35",
+            "its own runtime is not on this machine",
+            "637.0 kB",
+            "540 test images",
+            "validate 'demo out'/mobilevit",
+        ),
     ),
     "profiles": (render.profiles, profiles(), ("cpu-x86", "jetson-orin-nano", "iOS17", "fp16")),
 }

@@ -14,7 +14,7 @@ from vitedge import latency, registry
 from vitedge.benchmark import REFERENCE
 from vitedge.calibration.images import ImageSet, load
 from vitedge.checkpoints.read import read
-from vitedge.comparison import RUNTIME_OF, Evidence
+from vitedge.comparison import RUNTIMES_OF, Evidence
 from vitedge.comparison import run as run_artifact
 from vitedge.demo.assets import IMAGES, MODELS, DemoModel, images
 from vitedge.evidence import gather
@@ -66,7 +66,7 @@ def _show(model: DemoModel, bundle: Path, progress: Callable[[str], None]) -> li
             model=model.name,
             format=artifact.format,
             size=artifact.size,
-            parity=parity.get(artifact.path),
+            parity=parity[artifact.path],
             reference_top1=expected,
             top1=_artifact_top1(bundle, artifact, evidence, labels),
             reference_ms=times["PyTorch"],
@@ -84,10 +84,8 @@ def _test_split(model: DemoModel) -> tuple[Evidence, tuple[int, ...]]:
     return gather(reference, split, bar, features=False), split.labels
 
 
-def _artifact_top1(bundle: Path, artifact: Artifact, evidence: Evidence, labels: tuple[int, ...]) -> float | None:
-    name = RUNTIME_OF[artifact.format]
-    if not registry.works_here(registry.RUNTIMES, name):
-        return None
+def _artifact_top1(bundle: Path, artifact: Artifact, evidence: Evidence, labels: tuple[int, ...]) -> float:
+    name = RUNTIMES_OF[artifact.format][0]
     with registry.load(registry.RUNTIMES, name).Runtime(bundle / artifact.path) as runtime:
         return _top1(run_artifact(runtime, artifact, evidence)["logits"], labels)
 
@@ -101,7 +99,7 @@ def _latencies(model: DemoModel, bundle: Path, result: ExportResult) -> Mapping[
     options = {"overrides": dict(model.overrides)}
     subjects = [Subject("PyTorch", "torch", str(model.path), factory=REFERENCE, options=options)]
     for artifact in result.manifest.artifacts:
-        name = RUNTIME_OF[artifact.format]
+        name = RUNTIMES_OF[artifact.format][-1]
         if registry.works_here(registry.RUNTIMES, name):
             subjects.append(Subject(artifact.path, name, str(bundle / artifact.path)))
     report = latency.bench(subjects, _RULE)

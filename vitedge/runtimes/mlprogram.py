@@ -20,25 +20,24 @@ from vitedge.mlprogram.program import read_program
 from vitedge.records import TensorSpec
 from vitedge.runtimes.base import Arrays
 
+_CAVEAT = "computed op by op as the program declares it, which is its meaning and not a bit model of the Neural Engine"
+
 
 class Runtime:
-    """One loaded program. See `vitedge.runtimes.base.Runtime`."""
+    """One loaded program, in the arithmetic that it declares. See `vitedge.runtimes.base.Runtime`."""
+
+    _compute = "declared"
+    """One of `vitedge.mlprogram.interpreter.COMPUTE`."""
 
     def __init__(
-        self,
-        source: str | os.PathLike[str],
-        threads: int | None = None,
-        intermediates: tuple[str, ...] = (),
-        compute: str = "declared",
+        self, source: str | os.PathLike[str], threads: int | None = None, intermediates: tuple[str, ...] = ()
     ) -> None:
-        """As every runtime; ``compute`` is one of `vitedge.mlprogram.interpreter.COMPUTE`."""
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
         self._path = Path(source)
         self._threads = threads
         self._threads_before = torch.get_num_threads()
         self._intermediates = intermediates
-        self._compute = compute
         self._bgr: frozenset[str] = frozenset()
         self._interpreter: Any = None
 
@@ -83,6 +82,7 @@ class Runtime:
             "provider": "cpu",
             "threads": torch.get_num_threads(),
             "compute": self._compute,
+            "caveat": _CAVEAT,
         }
 
     def __exit__(self, *error: object) -> None:
