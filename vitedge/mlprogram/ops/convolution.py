@@ -149,10 +149,9 @@ def avg_pool(x: Tensor, kernel_sizes: Tensor, exclude_padding_from_average: Tens
     none = (0,) * len(slide.before)
     before, after = (none, none) if flag(exclude_padding_from_average) else (slide.before, slide.after)
     counted = _padded(x.new_ones((1, 1, *x.shape[2:])), before, after, 1)
-    rest = [
-        [of - have for of, have in zip(*edges, strict=True)] for edges in ((slide.before, before), (overhang, after))
-    ]
-    share = average(_padded(counted, *rest), slide.kernel, slide.strides)
+    front = [whole - part for whole, part in zip(slide.before, before, strict=True)]
+    behind = [whole - part for whole, part in zip(overhang, after, strict=True)]
+    share = average(_padded(counted, front, behind), slide.kernel, slide.strides)
     return mean / share
 
 
