@@ -120,7 +120,7 @@ class Interpreter:
             results = step.call(**arguments)
         except UserError as error:
             raise self._failed(step.operation, error) from error
-        except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
             # What PyTorch says of arguments that do not fit together: such a program is damaged.
             raise self._failed(step.operation, error) from error
         results = results if isinstance(results, tuple) else (results,)
@@ -225,7 +225,7 @@ class Interpreter:
         return found
 
 
-LISTS = frozenset(("values",))
+LISTS = frozenset(("values", "ref_tensors", "begins", "ends", "end_masks"))
 """Parameters that take a list of values, also where there is one only."""
 
 
