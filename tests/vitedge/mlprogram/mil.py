@@ -24,13 +24,16 @@ Build = Callable[..., Any]
 OPSETS = ("iOS16", "iOS17", "iOS18")
 
 
-def program(build: Build, inputs: Mapping[str, np.ndarray], opset: str = "iOS16") -> Program:
-    """The program as it comes back from a package. Inputs are float32, float16 or int32; no pass is run over it."""
+def program(build: Build, inputs: Mapping[str, np.ndarray], opset: str = "iOS16", **settings: Any) -> Program:
+    """The program as it comes back from a package. Inputs are float32, float16 or int32; no pass is run over it.
+
+    The settings are further ones of coremltools' ``convert``.
+    """
     ct = load_coremltools()
     gc.freeze()  # coremltools collects garbage at every conversion, which takes 0.2 s over all that is imported
     try:
         with quiet():
-            return _read(ct, _mil(ct, build, inputs, opset), opset)
+            return _read(ct, _mil(ct, build, inputs, opset), opset, settings)
     finally:
         gc.unfreeze()
 
@@ -62,6 +65,21 @@ def inferred(build: Build, inputs: Mapping[str, np.ndarray], opset: str = "iOS16
     return found[0] if len(found) == 1 else tuple(found)
 
 
+def materialized(build: Build, opset: str) -> Any:
+    """What coremltools decompresses a compressed constant to; the builder gets no inputs, and returns its variables."""
+    ct = load_coremltools()
+    found: list[Any] = []
+
+    def compressed(mb: Any, **_: Any) -> Any:
+        variables = build(mb)
+        found.append((variables[0] if isinstance(variables, (tuple, list)) else variables).op)
+        return variables
+
+    with quiet():
+        _mil(ct, compressed, {"unused": np.zeros(1, np.float32)}, opset)
+        return found[0].materialized_val_inference()
+
+
 def _mil(ct: Any, build: Build, inputs: Mapping[str, np.ndarray], opset: str) -> Any:
     from coremltools.converters.mil import Builder as mb  # noqa: N813, PLC0415  (coremltools' own name for it)
     from coremltools.converters.mil.mil import types  # noqa: PLC0415
@@ -79,7 +97,7 @@ def _mil(ct: Any, build: Build, inputs: Mapping[str, np.ndarray], opset: str) ->
     return mb.program(input_specs=specs, opset_version=ct.target[opset])(scope["function"])
 
 
-def _read(ct: Any, mil: Any, opset: str) -> Program:
+def _read(ct: Any, mil: Any, opset: str, settings: Mapping[str, Any]) -> Program:
     model = ct.convert(
         mil,
         convert_to="mlprogram",
@@ -87,6 +105,7 @@ def _read(ct: Any, mil: Any, opset: str) -> Program:
         compute_precision=ct.precision.FLOAT32,
         pass_pipeline=ct.PassPipeline.EMPTY,
         skip_model_load=True,
+        **settings,
     )
     folder = Path(tempfile.mkdtemp(prefix="vitedge-mil-")) / "model.mlpackage"
     weights = Path(model.weights_dir) / "weight.bin"
