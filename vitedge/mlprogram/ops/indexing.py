@@ -10,6 +10,7 @@ Indices count from 0; negative ones count from the end, which iOS15 and iOS16 sa
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -184,11 +185,201 @@ def gather_nd(
     return rows.gather(1, at.expand(-1, -1, rows.shape[2])).reshape(target)
 
 
+_REDUCTIONS = {"add": "sum", "sub": "sum", "mul": "prod", "div": "prod", "max": "amax", "min": "amin"}
+"""Modes of a scatter to how PyTorch brings the updates together; the inverses are made inverse before or after."""
+
+
+def _scattered(data: Tensor, along: int, at: Tensor, updates: Tensor, mode: str) -> Tensor:
+    """The data with updates brought in along an axis; where several meet in one place, one after the other.
+
+    Half precision is widened where anything is computed.
+    """
+    if mode == "update":
+        return data.scatter(along, at, updates)
+    if mode not in _REDUCTIONS:
+        raise UnreadableArtifact(f"There is no mode {mode!r} of a scatter.")
+    if data.dtype in (torch.float16, torch.bfloat16):
+        data, updates = data.float(), updates.float()
+    if mode == "div":
+        divisor = torch.ones_like(data).scatter_reduce(along, at, updates, "prod")
+        return torch.div(data, divisor, rounding_mode=None if data.is_floating_point() else "trunc")
+    return data.scatter_reduce(along, at, -updates if mode == "sub" else updates, _REDUCTIONS[mode])
+
+
+def scatter(
+    data: Tensor,
+    indices: Tensor,
+    updates: Tensor,
+    axis: Tensor | int = 0,
+    mode: str = "add",
+    validate_indices: Tensor | bool = False,  # noqa: FBT001, FBT002
+) -> Tensor:
+    """Slices brought in along an axis, each at an index."""
+    along = _at(integer(axis), data.ndim)
+    at = _located(indices, data.shape[along], validate_indices).reshape(-1, *(1,) * (data.ndim - 1 - along))
+    return _scattered(data, along, at.expand(_beside(data, updates, along).shape), updates, mode)
+
+
+def scatter_along_axis(
+    data: Tensor,
+    indices: Tensor,
+    updates: Tensor,
+    axis: Tensor | int = 0,
+    mode: str = "add",
+    validate_indices: Tensor | bool = False,  # noqa: FBT001, FBT002
+) -> Tensor:
+    """Elements brought in, each at its own place but for the axis, where its index says."""
+    along = _at(integer(axis), data.ndim)
+    at = _beside(data, _located(indices, data.shape[along], validate_indices), along)
+    return _scattered(data, along, at, updates.reshape(at.shape), mode)
+
+
+def scatter_nd(
+    data: Tensor,
+    indices: Tensor,
+    updates: Tensor,
+    mode: str = "add",
+    validate_indices: Tensor | bool = False,  # noqa: FBT001, FBT002
+) -> Tensor:
+    """Slices brought in, each at as many indices as the last axis of ``indices`` holds."""
+    depth = indices.shape[-1]
+    at = _flat(indices, data.shape[:depth], validate_indices).reshape(-1, 1)
+    rows = data.reshape(math.prod(data.shape[:depth]), math.prod(data.shape[depth:]))
+    brought = updates.reshape(at.shape[0], rows.shape[1])
+    return _scattered(rows, 0, at.expand(brought.shape), brought, mode).reshape(data.shape)
+
+
+def one_hot(
+    indices: Tensor,
+    one_hot_vector_size: Tensor,
+    axis: Tensor | int = -1,
+    on_value: Tensor | int = 1,
+    off_value: Tensor | int = 0,
+) -> Tensor:
+    """Per index a vector along a new axis, which has the one value there and the other elsewhere.
+
+    An index that is out of bounds gives a vector of ``off_value``.
+    """
+    size, along = integer(one_hot_vector_size), _at(integer(axis), indices.ndim + 1)
+    allow((*indices.shape, size))
+    hot = indices.unsqueeze(along) == torch.arange(size).reshape(-1, *(1,) * (indices.ndim - along))
+    return torch.where(hot, torch.as_tensor(on_value), torch.as_tensor(off_value))
+
+
+def non_zero(x: Tensor) -> Tensor:
+    """The places of the elements that are not zero, ``[N, rank]``."""
+    return x.nonzero()
+
+
+def argsort(x: Tensor, axis: Tensor | int = -1, ascending: Tensor | bool = False) -> Tensor:  # noqa: FBT001, FBT002
+    """The indices that sort an axis; of equal elements the first comes first."""
+    return x.argsort(dim=integer(axis), descending=not flag(ascending), stable=True)
+
+
+def topk(
+    x: Tensor,
+    k: Tensor | int = 1,
+    axis: Tensor | int = -1,
+    ascending: Tensor | bool = False,  # noqa: FBT001, FBT002
+    **returned: Tensor | str,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The largest or smallest elements along an axis, sorted, and their indices; all of them where ``k`` is -1.
+
+    Of equal elements the first comes first.
+
+    Args:
+        x: any shape.
+        k: how many.
+        axis: the axis.
+        ascending: the smallest ones.
+        returned: ``return_indices``, True unless given; ``sort`` and ``output_indices_dtype`` change nothing here.
+    """
+    if not returned.keys() <= {"sort", "return_indices", "output_indices_dtype"}:
+        raise UnreadableArtifact(f"The operation topk has no parameters {sorted(returned)}.")
+    along = _at(integer(axis), x.ndim)
+    values, indices = x.sort(dim=along, descending=not flag(ascending), stable=True)
+    count = x.shape[along] if integer(k) == -1 else integer(k)
+    wanted = returned.get("return_indices", True)
+    if isinstance(wanted, str) or not flag(wanted):
+        return values.narrow(along, 0, count)
+    return values.narrow(along, 0, count), indices.narrow(along, 0, count)
+
+
+def non_maximum_suppression(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: Tensor,
+    max_boxes: Tensor,
+    score_threshold: Tensor | None = None,
+    per_class_suppression: Tensor | bool = False,  # noqa: FBT001, FBT002
+) -> tuple[Tensor, ...]:
+    """The boxes of the best scores that overlap no better one by more than a threshold.
+
+    Core ML's NonMaximumSuppressionLayerParams says what the definition of the operation leaves open: a box has the
+    class and the score of its largest score, what is left over is filled with zeros and the index -1, and where no
+    score reaches the threshold, the best box is selected all the same.
+
+    Args:
+        boxes: ``[n, B, 4]`` of a horizontal and a vertical centre, a width and a height; ``[n, 4, B]`` of iOS17.
+        scores: ``[n, B, K]``, or ``[n, K, B]`` of iOS17.
+        iou_threshold: intersection over union beyond which a box is dropped.
+        max_boxes: how many are returned.
+        score_threshold: boxes of lower scores are dropped; iOS17 has none, which is how its form is told.
+        per_class_suppression: only boxes of the same class drop each other.
+
+    Returns:
+        Boxes and scores in the form of the arguments, their indices ``[n, max_boxes]``, and but for iOS17 how many of
+        them are selected ``[n]``.
+    """
+    last = score_threshold is None
+    rows, columns = (boxes.mT, scores.mT) if last else (boxes, scores)
+    images, count = rows.shape[0], integer(max_boxes)
+    indices = torch.full(allow((images, count)), -1)
+    for image in range(images):
+        overlapping = _overlapping(rows[image].float(), columns[image].float(), flag(per_class_suppression))
+        best = columns[image].float().amax(1)
+        order = best.argsort(descending=True, stable=True)
+        if score_threshold is not None:
+            order = order[: max(1, int((best >= score_threshold).sum()))]
+        chosen: list[Tensor] = []
+        while order.numel() and len(chosen) < count:
+            chosen.append(order[0])
+            order = order[1:][overlapping(order[0], order[1:]) <= iou_threshold]
+        indices[image, : len(chosen)] = torch.tensor(chosen)
+    kept = indices[..., None] >= 0
+    found = (value.take_along_dim(indices[..., None].clamp(min=0), 1) * kept for value in (rows, columns))
+    if last:
+        return (*(value.mT for value in found), indices)
+    return (*found, indices, kept.sum((1, 2)))
+
+
+def _overlapping(boxes: Tensor, scores: Tensor, per_class: bool) -> Callable[[Tensor, Tensor], Tensor]:  # noqa: FBT001
+    """Intersection over union of one of the boxes ``[B, 4]`` and others; none between classes that are apart."""
+    low, high = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
+    areas = boxes[:, 2:].prod(1)
+    classes = scores.argmax(1) * per_class
+
+    def overlapping(one: Tensor, others: Tensor) -> Tensor:
+        edges = (torch.minimum(high[one], high[others]) - torch.maximum(low[one], low[others])).clamp(min=0)
+        common = edges.prod(1) * (classes[one] == classes[others])
+        return common / (areas[one] + areas[others] - common).clamp(min=torch.finfo(torch.float32).tiny)
+
+    return overlapping
+
+
 OPS: Table = {
+    "argsort": argsort,
     "gather": gather,
     "gather_along_axis": gather_along_axis,
     "gather_nd": gather_nd,
+    "non_maximum_suppression": non_maximum_suppression,
+    "non_zero": non_zero,
+    "one_hot": one_hot,
+    "scatter": scatter,
+    "scatter_along_axis": scatter_along_axis,
+    "scatter_nd": scatter_nd,
     "slice_by_index": slice_by_index,
     "slice_by_size": slice_by_size,
     "slice_update": slice_update,
+    "topk": topk,
 }
