@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -67,6 +69,7 @@ def to_mil(ct: Any, graph: CoreMLGraph, image: TensorSpec, outputs: tuple[str, .
         outputs=[ct.TensorType(name=name, dtype=np.float32) for name in outputs],
     )
     _check_ranks(program, graph)
+    _name_after_modules(program, graph)
     return program
 
 
@@ -132,6 +135,35 @@ def _precision(ct: Any, settings: Settings) -> Any:
     if not settings.half:
         return ct.precision.FLOAT32
     return ct.transform.FP16ComputePrecision(op_selector=lambda operation: origin(operation) not in settings.single)
+
+
+def _name_after_modules(program: Any, graph: CoreMLGraph) -> None:
+    """Calls what optimizations and decompositions named anew after the node that it was made of.
+
+    Names are all that a package keeps of where a value came from.
+    """
+    main = program.functions["main"]
+    kept = {value.name for value in main.outputs}
+    taken = {value.name for operation in main.operations for value in operation.outputs} | {*main.inputs}
+    for operation in main.operations:
+        node = origin(operation)
+        if operation.op_type in ("const", "cast") or not graph.modules.get(node):
+            continue
+        for index, value in enumerate(operation.outputs):
+            if value.name in kept or value.name == node or value.name.startswith(f"{node}_"):
+                continue
+            base = node if node.endswith(f"_{operation.op_type}") else f"{node}_{operation.op_type}"
+            base += "_cast_fp16" if "_cast_fp16" in value.name else ""
+            base += f"_{index}" if len(operation.outputs) > 1 else ""
+            value.name = next(name for name in _numbered(base) if name not in taken)
+            taken.add(value.name)
+            if len(operation.outputs) == 1:
+                operation.name = value.name
+
+
+def _numbered(base: str) -> Iterator[str]:
+    yield base
+    yield from (f"{base}_{number}" for number in count(1))
 
 
 def _check_ranks(program: Any, graph: CoreMLGraph) -> None:

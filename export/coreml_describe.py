@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vitedge.export.program import Program
+from vitedge.mlprogram.modules import BLOCKS, MODULES
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Preprocessing
 from vitedge.registry import UNINSTALLED, versions
@@ -26,8 +28,18 @@ _OUTPUTS = {
 }
 
 
-def describe(model: Any, program: Program, recipe: ExportRecipe) -> None:
-    """Fills the metadata of a ``CoreML.Specification.Model``; coremltools' date goes."""
+def describe(
+    model: Any, program: Program, recipe: ExportRecipe, modules: Sequence[str], blocks: Mapping[str, str]
+) -> None:
+    """Fills the metadata of a ``CoreML.Specification.Model``; coremltools' date goes.
+
+    Args:
+        model: the message.
+        program: what was lowered.
+        recipe: how.
+        modules: paths of the modules that values are called after.
+        blocks: as in `vitedge.records.Artifact`.
+    """
     installed = versions(("vitedge", "coremltools", "torch"))
     version = installed.get("vitedge", UNINSTALLED)
     spec = program.spec
@@ -45,6 +57,8 @@ def describe(model: Any, program: Program, recipe: ExportRecipe) -> None:
         f"{PREFIX}spec": _json(spec),
         f"{PREFIX}preprocessing": _json(spec.preprocessing),
         f"{PREFIX}labels": _json(spec.labels),
+        MODULES: _json(tuple(modules)),
+        BLOCKS: _json(dict(blocks)),
     }
     metadata.userDefined.clear()
     metadata.userDefined.update(entries)

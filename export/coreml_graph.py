@@ -8,7 +8,6 @@ and comes back as a scope of every operation that the node became, whatever the 
 from __future__ import annotations
 
 import operator
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from torch.export.graph_signature import InputKind, OutputKind, OutputSpec, Tens
 from torch.fx import Graph, Node
 
 from vitedge.export.program import Program
+from vitedge.mlprogram.modules import identifier
 
 _ATEN = torch.ops.aten
 _NOTHING = (_ATEN.alias.default, _ATEN._assert_tensor_metadata.default)
@@ -47,6 +47,10 @@ class CoreMLGraph:
             for node, path in self.modules.items()
             if any(path == root or path.startswith(f"{root}.") for root in roots)
         )
+
+    def paths(self) -> tuple[str, ...]:
+        """Every module that a node belongs to, in order of execution; not the reference itself."""
+        return tuple(path for path in dict.fromkeys(self.modules.values()) if path)
 
 
 def prepare(program: Program, *, probabilities: bool) -> CoreMLGraph:
@@ -141,10 +145,10 @@ def _rename(exported: ExportedProgram) -> None:
     for spec in exported.graph_signature.input_specs:
         if spec.kind is not InputKind.USER_INPUT and spec.target is not None:
             node = placeholders[spec.arg.name]
-            node._rename(_identifier(spec.target))
+            node._rename(identifier(spec.target))
             spec.arg.name = node.name
     for node in _calls(exported.graph):
-        node._rename(_identifier(f"{_path(node)}.{_operation(node.target)}"))
+        node._rename(identifier(f"{_path(node)}.{_operation(node.target)}"))
     output = next(node for node in exported.graph.nodes if node.op == "output")
     for spec, value in zip(exported.graph_signature.output_specs, output.args[0], strict=True):
         spec.arg.name = value.name
@@ -152,7 +156,3 @@ def _rename(exported: ExportedProgram) -> None:
 
 def _operation(target: Any) -> str:
     return str(getattr(target, "__name__", target)).partition(".")[0]
-
-
-def _identifier(name: str) -> str:
-    return re.sub(r"\W", "_", name.strip("._"), flags=re.ASCII)

@@ -18,9 +18,8 @@ from torch.fx import Interpreter, Node
 from vitedge.export.capture import enclosing_modules
 from vitedge.export.passes.half import FLOAT16_MAX
 from vitedge.export.program import Program
+from vitedge.mlprogram.stress import SAFETY
 
-SAFETY = 4.0
-"""Other images reach further than the samples: what comes within this factor of the largest value counts as over it."""
 WEIGHT_ERROR = 1e-2
 """Largest relative error that rounding to float16, subnormal numbers flushed to nought, may make in a weight."""
 _CHUNK = 4

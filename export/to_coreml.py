@@ -57,7 +57,7 @@ def lower(program: Program, recipe: ExportRecipe, out: Path, islands: tuple[str,
         blocks = values_of(lowered, graph, graph.blocks)
         model = to_model(ct, lowered, settings)
     message = model.get_spec()
-    describe(message, program, recipe)
+    describe(message, program, recipe, graph.paths(), blocks)
     write_package(out, message, Path(model.weights_dir) / "weight.bin")
     if image.dtype == "uint8" and not settings.image:
         notes = (*notes, "The input is a multi-array of 0 to 255: Core ML takes one RGB or grey image at a time.")

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from vitedge import profiles, registry
-from vitedge.bundle import REFERENCE, versions, write_manifest, write_reference
+from vitedge.bundle import REFERENCE, ReferenceData, versions, write_manifest, write_reference
 from vitedge.calibration.images import ImageSet, load
 from vitedge.checkpoints.read import Checkpoint, read
 from vitedge.comparison import Evidence, check_parity, check_structure, feed
@@ -41,6 +41,7 @@ from vitedge.records import (
     StructureReport,
 )
 from vitedge.serialization import to_dict
+from vitedge.stressing import lower_in_range
 
 FILE_NAMES = {"onnx": "model.onnx", "coreml": "model.mlpackage"}
 """Format to the name of its artifact in the bundle."""
@@ -109,8 +110,7 @@ def lower(job: Job) -> None:
         islands, notes = found[id(program)]
         if job.recipe.batch == "dynamic" and program.inputs[0].shape[0] != BATCH_AXIS:
             notes = (*notes, "the batch is fixed at 1: Core ML has no dynamic one that is quick")
-        target = registry.load(registry.TARGETS, name)
-        artifact = target.lower(program, job.recipe, job.folder / FILE_NAMES[name], islands)
+        artifact = _lowered(job, name, islands)
         job.artifacts.append(replace(artifact, notes=(*artifact.notes, *notes)))
 
 
@@ -219,14 +219,35 @@ def _program(job: Job, name: str) -> Program:
     return capture(module, reference.spec, reference.blocks, batch=batch, dtype=recipe.input, features=job.features)
 
 
+def _lowered(job: Job, name: str, islands: tuple[str, ...]) -> Artifact:
+    """The artifact of a format; a Core ML package of half precision is watched, and lowered again where it overflows.
+
+    (In ONNX that is not needed: its graph is the captured one, operator by operator.)
+    """
+    target, path = registry.load(registry.TARGETS, name), job.folder / FILE_NAMES[name]
+
+    def write(single: tuple[str, ...]) -> Artifact:
+        artifact: Artifact = target.lower(job.programs[name], job.recipe, path, single)
+        return artifact
+
+    if name != "coreml" or job.recipe.precision != "fp16":
+        return write(islands)
+    images = job.evidence.data.images[_sample(job)]
+    return lower_in_range(write, path, replace(job.evidence, data=ReferenceData(images, {})), islands)
+
+
+def _sample(job: Job) -> list[int]:
+    """Numbers of a few of the images, spread over all of them: those that follow one another may be alike."""
+    count = len(job.evidence.data.images)
+    return [round(number) for number in np.linspace(0, count - 1, min(_ISLAND_IMAGES, count)).tolist()]
+
+
 def _islands(job: Job, program: Program) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Modules that have to stay in float32, and what to tell about them; none where nothing is narrowed."""
     if job.recipe.precision != "fp16":
         return (), ()
     data, bar = job.evidence.data, job.evidence.bar.centred_sqnr_db
-    # Spread over all of them: images that follow one another may be alike.
-    chosen = np.linspace(0, len(data.images) - 1, min(_ISLAND_IMAGES, len(data.images))).round().astype(int)
-    images = feed(data.images[chosen], program.inputs[0], job.reference.spec)
+    images = feed(data.images[_sample(job)], program.inputs[0], job.reference.spec)
     large = find_islands(program, images)
     outputs = [data.outputs[spec.name] for spec in program.outputs]
     noisy = () if bar is None else find_noisy(program, images, outputs, bar, already=large)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which module of the reference a value of a program came from.
+
+Packages of vitedge list the modules, and their values are called after module and operation. In other packages the
+names of the weights carry those of the parameters; what an operation without weights belongs to is not known there,
+only what it comes after.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+from vitedge.errors import UnreadableArtifact
+from vitedge.mlprogram.package import Package
+from vitedge.mlprogram.program import Operation, Program
+
+MODULES = "vitedge.modules"
+"""Key of a package's metadata: the paths of the modules as a JSON list, such as ``blocks.3.attn.qkv``."""
+BLOCKS = "vitedge.blocks"
+"""Key of a package's metadata: `vitedge.records.Artifact.blocks` as a JSON object."""
+AFTER = "after "
+"""In front of the module of the last weights before an operation that has none itself."""
+_WEIGHT = re.compile(
+    r"(?:[pb]_)?(\w+?)_(?:weight|bias|gamma|beta|running_mean|running_var)"
+    r"(?:_(?:to|quantized|palettized|sparsified)\w*)?",
+    re.ASCII,
+)
+"""The name of a constant that coremltools made of a parameter; ``p_`` and ``b_`` come from ``torch.export``."""
+
+
+def modules_of(program: Program) -> dict[str, str]:
+    """Every value, constants included, to its module; the reference itself, and what is not known, is the empty name.
+
+    Raises:
+        UnreadableArtifact: the metadata of the package is damaged.
+    """
+    listed = listed_modules(program.package)
+    if listed is None:
+        return _traced(program, module_of_weight, _after)
+    paths = {identifier(path): path for path in reversed(listed)}
+    return _traced(program, lambda name: _longest_prefix(name, paths), _inherited)
+
+
+def listed_modules(package: Package) -> tuple[str, ...] | None:
+    """The paths of the modules that a package lists; None where it lists none.
+
+    Raises:
+        UnreadableArtifact: the list is none.
+    """
+    found = _metadata(package, MODULES)
+    if found is None:
+        return None
+    if not isinstance(found, list) or not all(isinstance(path, str) for path in found):
+        raise UnreadableArtifact(f"{package.path} is damaged: its {MODULES} is not a list of names.")
+    return tuple(found)
+
+
+def blocks_of(package: Package) -> dict[str, str]:
+    """Module of the reference to the value that equals its output, as far as the package says so.
+
+    Raises:
+        UnreadableArtifact: the metadata of the package is damaged.
+    """
+    found = _metadata(package, BLOCKS)
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise UnreadableArtifact(f"{package.path} is damaged: its {BLOCKS} does not map names to names.")
+    return found
+
+
+def identifier(path: str) -> str:
+    """A dotted name as the names of Core ML allow it."""
+    return re.sub(r"\W", "_", path.strip("._"), flags=re.ASCII)
+
+
+def module_of_weight(name: str) -> str:
+    """The module that the name of a weight carries, its dots still underscores; empty where it carries none."""
+    match = _WEIGHT.fullmatch(name)
+    return match.group(1) if match else ""
+
+
+def is_constant(operation: Operation) -> bool:
+    """Whether what it makes is known before the program runs."""
+    return operation.kind == "const" or operation.kind.startswith("constexpr_")
+
+
+def readers(program: Program) -> Mapping[str, list[Operation]]:
+    """Every value to the operations that read it."""
+    found: dict[str, list[Operation]] = defaultdict(list)
+    for operation in program.operations:
+        for name in operation.reads():
+            found[name].append(operation)
+    return found
+
+
+Found = dict[str, str]
+
+
+def _traced(program: Program, say: Callable[[str], str], otherwise: Callable[[Operation, Found], str]) -> Found:
+    """The modules by what names say; ``otherwise`` decides on an operation whose name and weights say nothing."""
+    found: Found = {}
+    constants: set[str] = set()
+    for operation in program.operations:
+        module = say(operation.name)
+        if is_constant(operation):
+            constants.add(operation.name)
+        elif not module:
+            weights = (found[name] for name in operation.reads() if name in constants)
+            module = next(filter(None, weights), "") or otherwise(operation, found)
+        found.update((output.name, module) for output in operation.outputs)
+    for name, module in _by_readers(program, {name for name in constants if not found[name]}, found):
+        found[name] = module
+    return found
+
+
+def _by_readers(program: Program, unnamed: Collection[str], found: Found) -> Iterator[tuple[str, str]]:
+    """Constants without a name of their own belong to the module that alone reads them."""
+    for name, operations in readers(program).items():
+        modules = {found[operation.name] for operation in operations if operation.name in found}
+        if name in unnamed and len(modules) == 1:
+            yield name, modules.pop()
+
+
+def _inherited(operation: Operation, found: Found) -> str:
+    """A cast belongs to what it casts; what else is called after no module is the reference's own."""
+    return next((found.get(name, "") for name in operation.reads()), "") if operation.kind == "cast" else ""
+
+
+def _after(operation: Operation, found: Found) -> str:
+    reads = set(operation.reads())
+    # The branch that was computed last, which for a residual connection is not the one around.
+    before = next((found[name] for name in reversed(found) if name in reads and found[name]), "")
+    return before if not before or before.startswith(AFTER) else AFTER + before
+
+
+def _longest_prefix(name: str, paths: Mapping[str, str]) -> str:
+    while name:
+        if name in paths:
+            return paths[name]
+        name = name.rpartition("_")[0]
+    return ""
+
+
+def _metadata(package: Package, key: str) -> Any:
+    entries = package.model.description.metadata.userDefined
+    if key not in entries:
+        return None
+    try:
+        return json.loads(entries[key])
+    except (ValueError, RecursionError) as error:
+        raise UnreadableArtifact(f"{package.path} is damaged: its {key} is not JSON.") from error
