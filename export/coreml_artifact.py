@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,8 +13,8 @@ from vitedge.digest import hash_file, hash_listing
 from vitedge.errors import CheckFailed, UnreadableArtifact
 from vitedge.export.coreml_weights import compare_weights, numbers
 from vitedge.mlprogram import description
-from vitedge.mlprogram.blobs import Array
-from vitedge.mlprogram.package import Package, read_package
+from vitedge.mlprogram.blobs import Blobs, Place
+from vitedge.mlprogram.package import WEIGHTS, Package, read_package
 from vitedge.mlprogram.program import Operation, Output, Program, read_program
 from vitedge.records import Artifact, StructureReport, TensorSpec
 
@@ -46,7 +47,7 @@ def describe(path: Path) -> Artifact:
     )
 
 
-def check(path: Path, artifact: Artifact, weights: Mapping[str, Array] | None = None) -> StructureReport:
+def check(path: Path, artifact: Artifact, weights: Mapping[str, Any] | None = None) -> StructureReport:
     """Checks a package without running it; needs neither macOS nor PyTorch.
 
     Args:
@@ -67,7 +68,7 @@ def check(path: Path, artifact: Artifact, weights: Mapping[str, Array] | None = 
     return StructureReport(artifact.path, tuple(checks), passed=True)
 
 
-def _check(path: Path, artifact: Artifact, weights: Mapping[str, Array] | None) -> Iterator[str]:
+def _check(path: Path, artifact: Artifact, weights: Mapping[str, Any] | None) -> Iterator[str]:
     yield _files(path, artifact)
     package = read_package(path)
     program = read_program(package)
@@ -76,6 +77,7 @@ def _check(path: Path, artifact: Artifact, weights: Mapping[str, Array] | None) 
     yield _ranks(program)
     yield _precision(program, artifact)
     yield _finite(program)
+    yield _unused(package)
     if weights is not None:
         yield compare_weights(program, weights)
 
@@ -110,7 +112,7 @@ def _interface(package: Package, artifact: Artifact, returned: tuple[str, ...]) 
     found = description.outputs(package)
     if found != artifact.outputs:
         raise CheckFailed(f"{package.path} returns {_list(found)} instead of {_list(artifact.outputs)}")
-    absent = [feature.name for feature in package.model.description.output if feature.name not in returned]
+    absent = [name for name in description.output_names(package) if name not in returned]
     if absent:
         raise CheckFailed(f"{package.path} declares outputs that its program does not return: {', '.join(absent)}")
     return f"takes {_list(artifact.inputs)}; returns {_list(artifact.outputs)}"
@@ -152,6 +154,18 @@ def _operations_by_precision(program: Program) -> dict[str, int]:
         if output.type.dtype in counts and operation.kind not in ("const", "cast"):
             counts[output.type.dtype] += 1
     return counts
+
+
+def _unused(package: Package) -> str:
+    places: dict[Path, list[Place]] = {}
+    for function in package.functions:
+        for literal in read_program(package, function).literals():
+            if literal.place is not None:
+                places.setdefault(literal.place.file, []).append(literal.place)
+    for file in sorted((package.path / WEIGHTS).parent.rglob("*")):
+        if file.is_file():
+            Blobs(file.resolve()).check_unused(places.get(file.resolve(), ()))
+    return "every byte of its weights belongs to a constant"
 
 
 def _finite(program: Program) -> str:

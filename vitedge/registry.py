@@ -116,17 +116,22 @@ def generated(package: str, folder: str, module: str) -> ModuleType:
     coremltools takes seconds to import, and its generated classes are all that reading needs.
 
     Raises:
-        MissingBackend: the package is not installed.
+        MissingBackend: the package is not installed, or what it is generated for is not.
     """
+    name = f"{package}_{folder}"
+    if f"{name}.{module}" in sys.modules:
+        return sys.modules[f"{name}.{module}"]
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise MissingBackend(f"{package} is not installed; type: pip install '{package}'")
-    name = f"{package}_{folder}"
     if name not in sys.modules:
         stand_in = ModuleType(name)
         stand_in.__path__ = [str(Path(place) / folder) for place in spec.submodule_search_locations]
         sys.modules[name] = stand_in
-    return importlib.import_module(f"{name}.{module}")
+    try:
+        return importlib.import_module(f"{name}.{module}")
+    except ImportError as error:
+        raise MissingBackend(f"{package} cannot be used ({error}); type: pip install '{package}'") from error
 
 
 def works_here(table: Table, name: str) -> bool:

@@ -140,7 +140,7 @@ def test_a_package_on_its_own(bundle: Path) -> None:
     alter_package(path)
     found = validate(path, AGAINST)
     assert not found.passed
-    assert "constant head_weight of shape (10, 64) is no weight of the reference" in found.structure[0].reason
+    assert "constant head_weight " in found.structure[0].reason
 
 
 def test_an_artifact_of_another_model(demo_bundle: Path) -> None:

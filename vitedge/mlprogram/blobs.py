@@ -2,13 +2,14 @@
 """``weight.bin``: the blob file that an ML Program keeps its large constants in.
 
 Layout: ``mlmodel/src/MILBlob`` of apple/coremltools. A header of 64 bytes, then for every blob 64 bytes of metadata
-that the program points at, and the data that the metadata points at.
+that the program points at, and the data.
 """
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from vitedge.errors import UnreadableArtifact
+from vitedge.errors import CheckFailed, UnreadableArtifact
+from vitedge.mlprogram.limits import LARGEST_FILE, MOST_BLOBS
 
 Array = npt.NDArray[Any]
 
@@ -71,17 +73,38 @@ _BLOB_TYPES = {
 """``MILBlob::Blob::BlobDataType`` to the name of an element type; no other type is kept in a blob file."""
 
 _SENTINEL = 0xDEADBEEF
-_METADATA = struct.Struct("<IIQQ")
-"""Sentinel, element type, bytes of data, offset of the data."""
+_VERSION = 2
+_HEADER = struct.Struct("<II")
+"""Number of blobs, version of the layout; zeros up to `_ALIGNMENT`."""
+_METADATA = struct.Struct("<IIQQQ")
+"""Sentinel, element type, bytes of data, offset of the data, unused bits of its last byte; zeros up to `_ALIGNMENT`."""
+_ALIGNMENT = 64
+"""Header and metadata take as much, and whatever lies in the file begins at a multiple of it."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the data of one blob lie in their file."""
+    """Where the data of one constant lie."""
 
+    file: Path
+    offset: int
+    """Of the metadata."""
     start: int
+    """Of the data."""
     size: int
     """Bytes."""
+    bits: int
+    """How many of them the constant takes, from the first on."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One blob as its metadata say."""
+
+    kind: int
+    start: int
+    size: int
+    padding: int
 
 
 @dataclass(frozen=True)
@@ -92,15 +115,48 @@ class Blobs:
 
     @cached_property
     def mapped(self) -> Array:
-        """Its bytes; pages are read when they are touched, and never written back."""
-        if not self.path.is_file() or not self.path.stat().st_size:
-            return np.zeros(0, np.uint8)
-        return np.memmap(self.path, np.uint8, "c")
+        """Its bytes; pages are read when they are touched, and never written back.
 
-    def read(self, offset: int, element: ElementType, count: int) -> Array:
-        """``count`` elements, flat; a view of the file where they are whole bytes. Arguments and errors as `find`."""
-        place = self.find(offset, element, count)
-        return unpack(self.mapped[place.start : place.start + place.size], element, count)
+        Raises:
+            UnreadableArtifact: it cannot be mapped.
+        """
+        try:
+            size = self.path.stat().st_size
+            if size > LARGEST_FILE:
+                raise self._damaged(f"it has {size} bytes, and no model has weights of more than {LARGEST_FILE}")
+            return np.memmap(self.path, np.uint8, "c") if size else np.zeros(0, np.uint8)
+        except (OSError, ValueError) as error:
+            raise UnreadableArtifact(f"{self.path} cannot be read: {error}.") from error
+
+    @cached_property
+    def _entries(self) -> Mapping[int, _Entry]:
+        """Offset of the metadata to the blob, in order: they lie one after the other, so that none overlaps."""
+        if not self.mapped.size:
+            return {}
+        if self.mapped.size < _ALIGNMENT:
+            raise self._damaged("it ends before its header does")
+        count, version = _HEADER.unpack(self.mapped[: _HEADER.size].tobytes())
+        if version != _VERSION or count > MOST_BLOBS:
+            raise self._damaged(f"its header speaks of {count} blobs in version {version} of the layout")
+        found: dict[int, _Entry] = {}
+        offset = _ALIGNMENT
+        for _ in range(count):
+            found[offset] = entry = self._entry(offset)
+            offset = _aligned(entry.start + entry.size)
+        if self.mapped.size > offset:
+            raise self._damaged(f"it goes on after the last of its {count} blobs")
+        return found
+
+    def _entry(self, offset: int) -> _Entry:
+        metadata = self.mapped[offset : offset + _METADATA.size].tobytes()
+        if len(metadata) < _METADATA.size:
+            raise self._damaged(f"it ends before offset {offset}, where a blob should be")
+        sentinel, kind, size, start, padding = _METADATA.unpack(metadata)
+        if sentinel != _SENTINEL or kind not in _BLOB_TYPES:
+            raise self._damaged(f"at offset {offset} there is no blob")
+        if start != offset + _ALIGNMENT or start + size > self.mapped.size:
+            raise self._damaged(f"the blob at offset {offset} says that its {size} bytes lie at {start}")
+        return _Entry(kind, start, size, padding)
 
     def find(self, offset: int, element: ElementType, count: int) -> Place:
         """Where ``count`` elements lie; none of their pages is touched.
@@ -113,28 +169,77 @@ class Blobs:
         Raises:
             UnreadableArtifact: the file does not hold that there.
         """
-        metadata = self.mapped[offset : offset + _METADATA.size]
-        if metadata.size < _METADATA.size:
-            raise UnreadableArtifact(f"{self.path} is damaged: it ends before offset {offset}.")
-        sentinel, kind, size, start = _METADATA.unpack(metadata.tobytes())
-        if sentinel != _SENTINEL or _BLOB_TYPES.get(kind) != element.name:
-            raise UnreadableArtifact(f"{self.path} is damaged: at offset {offset} there is no blob of {element.name}.")
-        if size != -(-count * element.bits // 8) or start + size > self.mapped.size:
-            raise UnreadableArtifact(
-                f"{self.path} is damaged: the blob at offset {offset} does not hold {count} values of {element.name}."
-            )
-        return Place(start, size)
+        entry = self._entries.get(offset)
+        if entry is None:
+            raise self._damaged(f"the program looks for a constant at offset {offset}, where there is none")
+        if _BLOB_TYPES[entry.kind] != element.name or entry.size != -(-count * element.bits // 8):
+            raise self._damaged(f"the blob at offset {offset} does not hold {count} values of {element.name}")
+        return Place(self.path, offset, entry.start, entry.size, count * element.bits)
+
+    def read(self, place: Place) -> Array:
+        """The bytes at a place: a view of the file."""
+        return self.mapped[place.start : place.start + place.size]
+
+    def check_unused(self, places: Collection[Place]) -> None:
+        """Checks what no constant is made of: reserved fields, the gaps between the blobs, blobs that nobody reads.
+
+        Args:
+            places: of all the constants that the programs of the package read from this file.
+
+        Raises:
+            CheckFailed: a byte is not zero, or there is a blob too many.
+            UnreadableArtifact: the file is not well formed.
+        """
+        bits = {place.offset: place.bits for place in places}
+        entries = self._entries
+        unread = [offset for offset in entries if offset not in bits]
+        if unread:
+            raise CheckFailed(f"{self.path} holds {len(unread)} blobs that no constant refers to, one at {unread[0]}")
+        self._check_zero(_HEADER.size, _ALIGNMENT, "the header")
+        for offset, entry in entries.items():
+            end = entry.start + entry.size
+            unused = entry.size * 8 - bits[offset]
+            last = int(self.mapped[end - 1]) if unused else 0
+            if entry.padding != unused or last >> (8 - unused):
+                raise CheckFailed(f"the blob at offset {offset} of {self.path} has other than {unused} unused bits")
+            self._check_zero(offset + _METADATA.size, entry.start, f"the metadata at offset {offset}")
+            self._check_zero(end, _aligned(end), f"the blob at offset {offset}")
+
+    def _check_zero(self, start: int, end: int, where: str) -> None:
+        if self.mapped[start:end].any():
+            raise CheckFailed(f"{self.path} has stray bytes after {where}")
+
+    def _damaged(self, reason: str) -> UnreadableArtifact:
+        return UnreadableArtifact(f"{self.path} is damaged: {reason}.")
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // _ALIGNMENT) * _ALIGNMENT
 
 
 def unpack(data: Array, element: ElementType, count: int) -> Array:
-    """Bytes to elements; those of fewer than eight bits are packed from the lowest bit on."""
+    """Bytes to elements, flat; those of fewer than eight bits are packed from the lowest bit on, without gaps.
+
+    Whole bytes are not copied.
+    """
     if element.bits >= 8:
         whole: Array = data.view(element.storage)
         return whole
-    bits = np.unpackbits(data, bitorder="little")[: count * element.bits].reshape(count, element.bits)
-    values: Array = (bits << np.arange(element.bits, dtype=np.uint8)).sum(axis=1, dtype=np.uint8)
+    # The fewest bytes that hold a whole number of elements: one, or three for elements of three or six bits.
+    group = math.lcm(element.bits, 8) // 8
+    fitted = np.zeros((-(-data.size // group), group), np.uint8)
+    fitted.reshape(-1)[: data.size] = data
+    values = np.empty((len(fitted), group * 8 // element.bits), np.uint8)
+    for index in range(values.shape[1]):
+        byte, shift = divmod(index * element.bits, 8)
+        values[:, index] = fitted[:, byte] >> shift
+        if shift + element.bits > 8:
+            values[:, index] |= fitted[:, byte + 1] << (8 - shift)
+    values &= (1 << element.bits) - 1
+    flat: Array = values.reshape(-1)[:count]
     if element.name.startswith("u"):
-        return values
-    sign = 1 << (element.bits - 1)
-    signed: Array = ((values ^ sign).astype(np.int8) - sign).astype(np.int8)
-    return signed
+        return flat
+    sign = np.uint8(1 << (element.bits - 1))
+    flat ^= sign
+    flat -= sign
+    return flat.view(np.int8)

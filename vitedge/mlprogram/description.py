@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from vitedge.checkpoints.sentences import some
+from vitedge.mlprogram.limits import HIGHEST_RANK
+from vitedge.mlprogram.literals import Reader, ValueType
 from vitedge.mlprogram.package import Package
 from vitedge.records import TensorSpec
 
-_ARRAY_DTYPES = {65568: "float32", 65552: "float16", 65600: "float64", 131104: "int32", 131080: "int8"}
+ARRAY_DTYPES = {65568: "float32", 65552: "float16", 65600: "float64", 131104: "int32", 131080: "int8"}
 """``ArrayFeatureType.ArrayDataType`` to NumPy's name."""
 _GRAYSCALE, _BGR = (10, 40), 30
 """``ImageFeatureType.ColorSpace``; the other one is RGB, 20."""
@@ -16,23 +20,64 @@ _GRAYSCALE, _BGR = (10, 40), 30
 
 def inputs(package: Package) -> tuple[TensorSpec, ...]:
     """The inputs; an image is ``uint8 (1, channels, height, width)``."""
-    return tuple(_feature(feature) for feature in package.model.description.input)
+    return tuple(_feature(feature) for feature in package.interface.input)
 
 
 def outputs(package: Package) -> tuple[TensorSpec, ...]:
     """The outputs that are tensors: not the label of a classifier and its table of probabilities."""
-    description = package.model.description
-    labels = {description.predictedFeatureName, description.predictedProbabilitiesName}
-    return tuple(_feature(feature) for feature in description.output if feature.name not in labels)
+    labels = {package.interface.predictedFeatureName, package.interface.predictedProbabilitiesName}
+    return tuple(_feature(feature) for feature in package.interface.output if feature.name not in labels)
+
+
+def output_names(package: Package) -> tuple[str, ...]:
+    """Names of all outputs, those of a classifier included."""
+    return tuple(feature.name for feature in package.interface.output)
 
 
 def is_bgr(package: Package) -> frozenset[str]:
     """Names of the image inputs whose channels the program takes as blue, green, red."""
     return frozenset(
         feature.name
-        for feature in package.model.description.input
+        for feature in package.interface.input
         if feature.type.WhichOneof("Type") == "imageType" and feature.type.imageType.colorSpace == _BGR
     )
+
+
+def check_interface(reader: Reader, takes: Mapping[str, ValueType]) -> None:
+    """Checks that the inputs that a package describes are those of its program.
+
+    Args:
+        reader: of the program.
+        takes: name to type of the inputs of the function that runs.
+
+    Raises:
+        UnreadableArtifact: a name or a shape is another, or a feature is described twice.
+    """
+    interface = reader.package.interface
+    for features in (interface.input, interface.output):
+        reader.count(len(features))
+        names = {reader.name(feature.name) for feature in features}
+        if len(names) < len(features):
+            raise reader.refused("it describes two features of one name")
+        if any(len(feature.type.multiArrayType.shape) > HIGHEST_RANK for feature in features):
+            raise reader.refused(f"it describes a feature of a rank above {HIGHEST_RANK}")
+    described = inputs(reader.package)
+    if {spec.name for spec in described} != set(takes):
+        raise reader.refused(
+            f"it describes the inputs {some(spec.name for spec in described)} of a program that takes {some(takes)}"
+        )
+    for spec in described:
+        declared = takes[spec.name].shape or ()
+        if len(spec.shape) != len(declared) or any(
+            a not in (None, b) for a, b in zip(declared, spec.shape, strict=True)
+        ):
+            raise reader.refused(
+                f"it describes {spec.name} as {_listed(spec.shape)} and its program takes {_listed(declared)}"
+            )
+
+
+def _listed(shape: tuple[int | str | None, ...]) -> str:
+    return "x".join("?" if edge is None else str(edge) for edge in shape) or "a number"
 
 
 def _feature(feature: Any) -> TensorSpec:
@@ -45,5 +90,5 @@ def _feature(feature: Any) -> TensorSpec:
     if kind == "multiArrayType":
         array = feature.type.multiArrayType
         shape = tuple(int(edge) for edge in array.shape)
-        return TensorSpec(feature.name, shape, _ARRAY_DTYPES.get(array.dataType, "?"))
+        return TensorSpec(feature.name, shape, ARRAY_DTYPES.get(array.dataType, "?"))
     return TensorSpec(feature.name, (), str(kind))

@@ -5,24 +5,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from vitedge.errors import UnreadableArtifact
-from vitedge.mlprogram.blobs import ELEMENT_TYPES, Array, ElementType, Place, unpack
-from vitedge.mlprogram.package import Package
+from vitedge.mlprogram.blobs import ELEMENT_TYPES
+from vitedge.mlprogram.description import check_interface
+from vitedge.mlprogram.limits import LARGEST_MEMORY
+from vitedge.mlprogram.literals import Literal, Reader, ValueType
+from vitedge.mlprogram.package import Package, quoted
 
-
-@dataclass(frozen=True)
-class ValueType:
-    """The declared type of a value."""
-
-    dtype: str
-    """Name of an element type; ``list`` or ``dictionary`` for what is no tensor."""
-    shape: tuple[int | None, ...] | None
-    """None for an edge that is not fixed, and for a shape of which not even the rank is."""
+__all__ = ["Argument", "Literal", "Named", "Operation", "Output", "Program", "ValueType", "read_program"]
 
 
 @dataclass(frozen=True)
@@ -40,42 +33,6 @@ class Output:
     type: ValueType
 
 
-@dataclass(frozen=True)
-class Literal:
-    """A constant value: decoded when it is asked for, so that reading a program touches no weights."""
-
-    type: ValueType
-    _message: Any = field(repr=False)
-    """``MILSpec.Value``."""
-    _package: Package = field(repr=False)
-
-    @property
-    def in_file(self) -> bool:
-        """Whether it lies in a blob file."""
-        return bool(self._message.HasField("blobFileValue"))
-
-    @property
-    def place(self) -> Place | None:
-        """Where in a blob file it lies; None for one that is in the program itself.
-
-        Raises:
-            UnreadableArtifact: it is not there.
-        """
-        if not self.in_file:
-            return None
-        element, count, _ = _declared(self._message, self._package)
-        value = self._message.blobFileValue
-        return self._package.blobs(value.fileName).find(int(value.offset), element, count)
-
-    def decode(self) -> Any:
-        """An array, a ``str``, a tuple for a list, or a ``dict``.
-
-        Raises:
-            UnreadableArtifact: it does not have the declared type and shape.
-        """
-        return _decode(self._message, self._package)
-
-
 Argument = Named | Literal
 
 
@@ -90,6 +47,11 @@ class Operation:
     attributes: Mapping[str, Literal]
     """Constants that are no inputs: the value of a ``const``, the parameters of the older compressed constants."""
     outputs: tuple[Output, ...]
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether what it makes is known before the program runs: a constant, plain or compressed."""
+        return self.kind == "const" or self.kind.startswith("constexpr_")
 
     @property
     def name(self) -> str:
@@ -121,127 +83,136 @@ class Program:
             if operation.kind == "const":
                 yield operation.name, operation.attributes["val"]
 
+    def literals(self) -> Iterator[Literal]:
+        """Every constant value, those that have no name included."""
+        for operation in self.operations:
+            yield from operation.attributes.values()
+            for arguments in operation.inputs.values():
+                yield from (argument for argument in arguments if isinstance(argument, Literal))
 
-def read_program(package: Package, function: str = "main") -> Program:
-    """Reads a function of a package in the operation set that it declares.
+
+def read_program(package: Package, function: str = "") -> Program:
+    """Reads a function of a package in the operation set that it declares; by default the one that runs.
+
+    Nothing is computed and no weight is touched, but every constant is where the program says and as large.
 
     Raises:
         UnreadableArtifact: it is not well formed: a value without a maker before its reader, two of one name, a type
-            that does not exist.
+            that does not exist, a constant that is not there, more or larger values than any model has.
     """
-    message = package.model.mlProgram.functions[function]
+    name = function or package.default_function
+    if name not in package.functions:
+        raise UnreadableArtifact(f"{package.path} has no function {quoted(name)}.")
+    message = package.model.mlProgram.functions[name]
+    reader = Reader(package)
     if message.opset not in message.block_specializations:
-        raise UnreadableArtifact(f"{package.path} is damaged: it has no program for its operation set {message.opset}.")
+        raise reader.refused(f"it has no program for its operation set {quoted(message.opset)}")
     block = message.block_specializations[message.opset]
-    inputs = tuple(Output(entry.name, _type(entry.type, package)) for entry in message.inputs)
-    operations = tuple(_operation(entry, package) for entry in block.operations)
-    program = Program(package, message.opset, inputs, operations, tuple(block.outputs))
-    _check_order(program)
+    inputs = tuple(_output(entry, reader) for entry in message.inputs)
+    operations = tuple(_operation(entry, reader) for entry in block.operations)
+    program = Program(package, reader.name(message.opset), inputs, operations, tuple(block.outputs))
+    _check_order(program, reader)
+    if name == package.default_function:
+        check_interface(reader, {entry.name: entry.type for entry in inputs})
+    peak = peak_memory(program)
+    if peak > LARGEST_MEMORY:
+        raise UnreadableArtifact(
+            f"{package.path} holds values of {peak >> 20} MiB at one time, and vitedge computes with "
+            f"{LARGEST_MEMORY >> 20} MiB at most."
+        )
     return program
 
 
-def _operation(message: Any, package: Package) -> Operation:
+def peak_memory(program: Program) -> int:
+    """Bytes that the values alive at one time take, as they are declared; an edge that is not fixed counts as one.
+
+    Narrow floating-point numbers count as float32, in which they are computed; constants count where they do not stay
+    in their file: decompressed, or widened because PyTorch has no such type.
+    """
+    last = {name: index for index, operation in enumerate(program.operations) for name in operation.reads()}
+    last.update(dict.fromkeys(program.outputs, len(program.operations)))
+    ends: dict[int, int] = {}
+    alive = peak = sum(_bytes(entry.type) for entry in program.inputs)
+    for index, operation in enumerate(program.operations):
+        for output in operation.outputs:
+            if operation.kind == "const" and output.type.dtype in _STAY_IN_FILE:
+                continue
+            size = _bytes(output.type)
+            alive += size
+            end = len(program.operations) if operation.is_constant else last.get(output.name, index)
+            ends[end] = ends.get(end, 0) + size
+        peak = max(peak, alive)
+        alive -= ends.pop(index, 0)
+    return peak
+
+
+_BYTES = {
+    element.name: max(4 if element.storage.kind in "fV" else 1, element.storage.itemsize)
+    * (2 if element.name in ("uint16", "uint32") else 1)
+    for element in ELEMENT_TYPES.values()
+}
+"""Name of an element type to what an element takes in memory."""
+_STAY_IN_FILE = frozenset(
+    element.name
+    for element in ELEMENT_TYPES.values()
+    if element.bits >= 8 and element.name not in ("uint16", "uint32", "uint64")
+)
+
+
+def _bytes(declared: ValueType) -> int:
+    shape = declared.shape or ()
+    return math.prod(1 if edge is None else edge for edge in shape) * _BYTES.get(declared.dtype, 1)
+
+
+def _operation(message: Any, reader: Reader) -> Operation:
+    kind = reader.name(message.type)
     if message.blocks:
-        raise UnreadableArtifact(f"{package.path} branches or loops ({message.type}), which no export of a model does.")
-    inputs = {
-        name: tuple(_argument(binding, package) for binding in argument.arguments)
-        for name, argument in message.inputs.items()
-    }
+        raise UnreadableArtifact(f"{reader.package.path} branches or loops ({kind}), which no export of a model does.")
+    reader.count(1 + len(message.inputs))
+    inputs = {reader.name(name): _arguments(argument, reader) for name, argument in message.inputs.items()}
     attributes = {
-        name: Literal(_type(value.type, package), value, package)
-        for name, value in message.attributes.items()
-        if name != "name"
+        reader.name(parameter): reader.literal(value)
+        for parameter, value in message.attributes.items()
+        if parameter != "name"
     }
-    outputs = tuple(Output(entry.name, _type(entry.type, package)) for entry in message.outputs)
-    if message.type == "const" and (len(outputs) != 1 or "val" not in attributes):
-        raise UnreadableArtifact(f"{package.path} is damaged: a constant has no value.")
-    return Operation(message.type, inputs, attributes, outputs)
+    outputs = tuple(_output(entry, reader) for entry in message.outputs)
+    if kind == "const" and [output.type for output in outputs] != [
+        value.type for parameter, value in attributes.items() if parameter == "val"
+    ]:
+        raise reader.refused("it has a constant without a value of the declared type")
+    if not outputs:
+        raise reader.refused(f"it has an operation {kind} that makes nothing")
+    return Operation(kind, inputs, attributes, outputs)
 
 
-def _argument(binding: Any, package: Package) -> Argument:
-    if binding.WhichOneof("binding") == "value":
-        return Literal(_type(binding.value.type, package), binding.value, package)
-    return Named(binding.name)
+def _arguments(message: Any, reader: Reader) -> tuple[Argument, ...]:
+    if not message.arguments:
+        raise reader.refused("it has a parameter that nothing is bound to")
+    reader.count(len(message.arguments))
+    return tuple(
+        reader.literal(binding.value) if binding.WhichOneof("binding") == "value" else Named(reader.name(binding.name))
+        for binding in message.arguments
+    )
 
 
-def _check_order(program: Program) -> None:
+def _output(message: Any, reader: Reader) -> Output:
+    reader.count(1)
+    return Output(reader.name(message.name), reader.type(message.type))
+
+
+def _check_order(program: Program, reader: Reader) -> None:
     """Every value is made once, before it is read: then nothing is missing and nothing runs in a circle."""
-    path = program.package.path
     known = {entry.name for entry in program.inputs}
+    if len(known) < len(program.inputs):
+        raise reader.refused("two of its inputs have one name")
     for operation in program.operations:
         for name in operation.reads():
             if name not in known:
-                raise UnreadableArtifact(
-                    f"{path} is damaged: {operation.kind} {operation.name} reads {name}, which nothing before it makes."
-                )
+                raise reader.refused(f"{operation.kind} {operation.name} reads {name}, which nothing before it makes")
         for output in operation.outputs:
             if output.name in known:
-                raise UnreadableArtifact(f"{path} is damaged: two operations make {output.name}.")
+                raise reader.refused(f"two operations make {output.name}")
             known.add(output.name)
     missing = [name for name in program.outputs if name not in known]
-    if missing:
-        raise UnreadableArtifact(f"{path} is damaged: nothing makes its output {', '.join(missing)}.")
-
-
-def _type(message: Any, package: Package) -> ValueType:
-    kind = message.WhichOneof("type")
-    if kind == "tensorType":
-        tensor = message.tensorType
-        element = _element(tensor.dataType, package)
-        if tensor.rank < 0:
-            return ValueType(element.name, None)
-        return ValueType(element.name, tuple(_edge(dimension) for dimension in tensor.dimensions))
-    if kind == "stateType":
-        return _type(message.stateType.wrappedType, package)
-    return ValueType({"listType": "list", "tupleType": "list"}.get(kind, "dictionary"), None)
-
-
-def _edge(dimension: Any) -> int | None:
-    return int(dimension.constant.size) if dimension.WhichOneof("dimension") == "constant" else None
-
-
-def _element(code: int, package: Package) -> ElementType:
-    try:
-        return ELEMENT_TYPES[code]
-    except KeyError:
-        raise UnreadableArtifact(f"{package.path} has values of the element type {code}, which is unknown.") from None
-
-
-def _decode(message: Any, package: Package) -> Any:
-    if message.WhichOneof("value") == "blobFileValue":
-        return _tensor(message, package)
-    immediate = message.immediateValue
-    kind = immediate.WhichOneof("value")
-    if kind == "dictionary":
-        return {_decode(pair.key, package): _decode(pair.value, package) for pair in immediate.dictionary.values}
-    if kind in ("list", "tuple"):
-        return tuple(_decode(value, package) for value in getattr(immediate, kind).values)
-    return _tensor(message, package)
-
-
-def _tensor(message: Any, package: Package) -> Array | str:
-    element, count, shape = _declared(message, package)
-    if message.WhichOneof("value") == "blobFileValue":
-        place = message.blobFileValue
-        return package.blobs(place.fileName).read(int(place.offset), element, count).reshape(shape)
-    values = _immediate(message.immediateValue.tensor, element, count)
-    if values.size != count:
-        raise UnreadableArtifact(f"{package.path} is damaged: a constant of shape {shape} has {values.size} values.")
-    return str(values[0]) if element.name == "string" and not shape else values.reshape(shape)
-
-
-def _declared(message: Any, package: Package) -> tuple[ElementType, int, tuple[int, ...]]:
-    """Element type, number of elements and shape of a constant."""
-    tensor = message.type.tensorType
-    shape = tuple(_edge(dimension) or 0 for dimension in tensor.dimensions)
-    return _element(tensor.dataType, package), math.prod(shape), shape
-
-
-def _immediate(tensor: Any, element: ElementType, count: int) -> Array:
-    field_name = tensor.WhichOneof("value")
-    if field_name is None:
-        return np.zeros(0, element.storage)
-    values = getattr(tensor, field_name).values
-    if field_name == "bytes":  # narrow types come as raw little-endian bytes
-        return unpack(np.frombuffer(values, np.uint8), element, count)
-    return np.asarray(values, element.storage)
+    if missing or not program.outputs:
+        raise reader.refused(f"nothing makes its output {quoted(missing[0]) if missing else ''}".rstrip())
