@@ -34,7 +34,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "vitedge.output",
         "vitedge.bundle",
         "vitedge.comparison",
+        "vitedge.kit",
+        "vitedge.kit_result",
+        "vitedge.kit_script",
         "vitedge.evidence",
+        "vitedge.stressing",
     ),
     ("vitedge.pipeline", "vitedge.inspection", "vitedge.validation", "vitedge.benchmark", "vitedge.render"),
     ("vitedge.demo",),
@@ -131,10 +135,17 @@ def test_importlib_is_in_the_registry_alone() -> None:
 
 
 def test_only_render_prints() -> None:
+    """And the script of the verify kit, which is copied to a machine that has nothing else of vitedge."""
     for name, path in SOURCES.items():
         calls = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
         prints = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
-        assert name == "vitedge.render" or not prints
+        assert name in ("vitedge.render", "vitedge.kit_script") or not prints
+
+
+def test_the_script_of_the_verify_kit_stands_alone() -> None:
+    text = SOURCES["vitedge.kit_script"].read_text(encoding="utf-8")
+    ast.parse(text, feature_version=(3, 8))
+    assert not imports("vitedge.kit_script", lazy=True)
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))

@@ -15,10 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from vitedge import registry
-from vitedge.bundle import ReferenceData
+from vitedge.bundle import ReferenceData, read_reference
 from vitedge.calibration.preprocess import normalize
-from vitedge.parity import compare, judge
-from vitedge.records import Artifact, Bar, ModelSpec, ParityReport, StructureReport, TensorSpec
+from vitedge.parity import compare, default_bar, judge
+from vitedge.recipe import ExportRecipe
+from vitedge.records import Artifact, Bar, Manifest, ModelSpec, ParityReport, StructureReport, TensorSpec
+from vitedge.serialization import from_dict
 
 Floats = Mapping[str, npt.NDArray[np.float32]]
 
@@ -39,6 +41,18 @@ class Evidence:
     spec: ModelSpec
     bar: Bar
     image_source: str
+
+
+def sealed_evidence(bundle: Path, manifest: Manifest) -> Evidence:
+    """What a bundle itself holds its artifacts to.
+
+    Raises:
+        BundleDamaged: its ``reference.npz`` cannot be read.
+    """
+    recipe = from_dict(ExportRecipe, manifest.recipe)
+    bar = recipe.bar or default_bar(recipe.precision, manifest.spec.family)
+    source = manifest.parity[0].image_source if manifest.parity else recipe.images
+    return Evidence(read_reference(bundle), manifest.spec, bar, source)
 
 
 def check_parity(

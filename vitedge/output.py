@@ -20,6 +20,8 @@ from pathlib import Path
 from vitedge.errors import OutputRefused
 
 PARTIAL = ".partial"
+LISTINGS = ("manifest.json", "kit.json")
+"""Files that list what is in a folder of ours; one of them makes it one that may be replaced."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -81,7 +83,8 @@ def refuse_existing(target: Path, *, force: bool) -> None:
         return
     if not force:
         raise OutputRefused(f"{target} is already there; name another output, or add --force to replace it.")
-    replaceable = target.is_dir() and ((target / "manifest.json").is_file() or not any(target.iterdir()))
+    ours = any((target / name).is_file() for name in LISTINGS)
+    replaceable = target.is_dir() and (ours or not any(target.iterdir()))
     if not replaceable:
         raise OutputRefused(f"{target} is not a bundle, so --force does not replace it; name another output.")
     if strangers := _strangers(target):
@@ -93,9 +96,10 @@ def refuse_existing(target: Path, *, force: bool) -> None:
 
 def _strangers(bundle: Path) -> list[str]:
     """Files that a manifest which can be read does not know: a checkpoint, somebody's notes."""
+    listing = next((name for name in LISTINGS if (bundle / name).is_file()), LISTINGS[0])
     try:
-        manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
-        known = {"manifest.json", *manifest["files"]}
+        manifest = json.loads((bundle / listing).read_text(encoding="utf-8"))
+        known = {listing, *manifest["files"]}
         known.update(name for artifact in manifest["artifacts"] for name in artifact["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return []
