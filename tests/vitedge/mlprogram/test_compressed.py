@@ -221,3 +221,48 @@ def test_a_compressed_model(vit, tmp_path: Path, target: str, precision: str, sc
     logits = Interpreter(dense).run({"image": IMAGE})["logits"]
     assert logits.isfinite().all()
     assert torch.equal(found["logits"], logits)
+
+
+def ranges(program: Program) -> dict[str, dict[str, float]]:
+    """What coremltools calibrates activations by; on macOS it would predict for that."""
+    found = {"image": IMAGE}
+
+    def watch(operation, results):
+        found.update(zip((output.name for output in operation.outputs), results, strict=True))
+
+    Interpreter(program).run({"image": IMAGE}, watch=watch)
+    return {name: {"rmin": value.min().item(), "rmax": value.max().item()} for name, value in found.items()}
+
+
+@pytest.mark.parametrize("mode", ["linear_symmetric", "linear"])
+def test_quantized_activations(vit, tmp_path: Path, monkeypatch, mode: str) -> None:
+    """As `linear_quantize_activations` writes them, with weights of int8, which it can in a program of float16 only."""
+    import coremltools.optimize.coreml as cto  # noqa: PLC0415
+    from coremltools.optimize import _utils  # noqa: PLC0415
+
+    path = vit("iOS18", "fp16")
+    stats = ranges(read_program(read_package(path)))
+    monkeypatch.setattr(cto._post_training_quantization, "_get_activation_calibration_stats", lambda *_: stats)
+    config = cto.OptimizationConfig(global_config=cto.OpLinearQuantizerConfig(mode=mode, weight_threshold=130))
+    with quiet():
+        model = load_coremltools().models.MLModel(str(path), skip_model_load=True)
+        model = cto.linear_quantize_weights(cto.linear_quantize_activations(model, config, []), config)
+        model.save(str(tmp_path / "small.mlpackage"))
+    program = read_program(read_package(tmp_path / "small.mlpackage"))
+    steps = [operation for operation in program.operations if operation.kind in ("quantize", "dequantize")]
+    assert sum(step.kind == "quantize" for step in steps) > 10
+    names = {name for step in steps for name in (*step.reads(), step.name)}
+    found = Interpreter(program).run({"image": IMAGE}, names)
+    values = {name: value.numpy() for name, value in found.items() if isinstance(value, torch.Tensor)}
+    for step in steps:
+        bound = {name: values[argument.name] for name, (argument,) in step.inputs.items() if argument.name in values}
+        zero, scale = bound.get("zero_point"), np.float32(bound["scale"])
+        if step.kind == "quantize":
+            stated = _utils.quantize_by_scale_and_zp(np.float32(bound["input"]), scale, zero, "int8")
+        else:
+            stated = _utils.dequantize_by_scale_and_zp(bound["input"], bound["scale"], zero)
+        assert values[step.name].dtype == stated.dtype
+        np.testing.assert_array_equal(values[step.name], stated)
+    dense = Interpreter(read_program(read_package(path))).run({"image": IMAGE})["logits"].float()
+    apart = (found["logits"].float() - dense).norm() / dense.norm()
+    assert 0 < apart < 0.2
