@@ -21,7 +21,7 @@ from torch import Tensor
 from vitedge.errors import BadRecipe, UnreadableArtifact, UnsupportedOperation, UserError
 from vitedge.mlprogram.ops import ARITHMETIC, MOVEMENT, MOVES, OPS
 from vitedge.mlprogram.ops.arguments import STORAGE, Function
-from vitedge.mlprogram.program import Argument, Literal, Named, Operation, Program
+from vitedge.mlprogram.program import Argument, Literal, Named, Operation, Output, Program
 
 COMPUTE = ("declared", "fp32")
 """How the arithmetic can be: as declared, or in float32 throughout, which shows a program without its rounding."""
@@ -90,25 +90,49 @@ class Interpreter:
             watch: is told of every operation.
             substitutes: values that take the place of what the operation of that name returned; the wanted values and
                 the outputs are still those that it returned.
+
+        Raises:
+            BadRecipe: an input is missing, or has another shape or kind of number than is declared.
+            UnreadableArtifact: an operation cannot be computed, or does not make what it declares.
         """
-        values: dict[str, Any] = {
-            entry.name: self._round(inputs[entry.name], self._dtype(entry.type.dtype)) for entry in self.program.inputs
-        }
+        values: dict[str, Any] = {entry.name: self._given(entry, inputs) for entry in self.program.inputs}
         keep = {*self.program.outputs, *wanted}
         found: dict[str, Any] = {name: values[name] for name in keep if name in values}
         found.update((name, self._constants[name]) for name in keep if name in self._constants)
         for step in self._steps:
-            results = self._call(step, values)
-            if watch is not None:
-                watch(step.operation, results)
-            for output, result, dtype in zip(step.operation.outputs, results, step.dtypes, strict=True):
-                value = self._round(result, dtype)
-                if output.name in keep:
-                    found[output.name] = value
-                values[output.name] = value if not substitutes else substitutes.get(output.name, value)
+            made = self._made(step, values, watch)
+            found.update((name, value) for name, value in made.items() if name in keep)
+            values.update(made if not substitutes else {name: substitutes.get(name, made[name]) for name in made})
+            del made  # or it would outlive its last reader
             for name in step.releases:
                 del values[name]
         return found
+
+    def _given(self, entry: Output, inputs: Mapping[str, Tensor]) -> Tensor:
+        """What is given for an input of the program, in its declared type."""
+        path, value = self.program.package.path, inputs.get(entry.name)
+        if value is None:
+            raise BadRecipe(f"{path} takes an input {entry.name}, which is not given.")
+        dtype = self._dtype(entry.type.dtype)
+        if not _fits(entry.type.shape, value) or (
+            dtype is not None and value.is_floating_point() != dtype.is_floating_point
+        ):
+            raise BadRecipe(
+                f"{path} takes {entry.name} as {entry.type.dtype} of shape {entry.type.shape}, "
+                f"not {str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}."
+            )
+        return value if dtype is None else value.to(dtype)
+
+    def _made(self, step: Step, values: Mapping[str, Any], watch: Watch | None = None) -> dict[str, Any]:
+        """What an operation makes, by name and rounded to the declared types."""
+        results = self._call(step, values)
+        if watch is not None:
+            watch(step.operation, results)
+        outputs = step.operation.outputs
+        return {
+            output.name: self._round(result, dtype)
+            for output, result, dtype in zip(outputs, results, step.dtypes, strict=True)
+        }
 
     def _call(self, step: Step, values: Mapping[str, Any]) -> tuple[Any, ...]:
         arguments = dict(step.constants)
@@ -135,11 +159,9 @@ class Interpreter:
         if len(results) != len(operation.outputs):
             raise self._failed(operation, f"it makes {len(results)} values, not {len(operation.outputs)}")
         for output, result in zip(operation.outputs, results, strict=True):
-            shape = output.type.shape
-            if shape is None or not isinstance(result, Tensor):
-                continue
-            if len(shape) != result.ndim or any(a not in (None, b) for a, b in zip(shape, result.shape, strict=True)):
-                raise self._failed(operation, f"{output.name} is {tuple(result.shape)} and is declared to be {shape}")
+            if isinstance(result, Tensor) and not _fits(output.type.shape, result):
+                shapes = f"{tuple(result.shape)} and is declared to be {output.type.shape}"
+                raise self._failed(operation, f"{output.name} is {shapes}")
 
     def _failed(self, operation: Operation, error: object) -> UnreadableArtifact:
         said = str(error).strip().splitlines()
@@ -167,8 +189,7 @@ class Interpreter:
                 # Kept compressed on disk, and decompressed once; one may read another's results.
                 if step.values:
                     raise self._failed(operation, f"its {step.values[0][0]} is no constant")
-                for output, result, dtype in zip(operation.outputs, self._call(step, {}), step.dtypes, strict=True):
-                    self._constants[output.name] = self._round(result, dtype)
+                self._constants.update(self._made(step, {}))
             else:
                 self._steps.append(step)
 
@@ -178,12 +199,13 @@ class Interpreter:
         constants: dict[str, Any] = {name: tensor(literal) for name, literal in operation.attributes.items()}
         values: list[tuple[str, str | tuple[str, ...]]] = []
         for parameter, arguments in operation.inputs.items():
-            known = [self._known(argument) for argument in arguments]
+            several = parameter in LISTS or len(arguments) != 1
             if all(isinstance(argument, Literal) or argument.name in self._constants for argument in arguments):
-                constants[parameter] = known if parameter in LISTS else known[0]
+                known = [self._known(argument) for argument in arguments]
+                constants[parameter] = known if several else known[0]
             else:
                 names = tuple(self._named(argument, f"{operation.name}.{parameter}") for argument in arguments)
-                values.append((parameter, names if parameter in LISTS else names[0]))
+                values.append((parameter, names if several else names[0]))
         return Step(
             operation=operation,
             call=OPS[operation.kind],
@@ -203,7 +225,7 @@ class Interpreter:
         return name
 
     def _known(self, argument: Argument) -> Any:
-        return tensor(argument) if isinstance(argument, Literal) else self._constants.get(argument.name)
+        return tensor(argument) if isinstance(argument, Literal) else self._constants[argument.name]
 
     def _last_readers(self) -> dict[int, tuple[str, ...]]:
         """Index of an operation to the values that it is the last to read, or that nobody reads."""
@@ -245,6 +267,13 @@ def tensor(literal: Literal) -> Any:
     return torch.from_numpy(value)
 
 
+def _fits(shape: tuple[int | None, ...] | None, value: Tensor) -> bool:
+    """Whether a value has a declared shape, as far as one is declared."""
+    return shape is None or (
+        len(shape) == value.ndim and all(edge in (None, of) for edge, of in zip(shape, value.shape, strict=True))
+    )
+
+
 def _widen(value: Any) -> Any:
     if isinstance(value, list):
         return [_widen(one) for one in value]
@@ -254,7 +283,8 @@ def _widen(value: Any) -> Any:
 def _unknown(operation: Operation, program: Program) -> str:
     near = difflib.get_close_matches(operation.kind, OPS, n=1, cutoff=0.0)
     module = next(module for module in (*ARITHMETIC, *MOVEMENT) if near and near[0] in module.OPS)
-    reads = next(operation.reads(), "the program's input")
+    constant = {name for name, _ in program.constants()}
+    reads = next((name for name in operation.reads() if name not in constant), "constants")
     return (
         f"{program.package.path} uses the operation {operation.kind}, which is not in the table: it makes "
         f"{operation.name} from {reads}; add a function {operation.kind} to OPS of {module.__name__}."
