@@ -18,6 +18,7 @@ from vitedge.records import Artifact, StressReport
 
 _ROUNDS = 4
 """How often a package is lowered; what overflows is all seen in the first, as the watch computes in float32."""
+_VERDICTS = {"overflow": "overflows", "infinite": "is infinite", "NaN": "is not a number"}
 _NAMED = 6
 """Modules that a note names."""
 
@@ -71,16 +72,17 @@ def lower_in_range(
     """
     added: tuple[str, ...] = ()
     for _ in range(_ROUNDS):
-        artifact = lower((*islands, *added))
+        shutil.rmtree(path, ignore_errors=True)  # of the round before
+        single = (*islands, *added)
+        artifact = lower(single)
         report = stress(path, artifact, evidence)
-        missing = tuple(module for module in report.keep_fp32 if not _covers((*islands, *added), module))
+        missing = tuple(module for module in report.keep_fp32 if not _covers(single, module))
         if not missing:
             break
         added += missing
-        shutil.rmtree(path)
-    if missing or not report.passed:
+    if not report.passed:
         raise CheckFailed(_overflowing(report))
-    return replace(artifact, notes=(*artifact.notes, *_notes(added)))
+    return replace(artifact, notes=(*artifact.notes, *_notes(single[len(islands) :])))
 
 
 def _covers(islands: tuple[str, ...], module: str) -> bool:
@@ -88,11 +90,11 @@ def _covers(islands: tuple[str, ...], module: str) -> bool:
 
 
 def _overflowing(report: StressReport) -> str:
-    worst = next((entry for entry in report.ranges if entry.fault), report.ranges[0])
+    worst = report.ranges[0]
     size = "" if worst.magnitude is None else f" ({worst.magnitude:.4g}; float16 holds {report.limit:g})"
     return (
-        f"{report.artifact} does not stay within float16: {worst.operation} of module {worst.module or '(root)'} is "
-        f"{worst.fault or 'too near its limit'}{size}, and float32 for the modules concerned does not mend it; "
+        f"{report.artifact} does not stay within float16: {worst.operation} of module {worst.module or '(root)'} "
+        f"{_VERDICTS[worst.fault]}{size}, and float32 for the modules concerned does not mend it; "
         "use --precision fp32."
     )
 

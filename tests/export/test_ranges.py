@@ -13,7 +13,9 @@ from vitedge.errors import CheckFailed
 from vitedge.export.capture import capture
 from vitedge.export.program import Program
 from vitedge.export.ranges import find_islands, measure_ranges
+from vitedge.export.to_coreml import lower as lower_coreml
 from vitedge.export.to_onnx import lower
+from vitedge.mlprogram.stress import stress
 from vitedge.recipe import ExportRecipe
 
 
@@ -48,6 +50,21 @@ def test_squares_inside_a_layer_norm_count(tmp_path: Path) -> None:
     ranges = measure_ranges(program, tiny.images())
     assert ranges["blocks.0"] < 65504 < ranges["blocks.1.norm1"]
     assert "blocks.1.norm1" in find_islands(program, tiny.images())
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e5])
+def test_the_package_is_judged_as_the_captured_program_is(scale: float, tmp_path: Path) -> None:
+    _, program = with_outliers(scale)
+    recipe = ExportRecipe(precision="fp16")
+    lower_coreml(program, recipe, tmp_path / "naive.mlpackage", ())
+    feeds = [{"image": image.numpy()} for image in tiny.images().split(1)]
+    naive = stress(tmp_path / "naive.mlpackage", feeds)
+    islands = find_islands(program, tiny.images())
+    assert not naive.passed
+    assert set(naive.keep_fp32) == {module for module in islands if ".drop" not in module}  # a dropout is not lowered
+    lower_coreml(program, recipe, tmp_path / "mended.mlpackage", islands)
+    mended = stress(tmp_path / "mended.mlpackage", feeds)
+    assert (mended.passed, mended.keep_fp32) == (True, ())
 
 
 @pytest.mark.parametrize("name", ["vit", "deit", "pit", "swin", "beit", "mobilevit"])

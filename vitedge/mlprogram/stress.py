@@ -275,10 +275,8 @@ _INSIDE: Mapping[str, tuple[str, Callable[[Tensor, Arguments], float]]] = {
     "layer_norm": ("sum of squares", _deviations),
     "instance_norm": ("sum of squares", _planes),
     "reduce_l2_norm": ("sum of squares", _squares),
-    "reduce_sum_square": ("sum of squares", _squares),
     "reduce_mean": ("sum", _sum),
     "reduce_sum": ("sum of magnitudes", _sum),
-    "reduce_l1_norm": ("sum", _sum),
     "scaled_dot_product_attention": ("scores", _scores),
     "gelu": ("cube", _cube),
 }
