@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vitedge.export.program import Program
 from vitedge.mlprogram.modules import BLOCKS, MODULES
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Preprocessing
 from vitedge.registry import UNINSTALLED, versions
 from vitedge.serialization import to_dict
+
+if TYPE_CHECKING:
+    # It imports PyTorch, and what is written here is looked for where that is not installed.
+    from vitedge.export.program import Program
 
 LABEL = "classLabel"
 LABEL_PROBABILITIES = "classLabel_probs"

@@ -225,9 +225,6 @@ import sys
 from pathlib import Path
 from tests.export.coreml_models import captured
 from vitedge.export.to_coreml import lower
-from vitedge.mlprogram.package import read_package
-from vitedge.mlprogram.program import Literal, read_program
-from vitedge.mlprogram.program import Program as MLProgram
 from vitedge.recipe import ExportRecipe
 program = captured("vit", dtype="uint8", labels=("a", "b", "c", "d", "e"))
 artifact = lower(program, ExportRecipe(precision="fp16", input="uint8"), Path(sys.argv[1]) / "m.mlpackage", ())
