@@ -24,8 +24,8 @@ def _over_axes(reduce: Reduce) -> Function:
     def call(x: Tensor, axes: Tensor | None = None, *, keep_dims: Tensor | bool = False) -> Tensor:
         dims = tuple(range(x.ndim)) if axes is None else ints(axes)
         if not dims:
-            return reduce(x.unsqueeze(0), (0,)).squeeze(0)
-        reduced = reduce(x, dims)
+            return reduce(x.unsqueeze(0), (0,)).squeeze(0).to(x.dtype)
+        reduced = reduce(x, dims).to(x.dtype)
         return reduced if flag(keep_dims) else reduced.squeeze(dims)
 
     return call

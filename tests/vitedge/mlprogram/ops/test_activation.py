@@ -43,6 +43,7 @@ ACTIVATIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("softsign", {}),
     ("thresholded_relu", {"alpha": 0.5}),
     ("thresholded_relu", {"alpha": -1.0}),
+    ("thresholded_relu", {"alpha": -8.0}),  # which is among the values
 )
 BY_CHANNEL: tuple[tuple[str, dict[str, Any], tuple[tuple[int, ...], ...]], ...] = (
     ("prelu", {"alpha": np.array([0.25, -1.0, 2.0])}, CHANNELS),

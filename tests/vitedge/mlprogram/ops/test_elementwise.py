@@ -38,7 +38,7 @@ UNARY: dict[str, tuple[float, float]] = {
     "exp": (-9, 9),
     "exp2": (-9, 9),
     "floor": (-2.5, 3.5),
-    "round": (-2.5, 1.5),
+    "round": (-1.5, 2.5),  # three halves
     "sign": (-1, 1),
     "sin": (-9, 9),
     "sinh": (-5, 5),

@@ -72,6 +72,11 @@ def test_reduction_of_integers(name: str) -> None:
     assert_inferred(over_axes(name), whole(*REDUCTIONS[name], *SHAPES))
 
 
+def test_the_mean_of_integers_that_float32_does_not_hold() -> None:
+    x = np.array([2**24 + 1, 2**24 + 1, 2**30 + 3, 2**30 + 3], np.int32).reshape(2, 2)
+    assert_inferred(lambda mb, x: mb.reduce_mean(x=x, axes=[1]), {"x": x})
+
+
 @pytest.mark.parametrize("name", REDUCTIONS)
 def test_reduction_of_float16(name: str) -> None:
     assert_rounded_once(over_axes(name), over_axes(name), uniform(*REDUCTIONS[name], *SHAPES, dtype=np.float16))
