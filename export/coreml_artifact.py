@@ -14,6 +14,7 @@ from vitedge.errors import CheckFailed, UnreadableArtifact
 from vitedge.export.coreml_weights import compare_weights, numbers
 from vitedge.mlprogram import description
 from vitedge.mlprogram.blobs import Blobs, Place
+from vitedge.mlprogram.modules import blocks_of
 from vitedge.mlprogram.package import WEIGHTS, Package, read_package
 from vitedge.mlprogram.program import Operation, Output, Program, read_program
 from vitedge.records import Artifact, StructureReport, TensorSpec
@@ -44,7 +45,14 @@ def describe(path: Path) -> Artifact:
         inputs=description.inputs(package),
         outputs=description.outputs(package),
         files=files,
+        blocks=_blocks(package, program),
     )
+
+
+def _blocks(package: Package, program: Program) -> dict[str, str]:
+    """As far as compression, which may rename values, left them there."""
+    known = {output.name for operation in program.operations for output in operation.outputs}
+    return {block: value for block, value in blocks_of(package).items() if value in known}
 
 
 def check(path: Path, artifact: Artifact, weights: Mapping[str, Any] | None = None) -> StructureReport:
