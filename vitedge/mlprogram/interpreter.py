@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitedge.checkpoints.sentences import short
 from vitedge.errors import BadRecipe, UnreadableArtifact, UnsupportedOperation, UserError
+from vitedge.mlprogram.limits import LARGEST_MEMORY
 from vitedge.mlprogram.ops import ARITHMETIC, MOVEMENT, MOVES, OPS
 from vitedge.mlprogram.ops.arguments import STORAGE, Function
 from vitedge.mlprogram.program import Argument, Literal, Named, Operation, Output, Program
@@ -99,13 +101,17 @@ class Interpreter:
         keep = {*self.program.outputs, *wanted}
         found: dict[str, Any] = {name: values[name] for name in keep if name in values}
         found.update((name, self._constants[name]) for name in keep if name in self._constants)
+        alive = sum(map(_bytes, values.values()))
         for step in self._steps:
             made = self._made(step, values, watch)
             found.update((name, value) for name, value in made.items() if name in keep)
             values.update(made if not substitutes else {name: substitutes.get(name, made[name]) for name in made})
+            alive += sum(_bytes(values[name]) for name in made)
+            if alive > LARGEST_MEMORY:  # only where shapes are not declared: what is declared was added up before
+                raise self._failed(step.operation, f"values of {alive >> 20} MiB would be alive at one time")
             del made  # or it would outlive its last reader
             for name in step.releases:
-                del values[name]
+                alive -= _bytes(values.pop(name))
         return found
 
     def _given(self, entry: Output, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -164,8 +170,7 @@ class Interpreter:
                 raise self._failed(operation, f"{output.name} is {shapes}")
 
     def _failed(self, operation: Operation, error: object) -> UnreadableArtifact:
-        said = str(error).strip().splitlines()
-        reason = said[0].rstrip(".") if said else type(error).__name__
+        reason = short(error) if isinstance(error, Exception) else error
         return UnreadableArtifact(
             f"{self.program.package.path} is damaged: {operation.kind} {operation.name} cannot be computed: {reason}."
         )
@@ -231,20 +236,20 @@ class Interpreter:
         """Index of an operation to the values that it is the last to read, or that nobody reads."""
         last: dict[str, int] = {}
         for index, operation in enumerate(self.program.operations):
-            if operation.kind != "const" and not operation.kind.startswith("constexpr_"):
+            if not operation.is_constant:
                 made = (output.name for output in operation.outputs)
                 last.update(dict.fromkeys((*operation.reads(), *made), index))
         constant = {
             output.name
             for operation in self.program.operations
-            if operation.kind == "const" or operation.kind.startswith("constexpr_")
+            if operation.is_constant
             for output in operation.outputs
         }
-        found: dict[int, tuple[str, ...]] = {}
+        found: dict[int, list[str]] = {}
         for name, index in last.items():
             if name not in constant:
-                found[index] = (*found.get(index, ()), name)
-        return found
+                found.setdefault(index, []).append(name)
+        return {index: tuple(names) for index, names in found.items()}
 
 
 LISTS = frozenset(("values", "ref_tensors", "begins", "ends", "end_masks"))
@@ -272,6 +277,10 @@ def _fits(shape: tuple[int | None, ...] | None, value: Tensor) -> bool:
     return shape is None or (
         len(shape) == value.ndim and all(edge in (None, of) for edge, of in zip(shape, value.shape, strict=True))
     )
+
+
+def _bytes(value: Any) -> int:
+    return value.nbytes if isinstance(value, Tensor) else 0
 
 
 def _widen(value: Any) -> Any:

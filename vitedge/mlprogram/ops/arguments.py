@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vitedge.errors import UnreadableArtifact
+from vitedge.mlprogram.limits import LARGEST_VALUE
 
 Function = Callable[..., Any]
 Table = Mapping[str, Function]
@@ -48,8 +49,6 @@ STORAGE: Mapping[str, torch.dtype] = {
 """Name of an element type to what its values are kept in."""
 ALIASES: Mapping[str, str] = {"fp16": "float16", "fp32": "float32", "fp64": "float64", "double": "float64"}
 """Further names of element types in the ``dtype`` of MIL's operations."""
-LARGEST_VALUE = 2**30
-"""Elements of one value; a ViT-H of 1024 x 1024 pixels needs a quarter of it."""
 
 
 def ints(value: Tensor | None) -> tuple[int, ...]:
