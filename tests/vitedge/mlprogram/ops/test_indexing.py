@@ -219,15 +219,20 @@ def test_scatter_of_integers(mode: str, expected: Shape) -> None:
     same(executed(build, {"data": data, "indices": at, "updates": new}), np.array([expected]))
 
 
-def test_scatter_rounds_float16_once() -> None:
-    """Every single sum would round back to 1, and only the sum of all does not."""
-    small = np.full((1, 3), 2.0**-11, np.float16)
+@pytest.mark.parametrize("mode", ["add", "mul", "div"])
+def test_scatter_rounds_float16_once(mode: str) -> None:
+    """Sixteen updates meet in one place, and only what comes of all of them is rounded."""
+    data, new = numbered((99, 1), np.float16), (updates((99, 16)) / 9 + 0.6).astype(np.float16)
+    expected = data[:, 0].astype(np.float64)
+    for column in new.T.astype(np.float64):
+        expected = combined(mode, expected, column)
 
     def build(mb: Any, data: Any, updates: Any) -> Any:
-        return mb.scatter_along_axis(data=data, indices=np.zeros((1, 3), np.int32), updates=updates, axis=1)
+        return mb.scatter_along_axis(
+            data=data, indices=np.zeros((99, 16), np.int32), updates=updates, axis=1, mode=mode
+        )
 
-    found = executed(build, {"data": np.ones((1, 1), np.float16), "updates": small}, "iOS17")
-    same(found, np.array([[1 + 2.0**-9]], np.float16))
+    same(executed(build, {"data": data, "updates": new}, "iOS17"), expected.astype(np.float16)[:, None])
 
 
 ONE_HOTS: list[tuple[Any, int, Parameters]] = [
@@ -304,6 +309,7 @@ SUPPRESSIONS: list[tuple[float, float, int, bool, list[int]]] = [
     (0.5, 0.0, 5, True, [1, 2, 0, 4]),
     (0.5, 0.3, 3, False, [1, 2]),
     (0.99, 0.0, 2, False, [1, 2]),
+    (0.99, 0.0, 5, False, [1, 2, 3, 0, 4]),
     (0.5, 0.95, 2, False, [1]),
 ]
 

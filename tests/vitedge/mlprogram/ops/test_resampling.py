@@ -255,8 +255,8 @@ def test_affine(several: bool, edges: Shape) -> None:
     np.testing.assert_allclose(executed(build, {"x": x, "maps": maps}), expected, rtol=1e-5, atol=1e-5)
 
 
-BOXES = np.array([[0.5, 1.25, 2.5, 3], [0, 0, 3, 4], [1, 3, 2, 3]], np.float32)
-"""Heights and widths of the starts and of the ends, in an image of 4 x 5."""
+BOXES = np.array([[0.5, 1.25, 2.5, 3], [0, 0, 3, 4], [1, 3, 1.75, 3.25]], np.float32)
+"""Heights and widths of the starts and of the ends, in an image of 4 x 5; the last is less than a pixel wide."""
 
 
 def cropped(x: np.ndarray, boxes: np.ndarray, images: list[int], edges: Shape, mode: str) -> np.ndarray:
