@@ -1,26 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weights that a program hands to the part of it that depends on the image: what a lowering has to contain."""
+"""The weights of a captured program: what a package that was made of it has to contain."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
+from vitedge.export.capture import enclosing_modules
+from vitedge.export.coreml_weights import Weight
 from vitedge.export.program import Program
+from vitedge.mlprogram.blobs import Array
 
 _ATEN = torch.ops.aten
+_EPSILON: Mapping[Any, int] = {_ATEN.batch_norm.default: 7, _ATEN._native_batch_norm_legit_no_training.default: 6}
+"""A batch normalization before and after decomposition, to the place of its epsilon among its arguments."""
+_MOVEMENT = frozenset(
+    {
+        _ATEN.view.default, _ATEN.reshape.default, _ATEN._unsafe_view.default, _ATEN.permute.default,
+        _ATEN.transpose.int, _ATEN.t.default, _ATEN.expand.default, _ATEN.index.Tensor, _ATEN.unsqueeze.default,
+        _ATEN.squeeze.dim, _ATEN.select.int, _ATEN.slice.Tensor, _ATEN.clone.default, _ATEN.contiguous.default,
+        _ATEN.cat.default, _ATEN.flatten.using_ints, _ATEN.unbind.int, _ATEN.alias.default, operator.getitem,
+    }
+)  # fmt: skip
+"""Operations that move values and compute nothing: what they make of a weight is exact."""
 
-Array = npt.NDArray[np.float32]
 
-
-def expected_weights(program: Program) -> dict[str, Array]:
+def expected_weights(program: Program) -> dict[str, Weight]:
     """Every floating-point weight as the image meets it, as float32 and shared with the program where that is its type.
 
     What the program computes from weights alone is computed here too: a bias table that is looked up, a standardized
@@ -29,61 +42,96 @@ def expected_weights(program: Program) -> dict[str, Array]:
     Returns:
         Name of the node that holds the weight to its value.
     """
-    return dict(_weights(program))
+    return dict(_weights(program.exported))
 
 
-def _weights(program: Program) -> Iterator[tuple[str, Array]]:
-    values = _constants(program)
+def _weights(exported: ExportedProgram) -> Iterator[tuple[str, Weight]]:
+    values = constant_values(exported)
+    computed = _computed(values)
+    calls = [node for node in exported.graph.nodes if node.op == "call_function" and node not in values]
     folded: set[Node] = set()
-    for node in program.exported.graph.nodes:
-        if node.op != "call_function" or node in values:
-            continue
-        if node.target is _ATEN.batch_norm.default and _is_convolution(node.args[0]):
-            yield from _fold(node, values)
-            folded |= {node, *node.all_input_nodes[:1]}
-    for node in program.exported.graph.nodes:
-        if node.op != "call_function" or node in values or node in folded:
-            continue
-        for source in node.all_input_nodes:
-            if source in values and values[source].is_floating_point():
-                yield source.name, _numpy(values[source])
+    for node in calls:
+        convolution = folds_into(node)
+        if convolution is not None:
+            weight, bias = fold(node, values)
+            yield f"{convolution.name} folded", Weight(weight, _module(convolution), "folded")
+            yield f"{node.name} folded", Weight(bias, _module(node), "folded")
+            folded |= {node, convolution}
+    for node in calls:
+        for source in () if node in folded else sources(node, values):
+            origin = "computed" if source in computed else "copied"
+            yield source.name, Weight(_numpy(values[source]), _module(node), origin)
 
 
-def _is_convolution(node: Any) -> bool:
-    return bool(node.target is _ATEN.conv2d.default and len(node.users) == 1)
+def sources(node: Node, values: Mapping[Node, Tensor]) -> list[Node]:
+    """The nodes that hold the floating-point weights of a node, in the order of its arguments."""
+    return [source for source in node.all_input_nodes if source in values and values[source].is_floating_point()]
 
 
-def _fold(normalization: Node, values: dict[Node, Tensor]) -> Iterator[tuple[str, Array]]:
-    """Weight and bias of a convolution that does its batch normalization too (arXiv:1712.05877, section 3.2)."""
+def folds_into(node: Node) -> Node | None:
+    """The convolution that can do this batch normalization too, where the node is one."""
+    before: Any = node.args[0] if node.target in _EPSILON else None
+    return before if before is not None and before.target is _ATEN.conv2d.default and len(before.users) == 1 else None
+
+
+def fold(normalization: Node, values: Mapping[Node, Tensor]) -> tuple[Array, Array]:
+    """Weight and bias of a convolution that does its batch normalization too (arXiv:1712.05877, section 3.2).
+
+    Computed in float32, by NumPy and in the order in which coremltools does it, so that not even the rounding differs.
+    """
     convolution: Any = normalization.args[0]
     arguments: Any = normalization.args
-    weight = values[convolution.args[1]].double()
+    weight = _numpy(values[convolution.args[1]])
     bias = convolution.args[2] if len(convolution.args) > 2 else None
-    gamma, beta, mean, variance = (values[source].double() for source in arguments[1:5])
-    scale = gamma / torch.sqrt(variance + arguments[7])
-    shift = (values[bias].double() if bias is not None else 0.0) - mean
-    yield f"{convolution.name} folded", _numpy(weight * scale.reshape(-1, 1, 1, 1))
-    yield f"{normalization.name} folded", _numpy(shift * scale + beta)
-
-
-def _numpy(tensor: Tensor) -> Array:
-    return np.asarray(tensor.detach().float().cpu().numpy())
+    gamma, beta, mean, variance = (_numpy(values[source]) for source in arguments[1:5])
+    scale = gamma / np.sqrt(variance + np.float32(arguments[_EPSILON[normalization.target]]))
+    shift = (_numpy(values[bias]) if bias is not None else np.zeros_like(mean)) - mean
+    return weight * scale.reshape(-1, 1, 1, 1), scale * shift + beta
 
 
 @torch.no_grad()
-def _constants(program: Program) -> dict[Node, Tensor]:
-    exported = program.exported
+def constant_values(exported: ExportedProgram) -> dict[Node, Tensor]:
+    """Every tensor of the graph that does not depend on the image."""
     values: dict[Node, Any] = {}
-    targets = {
-        spec.arg.name: spec.target
-        for spec in exported.graph_signature.input_specs
-        if spec.kind is not InputKind.USER_INPUT
-    }
+    tensors = parameters(exported)
     for node in exported.graph.nodes:
-        if node.op == "placeholder" and node.name in targets:
-            name = targets[node.name]
-            values[node] = exported.state_dict[name] if name in exported.state_dict else exported.constants[name]
+        if node.op == "placeholder" and node.name in tensors:
+            values[node] = tensors[node.name]
         elif node.op == "call_function" and all(source in values for source in node.all_input_nodes):
             arguments, options = torch.fx.map_arg((node.args, node.kwargs), lambda source: values[source])
             values[node] = node.target(*arguments, **options)
     return {node: value for node, value in values.items() if isinstance(value, Tensor)}
+
+
+def parameters(exported: ExportedProgram) -> dict[str, Tensor]:
+    """Name of a placeholder to the parameter, buffer or constant that it stands for."""
+    return {
+        spec.arg.name: exported.state_dict.get(spec.target, exported.constants.get(spec.target))
+        for spec in exported.graph_signature.input_specs
+        if spec.kind is not InputKind.USER_INPUT
+    }
+
+
+def _computed(values: dict[Node, Tensor]) -> set[Node]:
+    """The values that some arithmetic made: another order of the same arithmetic rounds otherwise."""
+    found: set[Node] = set()
+    for node, value in values.items():
+        if not value.is_floating_point():
+            continue  # what is computed of integers, such as an index, is exact
+        made = node.op == "call_function" and node.target not in _MOVEMENT
+        if made or any(source in found for source in node.all_input_nodes) or _passes_several(node):
+            found.add(node)
+    return found
+
+
+def _passes_several(node: Node) -> bool:
+    """Whether it takes one of several results of an arithmetic node, which is no single tensor."""
+    return node.target is operator.getitem and node.all_input_nodes[0].target not in _MOVEMENT
+
+
+def _module(node: Node) -> str:
+    return (enclosing_modules(node) or [""])[-1]
+
+
+def _numpy(tensor: Tensor) -> Array:
+    return np.asarray(tensor.detach().float().cpu().numpy())

@@ -1,59 +1,115 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the weights of a package are those of the reference."""
+"""Whether the weights of a package are those of the reference, bit for bit."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 
 from vitedge.errors import CheckFailed
+from vitedge.export.coreml_describe import PREFIX
 from vitedge.mlprogram.blobs import Array
 from vitedge.mlprogram.program import Program
 
 SMALLEST = 16
 """Constants with fewer values are shapes, axes and scales that the lowering makes itself."""
-_TOLERANCE = {np.dtype(np.float32): 2e-6, np.dtype(np.float16): 1e-3}
-"""Of a weight that the lowering computed from others, relative to its largest value."""
+_ROUNDING = 2e-6
+"""What a weight that the lowering computed from others may be off, relative to its largest value."""
+_UNIT = {np.dtype(np.float32): 0.0, np.dtype(np.float16): 2.0**-11}
+"""And relative to itself: half a unit in the last place."""
+_KINSHIP = 0.5
+"""Share of equal values from which a constant is a damaged copy of a weight, whatever it is called."""
+_CONVERTED = re.compile(r"(_to_fp16|_to_fp32|_quantized|_palettized|_sparsified|_compressed)+$")
+"""What passes of coremltools append to the name of a constant."""
+_LIFTED = re.compile(r"^(p|b|c)_")
+"""What ``torch.export`` puts before the name of a parameter, a buffer or a constant."""
 
 
-def compare_weights(program: Program, weights: Mapping[str, Array]) -> str:
+@dataclass(frozen=True)
+class Weight:
+    """A weight of the reference."""
+
+    value: Array
+    """``float32``, as the image meets it."""
+    module: str = ""
+    """The module of the reference that applies it."""
+    origin: str = "copied"
+    """``copied`` as the checkpoint has it; ``folded`` of a convolution and its batch normalization; ``computed`` in
+    another way from others. A lowering may round the latter two in its own way."""
+
+
+@dataclass(frozen=True)
+class _Constant:
+    name: str
+    value: Array
+    names: tuple[str, ...] = ()
+    """Of the weights that it is."""
+
+
+@dataclass
+class _Tally:
+    """The constants of a package by what they turned out to be."""
+
+    equal: list[_Constant] = field(default_factory=list)
+    close: dict[str, list[_Constant]] = field(default_factory=dict)
+    """By the origin of the weight."""
+    strange: list[_Constant] = field(default_factory=list)
+    same_fold: bool = False
+    """Whether some folded weight is equal."""
+
+
+def compare_weights(program: Program, weights: Mapping[str, Weight]) -> str:
     """Finds every constant of a package among the weights of the reference, and every weight among the constants.
 
-    Weights are compared value by value, in fp16 after rounding to nearest; those that the lowering
-    computed from others (a batch normalization folded into its convolution) within a few roundings.
+    A constant has to equal its weight bit for bit, in fp16 the weight rounded to nearest; the matrices of other
+    people's packages may be transposed. Only a weight that is computed from others may be off by a few roundings, and
+    a batch normalization folded into its convolution only where the whole package is folded in another way than here.
 
     Args:
         program: the ML Program.
-        weights: name to value, float32, as the image meets them.
+        weights: name to weight.
 
     Returns:
-        What was compared.
+        What was compared, and what was not.
 
     Raises:
-        CheckFailed: a constant or a weight without its counterpart.
+        CheckFailed: a constant that differs from its weight, or a constant or a weight without its counterpart.
     """
-    wanted = {name: value for name, value in weights.items() if value.size >= SMALLEST}
-    exact: dict[bytes, list[str]] = defaultdict(list)
-    for name, value in wanted.items():
-        exact[_key(value)].append(name)
-        exact[_key(value.astype(np.float16))].append(name)
-    missing, equal, close = set(wanted), 0, 0
+    if any(operation.kind.startswith("constexpr_") for operation in program.operations):
+        return "compressed weights, which equal no weight of the reference: they are not compared"
+    wanted = {name: weight for name, weight in weights.items() if weight.value.size >= SMALLEST}
+    tally = _tally(program, wanted)
+    if tally.same_fold:
+        # Folded as here, bit for bit: then one that is off by a little is damaged, not rounded in another way.
+        tally.strange.extend(tally.close.pop("folded", ()))
+    found = {name for constant in (*tally.equal, *chain(*tally.close.values())) for name in constant.names}
+    missing = {name: wanted[name] for name in sorted(set(wanted) - found) if not _is_filler(wanted[name].value)}
+    left = _refuse(tally.strange, missing, ours=_is_ours(program))
+    computed = sum(len(constants) for constants in tally.close.values())
+    return f"{len(tally.equal)} weights equal to the reference's, {computed} computed from them within rounding{left}"
+
+
+def _tally(program: Program, wanted: Mapping[str, Weight]) -> _Tally:
+    exact = _by_content(wanted)
+    tally = _Tally()
     for name, value in numbers(program):
-        if value.dtype.kind != "f" or value.size < SMALLEST or _is_filler(value):
+        if value.dtype not in _UNIT or value.size < SMALLEST or _is_filler(value):
             continue
-        found = exact.get(_key(value))
-        equal, close = (equal + 1, close) if found else (equal, close + 1)
-        found = found or _closest(value, wanted)
-        if not found:
-            raise CheckFailed(f"constant {name} of shape {value.shape} is no weight of the reference")
-        missing.difference_update(found)
-    missing -= {name for name in missing if _is_filler(wanted[name])}
-    if missing:
-        raise CheckFailed(f"no constant of the package holds {', '.join(sorted(missing)[:3])} of the reference")
-    return f"{equal} weights equal to the reference's, {close} folded from them within rounding"
+        equal = exact.get(_key(value))
+        if equal:
+            tally.equal.append(_Constant(name, value, tuple(equal)))
+            tally.same_fold |= any(wanted[found].origin == "folded" for found in equal)
+        elif close := _closest(value, wanted):
+            tally.close.setdefault(wanted[close].origin, []).append(_Constant(name, value, (close,)))
+        else:
+            tally.strange.append(_Constant(name, value))
+    return tally
 
 
 def numbers(program: Program) -> Iterator[tuple[str, Array]]:
@@ -61,6 +117,74 @@ def numbers(program: Program) -> Iterator[tuple[str, Array]]:
     for name, literal in program.constants():
         if literal.type.shape is not None and literal.type.dtype not in ("string", "bool"):
             yield name, literal.decode()
+
+
+def plain(name: str) -> str:
+    """The name of a constant or a weight without what conversions add to it."""
+    return _LIFTED.sub("", _CONVERTED.sub("", name)).casefold()
+
+
+def _is_ours(program: Program) -> bool:
+    return f"{PREFIX}version" in program.package.model.description.metadata.userDefined
+
+
+def _by_content(weights: Mapping[str, Weight]) -> dict[bytes, list[str]]:
+    found: dict[bytes, list[str]] = defaultdict(list)
+    for name, weight in weights.items():
+        value = np.squeeze(weight.value)
+        for form in (value, value.T) if value.ndim == 2 else (value,):
+            found[_key(form)].append(name)
+            found[_key(form.astype(np.float16))].append(name)
+    return found
+
+
+def _refuse(constants: list[_Constant], missing: Mapping[str, Weight], *, ours: bool) -> str:
+    """Raises for what has no counterpart, or says what was not compared.
+
+    A package of ours is to hold every weight; in another one a weight may well be scaled or joined with another, and
+    only what is recognizably a damaged copy is a fault.
+    """
+    pairs = [(constant, name, _recognized(constant, name, missing[name])) for constant in constants for name in missing]
+    for constant, name, recognized in pairs:
+        if recognized:
+            raise CheckFailed(_difference(constant, missing[name]))
+    if ours and constants:
+        constant = constants[0]
+        raise CheckFailed(f"constant {constant.name} of shape {constant.value.shape} is no weight of the reference")
+    if ours and missing:
+        raise CheckFailed(f"no constant of the package holds {', '.join(list(missing)[:3])} of the reference")
+    if constants or missing:
+        return f"; {len(missing)} others have no counterpart and were not compared"
+    return ""
+
+
+def _recognized(constant: _Constant, name: str, weight: Weight) -> bool:
+    if constant.value.size != weight.value.size:
+        return False
+    if plain(constant.name) == plain(name):
+        return True
+    return bool(_differing(constant, weight).mean() <= 1 - _KINSHIP)
+
+
+def _differing(constant: _Constant, weight: Weight, *, exact: bool = True) -> Array:
+    """Which values differ, flat; or those of a computed weight that rounding does not explain."""
+    values, expected = constant.value.reshape(-1), weight.value.reshape(-1)
+    if exact:
+        return np.asarray(values != expected.astype(values.dtype))
+    scale = float(np.abs(expected).max()) or 1.0
+    allowed = _ROUNDING * scale + _UNIT[values.dtype] * np.abs(expected)
+    return ~(np.abs(values.astype(np.float32) - expected) <= allowed)
+
+
+def _difference(constant: _Constant, weight: Weight) -> str:
+    differing = np.flatnonzero(_differing(constant, weight))
+    shape = constant.value.shape
+    place = tuple(int(index) for index in np.unravel_index(differing[0], shape)) if len(differing) else ()
+    return (
+        f"constant {constant.name} of shape {shape} is no weight of the reference: {len(differing)} of "
+        f"{constant.value.size} values differ from what module {weight.module or '(root)'} has, "
+        f"the first at {list(place)}"
+    )
 
 
 def _is_filler(value: Array) -> bool:
@@ -72,13 +196,11 @@ def _key(value: Array) -> bytes:
     return value.dtype.char.encode() + hashlib.blake2b(np.ascontiguousarray(value).data, digest_size=16).digest()
 
 
-def _closest(value: Array, wanted: dict[str, Array]) -> list[str]:
-    tolerance = _TOLERANCE[value.dtype]
-    flat = value.reshape(-1).astype(np.float32)
-    for name, candidate in wanted.items():
-        if candidate.size != flat.size:
-            continue
-        scale = float(np.abs(candidate).max()) or 1.0
-        if float(np.abs(candidate.reshape(-1) - flat).max()) <= tolerance * scale:
-            return [name]
-    return []
+def _closest(value: Array, wanted: Mapping[str, Weight]) -> str:
+    """Name of the computed weight that a constant is but for rounding, or empty."""
+    constant = _Constant("", value)
+    for name, weight in wanted.items():
+        alike = weight.origin != "copied" and weight.value.size == value.size
+        if alike and not _differing(constant, weight, exact=False).any():
+            return name
+    return ""
