@@ -85,14 +85,14 @@ def _class_labels(program: Program) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _artifact(program: Program, recipe: ExportRecipe, out: Path, **found: Any) -> Artifact:
     files = {f"{out.name}/{name}": hash_file(out / name) for name in sorted((MANIFEST, MODEL, WEIGHTS))}
     image = program.inputs[0]
-    dtype = "uint8" if is_image(image) else "float32"
+    dtype, pixels = ("uint8", False) if is_image(image) else ("float32", image.dtype == "uint8")
     return Artifact(
         format="coreml",
         path=out.name,
         sha256=hash_listing(files),
         size=sum((out.parent / name).stat().st_size for name in files),
         precision=recipe.precision,
-        inputs=(TensorSpec(image.name, image.shape, dtype),),
+        inputs=(TensorSpec(image.name, image.shape, dtype, pixels),),
         outputs=program.outputs,
         files=files,
         **found,

@@ -24,7 +24,7 @@ from vitedge.serialization import from_dict
 
 Floats = Mapping[str, npt.NDArray[np.float32]]
 
-RUNTIMES_OF = {"onnx": ("onnxruntime",), "coreml": ("coreml",)}
+RUNTIMES_OF = {"onnx": ("onnxruntime",), "coreml": ("mlprogram", "coreml")}
 """Format of an artifact to the runtimes that show its parity; the last is the one that it is deployed in."""
 _WITHOUT_ROUNDING = {"mlprogram": "mlprogram-fp32"}
 """Runtime to the one that computes the same artifact in float32 throughout."""
@@ -134,8 +134,8 @@ def run(
 
 def feed(images: npt.NDArray[np.uint8], image: TensorSpec, spec: ModelSpec) -> npt.NDArray[np.generic]:
     """Images ``(batch, channels, height, width)``, RGB, 0 to 255, as an artifact's input wants them."""
-    if image.dtype == "uint8":
-        return images
+    if image.dtype == "uint8" or image.pixels:
+        return images.astype(image.dtype, copy=False)
     normalized = normalize(images, spec.preprocessing)
     return normalized.astype(np.float16) if image.dtype == "float16" else normalized
 

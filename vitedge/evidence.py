@@ -10,6 +10,7 @@ from vitedge.bundle import ReferenceData
 from vitedge.calibration.images import ImageSet
 from vitedge.comparison import Evidence, Floats, compare_layers, feed
 from vitedge.export.capture import capture
+from vitedge.export.coreml_layers import compare_program
 from vitedge.export.program import Program
 from vitedge.models.reference import Reference
 from vitedge.records import Artifact, Bar, ParityReport
@@ -32,7 +33,7 @@ def gather_blocks(reference: Reference, evidence: Evidence) -> Floats:
 def captured(reference: Reference, artifact: Artifact) -> Program:
     """The program of the reference that an artifact says it is: its input, its batch and its outputs."""
     image = artifact.inputs[0]
-    uint8, features = image.dtype == "uint8", len(artifact.outputs) > 1
+    uint8, features = image.dtype == "uint8" or image.pixels, len(artifact.outputs) > 1
     module = reference.deployed(uint8=uint8, features=features)
     batch = image.shape[0] if isinstance(image.shape[0], int) else 1
     return capture(
@@ -64,12 +65,8 @@ def judge_program(
         program: the captured reference, with the package's input.
         evidence: the images.
     """
-    try:
-        from vitedge.export.coreml_layers import compare_program
-    except ImportError:
-        return report
     images = feed(evidence.data.images[:LAYER_IMAGES], artifact.inputs[0], evidence.spec)
-    found = compare_program(path, program, images, artifact.precision)
+    found = compare_program(path, program, images)
     first = found.first_departure
     if first:
         said = f"{report.reason}; the first to depart is {first}" if report.reason else f"{first} departs"

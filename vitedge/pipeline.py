@@ -47,6 +47,8 @@ FILE_NAMES = {"onnx": "model.onnx", "coreml": "model.mlpackage"}
 """Format to the name of its artifact in the bundle."""
 _ISLAND_IMAGES = 4
 """Images over which the ranges and the rounding noise of half-precision values are watched."""
+_COREML_DB = 45.0
+"""What half precision aims at for Core ML where the bar is lower: an operator becomes several, each of which rounds."""
 
 
 @dataclass
@@ -247,6 +249,8 @@ def _islands(job: Job, program: Program) -> tuple[tuple[str, ...], tuple[str, ..
     if job.recipe.precision != "fp16":
         return (), ()
     data, bar = job.evidence.data, job.evidence.bar.centred_sqnr_db
+    if bar is not None and "coreml" in job.formats:
+        bar = max(bar, _COREML_DB)
     images = feed(data.images[_sample(job)], program.inputs[0], job.reference.spec)
     large = find_islands(program, images)
     outputs = [data.outputs[spec.name] for spec in program.outputs]

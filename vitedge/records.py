@@ -96,6 +96,8 @@ class TensorSpec:
     """A string names a dynamic axis."""
     dtype: str
     """NumPy's name of the element type."""
+    pixels: bool = False
+    """A float input that takes the image as it is, 0 to 255, as ``uint8`` does."""
 
 
 @dataclass(frozen=True)
@@ -178,13 +180,10 @@ class ValueRange:
     """The largest magnitude that one operation of a program put out."""
 
     operation: str
-    """MIL's name of the operation, such as ``softmax``."""
     value: str
-    """Name of the value in the program."""
     module: str
-    """Module of the reference that it came from; empty where that is not known."""
+    """Of the reference; empty where that is not known."""
     dtype: str
-    """Declared element type."""
     magnitude: float | None
     """None for infinity and NaN."""
     fault: str = ""
@@ -198,7 +197,6 @@ class StressReport:
     artifact: str
     images: int
     limit: float
-    """The magnitude above which a value counts as an overflow."""
     ranges: tuple[ValueRange, ...]
     """Largest first, faults before everything else."""
     keep_fp32: tuple[str, ...]

@@ -7,6 +7,7 @@ Results go to stdout, progress and errors to stderr. Tables fit 80 columns.
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
@@ -28,6 +29,7 @@ from vitedge.records import (
     LatencyReport,
     ModelSpec,
     Origin,
+    OutputParity,
     ParityReport,
     StressReport,
     StructureReport,
@@ -264,11 +266,23 @@ def _machine(machine: Mapping[str, str]) -> str:
 
 
 def _layer_table(report: ParityReport) -> Table:
-    table = _table("block", "relative", "SQNR dB", "", right=(1, 2))
+    """One row a module: its worst value, where it has several."""
+    table = _table("layer", "relative", "SQNR dB", "", right=(1, 2))
+    worst: dict[str, OutputParity] = {}
     for row in report.layers:
-        mark = "departs first" if row.output == report.first_departure else ""
-        table.add_row(row.output, f"{row.relative_error:.1e}", f"{row.centred_sqnr_db:.1f}", mark)
+        module = row.output.partition(" ")[0]
+        if module not in worst or _layer_sqnr(row) < _layer_sqnr(worst[module]):
+            worst[module] = row
+    first = report.first_departure.partition(" ")[0]
+    for module, row in worst.items():
+        mark = "departs first" if module == first else ""
+        table.add_row(module, f"{row.relative_error:.1e}", f"{_layer_sqnr(row):.1f}", mark)
     return table
+
+
+def _layer_sqnr(row: OutputParity) -> float:
+    """A layer of a Core ML package is judged by its plain SQNR, and has no other."""
+    return row.sqnr_db if math.isnan(row.centred_sqnr_db) else row.centred_sqnr_db
 
 
 def _artifact_table(artifacts: Iterable[Artifact]) -> Table:

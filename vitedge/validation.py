@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitedge import registry
-from vitedge.bundle import MANIFEST, check_files, read_manifest, read_reference
-from vitedge.comparison import FORMAT_OF, Evidence, check_parity, check_structure
+from vitedge.bundle import MANIFEST, check_files, read_manifest
+from vitedge.comparison import FORMAT_OF, Evidence, check_parity, check_structure, sealed_evidence
 from vitedge.errors import BadRecipe, UnreadableArtifact
+from vitedge.mlprogram.lint import lint
 from vitedge.parity import default_bar
 from vitedge.recipe import IMAGE_COUNT, ExportRecipe
-from vitedge.records import Artifact, Bar, Finding, Manifest, ParityReport, StructureReport, Validation
+from vitedge.records import Artifact, Bar, Finding, Manifest, ParityReport, StressReport, StructureReport, Validation
 from vitedge.serialization import from_dict
+from vitedge.stressing import stress
 
 if TYPE_CHECKING:
     from vitedge.models.reference import Reference
@@ -90,19 +92,17 @@ class _Basis:
 
     @staticmethod
     def of_bundle(folder: Path, manifest: Manifest, against: Against | None) -> _Basis:
-        recipe = from_dict(ExportRecipe, manifest.recipe)
-        data = read_reference(folder)
-        bar = recipe.bar or default_bar(recipe.precision, manifest.spec.family)
+        sealed = sealed_evidence(folder, manifest)
         if against is None:
-            source = manifest.parity[0].image_source if manifest.parity else recipe.images
-            return _Basis(Evidence(data, manifest.spec, bar, source))
+            return _Basis(sealed)
+        recipe = from_dict(ExportRecipe, manifest.recipe)
         against = replace(
             against,
-            bar=against.bar or bar,
+            bar=against.bar or sealed.bar,
             weights=against.weights or recipe.weights,
             overrides={**recipe.overrides, **against.overrides},
         )
-        return _Basis.of_checkpoint(against, manifest.spec.image_size, features="logits" not in data.outputs)
+        return _Basis.of_checkpoint(against, manifest.spec.image_size, features="logits" not in sealed.data.outputs)
 
     @staticmethod
     def of_artifact(artifact: Artifact, against: Against) -> _Basis:
@@ -143,16 +143,13 @@ def _verdict(
             reports, weights = _against(basis.reference, reports, path, artifact, basis)
         parity.extend(reports)
         structure.append(check_structure(path, artifact, weights))
-    try:
-        from vitedge.mlprogram.lint import lint
-    except ImportError:
-        lint = lambda *_: ()
     for path, artifact in packages:
         findings.extend(lint(path, artifact.path))
     watched = tuple(stress(path, artifact, basis.evidence) for path, artifact in packages) if manner.stress else ()
     if manner.stress and not packages:
         raise BadRecipe(f"{subject} holds no Core ML package, whose values --stress watches.")
-    passed = all(report.passed for report in (*parity, *structure, *watched))
+    verdicts: list[ParityReport | StructureReport | StressReport] = [*parity, *structure, *watched]
+    passed = all(report.passed for report in verdicts)
     return Validation(str(subject), tuple(parity), tuple(structure), files, passed, watched, tuple(findings))
 
 

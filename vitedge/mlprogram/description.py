@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from vitedge.checkpoints.sentences import some
+from vitedge.errors import UnreadableArtifact
 from vitedge.mlprogram.limits import HIGHEST_RANK
 from vitedge.mlprogram.literals import Reader, ValueType
 from vitedge.mlprogram.package import Package
@@ -19,8 +22,15 @@ _GRAYSCALE, _BGR = (10, 40), 30
 
 
 def inputs(package: Package) -> tuple[TensorSpec, ...]:
-    """The inputs; an image is ``uint8 (1, channels, height, width)``."""
-    return tuple(_feature(feature) for feature in package.interface.input)
+    """The inputs; an image is ``uint8 (1, channels, height, width)``.
+
+    Raises:
+        UnreadableArtifact: the metadata of the package is damaged.
+    """
+    recipe = metadata(package, "vitedge.recipe")
+    pixels = isinstance(recipe, dict) and recipe.get("input") == "uint8"
+    features = (_feature(feature) for feature in package.interface.input)
+    return tuple(replace(spec, pixels=pixels and spec.dtype != "uint8") for spec in features)
 
 
 def outputs(package: Package) -> tuple[TensorSpec, ...]:
@@ -41,6 +51,21 @@ def is_bgr(package: Package) -> frozenset[str]:
         for feature in package.interface.input
         if feature.type.WhichOneof("Type") == "imageType" and feature.type.imageType.colorSpace == _BGR
     )
+
+
+def metadata(package: Package, key: str) -> Any:
+    """One of the records that a package of ours carries as JSON; None where it has none.
+
+    Raises:
+        UnreadableArtifact: it is not JSON.
+    """
+    entries = package.model.description.metadata.userDefined
+    if key not in entries:
+        return None
+    try:
+        return json.loads(entries[key])
+    except (ValueError, RecursionError) as error:
+        raise UnreadableArtifact(f"{package.path} is damaged: its {key} is not JSON.") from error
 
 
 def check_interface(reader: Reader, takes: Mapping[str, ValueType]) -> None:

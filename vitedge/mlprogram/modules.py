@@ -8,13 +8,12 @@ only what it comes after.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
 
 from vitedge.errors import UnreadableArtifact
+from vitedge.mlprogram.description import metadata
 from vitedge.mlprogram.package import Package
 from vitedge.mlprogram.program import Operation, Program
 
@@ -51,7 +50,7 @@ def listed_modules(package: Package) -> tuple[str, ...] | None:
     Raises:
         UnreadableArtifact: the list is none.
     """
-    found = _metadata(package, MODULES)
+    found = metadata(package, MODULES)
     if found is None:
         return None
     if not isinstance(found, list) or not all(isinstance(path, str) for path in found):
@@ -65,7 +64,7 @@ def blocks_of(package: Package) -> dict[str, str]:
     Raises:
         UnreadableArtifact: the metadata of the package is damaged.
     """
-    found = _metadata(package, BLOCKS)
+    found = metadata(package, BLOCKS)
     if found is None:
         return {}
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
@@ -144,13 +143,3 @@ def _longest_prefix(name: str, paths: Mapping[str, str]) -> str:
             return paths[name]
         name = name.rpartition("_")[0]
     return ""
-
-
-def _metadata(package: Package, key: str) -> Any:
-    entries = package.model.description.metadata.userDefined
-    if key not in entries:
-        return None
-    try:
-        return json.loads(entries[key])
-    except (ValueError, RecursionError) as error:
-        raise UnreadableArtifact(f"{package.path} is damaged: its {key} is not JSON.") from error

@@ -20,7 +20,10 @@ from vitedge.mlprogram.program import read_program
 from vitedge.records import TensorSpec
 from vitedge.runtimes.base import Arrays
 
-_CAVEAT = "computed op by op as the program declares it, which is its meaning and not a bit model of the Neural Engine"
+_CAVEATS = {
+    "declared": "computed op by op as the program declares it: its meaning, not a bit model of the Neural Engine",
+    "fp32": "computed op by op in float32: the conversion without the rounding of half precision",
+}
 
 
 class Runtime:
@@ -82,7 +85,7 @@ class Runtime:
             "provider": "cpu",
             "threads": torch.get_num_threads(),
             "compute": self._compute,
-            "caveat": _CAVEAT,
+            "caveat": _CAVEATS[self._compute],
         }
 
     def __exit__(self, *error: object) -> None:

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Core ML packages of full-size models compute, op by op on this machine, against PyTorch.
+
+``python -m benchmarks.coreml_numerics`` from the root of the repository, in an environment with the ``dev`` extra: two
+deployment targets, both precisions, and both ways into coremltools: ``export`` is vitedge's own lowering of a
+``torch.export`` program, ``trace`` is coremltools alone on a traced module. The weights are seeded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import itertools
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from tests.export.foreign import convert
+from tests.family_map_files import settled
+from tests.seeding import seeded
+from vitedge.calibration.images import load
+from vitedge.checkpoints.read import read
+from vitedge.comparison import Evidence, run
+from vitedge.devices import local
+from vitedge.errors import CheckFailed
+from vitedge.evidence import gather
+from vitedge.export.coreml_artifact import describe
+from vitedge.mlprogram.package import read_package
+from vitedge.mlprogram.program import read_program
+from vitedge.models.reference import Reference, load_reference
+from vitedge.parity import compare, judge
+from vitedge.pipeline import export
+from vitedge.recipe import ExportRecipe
+from vitedge.records import Bar, OutputParity
+from vitedge.registry import versions
+from vitedge.runtimes.mlprogram import Runtime
+
+RESULTS = Path(__file__).with_name("results") / "coreml_numerics.json"
+MODELS = (
+    "vit_small_patch16_224",
+    "deit_small_distilled_patch16_224",
+    "pit_s_224",
+    "pit_s_distilled_224",
+    "mobilevit_xs",
+    "mobilevitv2_100",
+    "swin_tiny_patch4_window7_224",
+)
+TARGETS = ("iOS16", "iOS18")
+FRONTS = ("export", "trace")
+SEED = 0
+IMAGES = 8
+BARS = {"fp32": Bar(relative_error=1e-5, agreement=1.0), "fp16": Bar(centred_sqnr_db=45.0)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One package."""
+
+    model: str
+    front: str
+    target: str
+    precision: str
+    operations: int
+    relative_error: float
+    sqnr_db: float
+    centred_sqnr_db: float
+    agreement: float | None
+    missed: str
+    """Which bar was missed and by how much, or empty."""
+    notes: tuple[str, ...]
+    """What the export says of itself, such as how many modules stay in float32."""
+    seconds: float
+    """The export or the conversion, checks included."""
+
+
+def write(name: str, path: Path) -> None:
+    module = seeded(timm.create_model(name), SEED)
+    if name.startswith("mobilevit"):
+        settled(module, 256)
+    torch.save(module.state_dict(), path)
+
+
+def bar_of(name: str, precision: str) -> Bar:
+    if name.startswith("mobilevitv2") and precision == "fp32":
+        return Bar(relative_error=1e-4, agreement=1.0)
+    return BARS[precision]
+
+
+def exported(path: Path, folder: Path, target: str, precision: str, bar: Bar) -> tuple[Path, tuple[str, ...]]:
+    """By vitedge, which chooses what stays in float32; a miss is measured and not refused."""
+    recipe = ExportRecipe(formats=("coreml",), precision=precision, coreml_target=target, image_count=IMAGES, bar=bar)
+    try:
+        result = export(str(path), folder / "bundle", recipe, force=True)
+    except CheckFailed as failed:
+        print("missed:", failed)
+        recipe = ExportRecipe(
+            formats=("coreml",), precision=precision, coreml_target=target, image_count=IMAGES, bar=Bar()
+        )
+        result = export(str(path), folder / "bundle", recipe, force=True)
+    return folder / "bundle" / "model.mlpackage", result.manifest.artifacts[0].notes
+
+
+def converted(reference: Reference, folder: Path, target: str, precision: str) -> Path:
+    """By coremltools alone, on the traced module."""
+    path = folder / f"traced-{target}-{precision}.mlpackage"
+    shape = (1, reference.spec.in_channels, *reference.spec.image_size)
+    return convert(reference.module, shape, path, target, half=precision == "fp16")
+
+
+def measured(path: Path, evidence: Evidence) -> OutputParity:
+    with Runtime(path) as runtime:
+        (result,) = compare(evidence.data.outputs, run(runtime, describe(path), evidence))
+    return result
+
+
+def rows(name: str, folder: Path) -> Iterator[Row]:
+    path = folder / f"{name}.pth"
+    write(name, path)
+    reference = load_reference(read(str(path)))
+    evidence = gather(reference, load("synthetic", reference.spec, IMAGES), Bar(), features=False)
+    for front, target, precision in itertools.product(FRONTS, TARGETS, BARS):
+        bar = bar_of(name, precision)
+        start = time.perf_counter()
+        notes: tuple[str, ...] = ()
+        if front == "export":
+            package, notes = exported(path, folder, target, precision, bar)
+        else:
+            package = converted(reference, folder, target, precision)
+        seconds = time.perf_counter() - start
+        found = measured(package, evidence)
+        yield Row(
+            model=name,
+            front=front,
+            target=target,
+            precision=precision,
+            operations=sum(operation.kind != "const" for operation in read_program(read_package(package)).operations),
+            relative_error=float(f"{found.relative_error:.3g}"),
+            sqnr_db=round(found.sqnr_db, 1),
+            centred_sqnr_db=round(found.centred_sqnr_db, 1),
+            agreement=found.agreement,
+            missed=judge((found,), bar),
+            notes=notes,
+            seconds=round(seconds, 1),
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", help="names in timm; all if none is given")
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    provenance = {
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "seed": SEED,
+        "weights": "seeded, matrices 1.5 times as wide as keeps the variance; MobileViT with settled batch norms",
+        "images": f"synthetic, seed 0, {IMAGES} images",
+        "bars": "fp32 1e-5 relative (MobileViT v2 1e-4) and every top-1; fp16 45 dB centred SQNR",
+        "device": local.identity(),
+        "versions": versions(("torch", "timm", "coremltools", "numpy")),
+        "threads": torch.get_num_threads(),
+    }
+    found: list[dict[str, Any]] = []
+    if arguments.models and arguments.output.exists():  # some models again: the rows of the others stay
+        kept = json.loads(arguments.output.read_text(encoding="utf-8"))["rows"]
+        found = [row for row in kept if row["model"] not in arguments.models]
+    for name in arguments.models or MODELS:
+        with tempfile.TemporaryDirectory() as folder:
+            for row in rows(name, Path(folder)):
+                found.append(asdict(row))
+                print(*asdict(row).values(), flush=True)
+        # After each model, so that an interrupted run leaves what it has measured.
+        content = json.dumps({"provenance": provenance, "rows": found}, indent=1)
+        arguments.output.write_text(content + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
