@@ -76,6 +76,15 @@ def test_another_weight_is_found_by_its_value(package: tuple[Path, Artifact]) ->
     refused(check(path, rehashed(path, artifact)), f"constant {name} is not finite")
 
 
+def test_a_bit_that_belongs_to_no_constant_is_noticed(package: tuple[Path, Artifact]) -> None:
+    path, artifact = package
+    assert "every byte of its weights belongs to a constant" in check(path, artifact).checks
+    content = bytearray((path / WEIGHTS).read_bytes())
+    content[40] ^= 1
+    (path / WEIGHTS).write_bytes(content)
+    refused(check(path, rehashed(path, artifact)), "has stray bytes after the header")
+
+
 def test_a_weight_that_the_package_lacks_is_named(package: tuple[Path, Artifact]) -> None:
     weights = expected_weights(captured()) | {"blocks.9.weight": Weight(np.arange(64, dtype=np.float32))}
     refused(check(*package, weights), "no constant of the package holds blocks.9.weight")

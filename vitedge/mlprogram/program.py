@@ -126,8 +126,8 @@ def read_program(package: Package, function: str = "") -> Program:
 def peak_memory(program: Program) -> int:
     """Bytes that the values alive at one time take, as they are declared; an edge that is not fixed counts as one.
 
-    The inputs are alive all the time. Narrow floating-point numbers count as float32, in which they are computed; constants count where they do not stay
-    in their file: decompressed, or widened because PyTorch has no such type.
+    The inputs are alive all the time. Narrow floating-point numbers count as float32, in which they are computed;
+    constants count where they do not stay in their file: decompressed, or widened because PyTorch has no such type.
     """
     last = {name: index for index, operation in enumerate(program.operations) for name in operation.reads()}
     last.update(dict.fromkeys(program.outputs, len(program.operations)))

@@ -13,11 +13,9 @@ import numpy as np
 from PIL import Image
 
 from vitedge.errors import BadRecipe, DeviceFailed, UnreadableArtifact
+from vitedge.mlprogram.description import ARRAY_DTYPES
 from vitedge.records import TensorSpec
 from vitedge.runtimes.base import Arrays
-
-_ELEMENTS = {65552: "float16", 65568: "float32", 65600: "float64", 131080: "int8", 131104: "int32"}
-"""``ArrayFeatureType.ArrayDataType`` of the Core ML model format."""
 
 
 class Runtime:
@@ -74,7 +72,7 @@ def _spec(feature: Any) -> TensorSpec:
         return TensorSpec(feature.name, (1, 3, int(size.height), int(size.width)), "uint8")
     if kind == "multiArrayType":
         array = feature.type.multiArrayType
-        return TensorSpec(feature.name, tuple(int(side) for side in array.shape), _ELEMENTS[array.dataType])
+        return TensorSpec(feature.name, tuple(int(side) for side in array.shape), ARRAY_DTYPES[array.dataType])
     return TensorSpec(feature.name, (), "str")
 
 

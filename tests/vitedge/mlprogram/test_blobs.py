@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -12,6 +9,7 @@ import pytest
 
 from tests.vitedge.mlprogram.handmade import blob_file
 from vitedge.errors import CheckFailed, UnreadableArtifact
+from vitedge.export.coreml_quiet import load_coremltools
 from vitedge.mlprogram import blobs
 from vitedge.mlprogram.blobs import ELEMENT_TYPES, Blobs, Place, unpack
 
@@ -29,20 +27,6 @@ BY_HAND = {
 }
 """Element type to its code in a blob file and NumPy's type, where coremltools has no writer."""
 COUNTS = (1, 5, 8, 131)
-
-
-def milstorage() -> Any:
-    """coremltools' own library for blob files, without the rest of coremltools."""
-    package = importlib.util.find_spec("coremltools")
-    assert package is not None
-    assert package.submodule_search_locations
-    path = str(Path(package.submodule_search_locations[0]) / "libmilstoragepython.so")
-    loader = importlib.machinery.ExtensionFileLoader("libmilstoragepython", path)
-    spec = importlib.util.spec_from_file_location("libmilstoragepython", path, loader=loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
 
 
 def values(name: str, count: int) -> np.ndarray:
@@ -65,7 +49,10 @@ def read(file: Blobs, offset: int, name: str, count: int) -> np.ndarray:
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[str, int, int]]]:
     """A file that coremltools wrote, and what lies at which offset: every type at several lengths."""
     path = tmp_path_factory.mktemp("blobs") / "weight.bin"
-    writer = milstorage()._BlobStorageWriter(str(path))
+    load_coremltools()
+    from coremltools.libmilstoragepython import _BlobStorageWriter  # noqa: PLC0415  (it takes seconds)
+
+    writer = _BlobStorageWriter(str(path))
     entries = []
     for name, method in WRITERS.items():
         for count in COUNTS:
