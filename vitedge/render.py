@@ -240,13 +240,13 @@ def _stress(report: StressReport) -> None:
     table = _table("operation", "module", "magnitude", "", right=(2,))
     for entry in report.ranges[:_SHOWN]:
         magnitude = "-" if entry.magnitude is None else f"{entry.magnitude:.4g}"
-        table.add_row(entry.operation, entry.module or _path(entry.value), magnitude, entry.fault)
+        table.add_row(entry.operation, entry.module or "(root)", magnitude, entry.fault)
     _OUT.print(table)
     more = len(report.ranges) - _SHOWN
     _lines(
         f"{report.artifact}: the largest of {len(report.ranges)} values over {report.images} images; "
         f"float16 holds {report.limit:g}" + (f"; {more} smaller ones are in --json" if more > 0 else ""),
-        *([f"keep in float32: {', '.join(report.keep_fp32)}"] if report.keep_fp32 else []),
+        *([f"keep in float32: {', '.join(name or '(root)' for name in report.keep_fp32)}"] if report.keep_fp32 else []),
     )
 
 

@@ -61,12 +61,12 @@ def test_the_weights_of_an_artifact_are_those_of_its_own_program(reference: Refe
     plain = expected_weights(captured(reference, artifact))
     stored = reference.module.state_dict()
     for name, values in stored.items():
-        assert any(found.size == values.numel() for found in plain.values()), name
-    assert any(np.array_equal(found, stored["head.weight"].numpy()) for found in plain.values())
+        assert any(found.value.size == values.numel() for found in plain.values()), name
+    assert any(np.array_equal(found.value, stored["head.weight"].numpy()) for found in plain.values())
     pixels = replace(artifact, inputs=(TensorSpec("image", (1, 3, 32, 32), "uint8"),))
     assert any("std" in name for name in set(expected_weights(captured(reference, pixels))) - set(plain))
     features = replace(artifact, outputs=(artifact.outputs[0], artifact.outputs[0]))
     assert not any(
-        np.array_equal(found, stored["head.weight"].numpy())
+        np.array_equal(found.value, stored["head.weight"].numpy())
         for found in expected_weights(captured(reference, features)).values()
     )

@@ -15,6 +15,7 @@ from vitedge import pipeline
 from vitedge.bundle import MANIFEST, check_files, read_manifest, read_reference
 from vitedge.digest import hash_file
 from vitedge.errors import CheckFailed, MissingBackend, OutputRefused, UserError
+from vitedge.export.coreml_weights import Weight
 from vitedge.pipeline import STAGES, Job, export
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Bar
@@ -125,8 +126,8 @@ def test_a_model_that_does_not_look_at_its_image_is_never_passed(tmp_path: Path)
 
 
 def test_a_structure_that_is_not_sound_fails_the_export(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def other_weights(_program: object) -> dict[str, np.ndarray]:
-        return {"blocks.9.weight": np.arange(64, dtype=np.float32)}
+    def other_weights(_program: object) -> dict[str, Weight]:
+        return {"blocks.9.weight": Weight(np.arange(64, dtype=np.float32))}
 
     monkeypatch.setattr(pipeline, "expected_weights", other_weights)
     with pytest.raises(CheckFailed, match=r"model\.mlpackage .* cls_token .* is no weight of the reference"):

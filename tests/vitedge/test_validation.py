@@ -87,9 +87,12 @@ def test_a_bundle_against_its_checkpoint(demo_bundle: Path) -> None:
     found = validate(demo_bundle, replace(AGAINST, layers=True))
     assert found.passed
     assert (found.subject, found.files) == (str(demo_bundle), 5)
-    (parity,) = found.parity
-    assert (parity.images, parity.first_departure) == (4, "")
-    assert len(parity.layers) == 6
+    onnx_file, package = found.parity
+    assert (onnx_file.runtime, package.runtime) == ("onnxruntime", "mlprogram")
+    assert {(parity.images, parity.first_departure) for parity in found.parity} == {(4, "")}
+    assert len(onnx_file.layers) == 6
+    assert {"blocks.0.attn.qkv", "head"} <= {layer.output for layer in package.layers}
+    assert "not a bit model" in package.note
     coreml = next(report for report in found.structure if report.artifact == "model.mlpackage")
     assert any("weights equal to the reference's" in text for text in coreml.checks)
 
