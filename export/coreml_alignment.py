@@ -2,8 +2,8 @@
 """Which values of an ML Program have to equal which values of the captured reference.
 
 A program of ours calls a value after the node that it was made of. In anybody's program, operations that hold weights
-are matched with the nodes that apply them: by the name of the weight, and where that says nothing by their order and
-the sizes of their weights. Damaged or compressed weights are matched all the same.
+are matched with the nodes that apply them: by the name of the weight, by its content, and where both say nothing by the
+order of operations and the sizes of their weights. Damaged or compressed weights are matched all the same.
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import Node
 
 from vitedge.export.coreml_describe import PREFIX
 from vitedge.export.coreml_graph import CoreMLGraph
-from vitedge.export.coreml_reference import constant_values, folds_into, sources
-from vitedge.export.coreml_weights import plain
+from vitedge.export.coreml_reference import constant_values, fold, folds_into, sources
+from vitedge.export.coreml_weights import LIKENESS, Weight, by_content, content_key, cosine, plain
+from vitedge.mlprogram.blobs import Array
 from vitedge.mlprogram.program import Named, Operation, Program, ValueType
 
 _ATEN = torch.ops.aten
@@ -112,6 +114,9 @@ class _Applier:
         return _TARGETS.get(self.node.target, (_OTHER,))[0], max(size for _, size in self.sources)
 
 
+_Finder = Callable[[_Holder], list[_Applier]]
+
+
 def align(program: Program, graph: CoreMLGraph) -> Alignment:
     """Finds what corresponds.
 
@@ -185,23 +190,58 @@ class _Aligner:
     def _match(self) -> dict[Node, list[_Holder]]:
         """Every node with weights, in order, to the operations that hold them; without those that have none."""
         appliers, holders = list(self._appliers()), list(self._holders())
-        by_name = defaultdict(list)
-        for applier in appliers:
-            for name in applier.names:
-                by_name[name].append(applier)
         pairs: dict[int, _Applier] = {}
-        for index, holder in enumerate(holders):
-            candidates = [found for name, _ in holder.constants for found in by_name.get(plain(name), ())]
-            if candidates:
-                # A weight that several nodes share is met by them in the same order.
-                used = [pairs[other].node for other in pairs]
-                pairs[index] = min(candidates, key=lambda found: used.count(found.node))
+        used: Counter[Node] = Counter()
+        for find in (self._by_name(appliers), self._by_content(appliers)):
+            for index, holder in enumerate(holders):
+                candidates = find(holder) if index not in pairs else []
+                if candidates:
+                    # A weight that several nodes share is met by them in the same order.
+                    pairs[index] = min(candidates, key=lambda found: used[found.node])
+                    used[pairs[index].node] += 1
         for index, applier in _by_order(holders, appliers, pairs):
-            pairs[index] = applier
+            if self._resembles(holders[index], applier):
+                pairs[index] = applier
         matched: dict[Node, list[_Holder]] = {applier.node: [] for applier in appliers}
         for index in sorted(pairs):
             matched[pairs[index].node].append(holders[index])
         return {node: found for node, found in matched.items() if found}
+
+    def _by_name(self, appliers: list[_Applier]) -> _Finder:
+        named = defaultdict(list)
+        for applier in appliers:
+            for name in applier.names:
+                named[name].append(applier)
+        return lambda holder: [found for name, _ in holder.constants for found in named.get(plain(name), ())]
+
+    def _by_content(self, appliers: list[_Applier]) -> _Finder:
+        values = {source.name: value for source, value in self.values.items() if value.is_floating_point()}
+        weights = {name: Weight(_numpy(values[name])) for applier in appliers for name, _ in applier.sources}
+        names = by_content(weights)
+
+        def find(holder: _Holder) -> list[_Applier]:
+            value = self._value(holder)
+            found = set(names.get(content_key(value), ())) if value is not None else set()
+            return [entry for entry in appliers if len(found) == 1 and found & {name for name, _ in entry.sources}]
+
+        return find
+
+    def _resembles(self, holder: _Holder, applier: _Applier) -> bool:
+        """Whether the largest constant points the way of the largest weight: a damaged copy of it does."""
+        value = self._value(holder)
+        if value is None:
+            return True  # compressed: to be compared it would have to be expanded
+        source = max(sources(applier.node, self.values), key=lambda entry: self.values[entry].numel())
+        normalization = next((user for user in applier.node.users if folds_into(user) is applier.node), None)
+        weight = np.squeeze(_numpy(self.values[source]))
+        forms = [weight, weight.T] + ([fold(normalization, self.values)[0]] if normalization is not None else [])
+        return any(cosine(value, form) > LIKENESS for form in forms)
+
+    def _value(self, holder: _Holder) -> Array | None:
+        """The largest constant; None where it is compressed."""
+        name, _ = max(holder.constants, key=lambda constant: math.prod(_edges(constant[1])))
+        maker = self.makers[name]
+        return maker.attributes["val"].decode() if maker.kind == "const" else None
 
     def _remember(self, node: Node, holders: list[_Holder]) -> None:
         """Which weights are rounded."""
@@ -310,6 +350,10 @@ def _by_order(
         for offset in range(length):
             if start + offset not in pairs:
                 yield start + offset, appliers[other + offset]
+
+
+def _numpy(tensor: Tensor) -> Array:
+    return np.asarray(tensor.detach().float().cpu().numpy())
 
 
 def _origins(source: Node) -> Iterator[str]:

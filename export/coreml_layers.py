@@ -33,7 +33,10 @@ from vitedge.mlprogram.program import Operation, read_program
 from vitedge.records import OutputParity
 
 EXACT_DB = 90.0
-"""Bar of a layer."""
+"""Bar of a layer. Sound packages of ten tiny models, fp32 and fp16, of vitedge and of coremltools alone on either path,
+have 106 dB at least in a GroupNorm (coremltools adds an epsilon of 1e-5 to a variance of one), 111 dB where weights are
+standardized, and 120 dB elsewhere; ViT-S and MobileViT-S 128 dB. A tanh GELU has 75 dB, an attention scale that is off
+by 1 % 40 to 47 dB, weights that are off by 1 % 40 dB."""
 ROUNDED_DB = 46.0
 """Bar of a layer with float16 constants of which the reference's counterpart is not known: a 1 % error is 40 dB."""
 

@@ -25,6 +25,8 @@ _UNIT = {np.dtype(np.float32): 0.0, np.dtype(np.float16): 2.0**-11}
 """And relative to itself: half a unit in the last place."""
 _KINSHIP = 0.5
 """Share of equal values from which a constant is a damaged copy of a weight, whatever it is called."""
+LIKENESS = 0.5
+"""Cosine from which two arrays of one size are taken for the same weight, one of them damaged."""
 _CONVERTED = re.compile(r"(_to_fp16|_to_fp32|_quantized|_palettized|_sparsified|_compressed)+$")
 """What passes of coremltools append to the name of a constant."""
 _LIFTED = re.compile(r"^(p|b|c)_")
@@ -96,12 +98,12 @@ def compare_weights(program: Program, weights: Mapping[str, Weight]) -> str:
 
 
 def _tally(program: Program, wanted: Mapping[str, Weight]) -> _Tally:
-    exact = _by_content(wanted)
+    exact = by_content(wanted)
     tally = _Tally()
     for name, value in numbers(program):
         if value.dtype not in _UNIT or value.size < SMALLEST or _is_filler(value):
             continue
-        equal = exact.get(_key(value))
+        equal = exact.get(content_key(value))
         if equal:
             tally.equal.append(_Constant(name, value, tuple(equal)))
             tally.same_fold |= any(wanted[found].origin == "folded" for found in equal)
@@ -128,13 +130,14 @@ def _is_ours(program: Program) -> bool:
     return f"{PREFIX}version" in program.package.model.description.metadata.userDefined
 
 
-def _by_content(weights: Mapping[str, Weight]) -> dict[bytes, list[str]]:
+def by_content(weights: Mapping[str, Weight]) -> dict[bytes, list[str]]:
+    """The content of every weight, in single and in half precision and of matrices transposed too, to its names."""
     found: dict[bytes, list[str]] = defaultdict(list)
     for name, weight in weights.items():
         value = np.squeeze(weight.value)
         for form in (value, value.T) if value.ndim == 2 else (value,):
-            found[_key(form)].append(name)
-            found[_key(form.astype(np.float16))].append(name)
+            found[content_key(form)].append(name)
+            found[content_key(form.astype(np.float16))].append(name)
     return found
 
 
@@ -144,13 +147,12 @@ def _refuse(constants: list[_Constant], missing: Mapping[str, Weight], *, ours: 
     A package of ours is to hold every weight; in another one a weight may well be scaled or joined with another, and
     only what is recognizably a damaged copy is a fault.
     """
-    pairs = [(constant, name, _recognized(constant, name, missing[name])) for constant in constants for name in missing]
-    for constant, name, recognized in pairs:
-        if recognized:
+    for constant in constants:
+        name = _counterpart(constant, missing, ours=ours)
+        if name:
             raise CheckFailed(_difference(constant, missing[name]))
-    if ours and constants:
-        constant = constants[0]
-        raise CheckFailed(f"constant {constant.name} of shape {constant.value.shape} is no weight of the reference")
+        if ours:
+            raise CheckFailed(f"constant {constant.name} of shape {constant.value.shape} is no weight of the reference")
     if ours and missing:
         raise CheckFailed(f"no constant of the package holds {', '.join(list(missing)[:3])} of the reference")
     if constants or missing:
@@ -158,12 +160,22 @@ def _refuse(constants: list[_Constant], missing: Mapping[str, Weight], *, ours: 
     return ""
 
 
-def _recognized(constant: _Constant, name: str, weight: Weight) -> bool:
-    if constant.value.size != weight.value.size:
-        return False
-    if plain(constant.name) == plain(name):
-        return True
-    return bool(_differing(constant, weight).mean() <= 1 - _KINSHIP)
+def _counterpart(constant: _Constant, missing: Mapping[str, Weight], *, ours: bool) -> str:
+    """Name of the weight that a constant was meant to be, or empty."""
+    alike = {name: weight for name, weight in missing.items() if weight.value.size == constant.value.size}
+    for name, weight in alike.items():
+        if plain(name) == plain(constant.name) or _differing(constant, weight).mean() <= 1 - _KINSHIP:
+            return name
+    if not ours or not alike:
+        return ""
+    nearest = max(alike, key=lambda name: cosine(constant.value, alike[name].value))
+    return nearest if cosine(constant.value, alike[nearest].value) > LIKENESS else ""
+
+
+def cosine(one: Array, other: Array) -> float:
+    """Of the angle between the values of two arrays of one size; NaN where either holds one."""
+    a, b = one.astype(np.float64).reshape(-1), other.astype(np.float64).reshape(-1)
+    return float(a @ b / (np.sqrt((a @ a) * (b @ b)) or 1.0))
 
 
 def _differing(constant: _Constant, weight: Weight, *, exact: bool = True) -> Array:
@@ -192,7 +204,8 @@ def _is_filler(value: Array) -> bool:
     return bool((value == value.flat[0]).all())
 
 
-def _key(value: Array) -> bytes:
+def content_key(value: Array) -> bytes:
+    """Equal for values that are equal bit for bit, whatever their shape."""
     return value.dtype.char.encode() + hashlib.blake2b(np.ascontiguousarray(value).data, digest_size=16).digest()
 
 

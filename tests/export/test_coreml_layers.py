@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tests.export.coreml_models import FAMILIES, captured
 from tests.seeding import seeded
@@ -38,15 +39,13 @@ def exported(folder: Path, program: Program, *islands: str, **recipe: Any) -> Pa
     return path
 
 
-def converted(folder: Path, family: str, *, half: bool, traced: bool) -> Path:
+def converted(folder: Path, module: nn.Module, size: int, *, half: bool, traced: bool) -> Path:
     """By coremltools alone, as anybody would."""
-    build, size, _ = FAMILIES[family]
     ct = load_coremltools()
     example = torch.zeros(1, 3, size, size)
     path = folder / "theirs.mlpackage"
     options: dict[str, Any] = {"compute_precision": ct.precision.FLOAT16 if half else ct.precision.FLOAT32}
     with quiet(), torch.no_grad():
-        module = seeded(build())
         if traced:
             source: Any = torch.jit.trace(module, example)
             options |= {"inputs": [ct.TensorType(name="x", shape=example.shape)]}
@@ -80,11 +79,42 @@ def test_what_was_converted_here_holds_layer_by_layer(tmp_path: Path, family: st
 )
 def test_what_others_converted_holds_layer_by_layer(tmp_path: Path, family: str, half: bool, traced: bool) -> None:
     program = captured(family)
-    found = compare_program(converted(tmp_path, family, half=half, traced=traced), program, images(program, 2))
+    build, size, _ = FAMILIES[family]
+    path = converted(tmp_path, seeded(build()), size, half=half, traced=traced)
+    found = compare_program(path, program, images(program, 2))
     holds(found)
     modules = {row.output for row in found.layers}
     depth = "transformers.1.blocks.0" if family == "pit" else "blocks.1"
     assert {f"{depth}.{part}" for part in ("norm1", "attn.qkv", "attn", "attn.proj", "mlp.act", "mlp.fc2")} <= modules
+
+
+class Separate(nn.Module):
+    """The same attention as others write it: queries, keys and values from matrices of their own."""
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        self.heads, self.dense = attention.num_heads, attention.proj
+        parts = zip(attention.qkv.weight.chunk(3), attention.qkv.bias.chunk(3), strict=True)
+        self.parts = nn.ModuleList()
+        for weight, bias in parts:
+            self.parts.append(nn.Linear(*reversed(weight.shape)))
+            self.parts[-1].load_state_dict({"weight": weight, "bias": bias})
+
+    def forward(self, tokens: torch.Tensor, **_: Any) -> torch.Tensor:
+        query, key, value = (part(tokens).unflatten(2, (self.heads, -1)).transpose(1, 2) for part in self.parts)
+        weights = (query @ key.transpose(2, 3) / query.shape[-1] ** 0.5).softmax(-1)
+        return self.dense((weights @ value).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+def test_another_implementation_holds_where_it_corresponds(tmp_path: Path) -> None:
+    program = captured()
+    model: Any = seeded(FAMILIES["vit"][0]())
+    for block in model.blocks:
+        block.attn = Separate(block.attn)
+    found = compare_program(converted(tmp_path, model.eval(), 32, half=False, traced=True), program, images(program))
+    assert found.first_departure == ""
+    assert found.unmatched == ("blocks.0.attn.qkv", "blocks.1.attn.qkv")
+    assert {"blocks.0.attn", "blocks.1.attn.proj", "blocks.1.mlp.act"} <= {row.output for row in found.layers}
 
 
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
