@@ -64,6 +64,7 @@ def prepare(program: Program, *, probabilities: bool) -> CoreMLGraph:
     graph = exported.graph
     normalization = _take_floats(graph) if program.inputs[0].dtype == "uint8" else []
     _drop_nothings(graph)
+    _write_rolls_as_slices(graph)
     modules = {node: _path(node) for node in _calls(graph)}
     blocks = {block: node for block in program.blocks if (node := _returned(graph, block)) is not None}
     if probabilities:
@@ -114,6 +115,31 @@ def _drop_nothings(graph: Graph) -> None:
                 (value,) = node.all_input_nodes
                 node.replace_all_uses_with(value)
             graph.erase_node(node)
+
+
+def _write_rolls_as_slices(graph: Graph) -> None:
+    """A roll is two slices, changed about; coremltools would gather by index, which leaves the Neural Engine."""
+    for node in [node for node in _calls(graph) if node.target is _ATEN.roll.default]:
+        value, shifts, dims = node.args
+        with graph.inserting_before(node):
+            for shift, dim in zip(shifts, dims, strict=True):
+                value = _rolled(node, value, shift, dim)
+        node.replace_all_uses_with(value)
+        graph.erase_node(node)
+
+
+def _rolled(roll: Node, value: Any, shift: int, dim: int) -> Node:
+    """One axis of a roll; what it is made of belongs to the module of the roll."""
+    edge = value.meta["val"].shape[dim]
+    cut = -shift % edge
+    parts = []
+    for start, end in ((cut, edge), (0, cut)):
+        part = roll.graph.call_function(_ATEN.slice.Tensor, (value, dim, start, end))
+        part.meta = {**roll.meta, "val": value.meta["val"].narrow(dim, start, end - start)}
+        parts.append(part)
+    whole = roll.graph.call_function(_ATEN.cat.default, (parts, dim))
+    whole.meta = dict(roll.meta)
+    return whole
 
 
 def _returned(graph: Graph, block: str) -> Node | None:

@@ -17,6 +17,8 @@ import numpy.typing as npt
 from vitedge import registry
 from vitedge.bundle import ReferenceData, read_reference
 from vitedge.calibration.preprocess import normalize
+from vitedge.errors import BadRecipe
+from vitedge.mlprogram import COMPUTE
 from vitedge.parity import compare, default_bar, judge
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact, Bar, Manifest, ModelSpec, ParityReport, StructureReport, TensorSpec
@@ -70,6 +72,7 @@ def check_parity(
         One report a runtime; none where the artifact runs in nothing that is to be had here.
 
     Raises:
+        BadRecipe: there is no such way to compute.
         MissingBackend: a runtime that is all there is for the format is not installed.
     """
     return tuple(_judged(name, path, artifact, evidence) for name in _runtimes(artifact.format, compute))
@@ -77,6 +80,8 @@ def check_parity(
 
 def _runtimes(kind: str, compute: str) -> tuple[str, ...]:
     names = RUNTIMES_OF[kind]
+    if compute not in COMPUTE:
+        raise BadRecipe(f"There is no --compute {compute}; choose from {', '.join(COMPUTE)}.")
     if compute == "fp32":
         names = tuple(_WITHOUT_ROUNDING.get(name, name) for name in names[:1])
     here = tuple(name for name in names if registry.works_here(registry.RUNTIMES, name))

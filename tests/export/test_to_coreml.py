@@ -114,6 +114,14 @@ def test_reversed_channels_are_reversed_inside(tmp_path: Path) -> None:
     assert any(operation.kind in ("reverse", "gather") for operation in mil.operations)
 
 
+def test_a_shifted_window_is_sliced_and_not_gathered(tmp_path: Path) -> None:
+    """What it computes is held by the families' parity."""
+    _, mil = lowered(tmp_path, captured("swin"))
+    kinds = {operation.kind for operation in mil.operations}
+    assert {"slice_by_index", "concat"} <= kinds
+    assert not {"gather", "range_1d"} & kinds
+
+
 def test_labels_make_a_classifier_that_keeps_its_logits(tmp_path: Path) -> None:
     artifact, mil = lowered(tmp_path, captured(labels=LABELS), precision="fp16")
     description = mil.package.model.description

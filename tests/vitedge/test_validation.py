@@ -22,7 +22,8 @@ from vitedge.mlprogram.program import read_program
 from vitedge.pipeline import export
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Bar
-from vitedge.validation import Against, validate
+from vitedge.runtimes import mlprogram as program_runtime
+from vitedge.validation import Against, Manner, validate
 
 AGAINST = Against(str(VIT), image_count=4)
 BLOCKED = ("torch", "timm")
@@ -144,6 +145,62 @@ def test_a_package_on_its_own(bundle: Path) -> None:
     found = validate(path, AGAINST)
     assert not found.passed
     assert "constant head_weight " in found.structure[0].reason
+
+
+def test_on_a_mac_a_package_is_judged_in_both_runtimes(demo_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Core ML itself is played by a stand-in here; what is tested is that both are asked, and both are told of."""
+
+    class StandIn(program_runtime.Runtime):
+        def describe(self) -> dict[str, object]:
+            return {}
+
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    monkeypatch.setattr("vitedge.runtimes.coreml.Runtime", StandIn)
+    found = validate(demo_bundle)
+    assert [(report.artifact, report.runtime, report.passed) for report in found.parity] == [
+        ("model.onnx", "onnxruntime", True),
+        ("model.mlpackage", "mlprogram", True),
+        ("model.mlpackage", "coreml", True),
+    ]
+    assert [bool(report.note) for report in found.parity] == [False, True, False]
+
+
+@pytest.mark.parametrize(("compute", "runtime"), [("declared", "mlprogram"), ("fp32", "mlprogram-fp32")])
+def test_the_arithmetic_of_a_package_can_be_chosen(compute: str, runtime: str, demo_bundle: Path) -> None:
+    found = validate(demo_bundle, manner=Manner(compute=compute))
+    assert [report.runtime for report in found.parity] == ["onnxruntime", runtime]
+    assert found.passed
+
+
+def test_another_arithmetic_is_refused(demo_bundle: Path) -> None:
+    with pytest.raises(BadRecipe, match="declared, fp32"):
+        validate(demo_bundle, manner=Manner(compute="fp8"))
+
+
+def test_the_ranges_of_a_package_are_watched_on_request(demo_bundle: Path) -> None:
+    assert validate(demo_bundle).stress == ()
+    (report,) = validate(demo_bundle, manner=Manner(stress=True)).stress
+    assert report.passed
+    assert report.images == 6
+    assert {"softmax", "linear"} <= {entry.operation for entry in report.ranges}
+    with pytest.raises(BadRecipe, match="holds no Core ML package"):
+        validate(demo_bundle / "model.onnx", AGAINST, Manner(stress=True))
+
+
+def test_what_will_cost_speed_is_told_and_is_no_failure(demo_bundle: Path) -> None:
+    found = validate(demo_bundle)
+    assert found.passed
+    assert {finding.rule for finding in found.findings} == {"image input", "precision"}
+    assert all(finding.artifact == "model.mlpackage" and finding.remedy for finding in found.findings)
+
+
+def test_a_package_for_two_images_of_pixels_gets_pixels(tmp_path: Path) -> None:
+    """Core ML's images come one at a time: such an input is an array of floats from 0 to 255."""
+    recipe = ExportRecipe(formats=("coreml",), batch=2, input="uint8", image_count=4)
+    (artifact,) = export(str(VIT), tmp_path / "bundle", recipe).manifest.artifacts
+    assert (artifact.inputs[0].dtype, artifact.inputs[0].pixels) == ("float32", True)
+    assert validate(tmp_path / "bundle").passed
+    assert validate(tmp_path / "bundle" / "model.mlpackage", AGAINST).passed
 
 
 def test_an_artifact_of_another_model(demo_bundle: Path) -> None:

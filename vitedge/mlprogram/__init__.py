@@ -3,3 +3,6 @@
 
 Reading needs neither coremltools' own import nor PyTorch; computing needs PyTorch.
 """
+
+COMPUTE = ("declared", "fp32")
+"""How the arithmetic can be: as declared, or in float32 throughout, which shows a program without its rounding."""

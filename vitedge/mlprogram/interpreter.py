@@ -20,13 +20,11 @@ from torch import Tensor
 
 from vitedge.checkpoints.sentences import short
 from vitedge.errors import BadRecipe, UnreadableArtifact, UnsupportedOperation, UserError
+from vitedge.mlprogram import COMPUTE
 from vitedge.mlprogram.limits import LARGEST_MEMORY
 from vitedge.mlprogram.ops import ARITHMETIC, MOVEMENT, MOVES, OPS
 from vitedge.mlprogram.ops.arguments import STORAGE, Function
 from vitedge.mlprogram.program import Argument, Literal, Named, Operation, Output, Program
-
-COMPUTE = ("declared", "fp32")
-"""How the arithmetic can be: as declared, or in float32 throughout, which shows a program without its rounding."""
 
 Watch = Callable[[Operation, tuple[Any, ...]], None]
 """Is told of every operation what it returned, before that is rounded to a declared float16."""

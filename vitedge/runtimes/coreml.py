@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from vitedge.errors import BadRecipe, DeviceFailed, UnreadableArtifact
-from vitedge.mlprogram.description import ARRAY_DTYPES
+from vitedge.mlprogram.description import inputs, outputs
+from vitedge.mlprogram.package import read_package
 from vitedge.records import TensorSpec
 from vitedge.runtimes.base import Arrays
 
@@ -25,7 +26,7 @@ class Runtime:
         self, source: str | os.PathLike[str], threads: int | None = None, intermediates: tuple[str, ...] = ()
     ) -> None:
         if intermediates:
-            raise BadRecipe("Core ML returns no intermediate values; compare layers on the ONNX file.")
+            raise BadRecipe("Core ML returns no intermediate values; the runtime mlprogram does.")
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
         self._path = Path(source)
@@ -37,9 +38,8 @@ class Runtime:
             self._model = coremltools.models.MLModel(str(self._path), compute_units=coremltools.ComputeUnit.ALL)
         except Exception as error:  # coremltools raises whatever its parts raise
             raise UnreadableArtifact(f"{self._path} cannot be opened by Core ML: {error}.") from error
-        description = self._model.get_spec().description
-        self.inputs = tuple(_spec(feature) for feature in description.input)
-        self.outputs = tuple(_spec(feature) for feature in description.output)
+        package = read_package(self._path)
+        self.inputs, self.outputs = inputs(package), outputs(package)
         return self
 
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
@@ -47,10 +47,10 @@ class Runtime:
         images = {spec.name for spec in self.inputs if spec.dtype == "uint8"}
         values = {name: _image(array) if name in images else array for name, array in feeds.items()}
         try:
-            outputs = self._model.predict(values)
+            found = self._model.predict(values)
         except Exception as error:  # as above
             raise DeviceFailed(f"Core ML failed to run {self._path}: {error}.") from error
-        return {name: np.asarray(value) for name, value in outputs.items() if not isinstance(value, (str, dict))}
+        return {name: np.asarray(value) for name, value in found.items() if not isinstance(value, (str, dict))}
 
     def describe(self) -> dict[str, Any]:
         """The version of coremltools and the compute units that Core ML was allowed to use."""
@@ -63,17 +63,6 @@ class Runtime:
 
     def __exit__(self, *error: object) -> None:
         self._model = None
-
-
-def _spec(feature: Any) -> TensorSpec:
-    kind = feature.type.WhichOneof("Type")
-    if kind == "imageType":
-        size = feature.type.imageType
-        return TensorSpec(feature.name, (1, 3, int(size.height), int(size.width)), "uint8")
-    if kind == "multiArrayType":
-        array = feature.type.multiArrayType
-        return TensorSpec(feature.name, tuple(int(side) for side in array.shape), ARRAY_DTYPES[array.dataType])
-    return TensorSpec(feature.name, (), "str")
 
 
 def _image(array: np.ndarray[Any, Any]) -> Image.Image:

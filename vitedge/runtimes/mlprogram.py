@@ -30,7 +30,7 @@ class Runtime:
     """One loaded program, in the arithmetic that it declares. See `vitedge.runtimes.base.Runtime`."""
 
     _compute = "declared"
-    """One of `vitedge.mlprogram.interpreter.COMPUTE`."""
+    """One of `vitedge.mlprogram.COMPUTE`."""
 
     def __init__(
         self, source: str | os.PathLike[str], threads: int | None = None, intermediates: tuple[str, ...] = ()
