@@ -49,6 +49,7 @@ MODELS = (
     "pit_s_224",
     "pit_s_distilled_224",
     "mobilevit_xs",
+    "mobilevitv2_050",
     "mobilevitv2_100",
     "swin_tiny_patch4_window7_224",
 )
@@ -110,8 +111,7 @@ def exported(path: Path, folder: Path, target: str, precision: str, bar: Bar) ->
 def converted(reference: Reference, folder: Path, target: str, precision: str) -> Path:
     """By coremltools alone, on the traced module."""
     path = folder / f"traced-{target}-{precision}.mlpackage"
-    shape = (1, reference.spec.in_channels, *reference.spec.image_size)
-    return convert(reference.module, shape, path, target, half=precision == "fp16")
+    return convert(reference.module, reference.spec.image_size[0], path, target, half=precision == "fp16")
 
 
 def measured(path: Path, evidence: Evidence) -> OutputParity:

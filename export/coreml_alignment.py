@@ -142,11 +142,11 @@ class _Aligner:
 
     def align(self) -> Alignment:
         matched = self._match()
+        if f"{PREFIX}version" in self.program.package.model.description.metadata.userDefined:
+            self._anchor_names()
         for node, holders in matched.items():
             self._remember(node, holders)
             self._anchor_result(node, holders, matched)
-        if f"{PREFIX}version" in self.program.package.model.description.metadata.userDefined:
-            self._anchor_names()
         for node, holders in matched.items():
             self._anchor_data(node, holders[0].operation)
         self._anchor_outputs()
@@ -192,7 +192,7 @@ class _Aligner:
         appliers, holders = list(self._appliers()), list(self._holders())
         pairs: dict[int, _Applier] = {}
         used: Counter[Node] = Counter()
-        for find in (self._by_name(appliers), self._by_content(appliers)):
+        for find in (self._by_name(appliers, holders), self._by_content(appliers)):
             for index, holder in enumerate(holders):
                 candidates = find(holder) if index not in pairs else []
                 if candidates:
@@ -207,12 +207,16 @@ class _Aligner:
             matched[pairs[index].node].append(holders[index])
         return {node: found for node, found in matched.items() if found}
 
-    def _by_name(self, appliers: list[_Applier]) -> _Finder:
+    def _by_name(self, appliers: list[_Applier], holders: list[_Holder]) -> _Finder:
         named = defaultdict(list)
         for applier in appliers:
             for name in applier.names:
                 named[name].append(applier)
-        return lambda holder: [found for name, _ in holder.constants for found in named.get(plain(name), ())]
+        # coremltools keeps equal constants once, under the name of the first: it says nothing of the other readers.
+        read = Counter(name for holder in holders for name, _ in holder.constants)
+        return lambda holder: [
+            found for name, _ in holder.constants if read[name] == 1 for found in named.get(plain(name), ())
+        ]
 
     def _by_content(self, appliers: list[_Applier]) -> _Finder:
         values = {source.name: value for source, value in self.values.items() if value.is_floating_point()}

@@ -120,7 +120,8 @@ def _drop_nothings(graph: Graph) -> None:
 def _write_rolls_as_slices(graph: Graph) -> None:
     """A roll is two slices, changed about; coremltools would gather by index, which leaves the Neural Engine."""
     for node in [node for node in _calls(graph) if node.target is _ATEN.roll.default]:
-        value, shifts, dims = node.args
+        arguments: Any = node.args
+        value, shifts, dims = arguments
         with graph.inserting_before(node):
             for shift, dim in zip(shifts, dims, strict=True):
                 value = _rolled(node, value, shift, dim)

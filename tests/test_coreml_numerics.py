@@ -63,7 +63,7 @@ def written(family: str, path: Path, target: str, front: str, *, half: bool) -> 
     """Through vitedge (which goes in by ``torch.export``), or by coremltools alone."""
     module, size = model(family)
     if front == "trace":
-        return convert(module, (1, 3, size, size), path, target, half=half)
+        return convert(module, size, path, target, half=half)
     program = capture(module, captured(family).spec, FAMILIES[family][2])
     single = find_noisy(program, pixels(size)[:4], [expected(family)], HALF_DB) if half else ()
     lower(program, ExportRecipe(coreml_target=target, precision="fp16" if half else "fp32"), path, single)
@@ -73,7 +73,8 @@ def written(family: str, path: Path, target: str, front: str, *, half: bool) -> 
 def parity(family: str, path: Path) -> OutputParity:
     images = pixels(model(family)[1])
     with Runtime(path) as runtime:
-        found = np.concatenate([runtime.run({"image": image[None].numpy()})["logits"] for image in images])
+        (image,), (logits,) = runtime.inputs, runtime.outputs
+        found = np.concatenate([runtime.run({image.name: one[None].numpy()})[logits.name] for one in images])
     (result,) = compare({"logits": expected(family)}, {"logits": found})
     assert not result.degenerate
     return result
@@ -113,12 +114,12 @@ def test_a_tanh_gelu_in_place_of_the_exact_one_is_seen(family: str, tmp_path: Pa
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("demo", MODELS, ids=lambda demo: demo.name)
 def test_the_trained_models_keep_their_top_1(demo: DemoModel, precision: str, tmp_path: Path) -> None:
-    """Over all 540 test images, with the image as Core ML takes it."""
+    """Over all 540 test images."""
     reference = load_reference(read(str(demo.path), overrides=demo.overrides))
     split = load(str(IMAGES), reference.spec, len(images()[1]))
     evidence = gather(reference, split, Bar(), features=False)
     program = capture(
-        reference.deployed(uint8=True, features=False), reference.spec, reference.blocks, batch=1, dtype="uint8"
+        reference.deployed(uint8=True, features=False), reference.spec, reference.blocks, batch=30, dtype="uint8"
     )
     path = tmp_path / "model.mlpackage"
     artifact = lower(program, ExportRecipe(precision=precision, input="uint8"), path, ())

@@ -11,17 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from timm.models import mobilevit
 from timm.models.byobnet import ByobNet, ByoModelCfg
 
 from tests import damage
 from tests.export import coreml_models
 from tests.export.coreml_models import CLASSES, FAMILIES, captured
+from tests.export.foreign import convert
 from tests.seeding import seeded
 from vitedge.errors import CheckFailed
 from vitedge.export.coreml_layers import LayerComparison, compare_program
-from vitedge.export.coreml_quiet import load_coremltools, quiet
 from vitedge.export.coreml_reference import expected_weights
 from vitedge.export.coreml_weights import compare_weights
 from vitedge.export.program import Program
@@ -100,27 +99,12 @@ def sound(
             patch.setitem(coreml_models.FAMILIES, "mobilevit", (tiny_mobilevit, 64, ("stages.0", "stages.1")))
             program = captured(family)
             if conversion.startswith("foreign"):
-                convert_plainly(family, conversion, path)
+                build, size, _ = FAMILIES[family]
+                convert(seeded(build()), size, path, "iOS16", half=conversion.endswith("16"))
             else:
                 lower(program, ExportRecipe(formats=("coreml",), precision=conversion), path, ())
         made[request.param] = Sound(path, program, BLOCKS[family])
     return made[request.param]
-
-
-def convert_plainly(family: str, conversion: str, path: Path) -> None:
-    """As anybody would, from the trace of the module."""
-    build, size, _ = FAMILIES[family]
-    ct = load_coremltools()
-    example = torch.zeros(1, 3, size, size)
-    precision = ct.precision.FLOAT16 if conversion.endswith("16") else ct.precision.FLOAT32
-    with quiet(), torch.no_grad():
-        traced = torch.jit.trace(seeded(build()), example)
-        inputs = [ct.TensorType(name="x", shape=example.shape, dtype=np.float32)]
-        model = ct.convert(
-            traced, inputs=inputs, compute_precision=precision, minimum_deployment_target=ct.target.iOS16,
-            skip_model_load=True,
-        )  # fmt: skip
-        model.save(str(path))
 
 
 def module_of(layer: str) -> str:

@@ -2,15 +2,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
 from tests.export.coreml_models import FAMILIES, captured
+from tests.export.foreign import convert
 from tests.seeding import seeded
 from vitedge.export.capture import capture
 from vitedge.export.coreml_alignment import Alignment, align
@@ -39,24 +42,6 @@ def exported(folder: Path, program: Program, *islands: str, **recipe: Any) -> Pa
     return path
 
 
-def converted(folder: Path, module: nn.Module, size: int, *, half: bool, traced: bool) -> Path:
-    """By coremltools alone, as anybody would."""
-    ct = load_coremltools()
-    example = torch.zeros(1, 3, size, size)
-    path = folder / "theirs.mlpackage"
-    options: dict[str, Any] = {"compute_precision": ct.precision.FLOAT16 if half else ct.precision.FLOAT32}
-    with quiet(), torch.no_grad():
-        if traced:
-            source: Any = torch.jit.trace(module, example)
-            options |= {"inputs": [ct.TensorType(name="x", shape=example.shape)]}
-            options |= {"minimum_deployment_target": ct.target.iOS16}
-        else:
-            source = torch.export.export(module, (example,)).run_decompositions({})
-            options |= {"minimum_deployment_target": ct.target.iOS18}
-        ct.convert(source, skip_model_load=True, **options).save(str(path))
-    return path
-
-
 def holds(found: LayerComparison) -> None:
     assert found.first_departure == ""
     assert found.unmatched == ()
@@ -74,13 +59,25 @@ def test_what_was_converted_here_holds_layer_by_layer(tmp_path: Path, family: st
     holds(compare_program(exported(tmp_path, program, precision="fp16"), program, images(program)))
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_constant_that_several_layers_share_leads_to_none_of_them(tmp_path: Path, ours: bool) -> None:
+    """Shifted windows of one size have one mask, which coremltools keeps once and calls after its first reader."""
+    sizes: dict[str, Any] = {"img_size": 32, "patch_size": 4, "embed_dim": 8, "window_size": 4}
+    module = seeded(SwinTransformer(**sizes, depths=(6,), num_heads=(2,), num_classes=5))
+    program = capture(module, replace(captured("swin").spec, image_size=(32, 32)), ())
+    path = exported(tmp_path, program) if ours else convert(module, 32, tmp_path / "theirs.mlpackage", half=True)
+    holds(compare_program(path, program, images(program)))
+
+
 @pytest.mark.parametrize(
     ("family", "half", "traced"), [("deit", True, True), ("vit", True, False), ("pit", False, False)]
 )
 def test_what_others_converted_holds_layer_by_layer(tmp_path: Path, family: str, half: bool, traced: bool) -> None:
     program = captured(family)
     build, size, _ = FAMILIES[family]
-    path = converted(tmp_path, seeded(build()), size, half=half, traced=traced)
+    path = tmp_path / "theirs.mlpackage"
+    front, target = ("trace", "iOS16") if traced else ("export", "iOS18")
+    convert(seeded(build()), size, path, target, half=half, front=front)
     found = compare_program(path, program, images(program, 2))
     holds(found)
     modules = {row.output for row in found.layers}
@@ -111,7 +108,7 @@ def test_another_implementation_holds_where_it_corresponds(tmp_path: Path) -> No
     model: Any = seeded(FAMILIES["vit"][0]())
     for block in model.blocks:
         block.attn = Separate(block.attn)
-    found = compare_program(converted(tmp_path, model.eval(), 32, half=False, traced=True), program, images(program))
+    found = compare_program(convert(model.eval(), 32, tmp_path / "theirs.mlpackage"), program, images(program))
     assert found.first_departure == ""
     assert found.unmatched == ("blocks.0.attn.qkv", "blocks.1.attn.qkv")
     assert {"blocks.0.attn", "blocks.1.attn.proj", "blocks.1.mlp.act"} <= {row.output for row in found.layers}

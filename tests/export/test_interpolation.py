@@ -150,5 +150,5 @@ def test_core_ml_multiplies_with_the_same_constants(tmp_path: Path, name: str, p
     assert {f"c_{constant}" for constant in CONSTANTS[name]} <= set(weights)
     report = coreml_artifact.check(path, artifact, weights)
     assert report.passed, report.reason
-    weights["c_" + min(CONSTANTS[name])][0, 0] += 0.01
+    weights["c_" + min(CONSTANTS[name])].value[0, 0] += 0.01
     assert not coreml_artifact.check(path, artifact, weights).passed

@@ -191,7 +191,7 @@ def test_several_images_at_once_are_a_multi_array(tmp_path: Path) -> None:
     artifact, mil = lowered(
         tmp_path, capture(module, program.spec, program.blocks, batch=2, dtype="uint8"), input="uint8"
     )
-    assert artifact.inputs == (TensorSpec("image", (2, 3, 32, 32), "float32"),)
+    assert artifact.inputs == (TensorSpec("image", (2, 3, 32, 32), "float32", pixels=True),)
     assert mil.package.model.description.predictedFeatureName == ""
     assert len(artifact.notes) == 2
 

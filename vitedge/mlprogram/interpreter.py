@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import ml_dtypes
@@ -72,6 +73,8 @@ class Interpreter:
         self.program = program
         self.compute = compute
         self._constants: dict[str, Any] = {}
+        self._types = {output.name: output.type for operation in program.operations for output in operation.outputs}
+        self._types.update((entry.name, entry.type) for entry in program.inputs)
         self._steps: list[Step] = []
         self._prepare()
 
@@ -215,9 +218,19 @@ class Interpreter:
             constants=constants,
             values=tuple(values),
             dtypes=tuple(self._dtype(output.type.dtype) for output in operation.outputs),
-            widens=self.compute == "fp32" or operation.kind not in MOVES,
+            widens=self._widens(operation),
             releases=releases,
         )
+
+    def _widens(self, operation: Operation) -> bool:
+        """Whether narrow arguments have to be widened before the call; most programs have none."""
+        if operation.kind in MOVES and self.compute == "declared":
+            return False
+        dtypes = chain(
+            (self._types[name].dtype for name in operation.reads()),
+            (literal.type.dtype for literal in operation.literals()),
+        )
+        return any(STORAGE.get(dtype) in _NARROW for dtype in dtypes)
 
     def _named(self, argument: Argument, place: str) -> str:
         """The name of an argument; a literal among named ones gets one."""

@@ -65,6 +65,12 @@ class Operation:
                 if isinstance(argument, Named):
                     yield argument.name
 
+    def literals(self) -> Iterator[Literal]:
+        """Constant values that it holds itself."""
+        yield from self.attributes.values()
+        for arguments in self.inputs.values():
+            yield from (argument for argument in arguments if isinstance(argument, Literal))
+
 
 @dataclass(frozen=True)
 class Program:
@@ -86,9 +92,7 @@ class Program:
     def literals(self) -> Iterator[Literal]:
         """Every constant value, those that have no name included."""
         for operation in self.operations:
-            yield from operation.attributes.values()
-            for arguments in operation.inputs.values():
-                yield from (argument for argument in arguments if isinstance(argument, Literal))
+            yield from operation.literals()
 
 
 def read_program(package: Package, function: str = "") -> Program:
