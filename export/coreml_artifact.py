@@ -40,7 +40,7 @@ def describe(path: Path) -> Artifact:
         path=path.name,
         sha256=hash_listing(files),
         size=sum((path.parent / name).stat().st_size for name in files),
-        precision="fp16" if _operations_by_precision(program)["float16"] else "fp32",
+        precision=_declared_precision(program),
         target=_target(package),
         inputs=description.inputs(package),
         outputs=description.outputs(package),
@@ -154,6 +154,13 @@ def _precision(program: Program, artifact: Artifact) -> str:
     if artifact.precision == "fp16" and not counts["float16"]:
         raise CheckFailed("no operation computes in fp16 in a package of fp16")
     return f"{counts['float16']} operations in fp16, {counts['float32']} in fp32"
+
+
+def _declared_precision(program: Program) -> str:
+    """``compressed`` where weights are not kept as they are computed with."""
+    if any(operation.kind.startswith("constexpr_") for operation in program.operations):
+        return "compressed"
+    return "fp16" if _operations_by_precision(program)["float16"] else "fp32"
 
 
 def _operations_by_precision(program: Program) -> dict[str, int]:

@@ -50,18 +50,28 @@ def export(source: str, bundle: str | Path, recipe: ExportRecipe | None = None, 
     return run(source, Path(bundle), recipe, force=force)
 
 
-def validate(subject: str | Path, *, against: str | Against | None = None, layers: bool = False) -> Validation:
+def validate(
+    subject: str | Path,
+    *,
+    against: str | Against | None = None,
+    layers: bool = False,
+    compute: str = "declared",
+    stress: bool = False,
+) -> Validation:
     """Checks a bundle, or compares an artifact with a checkpoint. See `vitedge.validation.validate`.
 
     Args:
         subject: a bundle, an ``.onnx`` file or an ``.mlpackage``.
         against: a checkpoint, or an `Against` with the images, the weight set and the facts given by hand.
-        layers: compare block by block with a checkpoint.
+        layers: compare layer by layer with a checkpoint.
+        compute: ``declared``, or ``fp32`` for a Core ML package without the rounding of half precision.
+        stress: watch the ranges of a Core ML package's values.
     """
-    from vitedge.validation import Against
+    from vitedge.validation import Against, Manner
     from vitedge.validation import validate as run
 
-    return run(Path(subject), Against(against, layers=layers) if isinstance(against, str) else against)
+    reference = Against(against, layers=layers) if isinstance(against, str) else against
+    return run(Path(subject), reference, Manner(compute, stress))
 
 
 def bench(subjects: Sequence[str], *, device: str = "local", threads: int | None = None) -> BenchReport:

@@ -52,6 +52,9 @@ Images = Annotated[
     str | None, typer.Option(metavar="DIR|synthetic", help="Images that parity is measured on; synthetic if not given.")
 ]
 ImageCount = Annotated[int | None, typer.Option(min=2, help=f"How many images; {IMAGE_COUNT} if not given.")]
+MaxError = Annotated[float | None, typer.Option(help="Bar: max |difference| / max |reference|.")]
+MinSqnr = Annotated[float | None, typer.Option(help="Bar: centred SQNR in dB.")]
+MinAgreement = Annotated[float | None, typer.Option(help="Bar: share of images with the same top-1.")]
 
 
 @app.command()
@@ -89,9 +92,9 @@ def export(
     seed: Annotated[int | None, typer.Option(help="Of the synthetic images or of the choice from a folder.")] = None,
     weights: Weights = None,
     overrides: Overrides = None,
-    max_error: Annotated[float | None, typer.Option(help="Bar: max |difference| / max |reference|.")] = None,
-    min_sqnr: Annotated[float | None, typer.Option(help="Bar: centred SQNR in dB.")] = None,
-    min_agreement: Annotated[float | None, typer.Option(help="Bar: share of images with the same top-1.")] = None,
+    max_error: MaxError = None,
+    min_sqnr: MinSqnr = None,
+    min_agreement: MinAgreement = None,
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="Read options from a file; those given here win.")
     ] = None,
@@ -139,6 +142,9 @@ def validate(
     image_count: ImageCount = None,
     weights: Weights = None,
     overrides: Overrides = None,
+    max_error: MaxError = None,
+    min_sqnr: MinSqnr = None,
+    min_agreement: MinAgreement = None,
     compute: Annotated[
         str, typer.Option(metavar="declared|fp32", help="Core ML: fp32 shows the conversion without its rounding.")
     ] = "declared",
@@ -169,8 +175,9 @@ def validate(
         from vitedge.validation import Against, Manner
         from vitedge.validation import validate as run
 
-        if layers and against is None:
-            raise BadRecipe("--layers compares with the reference's layers: add --against CHECKPOINT.")
+        bar = _bar(max_error, min_sqnr, min_agreement)
+        if against is None and (layers or bar):
+            raise BadRecipe("--layers and bars are for a comparison with a checkpoint: add --against CHECKPOINT.")
         reference = (
             None
             if against is None
@@ -180,6 +187,7 @@ def validate(
                 image_count or IMAGE_COUNT,
                 layers=layers,
                 weights=weights,
+                bar=None if bar is None else from_dict(Bar, bar),
                 overrides=parse_overrides(overrides),
             )
         )

@@ -71,7 +71,8 @@ def judge_program(
     if first:
         said = f"{report.reason}; the first to depart is {first}" if report.reason else f"{first} departs"
         return replace(report, layers=found.layers, first_departure=first, reason=said, passed=False)
-    reason = f"{report.reason}; every layer by itself holds its bar" if report.reason else ""
+    told = f"{len(found.unjudged)} values come of compressed weights" if found.unjudged else "every layer holds its bar"
+    reason = f"{report.reason}; {told}" if report.reason else ""
     return replace(report, layers=found.layers, reason=reason)
 
 

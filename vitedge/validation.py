@@ -106,6 +106,11 @@ class _Basis:
 
     @staticmethod
     def of_artifact(artifact: Artifact, against: Against) -> _Basis:
+        if not artifact.outputs:
+            raise UnreadableArtifact(
+                f"{artifact.path} returns a label and a table of probabilities, and no scores to compare: convert the "
+                "model without a ClassifierConfig, or with its logits as a further output."
+            )
         return _Basis.of_checkpoint(
             against, _image_size(artifact), features=len(artifact.outputs) > 1, precision=artifact.precision
         )
@@ -171,7 +176,7 @@ def _against(
     first = tuple(
         from_reference.judge_program(report, path, artifact, program, basis.evidence) for report in reports[:1]
     )
-    shown = tuple(report if basis.layers or not report.passed else replace(report, layers=()) for report in first)
+    shown = tuple(report if basis.layers else replace(report, layers=()) for report in first)
     return (*shown, *reports[1:]), expected_weights(program)
 
 

@@ -17,7 +17,8 @@ from onnx import helper, numpy_helper
 
 from tests.bad_files import PIT, VIT, vit_state
 from vitedge.errors import BadRecipe, BundleDamaged, UnreadableArtifact, UserError, WeightsMismatch
-from vitedge.mlprogram.package import WEIGHTS, read_package
+from vitedge.export.coreml_quiet import load_coremltools, quiet
+from vitedge.mlprogram.package import MODEL, WEIGHTS, read_package
 from vitedge.mlprogram.program import read_program
 from vitedge.pipeline import export
 from vitedge.recipe import ExportRecipe
@@ -192,6 +193,37 @@ def test_what_will_cost_speed_is_told_and_is_no_failure(demo_bundle: Path) -> No
     assert found.passed
     assert {finding.rule for finding in found.findings} == {"image input", "precision"}
     assert all(finding.artifact == "model.mlpackage" and finding.remedy for finding in found.findings)
+
+
+def quantized(source: Path, path: Path, **options: object) -> Path:
+    """The package with its weights compressed by coremltools, as anybody may do."""
+    ct = load_coremltools()
+    with quiet():
+        optimize = ct.optimize.coreml
+        config = optimize.OptimizationConfig(optimize.OpLinearQuantizerConfig(weight_threshold=512, **options))
+        model = ct.models.MLModel(str(source), skip_model_load=True)
+        optimize.linear_quantize_weights(model, config).save(str(path))
+    return path
+
+
+def test_a_compressed_package_is_held_to_the_bar_of_compression(demo_bundle: Path, tmp_path: Path) -> None:
+    path = quantized(demo_bundle / "model.mlpackage", tmp_path / "w8.mlpackage")
+    found = validate(path, replace(AGAINST, layers=True))
+    assert found.passed, found
+    (report,) = found.parity
+    assert report.bar == Bar(centred_sqnr_db=20.0)
+    assert 20 < report.outputs[0].centred_sqnr_db < 80
+    strict = validate(path, replace(AGAINST, bar=Bar(centred_sqnr_db=80.0)))
+    assert "values come of compressed weights" in strict.parity[0].reason
+
+
+def test_a_package_without_scores_is_told_what_it_lacks(bundle: Path) -> None:
+    path = bundle / "model.mlpackage"
+    model = read_package(path).model
+    model.description.predictedFeatureName = "logits"
+    (path / MODEL).write_bytes(model.SerializeToString())
+    with pytest.raises(UnreadableArtifact, match="no scores to compare: convert the model without a ClassifierConfig"):
+        validate(path, AGAINST)
 
 
 def test_a_package_for_two_images_of_pixels_gets_pixels(tmp_path: Path) -> None:

@@ -236,8 +236,9 @@ def _islands(program: Program) -> Iterator[Finding]:
     }
     readers: dict[str, list[Operation]] = defaultdict(list)
     for operation in program.operations:
-        for name in casts.intersection(operation.reads()):
-            readers[name].append(operation)
+        if operation.kind != "classify":  # it only names what comes out
+            for name in casts.intersection(operation.reads()):
+                readers[name].append(operation)
     if readers:
         inside = list({_called(operation): None for operations in readers.values() for operation in operations})
         yield _finding(
