@@ -8,12 +8,14 @@ from collections.abc import Callable
 import timm
 import torch
 from timm.models.beit import Beit
+from timm.models.byobnet import ByobNet
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.pit import PoolingVisionTransformer
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from tests.export.tiny import mobilevit_configuration
 from tests.seeding import seeded
 from vitedge.export.capture import capture
 from vitedge.export.program import Program
@@ -34,6 +36,11 @@ _PIT = {
 }
 _SWIN = {"img_size": 64, "patch_size": 4, "embed_dim": 16, "depths": (2, 2), "num_heads": (1, 2), "window_size": 4}
 
+
+def _mobilevit(name: str) -> nn.Module:
+    return ByobNet(mobilevit_configuration(name), num_classes=CLASSES)
+
+
 FAMILIES: dict[str, tuple[Callable[[], nn.Module], int, tuple[str, ...]]] = {
     "vit": (lambda: VisionTransformer(**_PLAIN), 32, ("blocks.0", "blocks.1")),
     "registers": (
@@ -44,8 +51,8 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], int, tuple[str, ...]]] = {
     "deit": (lambda: VisionTransformerDistilled(**_PLAIN), 32, ("blocks.0", "blocks.1")),
     "pit": (lambda: PoolingVisionTransformer(**_PIT), 64, ("transformers.0.blocks.0", "transformers.2.blocks.0")),
     "pit distilled": (lambda: PoolingVisionTransformer(**_PIT, distilled=True), 64, ("transformers.1.blocks.0",)),
-    "mobilevit": (lambda: timm.create_model("mobilevit_xxs", num_classes=CLASSES), 64, ("stages.0", "stages.3")),
-    "mobilevitv2": (lambda: timm.create_model("mobilevitv2_050", num_classes=CLASSES), 64, ("stages.0", "stages.3")),
+    "mobilevit": (lambda: _mobilevit("mobilevit"), 64, ("stages.0", "stages.1")),
+    "mobilevitv2": (lambda: _mobilevit("mobilevitv2"), 64, ("stages.0", "stages.1")),
     "swin": (lambda: SwinTransformer(**_SWIN, num_classes=CLASSES), 64, ("layers.0.blocks.1", "layers.1.blocks.1")),
     "beit": (lambda: Beit(**_PLAIN, init_values=0.1, use_rel_pos_bias=True), 32, ("blocks.0", "blocks.1")),
     "hybrid": (

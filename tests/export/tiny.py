@@ -54,11 +54,11 @@ def model(name: str) -> nn.Module:
             img_size=SIZE, patch_size=2, window_size=4, embed_dim=24, depths=(2, 1), num_heads=(2, 4), num_classes=7
         )
     else:
-        module = ByobNet(_mobilevit(name), num_classes=7)
+        module = ByobNet(mobilevit_configuration(name), num_classes=7)
     return seeded(module)
 
 
-def _mobilevit(name: str) -> ByoModelCfg:
+def mobilevit_configuration(name: str) -> ByoModelCfg:
     bottle = {"bottle_in": True, "linear_out": True}
     attention = (
         ByoBlockCfg("mobilevit2", d=1, c=24, s=1, br=0.5, gs=1, block_kwargs={"transformer_depth": 1, "patch_size": 2})
