@@ -16,7 +16,7 @@ demo: install
 	$(BIN)/vitedge demo
 
 test: install lint types
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal   # two workers of two threads each would wait for one another
 
 lint: install
 	$(BIN)/ruff check .

@@ -92,9 +92,13 @@ def _runtimes(kind: str, compute: str) -> tuple[str, ...]:
 
 def _judged(name: str, path: Path, artifact: Artifact, evidence: Evidence) -> ParityReport:
     with registry.load(registry.RUNTIMES, name).Runtime(path) as runtime:
-        found = run(runtime, artifact, evidence)
-        caveat = runtime.describe().get("caveat", "")
-    outputs = compare(evidence.data.outputs, found)
+        report = judged(name, runtime, artifact, evidence)
+        return replace(report, note=runtime.describe().get("caveat", ""))
+
+
+def judged(name: str, runtime: Any, artifact: Artifact, evidence: Evidence) -> ParityReport:
+    """The verdict on what a loaded runtime of that name makes of an artifact."""
+    outputs = compare(evidence.data.outputs, run(runtime, artifact, evidence))
     reason = judge(outputs, evidence.bar)
     return ParityReport(
         artifact=artifact.path,
@@ -105,7 +109,6 @@ def _judged(name: str, path: Path, artifact: Artifact, evidence: Evidence) -> Pa
         outputs=outputs,
         passed=not reason,
         reason=reason,
-        note=caveat,
     )
 
 

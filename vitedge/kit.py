@@ -17,13 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from vitedge.bundle import MANIFEST, REFERENCE, check_files, read_manifest, write_manifest
-from vitedge.comparison import Evidence, run, sealed_evidence
+from vitedge.comparison import Evidence, judged, run, sealed_evidence
 from vitedge.digest import hash_file
 from vitedge.errors import BadRecipe, CheckFailed, OutputRefused, UnreadableArtifact
 from vitedge.kit_result import FORMAT_VERSION, Result, Run, read_result
 from vitedge.kit_script import content_hash
 from vitedge.output import replacing
-from vitedge.parity import compare, judge
 from vitedge.records import Artifact, Manifest, ParityReport, Validation
 from vitedge.serialization import to_dict
 
@@ -172,25 +171,13 @@ def _check_origin(result: Path, found: Result, artifact: Artifact, inputs: str) 
 
 
 def _judged(one: Run, artifact: Artifact, evidence: Evidence, machine: Mapping[str, str]) -> ParityReport:
-    outputs = compare(evidence.data.outputs, run(_Replay(one.outputs), artifact, evidence))
-    reason = judge(outputs, evidence.bar)
     where = {
         **machine,
         "compute_units": one.compute_units,
         "load_seconds": f"{one.load_seconds:.3f}",
         "median_ms": f"{one.median_ms:.3f}",
     }
-    return ParityReport(
-        artifact=artifact.path,
-        runtime=RUNTIME,
-        images=len(evidence.data.images),
-        image_source=evidence.image_source,
-        bar=evidence.bar,
-        outputs=outputs,
-        passed=not reason,
-        reason=reason,
-        machine=where,
-    )
+    return replace(judged(RUNTIME, _Replay(one.outputs), artifact, evidence), machine=where)
 
 
 def _key(report: ParityReport) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vitedge.errors import UnreadableArtifact
 from vitedge.mlprogram.ops.arguments import Table, allow, flag, integer, ints
+from vitedge.mlprogram.ops.elementwise import real_div
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def _scattered(data: Tensor, along: int, at: Tensor, updates: Tensor, mode: str)
         data, updates = data.float(), updates.float()
     if mode == "div":
         divisor = torch.ones_like(data).scatter_reduce(along, at, updates, "prod")
-        return torch.div(data, divisor, rounding_mode=None if data.is_floating_point() else "trunc")
+        return real_div(data, divisor)
     return data.scatter_reduce(along, at, -updates if mode == "sub" else updates, _REDUCTIONS[mode])
 
 

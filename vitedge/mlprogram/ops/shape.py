@@ -104,7 +104,7 @@ def split(
     if split_sizes is not None:
         return tuple(x.split_with_sizes(ints(split_sizes), along))
     pieces = 0 if num_splits is None else integer(num_splits)
-    if pieces < 1 or x.shape[along] % pieces:
+    if not 1 <= pieces <= max(1, x.shape[along]) or x.shape[along] % pieces:
         raise UnreadableArtifact(f"An axis of {x.shape[along]} is not to be split into {pieces} equal pieces.")
     return tuple(x.split_with_sizes([x.shape[along] // pieces] * pieces, along))
 
