@@ -85,7 +85,7 @@ def _rank(program: Program) -> Iterator[Finding]:
     ranks = [
         (_called(operation), len(output.type.shape or ()))
         for operation, output in _values(program)
-        if not _is_constant(operation)
+        if not operation.is_constant
     ]
     high = [name for name, rank in ranks if rank > MAX_RANK]
     if high:
@@ -161,9 +161,7 @@ def _leaves_neural_engine(program: Program) -> Iterator[Finding]:
 def _unfolded(program: Program) -> Iterator[Finding]:
     """What coremltools' pass ``common::const_elimination`` does away with where it knows the value."""
     folded = _constant_values(program)
-    computed = [
-        operation for operation in program.operations if not _is_constant(operation) and operation.name in folded
-    ]
+    computed = [operation for operation in program.operations if not operation.is_constant and operation.name in folded]
     if not computed:
         return
     own = {output.name for operation in computed for output in operation.outputs}
@@ -211,7 +209,7 @@ def _precision(program: Program) -> Iterator[Finding]:
     counts = Counter(
         output.type.dtype
         for operation, output in _values(program)
-        if not _is_constant(operation) and operation.kind != "cast"
+        if not operation.is_constant and operation.kind != "cast"
     )
     if counts["float32"] and not counts["float16"]:
         yield _finding(
@@ -343,16 +341,12 @@ def _values(program: Program) -> Iterator[tuple[Operation, Output]]:
                 yield operation, output
 
 
-def _is_constant(operation: Operation) -> bool:
-    return operation.kind == "const" or operation.kind.startswith("constexpr_")
-
-
 def _constant_values(program: Program) -> frozenset[str]:
     """Names of the values that are the same at every prediction."""
     known: set[str] = set()
     for operation in program.operations:
         bound = any(operation.inputs.values())
-        if _is_constant(operation) or (
+        if operation.is_constant or (
             bound and not operation.kind.startswith("random_") and all(name in known for name in operation.reads())
         ):
             known.update(output.name for output in operation.outputs)

@@ -83,11 +83,6 @@ def module_of_weight(name: str) -> str:
     return match.group(1) if match else ""
 
 
-def is_constant(operation: Operation) -> bool:
-    """Whether what it makes is known before the program runs."""
-    return operation.kind == "const" or operation.kind.startswith("constexpr_")
-
-
 def readers(program: Program) -> Mapping[str, list[Operation]]:
     """Every value to the operations that read it."""
     found: dict[str, list[Operation]] = defaultdict(list)
@@ -106,7 +101,7 @@ def _traced(program: Program, say: Callable[[str], str], otherwise: Callable[[Op
     constants: set[str] = set()
     for operation in program.operations:
         module = say(operation.name)
-        if is_constant(operation):
+        if operation.is_constant:
             constants.add(operation.name)
         elif not module:
             weights = (found[name] for name in operation.reads() if name in constants)

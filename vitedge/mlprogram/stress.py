@@ -22,7 +22,7 @@ from torch import Tensor
 from vitedge.errors import BadRecipe
 from vitedge.mlprogram.description import is_bgr
 from vitedge.mlprogram.interpreter import Interpreter, tensor
-from vitedge.mlprogram.modules import is_constant, listed_modules, modules_of, readers
+from vitedge.mlprogram.modules import listed_modules, modules_of, readers
 from vitedge.mlprogram.ops.arguments import ints
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import Literal, Named, Operation, Program, read_program
@@ -101,7 +101,7 @@ class _Watch:
         self._half = any(
             output.type.dtype == "float16"
             for operation in program.operations
-            if not is_constant(operation) and operation.kind != "cast"
+            if not operation.is_constant and operation.kind != "cast"
             for output in operation.outputs
         )
         self._seen: dict[tuple[str, str], _Seen] = {}
@@ -157,7 +157,7 @@ class _Watch:
                 continue
             concerned = [seen.operation] if seen.inside else [seen.operation, *self._readers.get(seen.value, ())]
             for operation in concerned:
-                if operation.kind not in ("cast", "classify") and not is_constant(operation):
+                if operation.kind not in ("cast", "classify") and not operation.is_constant:
                     found.add(self._modules[operation.name])
         order = dict.fromkeys(self._modules[operation.name] for operation in self._program.operations)
         # The empty name is the reference itself only where modules are known.

@@ -19,7 +19,6 @@ from vitedge.mlprogram.modules import (
     MODULES,
     blocks_of,
     identifier,
-    is_constant,
     module_of_weight,
     modules_of,
     readers,
@@ -67,7 +66,7 @@ def test_every_value_of_ours_is_traced_to_the_module_that_it_was_made_of(
     values = [
         output.name
         for operation in program.operations
-        if not is_constant(operation) and operation.kind not in ("cast", "classify")
+        if not operation.is_constant and operation.kind not in ("cast", "classify")
         for output in operation.outputs
     ]
     assert {name: found[name] for name in values} == {name: known[name] for name in values}
