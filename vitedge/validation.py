@@ -89,12 +89,14 @@ class _Basis:
     """Where the checkpoint is at hand."""
     layers: bool = False
     """Whether the layers are to be shown."""
+    brought: tuple[ParityReport, ...] = ()
+    """What the bundle was seen to compute on other machines: sealed into it, and shown as it was judged."""
 
     @staticmethod
     def of_bundle(folder: Path, manifest: Manifest, against: Against | None) -> _Basis:
         sealed = sealed_evidence(folder, manifest)
         if against is None:
-            return _Basis(sealed)
+            return _Basis(sealed, brought=tuple(report for report in manifest.parity if report.machine))
         recipe = from_dict(ExportRecipe, manifest.recipe)
         against = replace(
             against,
@@ -148,6 +150,7 @@ def _verdict(
             reports, weights = _against(basis.reference, reports, path, artifact, basis)
         parity.extend(reports)
         structure.append(check_structure(path, artifact, weights))
+    parity.extend(basis.brought)
     for path, artifact in packages:
         findings.extend(lint(path, artifact.path))
     watched = tuple(stress(path, artifact, basis.evidence) for path, artifact in packages) if manner.stress else ()

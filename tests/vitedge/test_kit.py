@@ -86,7 +86,9 @@ def test_what_comes_back_is_judged_here_and_sealed(bundle: Path, brought: Path) 
     manifest = read_manifest(bundle)
     assert manifest.parity[-1] == report
     assert check_files(bundle, manifest) == found.files == 5
-    assert validate(bundle).passed
+    again = validate(bundle)
+    assert again.passed
+    assert again.parity[-1] == report
 
 
 def test_the_same_machine_replaces_what_it_said_before(
@@ -114,6 +116,7 @@ def test_the_verdict_is_not_taken_from_the_mac(bundle: Path, brought: Path, tmp_
         assert words in found.parity[0].reason
         assert read_manifest(bundle).parity[-1] == found.parity[0] or "NaN" in words
         assert not read_manifest(bundle).parity[-1].passed
+        assert not validate(bundle).passed
 
 
 @pytest.mark.parametrize(
