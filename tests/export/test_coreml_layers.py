@@ -42,7 +42,7 @@ def exported(folder: Path, program: Program, *islands: str, **recipe: Any) -> Pa
     return path
 
 
-def holds(found: LayerComparison) -> None:
+def assert_holds(found: LayerComparison) -> None:
     assert found.first_departure == ""
     assert found.unmatched == ()
     assert found.unjudged == ()
@@ -56,7 +56,7 @@ def aligned(path: Path, program: Program) -> Alignment:
 @pytest.mark.parametrize("family", ["registers", "pit distilled", "beit", "hybrid"])
 def test_what_was_converted_here_holds_layer_by_layer(tmp_path: Path, family: str) -> None:
     program = captured(family)
-    holds(compare_program(exported(tmp_path, program, precision="fp16"), program, images(program)))
+    assert_holds(compare_program(exported(tmp_path, program, precision="fp16"), program, images(program)))
 
 
 @pytest.mark.parametrize("ours", [True, False])
@@ -66,7 +66,7 @@ def test_a_constant_that_several_layers_share_leads_to_none_of_them(tmp_path: Pa
     module = seeded(SwinTransformer(**sizes, depths=(6,), num_heads=(2,), num_classes=5))
     program = capture(module, replace(captured("swin").spec, image_size=(32, 32)), ())
     path = exported(tmp_path, program) if ours else convert(module, 32, tmp_path / "theirs.mlpackage", half=True)
-    holds(compare_program(path, program, images(program)))
+    assert_holds(compare_program(path, program, images(program)))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_what_others_converted_holds_layer_by_layer(tmp_path: Path, family: str,
     front, target = ("trace", "iOS16") if traced else ("export", "iOS18")
     convert(seeded(build()), size, path, target, half=half, front=front)
     found = compare_program(path, program, images(program, 2))
-    holds(found)
+    assert_holds(found)
     modules = {row.output for row in found.layers}
     depth = "transformers.1.blocks.0" if family == "pit" else "blocks.1"
     assert {f"{depth}.{part}" for part in ("norm1", "attn.qkv", "attn", "attn.proj", "mlp.act", "mlp.fc2")} <= modules
@@ -117,19 +117,21 @@ def test_another_implementation_holds_where_it_corresponds(tmp_path: Path) -> No
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
 def test_an_image_goes_in(tmp_path: Path, order: str) -> None:
     program = captured(dtype="uint8", order=order)
-    holds(compare_program(exported(tmp_path, program, input="uint8", precision="fp16"), program, images(program, 2)))
+    assert_holds(
+        compare_program(exported(tmp_path, program, input="uint8", precision="fp16"), program, images(program, 2))
+    )
 
 
 def test_several_images_at_once(tmp_path: Path) -> None:
     single = captured()
     program = capture(seeded(FAMILIES["vit"][0]()), single.spec, single.blocks, batch=2)
-    holds(compare_program(exported(tmp_path, program), program, images(program, 3)))
+    assert_holds(compare_program(exported(tmp_path, program), program, images(program, 3)))
 
 
 def test_islands_are_not_rounded(tmp_path: Path) -> None:
     program = captured()
     path = exported(tmp_path, program, "blocks.0.attn", precision="fp16")
-    holds(compare_program(path, program, images(program)))
+    assert_holds(compare_program(path, program, images(program)))
     halved = aligned(path, program).halved
     assert "blocks_0_attn_qkv_weight" not in halved
     assert "blocks_1_attn_qkv_weight" in halved
