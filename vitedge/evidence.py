@@ -67,12 +67,14 @@ def judge_program(
     """
     images = feed(evidence.data.images[:LAYER_IMAGES], artifact.inputs[0], evidence.spec)
     found = compare_program(path, program, images)
-    first = found.first_departure
+    first, lost = found.first_departure, found.unmatched
+    # Somebody else's package may be of another model: then what little was found says nothing of the rest.
+    missing = f"; {len(lost)} modules with weights, such as {lost[0]}, were not found in it" if lost else ""
     if first:
         said = f"{report.reason}; the first to depart is {first}" if report.reason else f"{first} departs"
-        return replace(report, layers=found.layers, first_departure=first, reason=said, passed=False)
+        return replace(report, layers=found.layers, first_departure=first, reason=said + missing, passed=False)
     told = f"{len(found.unjudged)} values come of compressed weights" if found.unjudged else "every layer holds its bar"
-    reason = f"{report.reason}; {told}" if report.reason else ""
+    reason = f"{report.reason}; {told}{missing}" if report.reason else ""
     return replace(report, layers=found.layers, reason=reason)
 
 

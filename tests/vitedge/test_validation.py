@@ -238,6 +238,10 @@ def test_a_package_for_two_images_of_pixels_gets_pixels(tmp_path: Path) -> None:
 def test_an_artifact_of_another_model(demo_bundle: Path) -> None:
     found = validate(demo_bundle / "model.onnx", Against(str(PIT), image_count=4))
     assert not found.passed
+    found = validate(demo_bundle / "model.mlpackage", Against(str(PIT), image_count=4))
+    assert not found.passed
+    assert "modules with weights, such as " in found.parity[0].reason
+    assert found.parity[0].reason.endswith("were not found in it")
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused(demo_bundle: Path, tmp_path: Path) -> None:
