@@ -19,19 +19,19 @@ else:
 ROOT = Path(__file__).parent.parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("vitedge.records", "vitedge.errors", "vitedge.digest", "vitedge.serialization"),
+    ("vitedge.records", "vitedge.errors", "vitedge.digest", "vitedge.serialization", "vitedge.output"),
     ("vitedge.recipe",),
     ("vitedge.checkpoints", "vitedge.models", "vitedge.calibration", "vitedge.registry", "vitedge.profiles"),
     ("vitedge.mlprogram",),
     (
         "vitedge.export",
+        "vitedge.quantize",
         "vitedge.runtimes",
         "vitedge.devices",
         "vitedge.parity",
         "vitedge.latency",
         "vitedge.latency_process",
         "vitedge.latency_worker",
-        "vitedge.output",
         "vitedge.bundle",
         "vitedge.comparison",
         "vitedge.kit",

@@ -11,6 +11,7 @@
     │   ├── WeightsMismatch             a weight is missing, left over, of another shape, or not finite
     │   ├── ImpossibleSize              the family cannot be rebuilt at that image size
     │   ├── BadImages                   the image folder is missing, empty or unreadable
+    │   ├── UnusableActivations         the model computes NaN or infinity for the images, so nothing has a range
     │   ├── BadRecipe                   an option or a recipe entry that does not exist or does not fit the others
     │   ├── UnreadableArtifact          a bundle or an artifact that cannot be opened as one
     │   ├── UnsupportedOperation        a Core ML package uses an operation that the mlprogram runtime does not know
@@ -61,6 +62,10 @@ class ImpossibleSize(UserError):
 
 class BadImages(UserError):
     """The image folder is missing, empty or unreadable."""
+
+
+class UnusableActivations(UserError):
+    """The model computes NaN or infinity for the images, so nothing has a range."""
 
 
 class BadRecipe(UserError):

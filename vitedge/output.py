@@ -63,9 +63,20 @@ def write_file(target: Path, content: bytes) -> None:
     Raises:
         OutputRefused: it cannot be written, or the disk is full.
     """
+    with replacing_file(target) as partial:
+        partial.write_bytes(content)
+
+
+@contextlib.contextmanager
+def replacing_file(target: Path) -> Iterator[Path]:
+    """Yields a name beside ``target``; the file written there takes its place when the block ends without an error.
+
+    Raises:
+        OutputRefused: it cannot be written, or the disk is full.
+    """
     partial = target.parent / f".{target.name}.{os.getpid()}{PARTIAL}"
     try:
-        partial.write_bytes(content)
+        yield partial
         partial.replace(target)
     except OSError as error:
         raise _refused(target, error) from error
