@@ -61,6 +61,7 @@ CHECKS: Table = {
 RUNTIMES: Table = {
     "torch": Part("PyTorch", "vitedge.runtimes.torch_eager", ("torch",)),
     "onnxruntime": Part("ONNX Runtime", "vitedge.runtimes.onnxruntime", ("onnx", "onnxruntime")),
+    "openvino": Part("OpenVINO", "vitedge.runtimes.openvino", ("openvino",), "pip install 'vitedge[openvino]'"),
     "mlprogram": Part(
         "ML Program", "vitedge.runtimes.mlprogram", ("torch", "coremltools"), "pip install 'coremltools>=9.0'"
     ),
