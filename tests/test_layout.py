@@ -40,7 +40,16 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "vitedge.evidence",
         "vitedge.stressing",
     ),
-    ("vitedge.pipeline", "vitedge.inspection", "vitedge.validation", "vitedge.benchmark", "vitedge.render"),
+    (
+        "vitedge.pipeline",
+        "vitedge.inspection",
+        "vitedge.validation",
+        "vitedge.benchmark",
+        "vitedge.arguments",
+        "vitedge.render",
+        "vitedge.render_parity",
+        "vitedge.render_screen",
+    ),
     ("vitedge.demo",),
     ("vitedge.cli",),
     ("vitedge",),
@@ -137,9 +146,11 @@ def test_importlib_is_in_the_registry_alone() -> None:
 def test_only_render_prints() -> None:
     """And the script of the verify kit, which is copied to a machine that has nothing else of vitedge."""
     for name, path in SOURCES.items():
-        calls = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
+        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
         prints = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
-        assert name in ("vitedge.render", "vitedge.kit_script") or not prints
+        consoles = [call for call in calls if ast.unparse(call.func) in ("Console", "sys.stdout.write")]
+        assert name.startswith("vitedge.render") or name == "vitedge.kit_script" or not prints
+        assert name == "vitedge.render_screen" or not consoles
 
 
 def test_the_script_of_the_verify_kit_stands_alone() -> None:

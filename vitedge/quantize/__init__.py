@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quantization: a captured program in float32 becomes one program with quantize and dequantize nodes."""

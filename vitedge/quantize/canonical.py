@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The form of a program that quantization starts from: nothing in it that computes nothing, and nothing twice.
+
+What is changed is exact but for the folding of batch normalizations, which is exact in real numbers:
+``W' = W g / s`` and ``b' = (b - m) g / s + beta`` with ``s = sqrt(v + eps)`` (arXiv:1712.05877, section 3.2).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from vitedge.export.program import Program
+from vitedge.quantize.graph import Editor, aten, module_of
+
+_NOTHING = (aten.dropout.default, aten.contiguous.default, aten.alias.default, aten.detach.default)
+"""Operators that hand on their first input, in evaluation mode."""
+_RENAMED = {
+    aten.silu_.default: aten.silu.default,
+    aten.relu_.default: aten.relu.default,
+    aten.view.default: aten.reshape.default,
+}
+"""Operators to those that neither write into their input nor ask for its strides."""
+LAYERS = (aten.linear.default, aten.conv2d.default)
+
+
+def canonicalize(program: Program) -> Program:
+    """Brings a program that was just captured into the canonical form.
+
+    Every Linear and every convolution has a weight and a bias of its own, named ``MODULE.weight`` and ``MODULE.bias``
+    where the reference has them elsewhere; batch normalizations after a convolution are folded into it; dropout, copies
+    and slices of everything are gone.
+
+    Args:
+        program: altered; its tensors are not.
+    """
+    editor = Editor(program.exported)
+    for node in editor.calls():
+        if node.target in _RENAMED:
+            node.target = _RENAMED[node.target]
+        elif node.target in _NOTHING or _is_whole_slice(node) or _is_no_padding(node):
+            editor.replace(node, node.all_input_nodes[0])
+    for node in editor.calls():
+        if node.target is aten.batch_norm.default:
+            _fold(editor, node)
+    for node in editor.calls():
+        if node.target in LAYERS:
+            _give_tensors(editor, node)
+    editor.finish()
+    return program
+
+
+def _is_whole_slice(node: Node) -> bool:
+    if node.target is not aten.slice.Tensor:
+        return False
+    source, dim, start, end, step = _padded(node.args, (None, 0, None, None, 1))
+    edge = source.meta["val"].shape[dim]
+    whole = edge if isinstance(edge, int) else sys.maxsize
+    last = sys.maxsize if end is None else end
+    return start in (None, 0) and step == 1 and isinstance(last, int) and last >= whole
+
+
+def _is_no_padding(node: Node) -> bool:
+    sizes: Any = node.args[1] if node.target is aten.pad.default else [1]
+    return all(isinstance(size, int) and size == 0 for size in sizes)
+
+
+def _fold(editor: Editor, node: Node) -> None:
+    """Takes a batch normalization into the convolution before it, where it is its only reader."""
+    arguments: Any = node.args
+    convolution = arguments[0]
+    if convolution.target is not aten.conv2d.default or len(convolution.users) != 1:
+        return
+    weight = editor.tensor(convolution.args[1])
+    gamma, beta, mean, variance = (editor.tensor(argument) for argument in arguments[1:5])
+    if weight is None or gamma is None or beta is None or mean is None or variance is None:
+        return
+    bias = editor.tensor(convolution.args[2]) if len(convolution.args) > 2 else None
+    scale = gamma / torch.sqrt(variance + arguments[7])
+    shifted = -mean if bias is None else bias - mean
+    _set_arguments(editor, convolution, weight * scale.reshape(-1, 1, 1, 1), shifted * scale + beta)
+    editor.replace(node, convolution)
+
+
+def _give_tensors(editor: Editor, node: Node) -> None:
+    """Gives a layer a weight and a bias that it alone reads."""
+    weight, bias = node.args[1], node.args[2] if len(node.args) > 2 else None
+    weight_value, bias_value = _constant(editor, weight), _constant(editor, bias)
+    if weight_value is None:
+        return  # a product of two values of the image, written as a layer
+    if not all(_is_own(editor, part) for part in (weight, bias)):
+        zeros = torch.zeros(weight_value.shape[0], dtype=weight_value.dtype)
+        _set_arguments(editor, node, weight_value, zeros if bias_value is None else bias_value)
+
+
+def _set_arguments(editor: Editor, node: Node, weight: Tensor, bias: Tensor) -> None:
+    """Weight and bias of a layer as its own tensors."""
+    arguments = [*node.args, *(None,) * (3 - len(node.args))]
+    for position, part, value in ((1, "weight", weight), (2, "bias", bias)):
+        held = arguments[position]
+        if _is_own(editor, held):
+            editor.set(str(editor.name(held)), value)
+            continue
+        name = f"{module_of(node)}.{part}"
+        taken = name in editor.exported.state_dict
+        arguments[position] = editor.add(f"{name}.of.{node.name}" if taken else name, value.contiguous())
+    node.args = tuple(arguments)
+
+
+def _is_own(editor: Editor, node: Any) -> bool:
+    """Whether a node is a tensor that one node alone reads."""
+    return isinstance(node, Node) and editor.name(node) is not None and len(node.users) == 1
+
+
+def _constant(editor: Editor, node: Any) -> Tensor | None:
+    """The value of a node that depends on no image."""
+    if not isinstance(node, Node):
+        return None
+    tensor = editor.tensor(node)
+    if tensor is not None or node.op != "call_function":
+        return tensor
+    values = {source: _constant(editor, source) for source in node.all_input_nodes}
+    if any(value is None for value in values.values()):
+        return None
+    arguments, options = torch.fx.map_arg((node.args, node.kwargs), lambda source: values[source])
+    result: Tensor = node.target(*arguments, **options)  # type: ignore[operator]
+    return result
+
+
+def _padded(arguments: Any, defaults: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (*arguments, *defaults[len(arguments) :])
