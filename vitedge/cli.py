@@ -13,19 +13,21 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
 from vitedge import render
+from vitedge.arguments import bar_entries, parse_batch, parse_overrides, parse_size
 from vitedge.errors import BadRecipe, VitedgeError
 from vitedge.profiles import apply
 from vitedge.profiles import profiles as table
 from vitedge.recipe import IMAGE_COUNT, ExportRecipe, read_entries
 from vitedge.records import Bar
-from vitedge.serialization import from_dict, to_dict
+from vitedge.render_screen import error as say_error
+from vitedge.render_screen import progress
+from vitedge.serialization import from_dict
 
 _OBJECTS_BEFORE_COLLECTION = 200_000
 
@@ -119,14 +121,14 @@ def export(
         "weights": weights,
         "overrides": parse_overrides(overrides) or None,
         "features": features or None,
-        "bar": _bar(max_error, min_sqnr, min_agreement),
+        "bar": bar_entries(max_error, min_sqnr, min_agreement),
     }
     entries = read_entries(recipe) if recipe else {}
     entries.update({name: value for name, value in given.items() if value is not None})
     asked = apply(from_dict(ExportRecipe, entries), entries)
     from vitedge.pipeline import export as run
 
-    result = run(source, output, asked, force=force, progress=render.progress)
+    result = run(source, output, asked, force=force, progress=progress)
     render.export_result(result, as_json=json)
     if result.pending:
         raise typer.Exit(3)
@@ -175,7 +177,7 @@ def validate(
         from vitedge.validation import Against, Manner
         from vitedge.validation import validate as run
 
-        bar = _bar(max_error, min_sqnr, min_agreement)
+        bar = bar_entries(max_error, min_sqnr, min_agreement)
         if against is None and (layers or bar):
             raise BadRecipe("--layers and bars are for a comparison with a checkpoint: add --against CHECKPOINT.")
         reference = (
@@ -215,7 +217,7 @@ def bench(
     from vitedge.benchmark import bench as run
 
     size = parse_size(image_size)
-    result = run(subjects, device=device, threads=threads, image_size=size, progress=render.progress)
+    result = run(subjects, device=device, threads=threads, image_size=size, progress=progress)
     render.bench(result, as_json=json)
 
 
@@ -236,59 +238,7 @@ def demo(
     """Run the whole job on three small models that come with vitedge."""
     from vitedge.demo.run import run
 
-    render.demo(run(output, progress=render.progress), as_json=json)
-
-
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """``224`` or ``256x192`` (height x width) to pixels.
-
-    Raises:
-        BadRecipe: anything else.
-    """
-    if text is None:
-        return None
-    edges = text.lower().split("x")
-    if len(edges) > 2 or not all(edge.isdecimal() and int(edge) > 0 for edge in edges):
-        raise BadRecipe(f"--image-size is pixels, such as 224 or 256x192 (height x width); got {text!r}.")
-    return int(edges[0]), int(edges[-1])
-
-
-def parse_batch(text: str | None) -> int | str | None:
-    """``dynamic`` or a number; what is neither is left for the recipe to refuse."""
-    return int(text) if text is not None and text.isdecimal() else text
-
-
-def parse_overrides(pairs: list[str] | None) -> Mapping[str, Any]:
-    """``NAME=VALUE`` to a mapping; a value with commas is a tuple, and numbers become numbers.
-
-    Raises:
-        BadRecipe: a pair without ``=``.
-    """
-    result: dict[str, Any] = {}
-    for pair in pairs or ():
-        name, equals, value = pair.partition("=")
-        if not equals or not name or not value:
-            raise BadRecipe(f"--set wants NAME=VALUE, such as heads=3; got {pair!r}.")
-        parts = tuple(_number(part) for part in value.split(","))
-        result[name.replace("-", "_")] = parts if len(parts) > 1 else parts[0]
-    return result
-
-
-def _number(text: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def _bar(max_error: float | None, min_sqnr: float | None, min_agreement: float | None) -> dict[str, Any] | None:
-    """The entries of a `Bar` as a recipe file would have them; None where nothing was asked for."""
-    if max_error is None and min_sqnr is None and min_agreement is None:
-        return None
-    entries: dict[str, Any] = to_dict(Bar(max_error, min_sqnr, min_agreement))
-    return entries
+    render.demo(run(output, progress=progress), as_json=json)
 
 
 def _usage(error: Any) -> str:
@@ -308,15 +258,15 @@ def main() -> None:
     try:
         code = app(sys.argv[1:] or ["--help"], prog_name="vitedge", standalone_mode=False)
     except VitedgeError as error:
-        render.error(str(error))
+        say_error(str(error))
         code = error.exit_code
     except _USAGE as error:
-        render.error(_usage(error))
+        say_error(_usage(error))
         code = 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EPIPE):
             raise
-        render.error(f"The result cannot be written to stdout: {error.strerror}.")
+        say_error(f"The result cannot be written to stdout: {error.strerror}.")
         code = 2
     sys.exit(code)
 

@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests import cli_docs
-from vitedge.cli import parse_batch, parse_overrides, parse_size
-from vitedge.errors import BadRecipe
 
 BUDGET_S = 0.4
 
@@ -70,19 +68,3 @@ def test_a_recipe_file_with_an_unknown_entry_is_refused(tmp_path: Path) -> None:
     result = vitedge("export", "nowhere.pth", "-o", "out", "--recipe", str(recipe))
     assert result.returncode == 2
     assert "precison" in result.stderr
-
-
-def test_sizes_batches_and_overrides_are_parsed() -> None:
-    assert parse_size("224") == (224, 224)
-    assert parse_size("256x192") == (256, 192)
-    assert parse_size(None) is None
-    assert (parse_batch("4"), parse_batch("dynamic"), parse_batch(None)) == (4, "dynamic", None)
-    assert parse_overrides(["heads=3", "mean=0.5,0.4,0.3", "channel-order=bgr", "norm_eps=1e-12"]) == {
-        "heads": 3,
-        "mean": (0.5, 0.4, 0.3),
-        "channel_order": "bgr",
-        "norm_eps": 1e-12,
-    }
-    for text in ("0", "-1", "1x2x3", "x", ""):
-        with pytest.raises(BadRecipe):
-            parse_size(text)

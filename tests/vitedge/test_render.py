@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vitedge import render
+from vitedge import render, render_screen
 from vitedge.profiles import profiles
 from vitedge.records import (
     Artifact,
@@ -259,10 +259,10 @@ CASES: dict[str, tuple[Callable[..., None], Any, tuple[str, ...]]] = {
 
 @pytest.fixture(autouse=True)
 def _narrow() -> Iterator[None]:
-    before = render._OUT.width
-    render._OUT.width = 80
+    before = render_screen._OUT.width
+    render_screen._OUT.width = 80
     yield
-    render._OUT.width = before
+    render_screen._OUT.width = before
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -301,8 +301,8 @@ def test_json_holds_what_was_measured(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_progress_and_errors_go_to_the_other_stream(capsys: pytest.CaptureFixture[str]) -> None:
-    render.progress("lowering [bold]…")
-    render.error("There is no model[1].pth; " + "x" * 100)
+    render_screen.progress("lowering [bold]…")
+    render_screen.error("There is no model[1].pth; " + "x" * 100)
     shown, errors = capsys.readouterr()
     assert shown == ""
     assert errors == "lowering [bold]…\nvitedge: There is no model[1].pth; " + "x" * 100 + "\n"

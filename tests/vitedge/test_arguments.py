@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+
+from vitedge.arguments import parse_batch, parse_overrides, parse_size
+from vitedge.errors import BadRecipe
+
+
+def test_sizes_batches_and_overrides_are_parsed() -> None:
+    assert parse_size("224") == (224, 224)
+    assert parse_size("256x192") == (256, 192)
+    assert parse_size(None) is None
+    assert (parse_batch("4"), parse_batch("dynamic"), parse_batch(None)) == (4, "dynamic", None)
+    assert parse_overrides(["heads=3", "mean=0.5,0.4,0.3", "channel-order=bgr", "norm_eps=1e-12"]) == {
+        "heads": 3,
+        "mean": (0.5, 0.4, 0.3),
+        "channel_order": "bgr",
+        "norm_eps": 1e-12,
+    }
+    for text in ("0", "-1", "1x2x3", "x", ""):
+        with pytest.raises(BadRecipe):
+            parse_size(text)

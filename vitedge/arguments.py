@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is typed on the command line, as values: sizes, batches, facts, bars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vitedge.errors import BadRecipe
+from vitedge.records import Bar
+from vitedge.serialization import to_dict
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """``224`` or ``256x192`` (height x width) to pixels.
+
+    Raises:
+        BadRecipe: anything else.
+    """
+    if text is None:
+        return None
+    edges = text.lower().split("x")
+    if len(edges) > 2 or not all(edge.isdecimal() and int(edge) > 0 for edge in edges):
+        raise BadRecipe(f"--image-size is pixels, such as 224 or 256x192 (height x width); got {text!r}.")
+    return int(edges[0]), int(edges[-1])
+
+
+def parse_batch(text: str | None) -> int | str | None:
+    """``dynamic`` or a number; what is neither is left for the recipe to refuse."""
+    return int(text) if text is not None and text.isdecimal() else text
+
+
+def parse_overrides(pairs: list[str] | None) -> Mapping[str, Any]:
+    """``NAME=VALUE`` to a mapping; a value with commas is a tuple, and numbers become numbers.
+
+    Raises:
+        BadRecipe: a pair without ``=``.
+    """
+    result: dict[str, Any] = {}
+    for pair in pairs or ():
+        name, equals, value = pair.partition("=")
+        if not equals or not name or not value:
+            raise BadRecipe(f"--set wants NAME=VALUE, such as heads=3; got {pair!r}.")
+        parts = tuple(_number(part) for part in value.split(","))
+        result[name.replace("-", "_")] = parts if len(parts) > 1 else parts[0]
+    return result
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def bar_entries(max_error: float | None, min_sqnr: float | None, min_agreement: float | None) -> dict[str, Any] | None:
+    """The entries of a `Bar` as a recipe file would have them; None where nothing was asked for."""
+    if max_error is None and min_sqnr is None and min_agreement is None:
+        return None
+    entries: dict[str, Any] = to_dict(Bar(max_error, min_sqnr, min_agreement))
+    return entries
