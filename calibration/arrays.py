@@ -25,7 +25,7 @@ DAMAGE = (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, zipf
 
 
 class ArrayFile:
-    """An ``.npy``, or the images (and labels) of an ``.npz``.
+    """An ``.npy``, or the images (and labels) of an ``.npz``; closed, it opens again for the next image.
 
     Args:
         path: the file; uint8 images as ``(images, height, width, channels)``, ``(images, channels, height, width)`` or
@@ -39,16 +39,19 @@ class ArrayFile:
         self._path = path
         self._archive: zipfile.ZipFile | None = None
         self._file: IO[bytes] | None = None
+        self._open()
+
+    def _open(self) -> None:
         try:
-            self._open()
+            self._read_header()
         except DAMAGE as error:
             self.close()
-            raise BadImages(f"{path} cannot be read as an array of images: {error}.") from error
+            raise BadImages(f"{self._path} cannot be read as an array of images: {error}.") from error
         except BadImages:
             self.close()
             raise
 
-    def _open(self) -> None:
+    def _read_header(self) -> None:
         if not zipfile.is_zipfile(self._path):
             self._file, size = self._path.open("rb"), self._path.stat().st_size
         else:
@@ -86,12 +89,19 @@ class ArrayFile:
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
         """The image ``(height, width)`` or ``(height, width, channels)``."""
-        if self._file is None:
-            raise BadImages(f"{self._path} is closed.")
         shape = self._shape[1:]
-        self._file.seek(self._start + index * prod(shape))
-        image = np.frombuffer(self._file.read(prod(shape)), np.uint8).reshape(shape)
+        image = np.frombuffer(self.content(index), np.uint8).reshape(shape)
         return image.transpose(1, 2, 0) if self._channels_first else image
+
+    def content(self, index: int) -> bytes:
+        """The bytes of an image as they lie in the file."""
+        if self._file is None:
+            self._open()
+        size, file = prod(self._shape[1:]), self._file
+        if file is None or not 0 <= index < len(self):
+            raise BadImages(f"{self._path} holds no image {index} any more.")
+        file.seek(self._start + index * size)
+        return file.read(size)
 
     def drawn(self, count: int, seed: int) -> list[int]:
         """That many different images, or all, in rising order."""
@@ -104,6 +114,8 @@ class ArrayFile:
         Raises:
             BadImages: labels that are no whole numbers, or not one per image.
         """
+        if self._file is None:
+            self._open()
         if self._archive is None or "labels.npy" not in self._names():
             return None
         try:
@@ -122,6 +134,7 @@ class ArrayFile:
         for file in (self._file, self._archive):
             if file is not None:
                 file.close()
+        self._file = self._archive = None
 
     def __enter__(self) -> ArrayFile:
         return self

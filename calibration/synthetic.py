@@ -54,11 +54,13 @@ def synthesize(count: int, height: int, width: int, seed: int) -> NDArray[np.uin
     """
     images = np.empty((count, 3, height, width), np.uint8)
     for index in range(count):
-        images[index] = _image(Uniform(seed, index), height, width)
+        images[index] = synthesize_image(index, height, width, seed)
     return images
 
 
-def _image(uniform: Uniform, height: int, width: int) -> NDArray[np.uint8]:
+def synthesize_image(index: int, height: int, width: int, seed: int) -> NDArray[np.uint8]:
+    """Makes the image of that number: ``(3, height, width)``, 0 to 255, RGB."""
+    uniform = Uniform(seed, index)
     mean, contrast = 80.0 + 100.0 * uniform.draw(1), 22.0 + 33.0 * uniform.draw(1)
     leaf, shade = _leaves(uniform, height, width)
     luminance, blue_yellow, red_green = (uniform.bell(LEAVES + 1) * spread for spread in SPREAD)
