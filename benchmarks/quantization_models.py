@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The full-size models that quantization is judged on, with seeded weights, and the same with outlier channels.
+
+A model as its library initializes it has logits that are nearly the same for every image, and activations without a
+loud channel; both flatter a quantizer. Here every matrix is 1.5 times as wide as keeps the variance, the gains of the
+norms vary and biases are not zero (`tests.seeding.seeded`), so that attention is peaked and logits depend on the image.
+MobileViT's batch normalizations take their statistics from synthetic images (`tests.family_map_files.settled`).
+
+Trained vision transformers have a few channels of LayerNorm outputs that are tens of times as loud as the others
+(arXiv:2212.08254, figure 1). `inject_outliers` makes such channels without changing what the model computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from torch import nn
+
+from tests.family_map_files import settled
+from tests.seeding import seeded
+from vitedge.calibration.images import load
+from vitedge.calibration.preprocess import normalize
+from vitedge.checkpoints.read import read
+from vitedge.models.reference import load_reference
+
+MODELS = {
+    "ViT-S": "vit_small_patch16_224",
+    "DeiT-S": "deit_small_patch16_224",
+    "PiT-S": "pit_s_224",
+    "MobileViT-S": "mobilevit_s",
+    "Swin-T": "swin_tiny_patch4_window7_224",
+}
+"""Title to the name in timm."""
+SEEDS = {title: index for index, title in enumerate(MODELS)}
+FACTOR = 32.0
+SHARE = 0.01
+IMAGES = 128
+READERS = (
+    ("norm1", ("attn.qkv",)),
+    ("norm2", ("mlp.fc1",)),
+    ("norm", ("reduction", "head", "head_dist", "head.fc")),
+)
+"""A LayerNorm and the Linears that may read it, as children of the same module: timm's names in ViT, PiT, Swin and in
+the transformers of MobileViT. MobileViT's last norm of a block is read by a convolution and is left alone."""
+
+
+@dataclass(frozen=True)
+class Altered:
+    """One LayerNorm whose loud channels were made."""
+
+    norm: str
+    readers: tuple[str, ...]
+    channels: tuple[int, ...]
+
+
+def build(title: str, *, outliers: bool = False) -> nn.Module:
+    """A model of `MODELS` in evaluation mode, float32."""
+    module = seeded(timm.create_model(MODELS[title]), SEEDS[title])
+    if title.startswith("MobileViT"):
+        settled(module, 256)
+    if outliers:
+        inject_outliers(module)
+    return module
+
+
+def write_checkpoint(title: str, folder: Path, *, outliers: bool = False) -> Path:
+    """The weights of `build` as a file that every command of vitedge takes."""
+    path = folder / f"{title}{'-outliers' if outliers else ''}.pth"
+    torch.save({name: tensor.clone() for name, tensor in build(title, outliers=outliers).state_dict().items()}, path)
+    return path
+
+
+def write_images(checkpoint: Path, path: Path, count: int = IMAGES, seed: int = 0) -> Path:
+    """The images that everybody calibrates on, as the model takes them: ``(count, 3, height, width)`` float32."""
+    spec = load_reference(read(str(checkpoint))).spec
+    np.save(path, normalize(load("synthetic", spec, count, seed).pixels, spec.preprocessing))
+    return path
+
+
+@torch.no_grad()
+def inject_outliers(module: nn.Module, share: float = SHARE, factor: float = FACTOR, seed: int = 0) -> list[Altered]:
+    """Makes a share of the channels of LayerNorms louder by a factor, and the Linears that read them deaf to that.
+
+    Gain and bias of a channel times 32 and the readers' column of it over 32 leave what the readers compute as it was,
+    bit for bit as 32 is a power of two (arXiv:2211.10438, equation 3, the other way round). At least one channel of
+    each LayerNorm is taken.
+
+    Args:
+        module: a timm model; altered in place.
+        share: of the channels.
+        factor: by which they become louder.
+        seed: decides which.
+
+    Returns:
+        What was altered, in the order of the modules.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    modules: dict[str, Any] = dict(module.named_modules())
+    altered = []
+    for norm, readers in _read_by_linears(modules):
+        width = modules[norm].weight.numel()
+        channels = torch.randperm(width, generator=generator)[: max(1, round(share * width))]
+        modules[norm].weight[channels] *= factor
+        modules[norm].bias[channels] *= factor
+        for reader in readers:
+            modules[reader].weight[:, channels] /= factor
+        altered.append(Altered(norm, readers, tuple(channels.tolist())))
+    return altered
+
+
+def _read_by_linears(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for place in modules:
+        prefix = f"{place}." if place else ""
+        for norm, names in READERS:
+            readers = tuple(prefix + name for name in names if isinstance(modules.get(prefix + name), nn.Linear))
+            if readers and isinstance(modules.get(prefix + norm), nn.LayerNorm):
+                yield prefix + norm, readers
