@@ -23,6 +23,8 @@ class Editor:
     def __init__(self, exported: ExportedProgram) -> None:
         self.exported = exported
         self.graph = exported.graph
+        self.edited: dict[str, Tensor] = {}
+        """What `set` put in, by name."""
         self._specs = dict(zip(_placeholders(exported), exported.graph_signature.input_specs, strict=True))
 
     def calls(self) -> list[Node]:
@@ -59,6 +61,7 @@ class Editor:
         parameter = spec.kind is InputKind.PARAMETER
         store[name] = torch.nn.Parameter(tensor, requires_grad=False) if parameter else tensor
         node.meta["val"] = self._mode().from_tensor(tensor, static_shapes=True)
+        self.edited[name] = tensor
 
     def add(self, name: str, tensor: Tensor) -> Node:
         """A new buffer.

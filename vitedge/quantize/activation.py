@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what was seen of an activation to the grid that it is rounded to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from vitedge.calibration.observations import Stats
+from vitedge.calibration.ranges import ESTIMATORS, INT8, INT16, UINT8, UINT16, Choice, Levels, Sample, best, to_scale
+from vitedge.errors import UnusableActivations
+from vitedge.quantize.plan import Grid
+
+LEVELS: Mapping[str, Levels] = {"uint8": UINT8, "int8": INT8, "uint16": UINT16, "int16": INT16}
+
+
+def activation_grid(
+    layer: str, stats: Stats, dtype: str, ranges: str = "auto", importance: Tensor | None = None
+) -> tuple[Grid, Choice]:
+    """The grid of one activation.
+
+    Args:
+        layer: who reads it, for the error.
+        stats: what was seen of it.
+        dtype: ``uint8``, ``int8``, ``uint16`` or ``int16``.
+        ranges: an estimator of `vitedge.calibration.ranges`, or ``auto`` for the one of least error.
+        importance: what a squared error of each channel costs, ``(channels,)``.
+
+    Returns:
+        The grid and how its range was found.
+
+    Raises:
+        UnusableActivations: NaN or infinity was seen; names the layer.
+    """
+    levels = LEVELS[dtype]
+    try:
+        sample = Sample(stats.rows, float(stats.minimum.min()), float(stats.maximum.max()), importance)
+    except UnusableActivations as error:
+        raise UnusableActivations(
+            f"What {layer} reads holds NaN or infinity on the calibration images: "
+            "check the checkpoint with vitedge inspect and the images' preprocessing."
+        ) from error
+    if ranges == "auto":
+        choice = best(sample, levels)
+    else:
+        covered = ESTIMATORS[ranges](sample, levels)
+        choice = Choice(ranges, covered, sample.error(covered, levels))
+    scale, zero_point = to_scale(*choice.covered, levels)
+    return Grid(dtype, torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32)), choice

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running an exported program node by node, with an eye on some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.fx import Interpreter, Node
+
+Watch = Callable[[Tensor], Tensor | None]
+"""Sees the value of a node, and may hand back another one in its place."""
+
+
+class Execution(Interpreter):
+    """One program; it can be run any number of times, and holds no value longer than it is read."""
+
+    def __init__(self, exported: ExportedProgram, watches: Mapping[str, Watch] | None = None) -> None:
+        """Watches are called by the name of the node that they watch."""
+        super().__init__(exported.graph_module)
+        self._watches = watches or {}
+        self._tensors = [
+            None
+            if spec.kind is InputKind.USER_INPUT
+            else exported.state_dict.get(str(spec.target), exported.constants.get(str(spec.target)))
+            for spec in exported.graph_signature.input_specs
+        ]
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The outputs for a batch of inputs."""
+        outputs: tuple[Tensor, ...] = self.run(*(images if tensor is None else tensor for tensor in self._tensors))
+        return outputs
+
+    def run_node(self, n: Node) -> Any:
+        """One node, and then who watches it."""
+        value = super().run_node(n)
+        watch = self._watches.get(n.name)
+        if watch is None:
+            return value
+        instead = watch(value)
+        return value if instead is None else instead

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A quantized program as a file: ``torch.export``'s own format, with what vitedge knows of it beside the program."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.ao.quantization.fx._decomposed  # registers the operators that a program consists of
+
+from vitedge.errors import UnreadableArtifact
+from vitedge.export.program import Program
+from vitedge.quantize.records import QuantizationRecord
+from vitedge.records import CheckpointIdentity, ModelSpec, TensorSpec
+from vitedge.serialization import from_dict, to_dict
+
+SUFFIX = ".pt2"
+FORMAT_VERSION = 1
+_ENTRY = "vitedge.json"
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a ``.pt2`` file holds."""
+
+    program: Program
+    record: QuantizationRecord
+    checkpoint: CheckpointIdentity
+
+
+def write_model(path: Path, model: Model) -> None:
+    """Writes a program with its record; the caller gives the file its final name."""
+    program = model.program
+    content = {
+        "format_version": FORMAT_VERSION,
+        "spec": to_dict(program.spec),
+        "inputs": [to_dict(spec) for spec in program.inputs],
+        "outputs": [to_dict(spec) for spec in program.outputs],
+        "blocks": list(program.blocks),
+        "record": to_dict(model.record),
+        "checkpoint": to_dict(model.checkpoint),
+    }
+    extra = {_ENTRY: json.dumps(content, ensure_ascii=True, allow_nan=False)}
+    with path.open("wb") as file:
+        torch.export.save(program.exported, file, extra_files=extra)
+
+
+def read_model(path: Path) -> Model:
+    """Reads what `write_model` wrote.
+
+    Raises:
+        UnreadableArtifact: it is no such file, or of another version.
+    """
+    extra: dict[str, Any] = {_ENTRY: ""}
+    try:
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise UnreadableArtifact(f"{path} is not a {SUFFIX} file, or is cut short.")
+            file.seek(0)
+            exported = torch.export.load(file, extra_files=extra)
+    except FileNotFoundError:
+        raise UnreadableArtifact(f"There is no {path}.") from None
+    except UnreadableArtifact:
+        raise
+    except Exception as error:  # PyTorch raises whatever its parts raise on a damaged archive
+        raise UnreadableArtifact(f"{path} cannot be read as a program of torch.export: {error}.") from error
+    if not extra[_ENTRY]:
+        raise UnreadableArtifact(f"{path} was not written by vitedge quantize: nothing in it says what the model is.")
+    content = json.loads(extra[_ENTRY])
+    if content.get("format_version") != FORMAT_VERSION:
+        raise UnreadableArtifact(
+            f"{path} has format {content.get('format_version')}; this vitedge reads {FORMAT_VERSION}."
+        )
+    program = Program(
+        exported,
+        from_dict(ModelSpec, content["spec"]),
+        tuple(from_dict(TensorSpec, entry) for entry in content["inputs"]),
+        tuple(from_dict(TensorSpec, entry) for entry in content["outputs"]),
+        tuple(content["blocks"]),
+    )
+    record = from_dict(QuantizationRecord, content["record"])
+    return Model(program, record, from_dict(CheckpointIdentity, content["checkpoint"]))

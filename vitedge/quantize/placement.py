@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which layer is quantized how: the scheme, what is known of the target, and what the user says of single layers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from vitedge.errors import BadRecipe
+from vitedge.quantize.structure import Layer, Structure
+from vitedge.recipe import QuantizationRecipe
+
+KINDS = ("linear", "conv", "depthwise")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a layer is computed."""
+
+    scheme: str
+    """One of `vitedge.recipe.LAYER_SCHEMES`."""
+    reason: str
+    """One phrase."""
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """What a scheme rounds."""
+
+    weight: Literal["int8", "int4"] | None
+    """Kind of integers, or None for float32."""
+    blocks: bool = False
+    """Whether weights have a scale a block, or a scale a channel."""
+    activation: str | None = None
+    """``8`` or ``16`` bits, ``dynamic`` for 8 bits whose range is found at run time, or None for float32."""
+
+
+SCHEMES: Mapping[str, Scheme] = {
+    "float": Scheme(None),
+    "int8": Scheme("int8", activation="8"),
+    "int8-dynamic": Scheme("int8", activation="dynamic"),
+    "w8": Scheme("int8"),
+    "w4": Scheme("int4", blocks=True),
+    "w4a8": Scheme("int4", blocks=True, activation="8"),
+    "w8a16": Scheme("int8", activation="16"),
+}
+
+
+def choose(structure: Structure, recipe: QuantizationRecipe, symmetric: bool) -> dict[str, Choice]:  # noqa: FBT001
+    """The choice for every layer, by name, in order of execution.
+
+    Args:
+        structure: of the canonical program.
+        recipe: its scheme is the global setting; a name goes before a pattern, a pattern before a kind.
+        symmetric: whether the target takes no zero points, as TensorRT.
+
+    Raises:
+        BadRecipe: an entry of ``recipe.layers`` is no layer, no pattern that fits one, and no kind.
+    """
+    _refuse_unknown(structure, recipe)
+    scheme = "int8" if recipe.scheme == "mixed" else recipe.scheme
+    return {
+        layer.name: _given(layer, recipe) or _by_rule(structure, layer, scheme, symmetric=symmetric)
+        for layer in structure.layers
+    }
+
+
+def _given(layer: Layer, recipe: QuantizationRecipe) -> Choice | None:
+    """What the user said of a layer."""
+    if layer.name in recipe.layers:
+        return Choice(recipe.layers[layer.name], "asked for by name")
+    for pattern, scheme in recipe.layers.items():
+        if pattern not in KINDS and fnmatchcase(layer.name, pattern):
+            return Choice(scheme, f"asked for by {pattern}")
+    return Choice(recipe.layers[layer.kind], f"asked for all {layer.kind}") if layer.kind in recipe.layers else None
+
+
+def _by_rule(structure: Structure, layer: Layer, scheme: str, *, symmetric: bool) -> Choice:
+    """What experience says: methods that hold a ViT together, and layers that integers make no faster."""
+    if layer.kind == "depthwise" and scheme != "w8a16":
+        return Choice("float", "depthwise: a channel's nine weights gain nothing as integers, and lose most")
+    if SCHEMES[scheme].blocks and layer.kind != "linear":
+        return Choice("w8" if SCHEMES[scheme].activation is None else "int8", "blocks are for matrices")
+    if symmetric and scheme == "int8" and layer is structure.layers[0]:
+        return Choice("float", "the first layer: TensorRT gains nothing from it")
+    if symmetric and scheme == "int8" and layer is structure.layers[-1]:
+        return Choice("float", "the head: a product with one row gains nothing in TensorRT")
+    return Choice(scheme, "")
+
+
+def _refuse_unknown(structure: Structure, recipe: QuantizationRecipe) -> None:
+    names = [layer.name for layer in structure.layers] + [attention.name for attention in structure.attentions]
+    for entry in recipe.layers:
+        if entry in KINDS or any(fnmatchcase(name, entry) for name in names):
+            continue
+        near = difflib.get_close_matches(entry, [*names, *KINDS], n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the first is {names[0]}."
+        raise BadRecipe(f"There is no layer {entry!r} to quantize, and none that fits it as a pattern; {hint}")

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The job of quantization: a reference and images in, a plan that holds for every capture of the reference out.
+
+`STAGES` is the whole of it, in order. The float program is captured once, at a dynamic batch. One pass over the images
+sees all that is needed of the activations; what is done to weights afterwards changes what was seen in a known way.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vitedge.calibration import ranges
+from vitedge.calibration.observations import Stats, refuse_unusable
+from vitedge.calibration.preprocess import normalize
+from vitedge.calibration.stream import ImageStream
+from vitedge.export.capture import capture
+from vitedge.export.program import Program
+from vitedge.models.reference import Reference, output_names
+from vitedge.parity import compare
+from vitedge.quantize.activation import activation_grid
+from vitedge.quantize.canonical import canonicalize
+from vitedge.quantize.correction import measure_bias
+from vitedge.quantize.execution import Execution
+from vitedge.quantize.insert import insert
+from vitedge.quantize.observing import BATCH, measure_moments, names, readings, watcher
+from vitedge.quantize.placement import SCHEMES, Choice, Scheme, choose
+from vitedge.quantize.plan import Plan, fake_quantize
+from vitedge.quantize.records import LayerChoice, QuantizationRecord, StepRecord
+from vitedge.quantize.structure import Layer, Structure, find_structure
+from vitedge.quantize.weights import gptq, nearest
+from vitedge.quantize.weights.grids import GridSettings, fit_block
+from vitedge.quantize.weights.rounding import Rounding
+from vitedge.recipe import QuantizationRecipe
+from vitedge.records import OutputParity
+
+JUDGED = 32
+"""Images over which biases are corrected and the simulation is judged."""
+_ROUNDINGS: dict[str, ModuleType] = {"nearest": nearest, "gptq": gptq}
+
+
+@dataclass
+class Quantization:
+    """One quantization under way, and its result."""
+
+    reference: Reference
+    recipe: QuantizationRecipe
+    symmetric: bool
+    """Whether activations have no zero points."""
+    stream: ImageStream | None = None
+    """The calibration images; None for a scheme that needs none."""
+    features: bool = False
+    progress: Callable[[str], None] = lambda _text: None
+    structure: Structure = field(init=False)
+    choices: dict[str, Choice] = field(init=False)
+    inputs: dict[str, Stats] = field(default_factory=dict)
+    """Layer to what was seen of its input; layers that read the same value share an entry."""
+    images: Tensor = field(default_factory=lambda: torch.empty(0))
+    """The first of the calibration images, normalized."""
+    plan: Plan = field(default_factory=Plan)
+    roundings: dict[str, Rounding] = field(default_factory=dict)
+    ranges: dict[str, ranges.Choice] = field(default_factory=dict)
+    """Layer to how the range of its input was found."""
+    steps: tuple[StepRecord, ...] = ()
+    outputs: tuple[OutputParity, ...] = ()
+    """The simulation against the float reference."""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def captured(self, batch: int | str, dtype: str = "float32") -> Program:
+        """The canonical float program of the reference."""
+        reference = self.reference
+        module = reference.deployed(uint8=dtype == "uint8", features=self.features)
+        return canonicalize(
+            capture(module, reference.spec, reference.blocks, batch=batch, dtype=dtype, features=self.features)
+        )
+
+    def program(self, batch: int | str, dtype: str = "float32") -> Program:
+        """The quantized program for images of that batch and type."""
+        return insert(self.captured(batch, dtype), self.plan)
+
+
+def analyse(job: Quantization) -> None:
+    """Captures the reference and decides what each layer becomes."""
+    job.structure = find_structure(job.captured("dynamic"))
+    job.choices = choose(job.structure, job.recipe, job.symmetric)
+
+
+def calibrate(job: Quantization) -> None:
+    """Sees what layers read, over all images, and keeps some of the images."""
+    stream = job.stream
+    if stream is None:
+        return
+    step, spec = watcher(job.structure), job.reference.spec
+    stats = {name: Stats() for name in names(job.structure)}
+    kept: list[Tensor] = []
+    for batch in stream.batches(BATCH):
+        images = torch.from_numpy(normalize(batch, spec.preprocessing))
+        step(images, stats)
+        if sum(map(len, kept)) < JUDGED:
+            kept.append(images)
+        job.progress(f"calibrated on {stream.read} of {stream.count} images")
+    job.images = torch.cat(kept)[:JUDGED]
+    for layers in readings(job.structure).values():
+        job.inputs.update({layer.name: stats[layers[0].name] for layer in layers})
+    refuse_unusable(job.inputs)
+
+
+def prepare(job: Quantization) -> None:
+    """Moves what is hard to round from activations into weights; the float function stays what it is."""
+
+
+def place(job: Quantization) -> None:
+    """Gives activations their grids, and weights their integers."""
+    for layer in job.structure.layers:
+        scheme = SCHEMES[job.choices[layer.name].scheme]
+        if scheme.activation == "dynamic":
+            job.plan.dynamic.add(layer.name)
+        elif scheme.activation is not None:
+            _give_grid(job, layer, activation_type(scheme, job.symmetric))
+    _round_weights(job)
+    job.plan.tensors.update(job.structure.editor.edited)
+
+
+def correct(job: Quantization) -> None:
+    """Takes the mean of every quantized layer's error off its bias."""
+    if not job.recipe.bias_correction or job.stream is None:
+        return
+    shifts = measure_bias(job.structure, job.program("dynamic"), set(job.plan.weights), job.images)
+    for layer in job.structure.layers:
+        if layer.name in shifts:
+            job.plan.tensors[layer.bias] = job.structure.editor.value(layer.bias) + shifts[layer.name]
+
+
+def judge(job: Quantization) -> None:
+    """Compares the simulation with the float reference, on the images that were kept."""
+    if job.stream is None:
+        return
+    labels = output_names(features=job.features)
+    expected, found = (_outputs(program, job.images) for program in (job.captured("dynamic"), job.program("dynamic")))
+    job.outputs = compare(dict(zip(labels, expected, strict=True)), dict(zip(labels, found, strict=True)))
+
+
+def _outputs(program: Program, images: Tensor) -> list[npt.NDArray[np.float32]]:
+    """Every output for all images."""
+    run = Execution(program.exported)
+    parts = [run(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
+    return [torch.cat(part).numpy() for part in zip(*parts, strict=True)]
+
+
+STAGES: tuple[tuple[str, Callable[[Quantization], None]], ...] = (
+    ("analysing the model", analyse),
+    ("calibrating", calibrate),
+    ("preparing activations", prepare),
+    ("rounding", place),
+    ("correcting biases", correct),
+    ("simulating", judge),
+)
+
+
+def quantize(job: Quantization) -> Quantization:
+    """Runs all stages.
+
+    Args:
+        job: what to quantize.
+
+    Raises:
+        BadRecipe: a layer is named that does not exist.
+        BadImages: too many images cannot be read.
+        UnusableActivations: NaN or infinity was seen.
+    """
+    for title, stage in STAGES:
+        job.progress(f"{title} …")
+        start = time.perf_counter()
+        with torch.no_grad():
+            stage(job)
+        job.seconds[title] = time.perf_counter() - start
+    return job
+
+
+def activation_type(scheme: Scheme, symmetric: bool) -> str:  # noqa: FBT001
+    """The kind of integers of an activation."""
+    return f"{'int' if symmetric else 'uint'}{scheme.activation}"
+
+
+def _give_grid(job: Quantization, layer: Layer, dtype: str) -> None:
+    """The grid of what a layer reads; layers that read the same value get the same one."""
+    reading = readings(job.structure)[layer.input]
+    known = next((job.plan.inputs[other.name] for other in reading if other.name in job.plan.inputs), None)
+    if known is not None and known.dtype == dtype:
+        job.plan.inputs[layer.name], job.ranges[layer.name] = known, job.ranges[reading[0].name]
+        return
+    # The square of an input's error costs what the squares of the weights that it is multiplied with add up to.
+    weights = [job.structure.editor.value(other.weight) for other in reading if other.groups == 1]
+    importance = sum(
+        (weight.square().flatten(2).sum((0, 2)) if weight.dim() > 2 else weight.square().sum(0) for weight in weights),
+        torch.zeros(()),
+    )
+    grid, found = activation_grid(
+        layer.name, job.inputs[layer.name], dtype, job.recipe.ranges, importance if weights else None
+    )
+    job.plan.inputs[layer.name], job.ranges[layer.name] = grid, found
+
+
+def _round_weights(job: Quantization) -> None:
+    """The integers of every weight."""
+    settings = {layer.name: _settings(job, layer) for layer in job.structure.layers}
+    layers = tuple(layer for layer in job.structure.layers if settings[layer.name] is not None)
+    methods = {layer.name: _method(job, layer) for layer in layers}
+    refined = tuple(layer for layer in layers if methods[layer.name] is not nearest)
+    moments = measure_moments(job.structure, refined, job.images, lambda layer, value: _as_read(job, layer, value))
+    for layer in layers:
+        weight = job.structure.editor.value(layer.weight)
+        rounding = methods[layer.name].round_weight(weight, settings[layer.name], moments.get(layer.name))
+        job.roundings[layer.name] = rounding
+        job.plan.weights[layer.name] = (rounding.integers, rounding.grid)
+
+
+def _settings(job: Quantization, layer: Layer) -> GridSettings | None:
+    """The kind of grid of a layer's weight; None where it stays in float32."""
+    scheme = SCHEMES[job.choices[layer.name].scheme]
+    if scheme.weight is None:
+        return None
+    elements = job.structure.editor.value(layer.weight)[0].numel()
+    return GridSettings(scheme.weight, fit_block(elements, job.recipe.block) if scheme.blocks else None)
+
+
+def _method(job: Quantization, layer: Layer) -> ModuleType:
+    """How a layer's weight is rounded: by default with GPTQ where four bits have to do and there are images."""
+    asked = job.recipe.rounding
+    if asked == "auto":
+        asked = "gptq" if SCHEMES[job.choices[layer.name].scheme].blocks and job.images.numel() else "nearest"
+    return _ROUNDINGS[asked]
+
+
+def _as_read(job: Quantization, layer: Layer, value: Tensor) -> Tensor:
+    grid = job.plan.inputs.get(layer.name)
+    return value if grid is None else fake_quantize(value, grid)
+
+
+def record(job: Quantization) -> QuantizationRecord:
+    """What was done, as data."""
+    stream = job.stream
+    scores = job.outputs[0] if job.outputs else None
+    return QuantizationRecord(
+        scheme=job.recipe.scheme,
+        images=0 if stream is None else stream.read,
+        image_source="" if stream is None else stream.describe(),
+        image_sha256="" if stream is None else stream.sha256,
+        skipped={} if stream is None else dict(stream.skipped),
+        layers=tuple(_layer_record(job, layer) for layer in job.structure.layers),
+        steps=job.steps,
+        sqnr_db=None if scores is None else scores.centred_sqnr_db,
+        agreement=None if scores is None else scores.agreement,
+        seconds=dict(job.seconds),
+        notes=() if stream is None or not stream.shortage else (stream.shortage,),
+    )
+
+
+def _layer_record(job: Quantization, layer: Layer) -> LayerChoice:
+    choice, rounding = job.choices[layer.name], job.roundings.get(layer.name)
+    found, grid = job.ranges.get(layer.name), job.plan.inputs.get(layer.name)
+    block = None if rounding is None else rounding.grid.block
+    return LayerChoice(
+        layer=layer.name,
+        kind=layer.kind,
+        scheme=choice.scheme,
+        reason=choice.reason,
+        activation="dynamic" if layer.name in job.plan.dynamic else None if grid is None else grid.dtype,
+        range_method=None if found is None else found.estimator,
+        low=None if found is None else found.covered.low,
+        high=None if found is None else found.covered.high,
+        weight_dtype=None if rounding is None else rounding.grid.dtype,
+        granularity=None if rounding is None else "channel" if block is None else f"block of {block}",
+        rounding=None if rounding is None else rounding.method,
+    )
