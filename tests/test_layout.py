@@ -19,7 +19,7 @@ else:
 ROOT = Path(__file__).parent.parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("vitedge.records", "vitedge.errors", "vitedge.digest", "vitedge.serialization", "vitedge.output"),
+    ("vitedge.records", "vitedge.demo_records", "vitedge.errors", "vitedge.digest", "vitedge.serialization", "vitedge.output"),
     ("vitedge.recipe",),
     ("vitedge.checkpoints", "vitedge.models", "vitedge.calibration", "vitedge.registry", "vitedge.profiles"),
     ("vitedge.mlprogram",),
@@ -42,6 +42,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "vitedge.pipeline",
+        "vitedge.quantization",
+        "vitedge.render_quantization",
         "vitedge.inspection",
         "vitedge.validation",
         "vitedge.benchmark",
@@ -51,7 +53,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "vitedge.render_screen",
     ),
     ("vitedge.demo",),
-    ("vitedge.cli",),
+    ("vitedge.cli", "vitedge.cli_options", "vitedge.cli_quantize"),
     ("vitedge",),
 )
 """From the ground up; a module imports from its own floor or from below. The package itself only names the verbs."""

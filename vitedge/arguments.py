@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitedge.errors import BadRecipe
+from vitedge.recipe import SCHEMES
 from vitedge.records import Bar
 from vitedge.serialization import to_dict
 
@@ -61,3 +62,47 @@ def bar_entries(max_error: float | None, min_sqnr: float | None, min_agreement: 
         return None
     entries: dict[str, Any] = to_dict(Bar(max_error, min_sqnr, min_agreement))
     return entries
+
+
+def quantization_entries(
+    precision: str | None,
+    found: Mapping[str, Any] | None,
+    given: Mapping[str, Any],
+    settings: list[str] | None,
+    layers: list[str] | None,
+) -> dict[str, Any]:
+    """The entries of a `QuantizationRecipe` as a recipe file would have them.
+
+    Args:
+        precision: the scheme.
+        found: what a recipe file has.
+        given: what has an option of its own; None where it was not used.
+        settings: ``NAME=VALUE``.
+        layers: ``NAME=SCHEME``.
+
+    Raises:
+        BadRecipe: nothing is to be quantized, or a pair without ``=``.
+    """
+    if precision not in SCHEMES:
+        raise BadRecipe(f"--quantization and --layer are for quantization: add --precision {'|'.join(SCHEMES)}.")
+    entries = {**(found or {}), "scheme": precision}
+    entries.update({name: value for name, value in given.items() if value is not None})
+    for pair in settings or ():
+        name, value = _pair(pair, "--quantization", "ranges=mse")
+        entries[name.replace("-", "_")] = _setting(value)
+    chosen = dict(_pair(pair, "--layer", "blocks.0.*=float") for pair in layers or ())
+    if chosen:
+        entries["layers"] = {**entries.get("layers", {}), **chosen}
+    return entries
+
+
+def _pair(text: str, option: str, example: str) -> tuple[str, str]:
+    name, equals, value = text.rpartition("=")
+    if not equals or not name or not value:
+        raise BadRecipe(f"{option} wants NAME=VALUE, such as {example}; got {text!r}.")
+    return name, value
+
+
+def _setting(text: str) -> str | int | float | bool:
+    """A number or a truth value where it reads as one; what a setting takes, its record knows."""
+    return {"true": True, "false": False, "on": True}.get(text.lower(), _number(text))

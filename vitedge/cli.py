@@ -19,11 +19,30 @@ from typing import Annotated, Any, cast
 import typer
 
 from vitedge import render
-from vitedge.arguments import bar_entries, parse_batch, parse_overrides, parse_size
+from vitedge.arguments import bar_entries, parse_batch, parse_overrides, parse_size, quantization_entries
+from vitedge.cli_options import (
+    PRECISIONS,
+    AsJson,
+    Batch,
+    ImageCount,
+    Images,
+    ImageSize,
+    InputType,
+    Layers,
+    MaxError,
+    MinAgreement,
+    MinSqnr,
+    Overrides,
+    Profile,
+    Settings,
+    Source,
+    Weights,
+)
+from vitedge.cli_quantize import quantize
 from vitedge.errors import BadRecipe, VitedgeError
 from vitedge.profiles import apply
 from vitedge.profiles import profiles as table
-from vitedge.recipe import IMAGE_COUNT, ExportRecipe, read_entries
+from vitedge.recipe import IMAGE_COUNT, SCHEMES, ExportRecipe, read_entries
 from vitedge.records import Bar
 from vitedge.render_screen import error as say_error
 from vitedge.render_screen import progress
@@ -43,20 +62,7 @@ app = typer.Typer(
 _USAGE = cast("type[Exception]", typer.BadParameter.__bases__[0])
 """What every mistake on the command line is; typer gives it no name of its own."""
 
-Source = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A file, a folder, timm:NAME or hf:NAME.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
-Weights = Annotated[str | None, typer.Option(metavar="NAME", help="Which weights, where a file holds several sets.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Correct a fact by hand, e.g. heads=3 or mean=0.5,0.5,0.5."),
-]
-Images = Annotated[
-    str | None, typer.Option(metavar="DIR|synthetic", help="Images that parity is measured on; synthetic if not given.")
-]
-ImageCount = Annotated[int | None, typer.Option(min=2, help=f"How many images; {IMAGE_COUNT} if not given.")]
-MaxError = Annotated[float | None, typer.Option(help="Bar: max |difference| / max |reference|.")]
-MinSqnr = Annotated[float | None, typer.Option(help="Bar: centred SQNR in dB.")]
-MinAgreement = Annotated[float | None, typer.Option(help="Bar: share of images with the same top-1.")]
+app.command()(quantize)
 
 
 @app.command()
@@ -74,23 +80,19 @@ def export(
     formats: Annotated[
         list[str] | None, typer.Option("--format", metavar="onnx|coreml|tensorrt", help="Repeat for several.")
     ] = None,
-    profile: Annotated[
-        str | None, typer.Option("--for", metavar="PROFILE", help="Settings of a device; see vitedge profiles.")
-    ] = None,
-    precision: Annotated[str | None, typer.Option(metavar="fp32|fp16")] = None,
-    image_size: Annotated[
-        str | None, typer.Option(metavar="N|HxW", help="Pixels; the checkpoint's own if not given.")
-    ] = None,
-    batch: Annotated[str | None, typer.Option(metavar="N|dynamic", help="1 if not given.")] = None,
+    profile: Profile = None,
+    precision: Annotated[str | None, typer.Option(metavar=PRECISIONS, help="fp32 if not given.")] = None,
+    image_size: ImageSize = None,
+    batch: Batch = None,
     opset: Annotated[int | None, typer.Option(help="ONNX operator set; 18, or the profile's.")] = None,
     coreml_target: Annotated[
         str | None, typer.Option(metavar="iOS16|…", help="Deployment target; iOS17, or the profile's.")
     ] = None,
-    input_type: Annotated[
-        str | None, typer.Option("--input", metavar="float32|uint8", help="uint8 takes the RGB image itself.")
-    ] = None,
+    input_type: InputType = None,
     images: Images = None,
     image_count: ImageCount = None,
+    layers: Layers = None,
+    settings: Settings = None,
     seed: Annotated[int | None, typer.Option(help="Of the synthetic images or of the choice from a folder.")] = None,
     weights: Weights = None,
     overrides: Overrides = None,
@@ -125,6 +127,10 @@ def export(
     }
     entries = read_entries(recipe) if recipe else {}
     entries.update({name: value for name, value in given.items() if value is not None})
+    if entries.get("precision") in SCHEMES or settings or layers:
+        calibration = {"images": images, "seed": seed}
+        found = entries.get("quantization")
+        entries["quantization"] = quantization_entries(entries.get("precision"), found, calibration, settings, layers)
     asked = apply(from_dict(ExportRecipe, entries), entries)
     from vitedge.pipeline import export as run
 
@@ -219,6 +225,51 @@ def bench(
     size = parse_size(image_size)
     result = run(subjects, device=device, threads=threads, image_size=size, progress=progress)
     render.bench(result, as_json=json)
+
+
+@app.command()
+def evaluate(
+    subjects: Annotated[
+        list[str],
+        typer.Argument(metavar="BUNDLE|ARTIFACT|CHECKPOINT…", help="Several are judged on the same images."),
+    ],
+    images: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR|FILE.csv|FILE.npz", help="Labelled: class folders, rows of path and label, or two arrays."
+        ),
+    ],
+    against: Annotated[
+        str | None, typer.Option(metavar="CHECKPOINT", help="The reference that top-1 has to agree with.")
+    ] = None,
+    image_count: Annotated[
+        int | None, typer.Option(min=1, help="How many, evenly of all classes; all if not given.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of that choice.")] = 0,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(metavar="POINTS", help="Top-1 that may be lost against the reference, or the first subject."),
+    ] = None,
+    image_size: Annotated[
+        str | None, typer.Option(metavar="N|HxW", help="Pixels for checkpoints; their own if not given.")
+    ] = None,
+    weights: Weights = None,
+    overrides: Overrides = None,
+    *,
+    json: AsJson = False,
+) -> None:
+    """Count what is classified correctly: top-1, top-5, agreement."""
+    from vitedge import render_accuracy
+    from vitedge.evaluation import Request
+    from vitedge.evaluation import evaluate as run
+    from vitedge.predictors import Weights as Choice
+
+    choice = Choice(weights, parse_overrides(overrides), parse_size(image_size))
+    request = Request(images, image_count, seed, against, max_drop, choice)
+    result = run(subjects, request, progress)
+    render_accuracy.evaluation(result, as_json=json)
+    if not result.passed:
+        raise typer.Exit(4)
 
 
 @app.command()

@@ -84,6 +84,20 @@ def replacing_file(target: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def refuse_existing_file(target: Path, *, force: bool) -> None:
+    """Refuses an output file that is already there, before any work is done.
+
+    Raises:
+        OutputRefused: the target exists and ``force`` is off, or is a folder, or its folder does not exist.
+    """
+    if target.is_dir():
+        raise OutputRefused(f"{target} is a folder; name a file in it.")
+    if os.path.lexists(target) and not force:
+        raise OutputRefused(f"{target} is already there; name another output, or add --force to replace it.")
+    if not target.parent.is_dir():
+        raise OutputRefused(f"There is no folder {target.parent} to write {target.name} into.")
+
+
 def refuse_existing(target: Path, *, force: bool) -> None:
     """Refuses an output that is already there, before any work is done.
 

@@ -31,7 +31,9 @@ from vitedge.export.sensitivity import find_noisy
 from vitedge.models.reference import Reference, load_reference
 from vitedge.output import replacing
 from vitedge.parity import default_bar
-from vitedge.recipe import ExportRecipe
+from vitedge.quantization import prepare
+from vitedge.quantize.run import Quantization, record
+from vitedge.recipe import SCHEMES, ExportRecipe
 from vitedge.records import (
     Artifact,
     CheckpointIdentity,
@@ -63,6 +65,8 @@ class Job:
     reference: Reference = field(init=False)
     images: ImageSet = field(init=False)
     evidence: Evidence = field(init=False)
+    quantization: Quantization | None = None
+    progress: Callable[[str], None] = lambda _text: None
     programs: dict[str, Program] = field(default_factory=dict)
     """By format; the same program for all, but for Core ML's fixed batch."""
     artifacts: list[Artifact] = field(default_factory=list)
@@ -99,6 +103,12 @@ def run_reference(job: Job) -> None:
     bar = recipe.bar or default_bar(recipe.precision, spec.family)
     job.evidence = gather(job.reference, job.images, bar, features=job.features)
     write_reference(job.folder, job.evidence.data)
+
+
+def quantize(job: Job) -> None:
+    """Decides what a quantized program rounds, where one was asked for."""
+    if job.recipe.precision in SCHEMES:
+        job.quantization = prepare(job.reference, job.recipe, features=job.features, progress=job.progress)
 
 
 def lower(job: Job) -> None:
@@ -158,6 +168,7 @@ def seal(job: Job) -> None:
         parity=tuple(job.parity),
         structure=tuple(job.structure),
         latency=None,
+        quantization=None if job.quantization is None else to_dict(record(job.quantization)),
         files={REFERENCE: hash_file(job.folder / REFERENCE)},
         versions=versions(),
     )
@@ -168,6 +179,7 @@ STAGES: tuple[tuple[str, Callable[[Job], None]], ...] = (
     ("reading the checkpoint", read_checkpoint),
     ("building the reference", build_reference),
     ("running the reference", run_reference),
+    ("quantizing", quantize),
     ("lowering", lower),
     ("checking parity", check),
     ("sealing the bundle", seal),
@@ -200,9 +212,10 @@ def export(
     _refuse_missing(recipe)
     seconds: dict[str, float] = {}
     with replacing(bundle, force=force) as folder:
-        job = Job(source, recipe, folder)
+        job = Job(source, recipe, folder, progress=progress)
         for title, stage in STAGES:
-            progress(f"{title} …")
+            if stage is not quantize or recipe.precision in SCHEMES:
+                progress(f"{title} …")
             start = time.perf_counter()
             with _within_memory(title):
                 stage(job)
@@ -217,6 +230,8 @@ def _program(job: Job, name: str) -> Program:
     for program in job.programs.values():
         if batch != "dynamic" and program.inputs[0].shape[0] == batch:
             return program
+    if job.quantization is not None:
+        return job.quantization.program(batch, recipe.input)
     module = reference.deployed(uint8=recipe.input == "uint8", features=job.features)
     return capture(module, reference.spec, reference.blocks, batch=batch, dtype=recipe.input, features=job.features)
 

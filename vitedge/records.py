@@ -343,6 +343,8 @@ class Manifest:
     """Every other file of the bundle to its SHA-256."""
     versions: Mapping[str, str]
     """Packages and the platform that wrote the bundle."""
+    quantization: Mapping[str, Any] | None = None
+    """`vitedge.quantize.records.QuantizationRecord` as plain values."""
 
 
 @dataclass(frozen=True)
@@ -370,30 +372,3 @@ class Validation:
     passed: bool
     stress: tuple[StressReport, ...] = ()
     findings: tuple[Finding, ...] = ()
-
-
-@dataclass(frozen=True)
-class DemoRow:
-    """One artifact of the demo beside the model that it came from."""
-
-    model: str
-    format: str
-    size: int
-    parity: OutputParity
-    reference_top1: float
-    """Share of the test images that PyTorch classifies correctly."""
-    top1: float
-    reference_ms: float
-    """Median latency of PyTorch eager, measured in turn with the artifact."""
-    median_ms: float | None
-    """None where what it is deployed in does not run on this machine."""
-
-
-@dataclass(frozen=True)
-class DemoResult:
-    """What `demo` produced."""
-
-    folder: str
-    images: int
-    rows: tuple[DemoRow, ...]
-    seconds: float

@@ -12,12 +12,11 @@ from typing import Any
 
 from rich.table import Table
 
+from vitedge.demo_records import DemoResult, DemoRow
 from vitedge.profiles import Profile
 from vitedge.records import (
     Artifact,
     BenchReport,
-    DemoResult,
-    DemoRow,
     ExportResult,
     Inspection,
     LatencyReport,

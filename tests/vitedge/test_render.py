@@ -12,14 +12,13 @@ import pytest
 
 from vitedge import render, render_screen
 from vitedge.profiles import profiles
+from vitedge.demo_records import DemoResult, DemoRow
 from vitedge.records import (
     Artifact,
     Bar,
     BenchReport,
     CheckpointIdentity,
     Cost,
-    DemoResult,
-    DemoRow,
     ExportResult,
     Finding,
     Inspection,

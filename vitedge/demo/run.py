@@ -23,7 +23,8 @@ from vitedge.models.reference import load_reference
 from vitedge.parity import default_bar
 from vitedge.pipeline import export
 from vitedge.recipe import ExportRecipe
-from vitedge.records import Artifact, DemoResult, DemoRow, ExportResult
+from vitedge.demo_records import DemoResult, DemoRow
+from vitedge.records import Artifact, ExportResult
 
 FORMATS = ("onnx", "coreml")
 _PARITY_IMAGES = 64

@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.ao.quantization.fx._decomposed  # registers the operators that a program consists of
 
+from vitedge.bundle import ReferenceData
 from vitedge.errors import UnreadableArtifact
 from vitedge.export.program import Program
 from vitedge.quantize.records import QuantizationRecord
@@ -20,7 +24,7 @@ from vitedge.serialization import from_dict, to_dict
 
 SUFFIX = ".pt2"
 FORMAT_VERSION = 1
-_ENTRY = "vitedge.json"
+_ENTRY, _EVIDENCE = "vitedge.json", "reference.npz.base64"
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Model:
     program: Program
     record: QuantizationRecord
     checkpoint: CheckpointIdentity
+    evidence: ReferenceData
+    """What the float reference computes, so that an export can be judged without it."""
 
 
 def write_model(path: Path, model: Model) -> None:
@@ -44,7 +50,10 @@ def write_model(path: Path, model: Model) -> None:
         "record": to_dict(model.record),
         "checkpoint": to_dict(model.checkpoint),
     }
-    extra = {_ENTRY: json.dumps(content, ensure_ascii=True, allow_nan=False)}
+    extra = {
+        _ENTRY: json.dumps(content, ensure_ascii=True, allow_nan=False),
+        _EVIDENCE: _packed(model.evidence),
+    }
     with path.open("wb") as file:
         torch.export.save(program.exported, file, extra_files=extra)
 
@@ -55,7 +64,7 @@ def read_model(path: Path) -> Model:
     Raises:
         UnreadableArtifact: it is no such file, or of another version.
     """
-    extra: dict[str, Any] = {_ENTRY: ""}
+    extra: dict[str, Any] = {_ENTRY: "", _EVIDENCE: ""}
     try:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
@@ -83,4 +92,19 @@ def read_model(path: Path) -> Model:
         tuple(content["blocks"]),
     )
     record = from_dict(QuantizationRecord, content["record"])
-    return Model(program, record, from_dict(CheckpointIdentity, content["checkpoint"]))
+    identity = from_dict(CheckpointIdentity, content["checkpoint"])
+    return Model(program, record, identity, _unpacked(extra[_EVIDENCE]))
+
+
+def _packed(data: ReferenceData) -> str:
+    """As text: PyTorch hands extra files back as such."""
+    buffer = io.BytesIO()
+    outputs = {f"output.{name}": values for name, values in data.outputs.items()}
+    np.savez_compressed(buffer, allow_pickle=False, images=data.images, **outputs)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _unpacked(text: str) -> ReferenceData:
+    with np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False) as file:
+        outputs = {name.removeprefix("output."): file[name] for name in file.files if name.startswith("output.")}
+        return ReferenceData(file["images"], outputs)

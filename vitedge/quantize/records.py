@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from vitedge.records import CheckpointIdentity
+
 
 @dataclass(frozen=True)
 class LayerChoice:
@@ -138,3 +140,17 @@ class QuantizationRecord:
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Part of the work to the time that it took."""
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class QuantizationResult:
+    """What ``quantize`` wrote."""
+
+    path: str
+    size: int
+    checkpoint: CheckpointIdentity
+    variant: str
+    """Of the model."""
+    record: QuantizationRecord
+    failed: str = ""
+    """How a budget was missed, or empty."""

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several commands have, with what they say of themselves."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vitedge.recipe import IMAGE_COUNT, SCHEMES
+
+Source = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A file, a folder, timm:NAME or hf:NAME.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+Weights = Annotated[str | None, typer.Option(metavar="NAME", help="Which weights, where a file holds several sets.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Correct a fact by hand, e.g. heads=3 or mean=0.5,0.5,0.5."),
+]
+Images = Annotated[
+    str | None, typer.Option(metavar="DIR|synthetic", help="Images that parity is measured on; synthetic if not given.")
+]
+ImageCount = Annotated[int | None, typer.Option(min=2, help=f"How many images; {IMAGE_COUNT} if not given.")]
+ImageSize = Annotated[str | None, typer.Option(metavar="N|HxW", help="Pixels; the checkpoint's own if not given.")]
+Batch = Annotated[str | None, typer.Option(metavar="N|dynamic", help="1 if not given.")]
+InputType = Annotated[
+    str | None, typer.Option("--input", metavar="float32|uint8", help="uint8 takes the RGB image itself.")
+]
+Profile = Annotated[
+    str | None, typer.Option("--for", metavar="PROFILE", help="Settings of a device; see vitedge profiles.")
+]
+MaxError = Annotated[float | None, typer.Option(help="Bar: max |difference| / max |reference|.")]
+MinSqnr = Annotated[float | None, typer.Option(help="Bar: centred SQNR in dB.")]
+MinAgreement = Annotated[float | None, typer.Option(help="Bar: share of images with the same top-1.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--quantization", "-q", metavar="NAME=VALUE", help="A setting, e.g. ranges=mse; see docs/quantize.md."
+    ),
+]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option("--layer", metavar="NAME=SCHEME", help="One layer, a pattern, or a kind: blocks.0.*=float, conv=w8."),
+]
+PRECISIONS = "|".join(("fp32", "fp16", *SCHEMES))

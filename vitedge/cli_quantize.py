@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``quantize``: parse, one library call, render."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vitedge.arguments import parse_batch, parse_overrides, parse_size, quantization_entries
+from vitedge.cli_options import (
+    AsJson,
+    Batch,
+    ImageSize,
+    InputType,
+    Layers,
+    Overrides,
+    Profile,
+    Settings,
+    Source,
+    Weights,
+)
+from vitedge.profiles import apply
+from vitedge.recipe import CALIBRATION_COUNT, SCHEMES, ExportRecipe, read_entries
+from vitedge.render_screen import progress
+from vitedge.serialization import from_dict
+
+
+def quantize(
+    source: Source,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.pt2", help="The file to write.")],
+    images: Annotated[
+        str | None, typer.Option(metavar="DIR|LIST|ARRAY|synthetic", help="Images for calibration; none is assumed.")
+    ] = None,
+    image_count: Annotated[
+        int | None, typer.Option(min=1, help=f"How many of them; {CALIBRATION_COUNT} if not given.")
+    ] = None,
+    scheme: Annotated[str | None, typer.Option(metavar="|".join(SCHEMES), help="int8 if not given.")] = None,
+    profile: Profile = None,
+    layers: Layers = None,
+    settings: Settings = None,
+    max_drop: Annotated[
+        float | None, typer.Option(metavar="POINTS", help="Budget: top-1 that may be lost on --eval.")
+    ] = None,
+    labelled: Annotated[
+        str | None, typer.Option("--eval", metavar="LABELLED_DIR", help="Images of the budget.")
+    ] = None,
+    min_sqnr: Annotated[
+        float | None, typer.Option(metavar="DB", help="Budget: centred SQNR on the calibration images.")
+    ] = None,
+    image_size: ImageSize = None,
+    batch: Batch = None,
+    input_type: InputType = None,
+    seed: Annotated[int | None, typer.Option(help="Of the images.")] = None,
+    weights: Weights = None,
+    overrides: Overrides = None,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Read options from a file; those given here win.")
+    ] = None,
+    *,
+    diagnose: Annotated[bool, typer.Option("--layers", help="Show every layer and every attention.")] = False,
+    features: Annotated[bool, typer.Option("--features", help="Tokens and pooled features, not logits.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file that is there.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Quantize a checkpoint: one program, which every target gets."""
+    entries = read_entries(recipe) if recipe else {}
+    found = entries.pop("quantization", None)
+    budget = {"max_drop": max_drop, "eval_images": labelled, "min_sqnr": min_sqnr}
+    given: dict[str, Any] = {
+        "precision": scheme or entries.get("precision") or "int8",
+        "profile": profile,
+        "image_size": parse_size(image_size),
+        "batch": parse_batch(batch),
+        "input": input_type,
+        "seed": seed,
+        "weights": weights,
+        "overrides": parse_overrides(overrides) or None,
+        "features": features or None,
+    }
+    entries.update({name: value for name, value in given.items() if value is not None})
+    calibration = {"images": images, "image_count": image_count, "seed": seed, **budget}
+    entries["quantization"] = quantization_entries(entries["precision"], found, calibration, settings, layers)
+    asked = apply(from_dict(ExportRecipe, entries), entries)
+    from vitedge import render_quantization
+    from vitedge.quantization import quantize as run
+
+    result = run(source, output, asked, force=force, progress=progress)
+    render_quantization.result(result, layers=diagnose, as_json=json)
+    if result.failed:
+        raise typer.Exit(4)

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verb ``quantize``: a checkpoint and images in, one quantized program with the proof of what it computes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from vitedge.bundle import ReferenceData
+from vitedge.calibration.images import load
+from vitedge.calibration.stream import open_images
+from vitedge.checkpoints.read import read
+from vitedge.errors import BadRecipe
+from vitedge.models.reference import Reference, load_reference
+from vitedge.output import refuse_existing_file, replacing_file
+from vitedge.profiles import profiles
+from vitedge.quantize.file import SUFFIX, Model, write_model
+from vitedge.quantize.records import QuantizationResult
+from vitedge.quantize.run import Quantization, record
+from vitedge.quantize.run import quantize as run
+from vitedge.recipe import CALIBRATED, ExportRecipe, QuantizationRecipe
+from vitedge.records import CheckpointIdentity
+
+SYMMETRIC_FORMATS = ("coreml", "tensorrt")
+"""Targets whose activations have no zero point."""
+
+
+def quantize(
+    source: str,
+    out: Path,
+    recipe: ExportRecipe,
+    *,
+    force: bool = False,
+    progress: Callable[[str], None] = lambda _text: None,
+) -> QuantizationResult:
+    """Writes a quantized program.
+
+    Args:
+        source: a file, a folder, ``timm:NAME`` or ``hf:NAME``.
+        out: the ``.pt2`` file to write; what is there stays until the new one is complete.
+        recipe: its precision is a scheme of quantization; image size, batch and input are those of the program.
+        force: replace a file that is there.
+        progress: called with one line a stage.
+
+    Raises:
+        UserError: the checkpoint, the images, the recipe or the output is not usable.
+        CheckFailed: a budget was not met; the best that was found is written all the same.
+    """
+    if out.suffix != SUFFIX:
+        raise BadRecipe(f"A quantized program is a {SUFFIX} file; name the output {out.with_suffix(SUFFIX).name}.")
+    refuse_existing_file(out, force=force)
+    checkpoint = read(source, weights=recipe.weights, overrides=recipe.overrides)
+    reference = load_reference(checkpoint, recipe.image_size)
+    features = recipe.features or reference.spec.classes == 0
+    job = prepare(reference, recipe, features=features, progress=progress)
+    images = load(settings(recipe).images or recipe.images, reference.spec, recipe.image_count, recipe.seed)
+    outputs = reference.outputs(images.pixels, features=features)
+    identity = CheckpointIdentity(checkpoint.source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
+    done = record(job)
+    model = Model(job.program(recipe.batch, recipe.input), done, identity, ReferenceData(images.pixels, outputs))
+    with replacing_file(out) as partial:
+        write_model(partial, model)
+    return QuantizationResult(str(out), out.stat().st_size, identity, reference.spec.variant, done)
+
+
+def prepare(
+    reference: Reference, recipe: ExportRecipe, *, features: bool, progress: Callable[[str], None]
+) -> Quantization:
+    """Quantizes a reference as a recipe asks for.
+
+    Raises:
+        BadRecipe: activations are to be quantized, and no images were named.
+        BadImages: there are no images, or too many that cannot be read.
+    """
+    asked = settings(recipe)
+    stream = None
+    if asked.images is not None:
+        stream = open_images(asked.images, reference.spec, asked.image_count, asked.seed)
+    return run(Quantization(reference, asked, is_symmetric(recipe), stream, features=features, progress=progress))
+
+
+def settings(recipe: ExportRecipe) -> QuantizationRecipe:
+    """What a recipe says of quantization.
+
+    Raises:
+        BadRecipe: activations are to be quantized, and no images were named.
+    """
+    asked = recipe.quantization or QuantizationRecipe(recipe.precision)
+    needs = asked.scheme in CALIBRATED or any(scheme in CALIBRATED for scheme in asked.layers.values())
+    if needs and asked.images is None:
+        raise BadRecipe(
+            f"{asked.scheme} finds the ranges of activations on images, and assumes none: add --images DIR, a list, "
+            "an array, or the word synthetic."
+        )
+    return asked
+
+
+def is_symmetric(recipe: ExportRecipe) -> bool:
+    """Whether the program's activations have no zero points: what was asked for, or what the targets take."""
+    asked = recipe.quantization
+    if asked is not None and asked.activations is not None:
+        return asked.activations == "int8"
+    if recipe.profile is not None:
+        return profiles()[recipe.profile].scheme != "u8s8"
+    return any(name in SYMMETRIC_FORMATS for name in recipe.formats)

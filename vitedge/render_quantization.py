@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``quantize`` did, as tables for people or as one JSON document."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+
+from rich.table import Table
+
+from vitedge.quantize.records import QuantizationRecord, QuantizationResult
+from vitedge.render_screen import document, lines, next_command, readable_size, show, table
+
+
+def result(done: QuantizationResult, *, layers: bool, as_json: bool) -> None:
+    """The summary; with ``layers`` every layer and every attention."""
+    if as_json:
+        return document(done)
+    record = done.record
+    if layers:
+        show(_layer_table(record))
+        if record.attentions:
+            show(_attention_table(record))
+    lines(
+        f"{done.variant}: {_schemes(record)}",
+        *(f"skipped: {name}: {reason}" for name, reason in record.skipped.items()),
+        *(f"note: {note}" for note in record.notes),
+        *_verdict(record),
+        *([f"budget: {done.failed}"] if done.failed else []),
+        f"{done.path}: {readable_size(done.size)}, in {sum(record.seconds.values()):.1f} s",
+        next_command(f"vitedge export {shlex.quote(done.path)} -o BUNDLE --format onnx"),
+    )
+    return None
+
+
+def _verdict(record: QuantizationRecord) -> Iterator[str]:
+    if record.sqnr_db is not None:
+        agreement = "" if record.agreement is None else f", {record.agreement:.1%} of the images keep their top-1"
+        yield f"calibrated on {record.images} images: {record.image_source}"
+        yield f"simulation: {record.sqnr_db:.1f} dB centred SQNR{agreement}"
+
+
+def _schemes(record: QuantizationRecord) -> str:
+    counts = Counter(layer.scheme for layer in record.layers)
+    named = ", ".join(f"{count} {scheme}" for scheme, count in counts.most_common())
+    return f"{len(record.layers)} layers: {named}"
+
+
+def _layer_table(record: QuantizationRecord) -> Table:
+    drawn = table("layer", "scheme", "range", "SQNR dB", "alone", "clamped", right=range(3, 6))
+    found = {diagnosis.layer: diagnosis for diagnosis in record.diagnoses}
+    for layer in record.layers:
+        seen = found.get(layer.layer)
+        figures = ("-", "-", "-") if seen is None else _figures(seen.sqnr_db, seen.alone_db, seen.saturation)
+        drawn.add_row(layer.layer, layer.scheme, layer.range_method or "-", *figures)
+    return drawn
+
+
+def _figures(sqnr_db: float, alone_db: float, saturation: float) -> tuple[str, str, str]:
+    return f"{sqnr_db:.1f}", f"{alone_db:.1f}", f"{saturation:.2%}"
+
+
+def _attention_table(record: QuantizationRecord) -> Table:
+    drawn = table("attention", "entropy", "quantized", "distance", "quantized", "KL", right=range(1, 6))
+    for seen in record.attentions:
+        pairs = (seen.entropy_float, seen.entropy_quantized, seen.distance_float, seen.distance_quantized)
+        drawn.add_row(seen.attention, *("-" if value is None else f"{value:.3f}" for value in pairs), f"{seen.kl:.1e}")
+    return drawn
