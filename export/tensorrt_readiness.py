@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether TensorRT will read a quantized ONNX file and fuse what it can, as far as the graph shows it without a GPU.
+
+The rules are those of its developer's guide (explicit quantization, fused attention) and of onnx-tensorrt's list of
+operators: Q/DQ in int8 with zero points of 0, the two side by side; int8 attention only with all of its operands
+quantized and its factor on the query; no cubic Resize. A bias in int32 is refused (onnx/onnx-tensorrt#850), and what it
+rounds goes from -128 to 127 (NVIDIA/TensorRT#1796), so that nothing has to clamp tighter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+
+from vitedge.errors import UnreadableArtifact
+from vitedge.records import StructureReport
+
+OPSET = 17
+"""The newest that TensorRT 8.6 reads."""
+_LAYER_NORMALIZATION_SINCE = 17
+_MOVEMENT = frozenset({"Transpose", "Reshape", "Cast", "Identity", "Squeeze", "Unsqueeze"})
+_UNREAD = frozenset(
+    {"QLinearMatMul", "QLinearConv", "MatMulInteger", "ConvInteger", "DynamicQuantizeLinear", "MatMulNBits"}
+)
+_ON_SCORES = ("Add", "Sub", "Mul", "Div", "QuantizeLinear", "DequantizeLinear")
+_ON_PROBABILITIES = ("QuantizeLinear", "DequantizeLinear", "Clip")
+_MOST_NAMED = 3
+
+
+def check_tensorrt(path: Path, opset: int = OPSET) -> StructureReport:
+    """Checks a file; the report's reason holds every finding.
+
+    Args:
+        path: an ONNX file, its weights in it or beside it.
+        opset: what the file has to be of.
+
+    Raises:
+        UnreadableArtifact: it is no ONNX model.
+    """
+    try:
+        model = onnx.load(str(path))
+    except (DecodeError, OSError, ValueError) as error:
+        raise UnreadableArtifact(f"{path} is not an ONNX model, or is cut short.") from error
+    findings = {phrase: find(_Graph(model), opset) for phrase, find in CHECKS}
+    return StructureReport(
+        artifact=path.name,
+        checks=tuple(phrase for phrase, found in findings.items() if not found),
+        passed=not any(findings.values()),
+        reason="; ".join(_tell(found) for found in findings.values() if found),
+    )
+
+
+def _tell(found: Sequence[str]) -> str:
+    rest = f" (and {len(found) - _MOST_NAMED} more)" if len(found) > _MOST_NAMED else ""
+    return "; ".join(found[:_MOST_NAMED]) + rest
+
+
+class _Graph:
+    """Who makes a value, who reads it, and which values are constants."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self.model = model
+        self.nodes: Sequence[NodeProto] = model.graph.node
+        self._makers = {name: node for node in self.nodes for name in node.output}
+        self._constants: dict[str, TensorProto] = {tensor.name: tensor for tensor in model.graph.initializer}
+        for node in self.nodes:
+            if node.op_type == "Constant" and node.attribute[0].name == "value":
+                self._constants[node.output[0]] = node.attribute[0].t
+
+    def of(self, *kinds: str) -> Iterator[NodeProto]:
+        return (node for node in self.nodes if node.op_type in kinds)
+
+    def maker(self, name: str) -> NodeProto | None:
+        return self._makers.get(name)
+
+    def readers(self, name: str) -> list[NodeProto]:
+        return [node for node in self.nodes if name in node.input]
+
+    def constant(self, name: str) -> TensorProto | None:
+        return self._constants.get(name)
+
+    def before_movement(self, name: str) -> NodeProto | None:
+        """What makes a value, movement left aside."""
+        maker = self.maker(name)
+        while maker is not None and maker.op_type in _MOVEMENT:
+            maker = self.maker(maker.input[0])
+        return maker
+
+    def after_movement(self, name: str) -> list[NodeProto]:
+        """What reads a value, movement left aside."""
+        found: list[NodeProto] = []
+        for reader in self.readers(name):
+            found += self.after_movement(reader.output[0]) if reader.op_type in _MOVEMENT else [reader]
+        return found
+
+
+def _wrong_opset(graph: _Graph, opset: int) -> list[str]:
+    found = [entry.version for entry in graph.model.opset_import if entry.domain in ("", "ai.onnx")]
+    return [] if found == [opset] else [f"opset {', '.join(map(str, found)) or 'unknown'} instead of {opset}"]
+
+
+def _unread_operators(graph: _Graph, _opset: int) -> list[str]:
+    unread = {node.op_type for node in graph.nodes if node.op_type in _UNREAD or node.domain not in ("", "ai.onnx")}
+    return [f"TensorRT does not read {kind}" for kind in sorted(unread)]
+
+
+def _free_shapes(graph: _Graph, _opset: int) -> list[str]:
+    given = {tensor.name for tensor in graph.model.graph.initializer}
+    inputs = [value for value in graph.model.graph.input if value.name not in given]
+    return [
+        f"{value.name} has no fixed shape"
+        for value in inputs
+        if not all(edge.dim_value > 0 for edge in value.type.tensor_type.shape.dim)
+    ]
+
+
+def _other_integers(graph: _Graph, _opset: int) -> list[str]:
+    """Q/DQ that are not of int8, or whose zero point is not 0."""
+    found = []
+    for node in graph.of("QuantizeLinear", "DequantizeLinear"):
+        kind, zero_point = _integers(graph, node)
+        if kind != TensorProto.INT8:
+            name = TensorProto.DataType.Name(kind).lower() if kind else "no known type"
+            found.append(f"{node.name or node.output[0]} is of {name}, not int8")
+        elif zero_point is None or zero_point.any():
+            found.append(f"{node.name or node.output[0]} has a zero point other than 0")
+    return found
+
+
+def _integers(graph: _Graph, node: NodeProto) -> tuple[int, np.ndarray | None]:
+    """The type of the integers, 0 where it cannot be told, and the zero point, None where that is no constant."""
+    if len(node.input) > 2 and node.input[2]:
+        tensor = graph.constant(node.input[2])
+        return (0, None) if tensor is None else (tensor.data_type, numpy_helper.to_array(tensor))
+    if node.op_type == "QuantizeLinear":  # the operator's default
+        return TensorProto.UINT8, np.zeros(())
+    tensor = graph.constant(node.input[0])
+    if tensor is not None:
+        return tensor.data_type, np.zeros(())
+    maker = graph.before_movement(node.input[0])
+    return (0, None) if maker is None or maker.op_type != "QuantizeLinear" else _integers(graph, maker)
+
+
+def _separated(graph: _Graph, _opset: int) -> list[str]:
+    """What computes with integers between QuantizeLinear and DequantizeLinear."""
+    return [
+        f"{reader.op_type} reads the integers of {node.name or node.output[0]}"
+        for node in graph.of("QuantizeLinear")
+        for reader in graph.after_movement(node.output[0])
+        if reader.op_type != "DequantizeLinear"
+    ]
+
+
+def _written_out_norms(graph: _Graph, opset: int) -> list[str]:
+    """``Sqrt(ReduceMean(...) + epsilon)``: the standard deviation of a LayerNorm in its parts."""
+    if opset < _LAYER_NORMALIZATION_SINCE:
+        return []
+    found = []
+    for node in graph.of("Sqrt"):
+        sum_of = graph.maker(node.input[0])
+        terms = [] if sum_of is None or sum_of.op_type != "Add" else [graph.maker(name) for name in sum_of.input]
+        if any(term is not None and term.op_type == "ReduceMean" for term in terms):
+            found.append(f"{node.name or node.output[0]} belongs to a LayerNorm in its parts")
+    return found
+
+
+def _cubic(graph: _Graph, _opset: int) -> list[str]:
+    return [
+        f"{node.name or node.output[0]} is a cubic Resize"
+        for node in graph.of("Resize")
+        if any(attribute.name == "mode" and attribute.s == b"cubic" for attribute in node.attribute)
+    ]
+
+
+def _half_quantized(graph: _Graph, _opset: int) -> list[str]:
+    """Attentions of which some operands are quantized and others are not."""
+    found = []
+    for softmax in graph.of("Softmax"):
+        operands = _operands(graph, softmax)
+        inner = [quantized for name, quantized in operands.items() if name != "context"]
+        if any(inner) and not all(operands.values()):
+            left = ", ".join(name for name, quantized in operands.items() if not quantized)
+            found.append(f"the attention of {softmax.name or softmax.output[0]} is quantized without its {left}")
+    return found
+
+
+def _operands(graph: _Graph, softmax: NodeProto) -> dict[str, bool]:
+    """Whether each operand of an attention's two products, and their result, is quantized; empty for no attention."""
+    scores, _ = _scores(graph, softmax)
+    product, probabilities = _weighted(graph, softmax.output[0])
+    if scores is None or product is None:
+        return {}
+    value = product.input[1 - list(product.input).index(probabilities)]
+    names = {"query": scores.input[0], "key": scores.input[1], "probabilities": probabilities, "value": value}
+    quantized = {name: _is_dequantized(graph, operand) for name, operand in names.items()}
+    readers = graph.after_movement(product.output[0])
+    return {**quantized, "context": bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)}
+
+
+def _is_dequantized(graph: _Graph, name: str) -> bool:
+    maker = graph.before_movement(name)
+    return maker is not None and maker.op_type == "DequantizeLinear"
+
+
+def _scores(graph: _Graph, softmax: NodeProto) -> tuple[NodeProto | None, list[NodeProto]]:
+    """The product of queries and keys, and what is done to it before the softmax but for the sum with a mask."""
+    others: list[NodeProto] = []
+    node = graph.before_movement(softmax.input[0])
+    while node is not None and node.op_type in _ON_SCORES:
+        if node.op_type != "Add":
+            others.append(node)
+        varying = [name for name in node.input if graph.constant(name) is None]
+        node = graph.before_movement(varying[0]) if varying else None
+    return (node, others) if node is not None and node.op_type == "MatMul" else (None, [])
+
+
+def _weighted(graph: _Graph, name: str) -> tuple[NodeProto | None, str]:
+    """The product of probabilities and values, and the name under which it reads the probabilities."""
+    for reader in graph.readers(name):
+        if reader.op_type == "MatMul":
+            return reader, name
+        if reader.op_type in _MOVEMENT or reader.op_type in _ON_PROBABILITIES:
+            product, below = _weighted(graph, reader.output[0])
+            if product is not None:
+                return product, below
+    return None, ""
+
+
+def _changed_scores(graph: _Graph, _opset: int) -> list[str]:
+    """What stands between the product of queries and keys and the softmax, where fused attention takes a mask alone."""
+    return [
+        f"{node.op_type} {node.name or node.output[0]} stands between the scores and their softmax"
+        for softmax in graph.of("Softmax")
+        for node in _scores(graph, softmax)[1]
+    ]
+
+
+CHECKS: tuple[tuple[str, Callable[[_Graph, int], list[str]]], ...] = (
+    ("the opset", _wrong_opset),
+    ("operators that TensorRT reads", _unread_operators),
+    ("fixed shapes", _free_shapes),
+    ("int8 with zero points of 0", _other_integers),
+    ("nothing between quantization and dequantization", _separated),
+    ("LayerNormalization as one operator", _written_out_norms),
+    ("no cubic Resize", _cubic),
+    ("attention quantized whole or not at all", _half_quantized),
+    ("the attention's factor on the query", _changed_scores),
+)
+"""What has to hold, and what finds where it does not."""
