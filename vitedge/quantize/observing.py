@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.fx import Node
 
@@ -30,23 +32,31 @@ def readings(structure: Structure) -> dict[Node, tuple[Layer, ...]]:
     return found
 
 
-def watcher(structure: Structure) -> Callable[[Tensor, Mapping[str, Stats]], None]:
+def identify(structure: Structure) -> dict[str, str]:
+    """What decides, besides the images, what `watcher` sees: the program, its weights and how they are computed."""
+    exported = structure.program.exported
+    digest = hashlib.sha256(str(exported.graph).encode())
+    for name, tensor in sorted(exported.state_dict.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().contiguous().view(-1).numpy().tobytes())
+    return {"program": digest.hexdigest(), "batch": str(BATCH), "torch": torch.__version__}
+
+
+def watcher(structure: Structure) -> Callable[[Tensor, dict[str, Stats]], None]:
     """The step of a calibration: runs a batch and adds what layers read to the statistics of that name.
 
-    Layers that read the same value have one entry, under the name of the first.
+    Layers that read the same value have one entry, under the name of the first; it is made at the first batch.
     """
     entries = {node: layers[0] for node, layers in readings(structure).items()}
 
-    def step(images: Tensor, stats: Mapping[str, Stats]) -> None:
-        watches = {node.name: partial(_see, stats[layer.name], layer.channel_axis) for node, layer in entries.items()}
+    def step(images: Tensor, stats: dict[str, Stats]) -> None:
+        watches = {
+            node.name: partial(_see, stats.setdefault(layer.name, Stats()), layer.channel_axis)
+            for node, layer in entries.items()
+        }
         Execution(structure.program.exported, watches)(images)
 
     return step
-
-
-def names(structure: Structure) -> tuple[str, ...]:
-    """The names under which `watcher` keeps statistics."""
-    return tuple(layers[0].name for layers in readings(structure).values())
 
 
 def _see(stats: Stats, channel_axis: int, value: Tensor) -> None:

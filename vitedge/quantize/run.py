@@ -7,9 +7,11 @@ sees all that is needed of the activations; what is done to weights afterwards c
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from types import ModuleType
 
 import numpy as np
@@ -18,7 +20,8 @@ import torch
 from torch import Tensor
 
 from vitedge.calibration import ranges
-from vitedge.calibration.observations import Stats, refuse_unusable
+from vitedge.calibration.cache import Observed, hash_key, resumable
+from vitedge.calibration.observations import Stats
 from vitedge.calibration.preprocess import normalize
 from vitedge.calibration.stream import ImageStream
 from vitedge.export.capture import capture
@@ -30,7 +33,7 @@ from vitedge.quantize.canonical import canonicalize
 from vitedge.quantize.correction import measure_bias
 from vitedge.quantize.execution import Execution
 from vitedge.quantize.insert import insert
-from vitedge.quantize.observing import BATCH, measure_moments, names, readings, watcher
+from vitedge.quantize.observing import BATCH, identify, measure_moments, readings, watcher
 from vitedge.quantize.placement import SCHEMES, Choice, Scheme, choose
 from vitedge.quantize.plan import Plan, fake_quantize
 from vitedge.quantize.records import LayerChoice, QuantizationRecord, StepRecord
@@ -62,6 +65,7 @@ class Quantization:
     choices: dict[str, Choice] = field(init=False)
     inputs: dict[str, Stats] = field(default_factory=dict)
     """Layer to what was seen of its input; layers that read the same value share an entry."""
+    observed: Observed | None = None
     images: Tensor = field(default_factory=lambda: torch.empty(0))
     """The first of the calibration images, normalized."""
     plan: Plan = field(default_factory=Plan)
@@ -94,22 +98,21 @@ def analyse(job: Quantization) -> None:
 
 def calibrate(job: Quantization) -> None:
     """Sees what layers read, over all images, and keeps some of the images."""
-    stream = job.stream
+    stream, preprocessing = job.stream, job.reference.spec.preprocessing
     if stream is None:
         return
-    step, spec = watcher(job.structure), job.reference.spec
-    stats = {name: Stats() for name in names(job.structure)}
-    kept: list[Tensor] = []
-    for batch in stream.batches(BATCH):
-        images = torch.from_numpy(normalize(batch, spec.preprocessing))
-        step(images, stats)
-        if sum(map(len, kept)) < JUDGED:
-            kept.append(images)
-        job.progress(f"calibrated on {stream.read} of {stream.count} images")
-    job.images = torch.cat(kept)[:JUDGED]
+    step = watcher(job.structure)
+    job.observed = resumable(
+        stream,
+        hash_key({**identify(job.structure), "images": stream.fingerprint(), "preprocessing": str(preprocessing)}),
+        BATCH,
+        lambda pixels, stats: step(torch.from_numpy(normalize(pixels, preprocessing)), stats),
+        job.progress,
+    )
+    first = np.concatenate(list(islice(stream.batches(BATCH), math.ceil(JUDGED / BATCH))))[:JUDGED]
+    job.images = torch.from_numpy(normalize(first, preprocessing))
     for layers in readings(job.structure).values():
-        job.inputs.update({layer.name: stats[layers[0].name] for layer in layers})
-    refuse_unusable(job.inputs)
+        job.inputs.update({layer.name: job.observed.stats[layers[0].name] for layer in layers})
 
 
 def prepare(job: Quantization) -> None:
@@ -246,14 +249,14 @@ def _as_read(job: Quantization, layer: Layer, value: Tensor) -> Tensor:
 
 def record(job: Quantization) -> QuantizationRecord:
     """What was done, as data."""
-    stream = job.stream
+    stream, observed = job.stream, job.observed
     scores = job.outputs[0] if job.outputs else None
     return QuantizationRecord(
         scheme=job.recipe.scheme,
-        images=0 if stream is None else stream.read,
+        images=0 if observed is None else observed.images,
         image_source="" if stream is None else stream.describe(),
-        image_sha256="" if stream is None else stream.sha256,
-        skipped={} if stream is None else dict(stream.skipped),
+        image_sha256="" if observed is None else observed.sha256,
+        skipped={} if observed is None else dict(observed.skipped),
         layers=tuple(_layer_record(job, layer) for layer in job.structure.layers),
         steps=job.steps,
         sqnr_db=None if scores is None else scores.centred_sqnr_db,
