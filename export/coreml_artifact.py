@@ -4,20 +4,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vitedge.digest import hash_file, hash_listing
-from vitedge.errors import CheckFailed, UnreadableArtifact
-from vitedge.export.coreml_weights import compare_weights, numbers
+from vitedge.errors import BadRecipe, CheckFailed, UnreadableArtifact
+from vitedge.export.coreml_describe import PREFIX
+from vitedge.export.coreml_scheme import ROUNDED, count_integers, scheme_of
+from vitedge.export.coreml_weights import compare_weights, numbers, quantized_parts
 from vitedge.mlprogram import description
 from vitedge.mlprogram.blobs import Blobs, Place
 from vitedge.mlprogram.modules import blocks_of
 from vitedge.mlprogram.package import WEIGHTS, Package, read_package
 from vitedge.mlprogram.program import Operation, Output, Program, read_program
-from vitedge.records import Artifact, StructureReport, TensorSpec
+from vitedge.recipe import SCHEMES
+from vitedge.records import Artifact, ModelSpec, StructureReport, TensorSpec
+from vitedge.serialization import from_dict
 
 MAX_RANK = 5
 _TARGETS = {6: "iOS15", 7: "iOS16", 8: "iOS17", 9: "iOS18", 10: "iOS26"}
@@ -47,6 +52,20 @@ def describe(path: Path) -> Artifact:
         files=files,
         blocks=_blocks(package, program),
     )
+
+
+def carried_spec(path: Path) -> ModelSpec | None:
+    """The model that a package of ours says it is; None for someone else's.
+
+    Raises:
+        UnreadableArtifact: it is no package, or what it says cannot be read.
+        MissingBackend: coremltools is not installed.
+    """
+    told = description.metadata(read_package(path), f"{PREFIX}spec")
+    try:
+        return None if told is None else from_dict(ModelSpec, told)
+    except BadRecipe as error:
+        raise UnreadableArtifact(f"{path} carries a description that cannot be read: {error}") from error
 
 
 def _blocks(package: Package, program: Program) -> dict[str, str]:
@@ -153,14 +172,18 @@ def _precision(program: Program, artifact: Artifact) -> str:
         raise CheckFailed(f"{counts['float16']} operations compute in fp16 in a package of fp32")
     if artifact.precision == "fp16" and not counts["float16"]:
         raise CheckFailed("no operation computes in fp16 in a package of fp16")
-    return f"{counts['float16']} operations in fp16, {counts['float32']} in fp32"
+    told = f"{counts['float16']} operations in fp16, {counts['float32']} in fp32"
+    weights, activations = count_integers(program)
+    if artifact.precision in SCHEMES and not weights:
+        raise CheckFailed(f"no weight is quantized in a package of {artifact.precision}")
+    if artifact.precision in ROUNDED and not activations:
+        raise CheckFailed(f"no activation is quantized in a package of {artifact.precision}")
+    return f"{told}; {weights} weights and {activations} activations as integers" if weights or activations else told
 
 
 def _declared_precision(program: Program) -> str:
-    """``compressed`` where weights are not kept as they are computed with."""
-    if any(operation.kind.startswith("constexpr_") for operation in program.operations):
-        return "compressed"
-    return "fp16" if _operations_by_precision(program)["float16"] else "fp32"
+    """The scheme where something is quantized, ``compressed`` where weights are stored in another way."""
+    return scheme_of(program) or ("fp16" if _operations_by_precision(program)["float16"] else "fp32")
 
 
 def _operations_by_precision(program: Program) -> dict[str, int]:
@@ -187,7 +210,7 @@ def _finite(program: Program) -> str:
     # What a maximum is taken over is padded with minus infinity.
     padding = {name for operation in program.operations if operation.kind == "pad" for name in operation.reads()}
     count = 0
-    for name, value in numbers(program):
+    for name, value in chain(numbers(program), quantized_parts(program)):
         if value.dtype.kind == "f" and name not in padding and not np.isfinite(value).all():
             raise CheckFailed(f"constant {name} is not finite")
         count += 1

@@ -13,9 +13,10 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from vitedge.digest import hash_file
-from vitedge.errors import CheckFailed, UnreadableArtifact
+from vitedge.errors import BadRecipe, CheckFailed, UnreadableArtifact
 from vitedge.export.onnx_skeleton import read_skeleton
-from vitedge.records import Artifact, StructureReport, TensorSpec
+from vitedge.records import Artifact, ModelSpec, StructureReport, TensorSpec
+from vitedge.serialization import from_dict
 
 _PREFIX = "vitedge."
 
@@ -47,6 +48,21 @@ def describe(path: Path) -> Artifact:
         files=files,
         blocks=json.loads(told.get(f"{_PREFIX}blocks", "{}")),
     )
+
+
+def carried_spec(path: Path) -> ModelSpec | None:
+    """The model that a file of ours says it is; None for someone else's.
+
+    Raises:
+        UnreadableArtifact: it is no ONNX model, or what it says cannot be read.
+    """
+    told = {entry.key: entry.value for entry in _load(path).metadata_props}
+    if f"{_PREFIX}spec" not in told:
+        return None
+    try:
+        return from_dict(ModelSpec, json.loads(told[f"{_PREFIX}spec"]))
+    except (ValueError, RecursionError, BadRecipe) as error:
+        raise UnreadableArtifact(f"{path} carries a description that cannot be read: {error}.") from error
 
 
 def check(path: Path, artifact: Artifact, weights: Mapping[str, Any] | None = None) -> StructureReport:

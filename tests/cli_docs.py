@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
-COMMANDS = ("inspect", "export", "validate", "bench", "profiles", "demo")
+COMMANDS = ("inspect", "export", "validate", "bench", "evaluate", "profiles", "demo")
 
 HEAD = """# The command line
 
@@ -23,7 +23,7 @@ Results go to stdout, as tables or with `--json` as exactly one JSON document; p
 | 1 | a bug of ours, with its traceback |
 | 2 | bad input or usage; one sentence |
 | 3 | a backend is missing or not built; with what to type |
-| 4 | a check failed: parity, or a damaged bundle |
+| 4 | a check failed: parity, accuracy, or a damaged bundle |
 | 5 | the device failed |
 | 130 | interrupted |
 """

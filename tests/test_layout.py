@@ -19,7 +19,15 @@ else:
 ROOT = Path(__file__).parent.parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("vitedge.records", "vitedge.demo_records", "vitedge.errors", "vitedge.digest", "vitedge.serialization", "vitedge.output"),
+    (
+        "vitedge.records",
+        "vitedge.accuracy_records",
+        "vitedge.demo_records",
+        "vitedge.errors",
+        "vitedge.digest",
+        "vitedge.serialization",
+        "vitedge.output",
+    ),
     ("vitedge.recipe",),
     ("vitedge.checkpoints", "vitedge.models", "vitedge.calibration", "vitedge.registry", "vitedge.profiles"),
     ("vitedge.mlprogram",),
@@ -29,6 +37,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "vitedge.runtimes",
         "vitedge.devices",
         "vitedge.parity",
+        "vitedge.accuracy",
+        "vitedge.accuracy_count",
         "vitedge.latency",
         "vitedge.latency_process",
         "vitedge.latency_worker",
@@ -48,7 +58,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "vitedge.validation",
         "vitedge.benchmark",
         "vitedge.arguments",
+        "vitedge.predictors",
+        "vitedge.evaluation",
         "vitedge.render",
+        "vitedge.render_accuracy",
         "vitedge.render_parity",
         "vitedge.render_screen",
     ),

@@ -14,12 +14,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vitedge.accuracy_records import Evaluation
     from vitedge.models.reference import Reference
     from vitedge.recipe import ExportRecipe
     from vitedge.records import BenchReport, ExportResult, Inspection, Validation
     from vitedge.validation import Against
 
-__all__ = ["bench", "export", "inspect", "load", "validate"]
+__all__ = ["bench", "evaluate", "export", "inspect", "load", "validate"]
 
 
 def inspect(source: str, *, weights: str | None = None, overrides: Mapping[str, Any] | None = None) -> Inspection:
@@ -79,6 +80,41 @@ def bench(subjects: Sequence[str], *, device: str = "local", threads: int | None
     from vitedge.benchmark import bench as run
 
     return run(subjects, device=device, threads=threads)
+
+
+def evaluate(
+    subjects: str | Path | Sequence[str | Path],
+    images: str | Path,
+    *,
+    against: str | None = None,
+    image_count: int | None = None,
+    seed: int = 0,
+    max_drop: float | None = None,
+    weights: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> Evaluation:
+    """Counts what is classified correctly. See `vitedge.evaluation.evaluate`.
+
+    Args:
+        subjects: checkpoints, artifacts and bundles, or one of them.
+        images: class folders, a ``.csv`` of path and label, or an ``.npz`` of images and labels.
+        against: the checkpoint that agreement is with.
+        image_count: how many images, drawn evenly from the classes; None takes all.
+        seed: decides which are drawn.
+        max_drop: percentage points of top-1 that may be lost against the reference, or else the first subject.
+        weights: which set of weights of a checkpoint.
+        overrides: facts that a checkpoint does not tell.
+        image_size: height and width for checkpoints; None is their own.
+    """
+    from vitedge.evaluation import Request
+    from vitedge.evaluation import evaluate as run
+    from vitedge.predictors import Weights
+
+    named = [subjects] if isinstance(subjects, (str, Path)) else subjects
+    choice = Weights(weights, overrides or {}, image_size)
+    request = Request(str(images), image_count, seed, against, max_drop, choice)
+    return run([str(subject) for subject in named], request)
 
 
 class _VerbPackage(ModuleType):

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from vitedge import registry
 from vitedge.bundle import ReferenceData, read_reference
 from vitedge.calibration.preprocess import normalize
-from vitedge.errors import BadRecipe
+from vitedge.errors import BadRecipe, UnreadableArtifact
 from vitedge.mlprogram import COMPUTE
 from vitedge.parity import compare, default_bar, judge
 from vitedge.recipe import ExportRecipe
@@ -146,6 +146,20 @@ def feed(images: npt.NDArray[np.uint8], image: TensorSpec, spec: ModelSpec) -> n
         return images.astype(image.dtype, copy=False)
     normalized = normalize(images, spec.preprocessing)
     return normalized.astype(np.float16) if image.dtype == "float16" else normalized
+
+
+def image_size(artifact: Artifact) -> tuple[int, int]:
+    """Height and width that an artifact was made for.
+
+    Raises:
+        UnreadableArtifact: it does not take one image tensor of a fixed size.
+    """
+    shape = artifact.inputs[0].shape if len(artifact.inputs) == 1 else ()
+    if len(shape) != 4 or not isinstance(shape[2], int) or not isinstance(shape[3], int):
+        raise UnreadableArtifact(
+            f"{artifact.path} does not take one image (batch, channels, height, width) of a fixed size."
+        )
+    return shape[2], shape[3]
 
 
 def check_structure(path: Path, artifact: Artifact, weights: Mapping[str, Any] | None = None) -> StructureReport:

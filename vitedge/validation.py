@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitedge import registry
 from vitedge.bundle import MANIFEST, check_files, read_manifest
-from vitedge.comparison import FORMAT_OF, Evidence, check_parity, check_structure, sealed_evidence
+from vitedge.comparison import FORMAT_OF, Evidence, check_parity, check_structure, image_size, sealed_evidence
 from vitedge.errors import BadRecipe, UnreadableArtifact
 from vitedge.mlprogram.lint import lint
 from vitedge.parity import default_bar
@@ -114,7 +114,7 @@ class _Basis:
                 "model without a ClassifierConfig, or with its logits as a further output."
             )
         return _Basis.of_checkpoint(
-            against, _image_size(artifact), features=len(artifact.outputs) > 1, precision=artifact.precision
+            against, image_size(artifact), features=len(artifact.outputs) > 1, precision=artifact.precision
         )
 
     @staticmethod
@@ -181,17 +181,3 @@ def _against(
     )
     shown = tuple(report if basis.layers else replace(report, layers=()) for report in first)
     return (*shown, *reports[1:]), expected_weights(program)
-
-
-def _image_size(artifact: Artifact) -> tuple[int, int]:
-    """Height and width that an artifact was made for.
-
-    Raises:
-        UnreadableArtifact: it does not take one image tensor of a fixed size.
-    """
-    shape = artifact.inputs[0].shape if len(artifact.inputs) == 1 else ()
-    if len(shape) != 4 or not isinstance(shape[2], int) or not isinstance(shape[3], int):
-        raise UnreadableArtifact(
-            f"{artifact.path} does not take one image (batch, channels, height, width) of a fixed size."
-        )
-    return shape[2], shape[3]

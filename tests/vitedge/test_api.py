@@ -13,6 +13,7 @@ import pytest
 import vitedge
 from tests.bad_files import VIT
 from tests.test_layout import HEAVY
+from vitedge.demo.assets import IMAGES
 from vitedge.errors import BadRecipe, UserError
 
 
@@ -25,7 +26,7 @@ def told(script: str) -> list[str]:
 
 
 def test_the_verbs_are_the_ones_that_are_promised() -> None:
-    assert vitedge.__all__ == ["bench", "export", "inspect", "load", "validate"]
+    assert vitedge.__all__ == ["bench", "evaluate", "export", "inspect", "load", "validate"]
     for name in vitedge.__all__:
         verb = getattr(vitedge, name)
         assert callable(verb)
@@ -69,6 +70,12 @@ def test_a_bundle_and_an_artifact_are_validated(demo_bundle: Path) -> None:
     assert found.parity[0].layers
     with pytest.raises(BadRecipe, match="--against"):
         vitedge.validate(demo_bundle / "model.onnx")
+
+
+def test_accuracy_is_counted(demo_bundle: Path) -> None:
+    found = vitedge.evaluate(demo_bundle / "model.onnx", IMAGES, against=str(VIT), image_count=20, max_drop=0.0)
+    assert found.passed
+    assert [row.top1.total for row in found.subjects] == [20, 20]
 
 
 def test_a_mistake_is_an_error_of_ours() -> None:

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What folders and labels are called, to the numbers of a model's classes."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from vitedge.checkpoints.sentences import some
+from vitedge.errors import BadImages
+
+_WORDNET_ID = re.compile(r"n\d{8}")
+_NUMBER = re.compile(r"[+-]?\d+")
+_IMAGENET = 1000
+"""Classes of ImageNet-1k, whose WordNet ids timm knows."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes that a model tells apart."""
+
+    count: int
+    names: tuple[str, ...] = ()
+    """By number, or empty where nobody named them."""
+
+
+def number_folders(folders: Sequence[str], classes: Classes) -> tuple[dict[str, int], str]:
+    """The class of every class folder.
+
+    Args:
+        folders: names, in any order.
+        classes: of the model.
+
+    Returns:
+        The number of every folder's class, and one sentence if it was not told but concluded, or nothing.
+
+    Raises:
+        BadImages: more folders than classes; names that are the model's beside names that are not; or fewer folders
+            than classes whose names tell nothing.
+    """
+    if len(folders) > classes.count:
+        raise BadImages(f"There are {len(folders)} class folders, and the model has {classes.count} classes.")
+    known = _numbers_of_names(classes)
+    found = {folder: known[_plain(folder)] for folder in folders if _plain(folder) in known}
+    if found:
+        strangers = [folder for folder in folders if folder not in found]
+        if strangers:
+            raise BadImages(f"No class of the model is called {some(strangers)}, as folders here are.")
+        _refuse_twice(found, classes)
+        return found, ""
+    return _number_unnamed(sorted(folders), classes)
+
+
+def number_labels(labels: Collection[str], classes: Classes) -> dict[str, int]:
+    """The class of every label of a table: its number, or its name.
+
+    Raises:
+        BadImages: a name that the model does not have, a number outside its classes, or a numeral that is the name of
+            another class than the one with that number.
+    """
+    known = _numbers_of_names(classes)
+    found: dict[str, int] = {}
+    strangers = []
+    for label in labels:
+        named = known.get(_plain(label))
+        number = int(label) if _NUMBER.fullmatch(label) else None
+        if named is None and number is None:
+            strangers.append(label)
+        elif named is not None and number is not None and named != number:
+            raise BadImages(
+                f"The label {label} may be class {number} or class {named}, which the model calls {label!r}: name the "
+                "classes in words, or make another table."
+            )
+        else:
+            found[label] = named if number is None else number  # type: ignore[assignment]
+    if strangers and not known:
+        raise BadImages(
+            f"Labels such as {some(strangers)} are names, and nothing says how the model's classes are "
+            "called: use their numbers, or add --set labels=NAME,NAME,…."
+        )
+    if strangers:
+        raise BadImages(f"No class of the model is called {some(strangers)}, as labels here are.")
+    check_range(found.values(), classes)
+    return found
+
+
+def check_range(numbers: Collection[int], classes: Classes) -> None:
+    """Refuses numbers that are no class.
+
+    Raises:
+        BadImages: a negative number, or one that is too large.
+    """
+    if numbers and min(numbers) < 0:
+        raise BadImages(f"There is a label {min(numbers)}: classes are counted from 0.")
+    if numbers and max(numbers) >= classes.count:
+        raise BadImages(
+            f"There is a label {max(numbers)}, and the model has {classes.count} classes, counted from 0"
+            + (": the labels seem to be counted from 1." if max(numbers) == classes.count and min(numbers) > 0 else ".")
+        )
+
+
+def _number_unnamed(folders: list[str], classes: Classes) -> tuple[dict[str, int], str]:
+    """Folders whose names the model does not have."""
+    if len(folders) == classes.count:
+        order = {folder: index for index, folder in enumerate(folders)}
+        unlike = " (as text: 10 comes before 2)" if folders != sorted(folders, key=_as_number) else ""
+        return order, f"the class folders were counted in the order of their names{unlike}"
+    ids = _wordnet_ids() if classes.count == _IMAGENET and all(map(_WORDNET_ID.fullmatch, folders)) else {}
+    if ids and all(folder in ids for folder in folders):
+        return {folder: ids[folder] for folder in folders}, "the class folders are WordNet ids of ImageNet-1k"
+    raise BadImages(
+        f"There are {len(folders)} class folders, such as {some(folders)}, for {classes.count} classes, and their "
+        "names are not the model's: which classes they are has to be said, with --set labels=NAME,NAME,… or with a "
+        "CSV of path and class number."
+    )
+
+
+def _wordnet_ids() -> Mapping[str, int]:
+    """WordNet id to class of ImageNet-1k; empty where the list is not installed."""
+    try:
+        from timm.data.imagenet_info import ImageNetInfo  # noqa: PLC0415 - it imports PyTorch, which is needed for nothing else here
+    except ImportError:
+        return {}
+    ids: list[str] = ImageNetInfo("imagenet-1k").label_names()  # type: ignore[no-untyped-call]
+    return {name: index for index, name in enumerate(ids)}
+
+
+def _numbers_of_names(classes: Classes) -> dict[str, int]:
+    """Names to numbers, and so the first of several names of one class; not what two classes are called."""
+    whole = [_plain(name) for name in classes.names]
+    first = [_plain(name.partition(",")[0]) for name in classes.names]
+    found: dict[str, int] = {}
+    for keys in (whole, first):
+        times = Counter(keys)
+        for index, key in enumerate(keys):
+            if times[key] == 1:
+                found.setdefault(key, index)
+    return found
+
+
+def _refuse_twice(found: Mapping[str, int], classes: Classes) -> None:
+    for folder, number in found.items():
+        other = next(name for name, same in found.items() if same == number)
+        if other != folder:
+            raise BadImages(f"The class folders {other} and {folder} are both class {number}, {classes.names[number]}.")
+
+
+def _plain(name: str) -> str:
+    """As names are compared: without case, with one space for each gap."""
+    return " ".join(re.split(r"[\s_]+", name.strip().casefold()))
+
+
+def _as_number(name: str) -> tuple[int, str]:
+    return (int(name) if name.isdecimal() else 0, name)

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accuracy that is known beforehand: images of one grey each, and models that tell the greys apart."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from tests.bad_files import VIT
+from tests.vitedge.grey_models import GREYS, NAMES, spec, write_arrays, write_folders, write_model
+from vitedge.demo.assets import IMAGES
+from vitedge.errors import BadRecipe
+from vitedge.evaluation import Request, evaluate
+from vitedge.predictors import Weights
+
+CONFUSED = (10, 40, 70, 101, 100, 160, 190)
+"""Class 4 is looked for where class 3 is: of the greys 100 to 102 it takes one, and nothing is near 130 to 132."""
+LOST = ("dog/000.png", "eel/000.png", "eel/001.png", "eel/002.png")
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> str:
+    return str(write_model(tmp_path / "good.onnx", told=spec()))
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> str:
+    """Loses 4 of 21 images."""
+    return str(write_model(tmp_path / "bad.onnx", batch="batch", told=spec(), greys=CONFUSED))
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> str:
+    return str(write_folders(tmp_path / "set", NAMES, each=3))
+
+
+def test_shares_intervals_and_what_was_lost(good: str, bad: str, folders: str) -> None:
+    found = evaluate([good, bad], Request(folders))
+    first, second = found.subjects
+    assert (found.images, found.classes, found.classes_seen) == (21, 7, 7)
+    assert (first.top1.count, first.top1.share, first.top1.high) == (21, 1.0, 1.0)
+    assert first.top1.low == pytest.approx(0.8454, abs=1e-4)
+    assert second.top1.count == 17
+    (pair,) = found.comparisons
+    assert (pair.subject, pair.baseline) == ("bad.onnx", "good.onnx")
+    assert (pair.lost, pair.gained, pair.lost_images) == (4, 0, LOST)
+    assert pair.drop_points == pytest.approx(400 / 21)
+    assert pair.p_value == 2 / 2**4
+    assert second.top5 is not None
+    assert second.top5.count == 21
+    assert (first.agreement, second.agreement, found.reference) == (None, None, None)
+    assert found.passed
+
+
+def test_every_kind_of_source_gives_the_same(good: str, bad: str, folders: str, tmp_path: Path) -> None:
+    rows = [f"set/{name}/{index:03}.png,{label}" for label, name in enumerate(NAMES[2:], 2) for index in range(3)]
+    (tmp_path / "set.csv").write_text("\n".join(rows), encoding="utf-8")
+    table = evaluate([good, bad], Request(str(tmp_path / "set.csv")))
+    whole = evaluate([good, bad], Request(folders))
+    assert [row.top1.count + 6 for row in table.subjects] == [row.top1.count for row in whole.subjects]
+    assert (table.classes_seen, table.images) == (5, 15)
+    arrays = evaluate([good], Request(str(write_arrays(tmp_path / "set.npz", [0, 6, 3]))))
+    assert (arrays.images, arrays.subjects[0].top1.count) == (3, 3)
+
+
+def test_the_allowed_drop(good: str, bad: str, folders: str) -> None:
+    exact = 100 * len(LOST) / 21
+    assert evaluate([good, bad], Request(folders, max_drop=exact)).passed
+    missed = evaluate([good, bad], Request(folders, max_drop=exact - 0.01))
+    assert not missed.passed
+    assert missed.reason.startswith(f"bad.onnx loses {exact:.2f} points of top-1 against good.onnx")
+    assert evaluate([bad, good], Request(folders, max_drop=0.0)).passed
+
+
+def test_scores_that_are_not_numbers_are_wrong(good: str, folders: str, tmp_path: Path) -> None:
+    model = onnx.load(good)
+    (offset,) = (entry for entry in model.graph.initializer if entry.name == "offset")
+    values = numpy_helper.to_array(offset).copy()
+    values[0] = np.nan
+    offset.CopyFrom(numpy_helper.from_array(values, "offset"))
+    onnx.save(model, tmp_path / "nan.onnx")
+    found = evaluate([good, str(tmp_path / "nan.onnx")], Request(folders))
+    assert (found.subjects[1].top1.count, found.subjects[1].not_finite) == (0, 21)
+    assert found.comparisons[0].lost == 21
+    assert len(found.comparisons[0].lost_images) == 20
+
+
+def test_the_demos_model_and_its_artifacts(demo_bundle: Path) -> None:
+    """The same images through PyTorch, ONNX Runtime and the package's program."""
+    found = evaluate([str(demo_bundle)], Request(str(IMAGES), image_count=60, against=str(VIT)))
+    reference, *artifacts = found.subjects
+    assert reference.subject == "vit-digits.pth (reference)"
+    assert (reference.runtime, reference.agreement) == ("torch", None)
+    assert reference.top1.share > 0.9
+    assert [row.runtime for row in artifacts] == ["onnxruntime", "mlprogram"]
+    for row in artifacts:
+        assert row.top1 == reference.top1
+        assert row.agreement is not None
+        assert row.agreement.share == 1.0
+    assert [(pair.lost, pair.gained, pair.p_value) for pair in found.comparisons] == [(0, 0, 1.0)] * 2
+    assert "not a bit model" in artifacts[1].note
+    assert found.notes == ()
+
+
+def test_a_reference_is_what_the_bundle_was_made_of(demo_bundle: Path) -> None:
+    """Its size is that of the artifacts; a fact that was given otherwise is said."""
+    weights = Weights(overrides={"mean": (0.2, 0.2, 0.2)})
+    request = Request(str(IMAGES), image_count=10, against=str(VIT), weights=weights)
+    found = evaluate([str(demo_bundle / "model.onnx")], request)
+    assert found.notes == ("model.onnx and vit-digits.pth (reference) prepare images differently",)
+
+
+def test_subjects_that_prepare_images_differently_see_the_same_images(good: str, folders: str, tmp_path: Path) -> None:
+    large = str(write_model(tmp_path / "large.onnx", size=16, told=spec(16)))
+    (Path(folders) / "ant" / "000.png").write_bytes(b"no image")
+    found = evaluate([good, large], Request(folders))
+    assert [row.top1.count for row in found.subjects] == [20, 20]
+    assert list(found.skipped) == ["ant/000.png"]
+    assert "prepare images differently" in found.notes[0]
+
+
+def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
+    model = str(write_model(tmp_path / "m.onnx", size=64, batch=8, told=spec(64)))
+    evaluate([model], Request(str(write_arrays(tmp_path / "warm.npz", [0] * 4))))
+    peaks = []
+    for count in (64, 512):  # 512 prepared images are 6.3 MB
+        path = write_arrays(tmp_path / f"{count}.npz", [index % len(GREYS) for index in range(count)])
+        tracemalloc.start()
+        evaluate([model], Request(str(path)))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 1e6
+
+
+def test_what_does_not_fit_together_is_refused(good: str, folders: str, tmp_path: Path) -> None:
+    fewer = str(write_model(tmp_path / "fewer.onnx", greys=GREYS[:6], told=replace(spec(labels=()), classes=6)))
+    other = str(write_model(tmp_path / "other.onnx", told=spec(labels=NAMES[::-1])))
+    large = str(write_model(tmp_path / "large.onnx", size=16, told=spec(16)))
+    for subjects, request, sentence in (
+        ([], Request(folders), "Nothing was named"),
+        ([good, fewer], Request(folders), "fewer.onnx has 6 classes and good.onnx 7"),
+        ([good, other], Request(folders), "call their classes by other names"),
+        ([good], Request(folders, max_drop=1.0), "--max-drop compares"),
+        ([good, good], Request(folders, max_drop=float("nan")), "0 or more"),
+        ([good], Request(folders, weights=Weights(overrides={"labels": ("a", "b")})), "labels takes 7 names"),
+        ([good, large], Request(folders, against=str(VIT)), "8x8 and 16x16"),
+    ):
+        with pytest.raises(BadRecipe, match=sentence):
+            evaluate(subjects, request)
+
+
+def test_the_command(good: str, bad: str, folders: str) -> None:
+    def vitedge(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "vitedge.cli", "evaluate", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    missed = vitedge(good, bad, "--images", folders, "--max-drop", "0.5", "--json")
+    assert missed.returncode == 4, missed.stderr
+    assert "classifying 21 images" in missed.stderr
+    assert json.loads(missed.stdout)["subjects"][0]["top1"]["count"] == 21
+    refused = vitedge(good, "--images", str(Path(folders) / "ant"))
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.splitlines()[-1].startswith("vitedge: ")
+    assert "Traceback" not in refused.stderr

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many labelled images checkpoints and artifacts classify correctly, all on the same images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from vitedge.accuracy_count import Count, Predictor, classify
+from vitedge.accuracy_records import Evaluation, PairedAccuracy
+from vitedge.calibration.class_names import Classes
+from vitedge.calibration.labelled import find_labelled
+from vitedge.checkpoints.overrides import parse_overrides
+from vitedge.errors import BadRecipe
+from vitedge.predictors import Subject, Weights, checkpoint, find, opened, sizes
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `evaluate` is asked for."""
+
+    images: str
+    """A labelled source, as `vitedge.calibration.labelled.find_labelled` takes it."""
+    image_count: int | None = None
+    """None takes all."""
+    seed: int = 0
+    against: str | None = None
+    """The checkpoint that agreement is with."""
+    max_drop: float | None = None
+    """Percentage points of top-1 that a subject may lose against the reference, or else against the first subject."""
+    weights: Weights = field(default_factory=Weights)
+
+
+def evaluate(
+    subjects: Sequence[str], request: Request, progress: Callable[[str], None] = lambda _text: None
+) -> Evaluation:
+    """Classifies labelled images, a batch at a time.
+
+    Args:
+        subjects: checkpoints, ``.onnx`` files, ``.mlpackage`` folders and bundles.
+        request: the images, and what the subjects are compared with.
+        progress: is told what begins, and how far it is.
+
+    Raises:
+        BadRecipe: no subject, subjects of different classes, or options that do not fit them.
+        BadImages: nothing labelled is there, labels do not fit the classes, or more than 5 % of the images are corrupt.
+        UserError: a subject cannot be read.
+        MissingBackend: what a subject runs in is not installed.
+    """
+    start = time.perf_counter()
+    found = find(subjects)
+    _check(found, request)
+    with ExitStack() as stack:
+        rows = list(_rows(found, request, stack, progress))
+        classes = _classes(rows, request.weights.overrides)
+        chosen = find_labelled(request.images, classes, request.image_count, request.seed)
+        count = Count(rows, with_reference=request.against is not None)
+        streams = classify(count, chosen, progress)
+    stream = streams[0]
+    comparisons = count.comparisons()
+    reason = _missed(comparisons, request.max_drop, count.images)
+    notes = [*([chosen.note] if chosen.note else []), *_differences(rows)]
+    return Evaluation(
+        image_source=chosen.title,
+        images=count.images,
+        sha256=stream.sha256,
+        classes=classes.count,
+        classes_seen=len(count.seen),
+        subjects=count.rows(),
+        comparisons=comparisons,
+        passed=not reason,
+        reason=reason,
+        max_drop=request.max_drop,
+        reference=request.against,
+        skipped=dict(stream.skipped),
+        notes=tuple(notes),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _check(found: Sequence[Subject], request: Request) -> None:
+    if not found:
+        raise BadRecipe("Nothing was named to evaluate: give a checkpoint, an artifact or a bundle.")
+    if request.max_drop is None:
+        return
+    if not request.max_drop >= 0:
+        raise BadRecipe(f"--max-drop is a number of percentage points, 0 or more; got {request.max_drop:g}.")
+    if request.against is None and len(found) == 1:
+        raise BadRecipe("--max-drop compares: add --against CHECKPOINT, or name the subject to compare with first.")
+
+
+def _rows(
+    found: Sequence[Subject], request: Request, stack: ExitStack, progress: Callable[[str], None]
+) -> Iterator[Predictor]:
+    """The reference, if there is one, and all subjects, loaded."""
+    borrowed = None
+    if request.against is not None:
+        progress(f"loading {request.against} …")
+        reference = stack.enter_context(opened(checkpoint(request.against), _as_exported(found, request.weights)))
+        borrowed = reference.spec
+        yield replace(reference, label=f"{reference.label} (reference)")
+    for subject in found:
+        progress(f"loading {subject.source} …")
+        yield stack.enter_context(opened(subject, request.weights, borrowed))
+
+
+def _as_exported(found: Sequence[Subject], weights: Weights) -> Weights:
+    """The reference as the artifacts were made of it: their image size, and of a bundle the weights and given facts.
+
+    Raises:
+        BadRecipe: artifacts of several image sizes, for which one reference will not do.
+    """
+    edges = sizes(found)
+    if len(edges) > 1 and weights.image_size is None:
+        named = " and ".join(f"{height}x{width}" for height, width in edges)
+        raise BadRecipe(f"The artifacts take images of {named} pixels: compare them one by one, or add --image-size.")
+    recipe = next((subject.recipe for subject in found if subject.recipe), None)
+    size = weights.image_size or (edges[0] if edges else None)
+    if recipe is None:
+        return replace(weights, image_size=size)
+    return Weights(weights.name or recipe.weights, {**recipe.overrides, **weights.overrides}, size)
+
+
+def _classes(rows: Sequence[Predictor], overrides: Mapping[str, Any]) -> Classes:
+    """The classes that all rows tell apart.
+
+    Raises:
+        BadRecipe: different numbers of classes, or different names.
+    """
+    first = rows[0]
+    given = parse_overrides(overrides).get("labels", ())
+    named = [row for row in rows if row.spec.labels]
+    for row in rows[1:]:
+        if row.classes != first.classes:
+            raise BadRecipe(
+                f"{row.label} has {row.classes} classes and {first.label} {first.classes}: they cannot be judged by "
+                "the same labels."
+            )
+    for row in named[1:]:
+        if row.spec.labels != named[0].spec.labels and not given:
+            raise BadRecipe(f"{row.label} and {named[0].label} call their classes by other names: evaluate them alone.")
+    if given and len(given) != first.classes:
+        raise BadRecipe(f"labels takes {first.classes} names, one per class; got {len(given)}.")
+    labels = given or (named[0].spec.labels if named else ())
+    return Classes(first.classes, tuple(labels) if len(labels) == first.classes else ())
+
+
+def _missed(comparisons: Sequence[PairedAccuracy], max_drop: float | None, images: int) -> str:
+    """The subjects that lost more than was allowed, in one sentence, or nothing."""
+    if max_drop is None:
+        return ""
+    # Whole images are compared: 0.7 points of 1000 images are 7, whatever a float makes of it.
+    late = [row for row in comparisons if row.lost - row.gained > max_drop * images / 100 + 1e-9 * images]
+    return "; ".join(
+        f"{row.subject} loses {row.drop_points:.2f} points of top-1 against {row.baseline}; {max_drop:g} were allowed"
+        for row in late
+    )
+
+
+def _differences(rows: Sequence[Predictor]) -> Iterator[str]:
+    """What makes two rows see other pixels."""
+    first = rows[0]
+    for row in rows[1:]:
+        if row.spec.image_size != first.spec.image_size or row.spec.preprocessing != first.spec.preprocessing:
+            yield f"{row.label} and {first.label} prepare images differently"

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `evaluate` was told to judge: bundles, artifacts and checkpoints, as things that score images.
+
+In two steps, because what a reference has to be is known only when the artifacts were looked at: `find` opens nothing
+large, `opened` loads one subject for the time of a ``with``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitedge import registry
+from vitedge.accuracy_count import Predictor, Scores
+from vitedge.bundle import MANIFEST, ReferenceData, check_files, read_manifest
+from vitedge.comparison import FORMAT_OF, RUNTIMES_OF, Evidence, image_size, run
+from vitedge.errors import BadRecipe, UnreadableArtifact
+from vitedge.recipe import ExportRecipe
+from vitedge.records import Artifact, Bar, ModelSpec
+from vitedge.serialization import from_dict
+
+if TYPE_CHECKING:
+    from vitedge.models.reference import Reference
+
+_LOGITS = "logits"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a user says about checkpoints."""
+
+    name: str | None = None
+    """Which set of weights, where a file holds several."""
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """Facts that the file does not tell."""
+    image_size: tuple[int, int] | None = None
+    """Height and width; None is the checkpoint's own."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One checkpoint or artifact, not loaded."""
+
+    label: str
+    source: str
+    artifact: Artifact | None = None
+    """None for a checkpoint."""
+    spec: ModelSpec | None = None
+    """Of an artifact: the model that it says it is; None where it says nothing."""
+    recipe: ExportRecipe | None = None
+    """Of a bundle's artifact: how it was exported."""
+
+
+def find(sources: Iterable[str]) -> list[Subject]:
+    """All subjects that a user names, every artifact of a bundle by itself.
+
+    Raises:
+        UnreadableArtifact: a bundle or an artifact that cannot be opened as one, or that has no class scores.
+        BundleDamaged: a file of a bundle is not the one that its manifest describes.
+    """
+    found = [subject for source in sources for subject in _find(source)]
+    count = Counter(subject.label for subject in found)
+    return [replace(subject, label=subject.source) if count[subject.label] > 1 else subject for subject in found]
+
+
+def checkpoint(source: str) -> Subject:
+    """A file, a folder, or a name on the hub that is taken for a checkpoint."""
+    return Subject(Path(source).name, source)
+
+
+@contextmanager
+def opened(subject: Subject, weights: Weights, borrowed: ModelSpec | None = None) -> Iterator[Predictor]:
+    """Loads a subject.
+
+    Args:
+        subject: what to load.
+        weights: what the user says about checkpoints.
+        borrowed: the model whose preprocessing an artifact takes that does not tell its own.
+
+    Raises:
+        BadRecipe: an artifact does not tell its preprocessing, and there is nothing to borrow it from.
+        UserError: it cannot be read, or it has no class scores.
+        MissingBackend: what it runs in is not installed.
+    """
+    if subject.artifact is None:
+        yield _torch(subject, weights)
+        return
+    spec = subject.spec or borrowed
+    if spec is None:
+        raise BadRecipe(
+            f"{subject.source} does not tell how images are prepared for it: add --against CHECKPOINT, whose "
+            "preprocessing it then takes."
+        )
+    artifact = subject.artifact
+    spec = replace(spec, image_size=image_size(artifact))
+    output = _scores_of(artifact)
+    size = artifact.outputs[[entry.name for entry in artifact.outputs].index(output)].shape[-1:]
+    classes = size[0] if size and isinstance(size[0], int) else spec.classes
+    name = RUNTIMES_OF[artifact.format][0]
+    with registry.load(registry.RUNTIMES, name).Runtime(subject.source) as runtime:
+
+        def scores(pixels: NDArray[np.uint8]) -> Scores:
+            evidence = Evidence(ReferenceData(pixels, {}), spec, Bar(), "")
+            return _checked(run(runtime, artifact, evidence, {_LOGITS: output})[_LOGITS], classes, subject.source)
+
+        note = runtime.describe().get("caveat", "")
+        yield Predictor(subject.label, subject.source, name, spec, classes, scores, note)
+
+
+def as_predictor(reference: Reference, subject: Subject) -> Predictor:
+    """A reference that is already built."""
+    spec = reference.spec
+    if spec.classes == 0:
+        raise BadRecipe(f"{subject.source} is an encoder without classes: nothing of it can be right or wrong.")
+
+    def scores(pixels: NDArray[np.uint8]) -> Scores:
+        return reference.outputs(pixels, features=False)[_LOGITS]
+
+    return Predictor(subject.label, subject.source, "torch", spec, spec.classes, scores)
+
+
+def _torch(subject: Subject, weights: Weights) -> Predictor:
+    # PyTorch from here on, and only here: artifacts are judged without it where their runtime can do so.
+    from vitedge.checkpoints.read import read  # noqa: PLC0415
+    from vitedge.models.reference import load_reference  # noqa: PLC0415
+
+    found = read(subject.source, weights=weights.name, overrides=weights.overrides)
+    return as_predictor(load_reference(found, weights.image_size), subject)
+
+
+def _find(source: str) -> Iterator[Subject]:
+    path = Path(source)
+    if (path / MANIFEST).is_file():
+        yield from _of_bundle(path)
+    else:
+        yield OPENERS.get(path.suffix, checkpoint)(source)
+
+
+def _of_bundle(folder: Path) -> Iterator[Subject]:
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    recipe = from_dict(ExportRecipe, manifest.recipe)
+    for artifact in manifest.artifacts:
+        place = folder / artifact.path
+        _scores_of(replace(artifact, path=str(place)))
+        yield Subject(f"{folder.name}/{artifact.path}", str(place), artifact, manifest.spec, recipe)
+
+
+def _artifact(source: str) -> Subject:
+    path = Path(source)
+    if not path.exists():
+        raise UnreadableArtifact(f"{source} is not there.")
+    check = registry.load(registry.CHECKS, FORMAT_OF[path.suffix])
+    artifact: Artifact = check.describe(path)
+    _scores_of(artifact)
+    image_size(artifact)
+    return Subject(path.name, source, artifact, check.carried_spec(path))
+
+
+OPENERS: Mapping[str, Callable[[str], Subject]] = dict.fromkeys(FORMAT_OF, _artifact)
+"""By suffix; what has another one is taken for a checkpoint."""
+
+
+def _scores_of(artifact: Artifact) -> str:
+    """The output that holds the class scores.
+
+    Raises:
+        UnreadableArtifact: there is none.
+    """
+    names = [output.name for output in artifact.outputs]
+    if _LOGITS in names:
+        return _LOGITS
+    # Core ML does not always tell a shape.
+    flat = [output.name for output in artifact.outputs if len(output.shape) in (0, 2)]
+    if len(names) == 1 and flat:
+        return flat[0]
+    raise UnreadableArtifact(
+        f"{artifact.path} returns {', '.join(names) or 'no tensors'}, and no class scores (images, classes): "
+        "nothing of it can be right or wrong."
+    )
+
+
+def _checked(scores: NDArray[Any], classes: int, source: str) -> Scores:
+    if scores.ndim != 2 or scores.shape[1] != classes:
+        raise UnreadableArtifact(f"{source} returns scores of shape {scores.shape} for {classes} classes.")
+    return scores
+
+
+def sizes(subjects: Sequence[Subject]) -> tuple[tuple[int, int], ...]:
+    """The image sizes of the artifacts, each once, in their order."""
+    return tuple(dict.fromkeys(image_size(subject.artifact) for subject in subjects if subject.artifact))

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `evaluate` found: shares with their intervals, and what was lost and gained."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from vitedge.accuracy_records import Evaluation, PairedAccuracy, Proportion
+from vitedge.render_screen import document, lines, next_command, show, table
+
+_NAMED = 5
+"""Images that are named of those skipped and of those lost."""
+
+
+def evaluation(result: Evaluation, *, as_json: bool) -> None:
+    """Top-1, top-5 and agreement of every subject."""
+    if as_json:
+        return document(result)
+    agreement = ("agreement",) if result.reference else ()
+    drawn = table("subject", "runtime", "top-1", "top-5", *agreement, right=range(2, 5))
+    for row in result.subjects:
+        shares = (row.top1, row.top5, row.agreement)[: 2 + len(agreement)]
+        drawn.add_row(row.subject, row.runtime, *(_share(share) for share in shares))
+    show(drawn)
+    lines(
+        f"{result.images} images of {result.classes_seen} classes ({result.image_source}); below each share its 95 % "
+        "interval",
+        *(line for pair in result.comparisons for line in _pair(pair)),
+        *_skipped(result),
+        *(
+            f"note: {row.subject}: the scores of {row.not_finite} images hold NaN or infinity, which is wrong"
+            for row in result.subjects
+            if row.not_finite
+        ),
+        *(f"note: {note}" for note in result.notes),
+        *dict.fromkeys(f"{row.runtime}: {row.note}" for row in result.subjects if row.note),
+        _verdict(result),
+        next_command(_following(result)),
+    )
+    return None
+
+
+def _share(found: Proportion | None) -> str:
+    return "-" if found is None else f"{found.share:.2%}\n{100 * found.low:.1f}-{100 * found.high:.1f}"
+
+
+def _pair(pair: PairedAccuracy) -> Iterator[str]:
+    change = f"{pair.lost} images lost, {pair.gained} gained ({0 - pair.drop_points:+.2f} points"
+    yield f"{pair.subject} against {pair.baseline}: {change}; exact McNemar p = {pair.p_value:.2g})"
+    if pair.lost:
+        more = f" and {pair.lost - _NAMED} more" if pair.lost > _NAMED else ""
+        yield f"  lost: {', '.join(pair.lost_images[:_NAMED])}{more}"
+
+
+def _skipped(result: Evaluation) -> Iterator[str]:
+    for name, reason in list(result.skipped.items())[:_NAMED]:
+        yield f"skipped: {name}: {reason}"
+    if result.skipped:
+        more = len(result.skipped) - _NAMED
+        unnamed = f", {more} of them not named here" if more > 0 else ""
+        yield f"{len(result.skipped)} images could not be read and were skipped{unnamed}"
+
+
+def _verdict(result: Evaluation) -> str:
+    done = f"{len(result.subjects)} evaluated in {result.seconds:.1f} s"
+    if result.max_drop is None:
+        return done
+    return f"{done}: FAILED: {result.reason}" if result.reason else f"{done}: within {result.max_drop:g} points"
+
+
+def _following(result: Evaluation) -> str:
+    judged = result.subjects[1:] if result.reference else result.subjects
+    if result.reference and not result.passed:
+        return f"vitedge validate {shlex.quote(judged[0].source)} --against {shlex.quote(result.reference)} --layers"
+    if all(row.runtime == "torch" for row in judged):
+        return f"vitedge export {shlex.quote(judged[0].source)} -o BUNDLE --format onnx --format coreml"
+    # What was computed op by op has no latency.
+    timed = [row.source for row in judged if row.runtime != "mlprogram"]
+    if timed:
+        return f"vitedge bench {' '.join(shlex.quote(source) for source in timed)}"
+    return f"vitedge validate {shlex.quote(judged[0].source)} --against {shlex.quote(result.reference or 'CHECKPOINT')}"
