@@ -258,7 +258,7 @@ def _capacity(channels: int) -> int:
     return max(1, SAMPLED_VALUES // channels)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def _hash(first: int, number: int) -> NDArray[np.uint64]:
     """A permutation of the 64-bit integers that looks random, of consecutive ones: SplitMix64's output function.
 

@@ -209,11 +209,10 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, kind: st
         tracemalloc.stop()
         return found
 
-    few, many = (30, 300) if kind == "set.npy" else (4, 12)
+    few, many = (30, 300) if kind == "set.npy" else (8, 16)
     peak(few)
-    # A name and a place of each image are kept; its pixels are 12288 bytes. (Synthetic ones take a varying number of
-    # leaves to make.)
-    assert peak(many) < peak(few) + (400 if kind == "set.npy" else 4000) * (many - few)
+    # A name and a place of each image are kept; its pixels are 12288 bytes.
+    assert peak(many) < peak(few) + 400 * (many - few)
 
 
 def test_impossible_batches_are_refused() -> None:
