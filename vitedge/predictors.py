@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,10 +50,14 @@ class Subject:
 
     label: str
     source: str
+    kind: str = "checkpoint"
+    """A key of `LOADERS`."""
     artifact: Artifact | None = None
-    """None for a checkpoint."""
+    """None where it is none."""
+    image_size: tuple[int, int] | None = None
+    """Height and width that it was made for; None for a checkpoint, which is built for any."""
     spec: ModelSpec | None = None
-    """Of an artifact: the model that it says it is; None where it says nothing."""
+    """The model that an artifact says it is; None where it says nothing."""
     recipe: ExportRecipe | None = None
     """Of a bundle's artifact: how it was exported."""
 
@@ -75,9 +79,8 @@ def checkpoint(source: str) -> Subject:
     return Subject(Path(source).name, source)
 
 
-@contextmanager
-def opened(subject: Subject, weights: Weights, borrowed: ModelSpec | None = None) -> Iterator[Predictor]:
-    """Loads a subject.
+def opened(subject: Subject, weights: Weights, borrowed: ModelSpec | None = None) -> AbstractContextManager[Predictor]:
+    """Loads a subject, for the time of a ``with``.
 
     Args:
         subject: what to load.
@@ -89,16 +92,20 @@ def opened(subject: Subject, weights: Weights, borrowed: ModelSpec | None = None
         UserError: it cannot be read, or it has no class scores.
         MissingBackend: what it runs in is not installed.
     """
-    if subject.artifact is None:
-        yield _torch(subject, weights)
-        return
+    return LOADERS[subject.kind](subject, weights, borrowed)
+
+
+@contextmanager
+def _run_artifact(subject: Subject, _weights: Weights, borrowed: ModelSpec | None) -> Iterator[Predictor]:
+    artifact = subject.artifact
+    if artifact is None:
+        raise ValueError(f"{subject.label} is no artifact")
     spec = subject.spec or borrowed
     if spec is None:
         raise BadRecipe(
             f"{subject.source} does not tell how images are prepared for it: add --against CHECKPOINT, whose "
             "preprocessing it then takes."
         )
-    artifact = subject.artifact
     spec = replace(spec, image_size=image_size(artifact))
     output = _scores_of(artifact)
     size = artifact.outputs[[entry.name for entry in artifact.outputs].index(output)].shape[-1:]
@@ -126,13 +133,21 @@ def as_predictor(reference: Reference, subject: Subject) -> Predictor:
     return Predictor(subject.label, subject.source, "torch", spec, spec.classes, scores)
 
 
-def _torch(subject: Subject, weights: Weights) -> Predictor:
+@contextmanager
+def _run_checkpoint(subject: Subject, weights: Weights, _borrowed: ModelSpec | None) -> Iterator[Predictor]:
     # PyTorch from here on, and only here: artifacts are judged without it where their runtime can do so.
     from vitedge.checkpoints.read import read  # noqa: PLC0415
     from vitedge.models.reference import load_reference  # noqa: PLC0415
 
     found = read(subject.source, weights=weights.name, overrides=weights.overrides)
-    return as_predictor(load_reference(found, weights.image_size), subject)
+    yield as_predictor(load_reference(found, weights.image_size), subject)
+
+
+LOADERS: Mapping[str, Callable[[Subject, Weights, ModelSpec | None], AbstractContextManager[Predictor]]] = {
+    "checkpoint": _run_checkpoint,
+    "artifact": _run_artifact,
+}
+"""`Subject.kind` to what loads it."""
 
 
 def _find(source: str) -> Iterator[Subject]:
@@ -140,7 +155,7 @@ def _find(source: str) -> Iterator[Subject]:
     if (path / MANIFEST).is_file():
         yield from _of_bundle(path)
     else:
-        yield OPENERS.get(path.suffix, checkpoint)(source)
+        yield FINDERS.get(path.suffix, checkpoint)(source)
 
 
 def _of_bundle(folder: Path) -> Iterator[Subject]:
@@ -150,7 +165,8 @@ def _of_bundle(folder: Path) -> Iterator[Subject]:
     for artifact in manifest.artifacts:
         place = folder / artifact.path
         _scores_of(replace(artifact, path=str(place)))
-        yield Subject(f"{folder.name}/{artifact.path}", str(place), artifact, manifest.spec, recipe)
+        size = image_size(artifact)
+        yield Subject(f"{folder.name}/{artifact.path}", str(place), "artifact", artifact, size, manifest.spec, recipe)
 
 
 def _artifact(source: str) -> Subject:
@@ -160,11 +176,10 @@ def _artifact(source: str) -> Subject:
     check = registry.load(registry.CHECKS, FORMAT_OF[path.suffix])
     artifact: Artifact = check.describe(path)
     _scores_of(artifact)
-    image_size(artifact)
-    return Subject(path.name, source, artifact, check.carried_spec(path))
+    return Subject(path.name, source, "artifact", artifact, image_size(artifact), check.carried_spec(path))
 
 
-OPENERS: Mapping[str, Callable[[str], Subject]] = dict.fromkeys(FORMAT_OF, _artifact)
+FINDERS: Mapping[str, Callable[[str], Subject]] = dict.fromkeys(FORMAT_OF, _artifact)
 """By suffix; what has another one is taken for a checkpoint."""
 
 
@@ -194,5 +209,5 @@ def _checked(scores: NDArray[Any], classes: int, source: str) -> Scores:
 
 
 def sizes(subjects: Sequence[Subject]) -> tuple[tuple[int, int], ...]:
-    """The image sizes of the artifacts, each once, in their order."""
-    return tuple(dict.fromkeys(image_size(subject.artifact) for subject in subjects if subject.artifact))
+    """The image sizes that subjects were made for, each once, in their order."""
+    return tuple(dict.fromkeys(subject.image_size for subject in subjects if subject.image_size))
