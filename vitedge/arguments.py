@@ -32,7 +32,7 @@ def parse_batch(text: str | None) -> int | str | None:
 
 
 def parse_overrides(pairs: list[str] | None) -> Mapping[str, Any]:
-    """``NAME=VALUE`` to a mapping; a value with commas is a tuple, and numbers become numbers.
+    """``NAME=VALUE`` to a mapping; a value with commas is a tuple, and numbers become numbers but for names of classes.
 
     Raises:
         BadRecipe: a pair without ``=``.
@@ -42,7 +42,7 @@ def parse_overrides(pairs: list[str] | None) -> Mapping[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals or not name or not value:
             raise BadRecipe(f"--set wants NAME=VALUE, such as heads=3; got {pair!r}.")
-        parts = tuple(_number(part) for part in value.split(","))
+        parts = tuple(part if name == "labels" else _number(part) for part in value.split(","))
         result[name.replace("-", "_")] = parts if len(parts) > 1 else parts[0]
     return result
 

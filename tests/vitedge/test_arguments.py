@@ -18,6 +18,7 @@ def test_sizes_batches_and_overrides_are_parsed() -> None:
         "channel_order": "bgr",
         "norm_eps": 1e-12,
     }
+    assert parse_overrides(["labels=0,one,2"]) == {"labels": ("0", "one", "2")}
     for text in ("0", "-1", "1x2x3", "x", ""):
         with pytest.raises(BadRecipe):
             parse_size(text)
