@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from vitedge import profiles, registry
 from vitedge.bundle import REFERENCE, ReferenceData, versions, write_manifest, write_reference
-from vitedge.calibration.images import ImageSet, load
+from vitedge.calibration.images import load
 from vitedge.checkpoints.read import Checkpoint, read
 from vitedge.comparison import Evidence, check_parity, check_structure, feed
 from vitedge.digest import hash_file
@@ -31,7 +32,8 @@ from vitedge.export.sensitivity import find_noisy
 from vitedge.models.reference import Reference, load_reference
 from vitedge.output import replacing
 from vitedge.parity import default_bar
-from vitedge.quantization import prepare
+from vitedge.quantization import beside_simulation, of_model, prepare, simulate
+from vitedge.quantize.file import SUFFIX, Model, read_model
 from vitedge.quantize.run import Quantization, record
 from vitedge.recipe import SCHEMES, ExportRecipe
 from vitedge.records import (
@@ -39,6 +41,7 @@ from vitedge.records import (
     CheckpointIdentity,
     ExportResult,
     Manifest,
+    ModelSpec,
     ParityReport,
     StructureReport,
 )
@@ -61,9 +64,13 @@ class Job:
     recipe: ExportRecipe
     folder: Path
     """Where files are written; it gets the bundle's own name when all stages are done."""
+    identity: CheckpointIdentity = field(init=False)
     checkpoint: Checkpoint = field(init=False)
-    reference: Reference = field(init=False)
-    images: ImageSet = field(init=False)
+    reference: Reference | None = None
+    """None where the source is a quantized program, which brings what its reference computes."""
+    model: Model | None = None
+    """The quantized program that is the source."""
+    spec: ModelSpec = field(init=False)
     evidence: Evidence = field(init=False)
     quantization: Quantization | None = None
     progress: Callable[[str], None] = lambda _text: None
@@ -77,7 +84,7 @@ class Job:
     @property
     def features(self) -> bool:
         """Whether the artifacts put out features; a headless encoder has nothing else."""
-        return self.recipe.features or self.reference.spec.classes == 0
+        return self.recipe.features or self.spec.classes == 0
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -87,27 +94,38 @@ class Job:
 
 
 def read_checkpoint(job: Job) -> None:
-    """Reads the checkpoint and finds out what it is."""
-    job.checkpoint = read(job.source, weights=job.recipe.weights, overrides=job.recipe.overrides)
+    """Reads the checkpoint, or the program that was quantized, and finds out what it is."""
+    if Path(job.source).suffix == SUFFIX:
+        job.model = read_model(Path(job.source))
+        job.recipe = of_model(job.recipe, job.model, job.source)
+        job.identity, job.spec = job.model.checkpoint, job.model.program.spec
+        return
+    checkpoint = job.checkpoint = read(job.source, weights=job.recipe.weights, overrides=job.recipe.overrides)
+    job.identity = CheckpointIdentity(checkpoint.source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
 
 
 def build_reference(job: Job) -> None:
     """Builds the PyTorch model at the size that was asked for."""
-    job.reference = load_reference(job.checkpoint, job.recipe.image_size)
+    if job.model is None:
+        job.reference = load_reference(job.checkpoint, job.recipe.image_size)
+        job.spec = job.reference.spec
 
 
 def run_reference(job: Job) -> None:
     """Chooses the images and keeps what the reference makes of them."""
-    recipe, spec = job.recipe, job.reference.spec
-    job.images = load(recipe.images, spec, recipe.image_count, recipe.seed)
-    bar = recipe.bar or default_bar(recipe.precision, spec.family)
-    job.evidence = gather(job.reference, job.images, bar, features=job.features)
+    recipe = job.recipe
+    bar = recipe.bar or default_bar(recipe.precision, job.spec.family)
+    if job.model is not None:
+        job.evidence = Evidence(job.model.evidence, job.spec, bar, f"those in {Path(job.source).name}")
+    elif job.reference is not None:
+        images = load(recipe.images, job.spec, recipe.image_count, recipe.seed)
+        job.evidence = gather(job.reference, images, bar, features=job.features)
     write_reference(job.folder, job.evidence.data)
 
 
 def quantize(job: Job) -> None:
     """Decides what a quantized program rounds, where one was asked for."""
-    if job.recipe.precision in SCHEMES:
+    if job.reference is not None and job.recipe.precision in SCHEMES:
         job.quantization = prepare(job.reference, job.recipe, features=job.features, progress=job.progress)
 
 
@@ -134,7 +152,11 @@ def check(job: Job) -> None:
     """
     for artifact in job.artifacts:
         path = job.folder / artifact.path
-        reports = tuple(_explained(job, path, artifact, check_parity(path, artifact, job.evidence)))
+        reports = check_parity(path, artifact, job.evidence)
+        if job.recipe.precision in SCHEMES:
+            simulated = simulate(job.programs[artifact.format], job.evidence)
+            reports = tuple(beside_simulation(report, simulated) for report in reports)
+        reports = tuple(_explained(job, path, artifact, reports))
         job.parity.extend(reports)
         if artifact.format == "coreml":
             job.structure.append(check_structure(path, artifact, expected_weights(job.programs["coreml"])))
@@ -150,7 +172,7 @@ def _explained(job: Job, path: Path, artifact: Artifact, reports: tuple[ParityRe
         if artifact.format == "coreml" and report is reports[0]:
             judged = judge_program(report, path, artifact, job.programs["coreml"], job.evidence)
             yield judged if not judged.passed else replace(judged, layers=())
-        elif not report.passed:
+        elif not report.passed and job.reference is not None:
             yield judge_layers(report, path, artifact, job.reference, job.evidence)
         else:
             yield report
@@ -158,21 +180,27 @@ def _explained(job: Job, path: Path, artifact: Artifact, reports: tuple[ParityRe
 
 def seal(job: Job) -> None:
     """Writes the manifest, the last file of the bundle."""
-    checkpoint = job.checkpoint
     job.manifest = Manifest(
         format_version=1,
-        checkpoint=CheckpointIdentity(checkpoint.source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set),
-        spec=job.reference.spec,
+        checkpoint=job.identity,
+        spec=job.spec,
         recipe=to_dict(job.recipe),
         artifacts=tuple(job.artifacts),
         parity=tuple(job.parity),
         structure=tuple(job.structure),
         latency=None,
-        quantization=None if job.quantization is None else to_dict(record(job.quantization)),
+        quantization=_quantization(job),
         files={REFERENCE: hash_file(job.folder / REFERENCE)},
         versions=versions(),
     )
     write_manifest(job.folder, job.manifest)
+
+
+def _quantization(job: Job) -> Mapping[str, Any] | None:
+    """What quantization did, as plain values."""
+    if job.model is not None:
+        return cast("Mapping[str, Any]", to_dict(job.model.record))
+    return None if job.quantization is None else cast("Mapping[str, Any]", to_dict(record(job.quantization)))
 
 
 STAGES: tuple[tuple[str, Callable[[Job], None]], ...] = (
@@ -226,6 +254,8 @@ def export(
 
 def _program(job: Job, name: str) -> Program:
     recipe, reference = job.recipe, job.reference
+    if job.model is not None or reference is None:
+        return cast("Model", job.model).program
     batch = 1 if name == "coreml" and recipe.batch == "dynamic" else recipe.batch
     for program in job.programs.values():
         if batch != "dynamic" and program.inputs[0].shape[0] == batch:
@@ -266,7 +296,7 @@ def _islands(job: Job, program: Program) -> tuple[tuple[str, ...], tuple[str, ..
     data, bar = job.evidence.data, job.evidence.bar.centred_sqnr_db
     if bar is not None and "coreml" in job.formats:
         bar = max(bar, _COREML_DB)
-    images = feed(data.images[_sample(job)], program.inputs[0], job.reference.spec)
+    images = feed(data.images[_sample(job)], program.inputs[0], job.spec)
     large = find_islands(program, images)
     outputs = [data.outputs[spec.name] for spec in program.outputs]
     noisy = () if bar is None else find_noisy(program, images, outputs, bar, already=large)
