@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The steps in the order in which they are taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from vitedge.calibration.observations import Stats
+from vitedge.quantize.steps import (
+    folding,
+    head_rotation,
+    query_equalization,
+    residual_rotation,
+    shift,
+    smoothing,
+    value_equalization,
+)
+from vitedge.quantize.steps.judging import Precision, StepRecord
+from vitedge.quantize.structure import Structure
+
+Step = Callable[[Structure, dict[str, Stats], Precision], tuple[StepRecord, ...]]
+
+STEPS: Mapping[str, Step] = MappingProxyType(
+    {
+        "folding": folding.apply,
+        "residual-rotation": residual_rotation.apply,
+        "smoothing": smoothing.apply,
+        "head-rotation": head_rotation.apply,
+        "value-equalization": value_equalization.apply,
+        "query-equalization": query_equalization.apply,
+        "shift": shift.apply,
+    }
+)
+"""Name to step. A rotation mixes channels that smoothing and equalization then scale one by one."""
+DEFAULT = ("folding", "smoothing", "value-equalization", "query-equalization", "shift")
+"""The rotations are off: after smoothing there is little left for them, and the extremes of what they turn are only
+estimated."""
