@@ -31,8 +31,6 @@ from vitedge.records import CheckpointIdentity, OutputParity, ParityReport
 
 SIMULATION_DB = 1.0
 """How much farther than the simulation a runtime may be from the reference: single roundings that fall otherwise."""
-SYMMETRIC_FORMATS = ("coreml", "tensorrt")
-"""Targets whose activations have no zero point."""
 
 
 def quantize(
@@ -86,7 +84,10 @@ def prepare(
     stream = None
     if asked.images is not None:
         stream = open_images(asked.images, reference.spec, asked.image_count, asked.seed)
-    return run(Quantization(reference, asked, is_symmetric(recipe), stream, features=features, progress=progress))
+    chosen = target(recipe)
+    unsigned = chosen == "onnxruntime" and _profile_scheme(recipe) == "u8s8"
+    activations = asked.activations or ("uint8" if unsigned else "int8")
+    return run(Quantization(reference, asked, chosen, activations, stream, features=features, progress=progress))
 
 
 def settings(recipe: ExportRecipe) -> QuantizationRecipe:
@@ -105,14 +106,19 @@ def settings(recipe: ExportRecipe) -> QuantizationRecipe:
     return asked
 
 
-def is_symmetric(recipe: ExportRecipe) -> bool:
-    """Whether the program's activations have no zero points: what was asked for, or what the targets take."""
-    asked = recipe.quantization
-    if asked is not None and asked.activations is not None:
-        return asked.activations == "int8"
-    if recipe.profile is not None:
-        return profiles()[recipe.profile].scheme != "u8s8"
-    return any(name in SYMMETRIC_FORMATS for name in recipe.formats)
+def target(recipe: ExportRecipe) -> str:
+    """What the program is made for, a key of `vitedge.quantize.attention_policy.TARGETS`.
+
+    Where several formats get the same program, the strictest decides: TensorRT takes no zero points, Core ML computes
+    attention in float.
+    """
+    if "tensorrt" in recipe.formats or (recipe.profile and profiles()[recipe.profile].tensorrt):
+        return "tensorrt"
+    return "coreml" if "coreml" in recipe.formats else "onnxruntime"
+
+
+def _profile_scheme(recipe: ExportRecipe) -> str:
+    return "u8s8" if recipe.profile is None else profiles()[recipe.profile].scheme
 
 
 def of_model(recipe: ExportRecipe, model: Model, source: str) -> ExportRecipe:

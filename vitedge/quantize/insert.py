@@ -20,8 +20,7 @@ from torch.fx import Node
 from vitedge.export.program import Program
 from vitedge.quantize.graph import Editor, aten
 from vitedge.quantize.plan import Grid, Plan
-from vitedge.quantize.structure import Attention, Layer, find_structure
-from vitedge.quantize.tracing import readers
+from vitedge.quantize.structure import Attention, Layer, find_structure, products
 
 decomposed = torch.ops.quantized_decomposed
 QUANTIZE = decomposed.quantize_per_tensor.default
@@ -137,15 +136,14 @@ def _quantize_attention(editor: Editor, attention: Attention, grids: dict[str, G
     softmax = attention.node
     if softmax.target is aten.scaled_dot_product_attention.default:
         softmax = _write_out(editor, softmax)
-    scores: Any = softmax.args[0]
-    while scores.target is not aten.matmul.default:
-        scores = scores.args[0]
-    ((product, moved),) = readers(softmax) or []
-    operands = {
-        "query": (scores, scores.args[0]),
-        "key": (scores, scores.args[1]),
-        "probabilities": (product, moved),
-        "value": (product, product.args[1]),
+    found = products(softmax)
+    if found is None:
+        raise ValueError(f"{attention.name} is no attention")
+    operands: dict[str, tuple[Node, Any]] = {
+        "query": (found.scores, found.scores.args[0]),
+        "key": (found.scores, found.scores.args[1]),
+        "probabilities": (found.result, found.probabilities),
+        "value": (found.result, found.result.args[1]),
     }
     for name, (reader, value) in operands.items():
         if name in grids:

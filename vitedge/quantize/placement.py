@@ -49,13 +49,13 @@ SCHEMES: Mapping[str, Scheme] = {
 }
 
 
-def choose(structure: Structure, recipe: QuantizationRecipe, symmetric: bool) -> dict[str, Choice]:  # noqa: FBT001
+def choose(structure: Structure, recipe: QuantizationRecipe, target: str) -> dict[str, Choice]:
     """The choice for every layer, by name, in order of execution.
 
     Args:
         structure: of the canonical program.
         recipe: its scheme is the global setting; a name goes before a pattern, a pattern before a kind.
-        symmetric: whether the target takes no zero points, as TensorRT.
+        target: a key of `vitedge.quantize.attention_policy.TARGETS`.
 
     Raises:
         BadRecipe: an entry of ``recipe.layers`` is no layer, no pattern that fits one, and no kind.
@@ -63,8 +63,7 @@ def choose(structure: Structure, recipe: QuantizationRecipe, symmetric: bool) ->
     _refuse_unknown(structure, recipe)
     scheme = "int8" if recipe.scheme == "mixed" else recipe.scheme
     return {
-        layer.name: _given(layer, recipe) or _by_rule(structure, layer, scheme, symmetric=symmetric)
-        for layer in structure.layers
+        layer.name: _given(layer, recipe) or _by_rule(structure, layer, scheme, target) for layer in structure.layers
     }
 
 
@@ -78,15 +77,15 @@ def _given(layer: Layer, recipe: QuantizationRecipe) -> Choice | None:
     return Choice(recipe.layers[layer.kind], f"asked for all {layer.kind}") if layer.kind in recipe.layers else None
 
 
-def _by_rule(structure: Structure, layer: Layer, scheme: str, *, symmetric: bool) -> Choice:
+def _by_rule(structure: Structure, layer: Layer, scheme: str, target: str) -> Choice:
     """What experience says: methods that hold a ViT together, and layers that integers make no faster."""
     if layer.kind == "depthwise" and scheme != "w8a16":
         return Choice("float", "depthwise: a channel's nine weights gain nothing as integers, and lose most")
     if SCHEMES[scheme].blocks and layer.kind != "linear":
         return Choice("w8" if SCHEMES[scheme].activation is None else "int8", "blocks are for matrices")
-    if symmetric and scheme == "int8" and layer is structure.layers[0]:
+    if target == "tensorrt" and scheme == "int8" and layer is structure.layers[0]:
         return Choice("float", "the first layer: TensorRT gains nothing from it")
-    if symmetric and scheme == "int8" and layer is structure.layers[-1]:
+    if target == "tensorrt" and scheme == "int8" and layer is structure.layers[-1]:
         return Choice("float", "the head: a product with one row gains nothing in TensorRT")
     return Choice(scheme, "")
 

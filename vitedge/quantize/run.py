@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from types import ModuleType
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -29,14 +31,19 @@ from vitedge.export.program import Program
 from vitedge.models.reference import Reference, output_names
 from vitedge.parity import compare
 from vitedge.quantize.activation import activation_grid
+from vitedge.quantize.attention import attention_grids
+from vitedge.quantize.attention_policy import decide
 from vitedge.quantize.canonical import canonicalize
 from vitedge.quantize.correction import measure_bias
+from vitedge.quantize.diagnostics import diagnose, measure_attended
 from vitedge.quantize.execution import Execution
 from vitedge.quantize.insert import insert
 from vitedge.quantize.observing import BATCH, identify, measure_moments, readings, watcher
 from vitedge.quantize.placement import SCHEMES, Choice, Scheme, choose
 from vitedge.quantize.plan import Plan, fake_quantize
-from vitedge.quantize.records import LayerChoice, QuantizationRecord, StepRecord
+from vitedge.quantize.records import AttentionDiagnosis, LayerChoice, LayerDiagnosis, QuantizationRecord, StepRecord
+from vitedge.quantize.steps.judging import Precision
+from vitedge.quantize.steps.sequence import STEPS
 from vitedge.quantize.structure import Layer, Structure, find_structure
 from vitedge.quantize.weights import gptq, nearest
 from vitedge.quantize.weights.grids import GridSettings, fit_block
@@ -44,8 +51,11 @@ from vitedge.quantize.weights.rounding import Rounding
 from vitedge.recipe import QuantizationRecipe
 from vitedge.records import OutputParity
 
+DIAGNOSED = 4
+"""Images over which layers and attentions are compared one by one."""
 JUDGED = 32
 """Images over which biases are corrected and the simulation is judged."""
+Kind = Literal["uint8", "int8", "uint16", "int16"]
 _ROUNDINGS: dict[str, ModuleType] = {"nearest": nearest, "gptq": gptq}
 
 
@@ -55,8 +65,10 @@ class Quantization:
 
     reference: Reference
     recipe: QuantizationRecipe
-    symmetric: bool
-    """Whether activations have no zero points."""
+    target: str
+    """A key of `vitedge.quantize.attention_policy.TARGETS`."""
+    activations: str
+    """``uint8`` with zero points or ``int8`` without."""
     stream: ImageStream | None = None
     """The calibration images; None for a scheme that needs none."""
     features: bool = False
@@ -70,9 +82,13 @@ class Quantization:
     """The first of the calibration images, normalized."""
     plan: Plan = field(default_factory=Plan)
     roundings: dict[str, Rounding] = field(default_factory=dict)
+    attentions: dict[str, tuple[bool, str]] = field(default_factory=dict)
+    """Attention to whether its products are quantized, and why."""
     ranges: dict[str, ranges.Choice] = field(default_factory=dict)
     """Layer to how the range of its input was found."""
     steps: tuple[StepRecord, ...] = ()
+    diagnoses: tuple[LayerDiagnosis, ...] = ()
+    attention_diagnoses: tuple[AttentionDiagnosis, ...] = ()
     outputs: tuple[OutputParity, ...] = ()
     """The simulation against the float reference."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -93,7 +109,7 @@ class Quantization:
 def analyse(job: Quantization) -> None:
     """Captures the reference and decides what each layer becomes."""
     job.structure = find_structure(job.captured("dynamic"))
-    job.choices = choose(job.structure, job.recipe, job.symmetric)
+    job.choices = choose(job.structure, job.recipe, job.target)
 
 
 def calibrate(job: Quantization) -> None:
@@ -117,6 +133,14 @@ def calibrate(job: Quantization) -> None:
 
 def prepare(job: Quantization) -> None:
     """Moves what is hard to round from activations into weights; the float function stays what it is."""
+    if job.stream is None:
+        return
+    _decide_attention(job)
+    precision = Precision(_activations_prepared_for(job))
+    for name in _steps(job):
+        done = STEPS[name](job.structure, job.inputs, precision)
+        job.plan.shifts.update({step.module: step.shift for step in done if step.shift})
+        job.steps += tuple(StepRecord(one.step, one.module, one.choice, one.before_db, one.after_db) for one in done)
 
 
 def place(job: Quantization) -> None:
@@ -126,7 +150,11 @@ def place(job: Quantization) -> None:
         if scheme.activation == "dynamic":
             job.plan.dynamic.add(layer.name)
         elif scheme.activation is not None:
-            _give_grid(job, layer, activation_type(scheme, job.symmetric))
+            _give_grid(job, layer, activation_type(scheme, job.activations))
+    chosen = [attention for attention in job.structure.attentions if job.attentions.get(attention.name, (False, ""))[0]]
+    if chosen:
+        grids = attention_grids(job.structure, chosen, job.images, job.activations, job.recipe.ranges)
+        job.plan.attention.update(grids)
     _round_weights(job)
     job.plan.tensors.update(job.structure.editor.edited)
 
@@ -147,6 +175,8 @@ def judge(job: Quantization) -> None:
         return
     labels = output_names(features=job.features)
     expected, found = (_outputs(program, job.images) for program in (job.captured("dynamic"), job.program("dynamic")))
+    diagnosed = diagnose(job.structure.program, job.program("dynamic"), job.images[:DIAGNOSED])
+    job.diagnoses, job.attention_diagnoses = diagnosed
     job.outputs = compare(dict(zip(labels, expected, strict=True)), dict(zip(labels, found, strict=True)))
 
 
@@ -187,9 +217,39 @@ def quantize(job: Quantization) -> Quantization:
     return job
 
 
-def activation_type(scheme: Scheme, symmetric: bool) -> str:  # noqa: FBT001
+def activation_type(scheme: Scheme, kind: str) -> str:
     """The kind of integers of an activation."""
-    return f"{'int' if symmetric else 'uint'}{scheme.activation}"
+    return f"{kind.removesuffix('8')}{scheme.activation}"
+
+
+def _decide_attention(job: Quantization) -> None:
+    """Which attentions have their products quantized; only where activations have eight bits."""
+    asked = job.recipe.attention if job.recipe.scheme in ("int8", "mixed") else "none"
+    spread = {} if asked == "none" else measure_attended(job.structure.program, job.images[:DIAGNOSED])
+    job.attentions = decide(job.structure.attentions, spread, job.target, asked, job.recipe.layers)
+
+
+def _activations_prepared_for(job: Quantization) -> Kind | None:
+    """The kind of integers of the inputs of most layers; None where only weights are rounded."""
+    kinds = Counter(SCHEMES[choice.scheme].activation for choice in job.choices.values())
+    kind = kinds.most_common(1)[0][0]
+    if kind == "dynamic":
+        return "uint8"
+    return None if kind is None else cast("Kind", f"{job.activations.removesuffix('8')}{kind}")
+
+
+def _steps(job: Quantization) -> Iterator[str]:
+    """The steps that are switched on, in their order."""
+    recipe = job.recipe
+    switches = {
+        "smoothing": recipe.smoothing != "off",
+        "value-equalization": recipe.equalization != "off",
+        "query-equalization": recipe.equalization != "off" and any(chosen for chosen, _ in job.attentions.values()),
+        "shift": recipe.shift != "off" and job.activations == "int8",
+        "residual-rotation": recipe.rotation != "off",
+        "head-rotation": recipe.rotation != "off",
+    }
+    return (name for name in STEPS if switches.get(name, True))
 
 
 def _give_grid(job: Quantization, layer: Layer, dtype: str) -> None:
@@ -258,7 +318,12 @@ def record(job: Quantization) -> QuantizationRecord:
         image_sha256="" if observed is None else observed.sha256,
         skipped={} if observed is None else dict(observed.skipped),
         layers=tuple(_layer_record(job, layer) for layer in job.structure.layers),
+        attention_choices={
+            name: f"{'int8' if chosen else 'float'}: {why}" for name, (chosen, why) in job.attentions.items()
+        },
         steps=job.steps,
+        diagnoses=job.diagnoses,
+        attentions=job.attention_diagnoses,
         sqnr_db=None if scores is None else scores.centred_sqnr_db,
         agreement=None if scores is None else scores.agreement,
         seconds=dict(job.seconds),

@@ -217,17 +217,38 @@ def _fused(node: Node) -> tuple[tuple[Any, Any, Any], Node, bool] | None:
 
 def _written_out(node: Node) -> tuple[tuple[Any, Any, Any], Node, bool] | None:
     """The operands of the two products around a softmax over the last axis."""
-    arguments: Any = node.args
-    scores, masked = arguments[0], False
+    found = products(node)
+    if found is None:
+        return None
+    query, key = found.scores.args
+    return (query, key, found.result.args[1]), found.result, found.masked
+
+
+@dataclass(frozen=True, eq=False)
+class Products:
+    """The two products around a softmax."""
+
+    scores: Node
+    """Queries by keys."""
+    result: Node
+    """Probabilities by values."""
+    probabilities: Node
+    """The softmax as the second product takes it."""
+    masked: bool
+    """Whether something is added to the scores."""
+
+
+def products(softmax: Node) -> Products | None:
+    """The products around a softmax; None where it is not that of an attention."""
+    scores: Any = softmax.args[0]
+    masked = False
     while isinstance(scores, Node) and (scores.target in _BIAS or scores.target in MOVEMENT or is_factor(scores)):
         masked |= scores.target in _BIAS
         scores = scores.args[0]
-    users = readers(node) or []
-    product = users[0][0] if len(users) == 1 else None
-    if not (_is_product(scores) and _is_product(product)):
+    reading = readers(softmax) or []
+    if len(reading) != 1 or not (_is_product(scores) and _is_product(reading[0][0])):
         return None
-    query, key = scores.args
-    return (query, key, product.args[1]), product, masked
+    return Products(scores, *reading[0], masked)
 
 
 def _is_product(node: Any) -> TypeGuard[Node]:

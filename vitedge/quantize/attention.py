@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The grids of what the products of an attention read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from vitedge.calibration.observations import Stats
+from vitedge.quantize.activation import activation_grid
+from vitedge.quantize.execution import Execution
+from vitedge.quantize.graph import aten
+from vitedge.quantize.observing import BATCH
+from vitedge.quantize.plan import ENDS, Grid
+from vitedge.quantize.structure import Attention, Structure, products
+
+OPERANDS = ("query", "key", "value")
+
+
+def attention_grids(
+    structure: Structure, attentions: Iterable[Attention], images: Tensor, dtype: str, ranges: str
+) -> dict[str, dict[str, Grid]]:
+    """Sees queries, keys and values on some images; the softmax's range is from 0 to 1 whatever the images.
+
+    Args:
+        structure: of the float program.
+        attentions: those of its attentions that will be quantized.
+        images: float32, normalized.
+        dtype: ``uint8`` or ``int8``.
+        ranges: an estimator, or ``auto``.
+
+    Returns:
+        As `vitedge.quantize.plan.Plan.attention`.
+    """
+    stats = {attention.name: {operand: Stats() for operand in OPERANDS} for attention in attentions}
+    watches: dict[str, Any] = {}
+    for attention in attentions:
+        nodes, factor = _operands(attention.node)
+        for operand, node in zip(OPERANDS, nodes, strict=True):
+            scale = factor if operand == "query" else 1.0
+            watches[node.name] = partial(_see, stats[attention.name][operand], scale)
+    for start in range(0, len(images), BATCH):
+        Execution(structure.program.exported, watches)(images[start : start + BATCH])
+    top = ENDS[dtype][1]
+    certain = Grid(dtype, torch.tensor(1.0 / top), torch.tensor(0, dtype=torch.int32))
+    return {
+        name: {
+            **{
+                operand: activation_grid(f"{name} ({operand})", seen[operand], dtype, ranges)[0] for operand in OPERANDS
+            },
+            "probabilities": certain,
+        }
+        for name, seen in stats.items()
+    }
+
+
+def _operands(node: Node) -> tuple[tuple[Node, Node, Node], float]:
+    """Query, key and value of an attention, and what the query is still to be multiplied with."""
+    arguments: Any = node.args
+    found = products(node) if node.target is aten.softmax.int else None
+    if found is not None:
+        query, key, value = *found.scores.args, found.result.args[1]
+        return (query, key, value), 1.0  # type: ignore[return-value]
+    scale: Any = node.kwargs.get("scale")
+    dim = int(arguments[0].meta["val"].shape[-1])
+    return arguments[:3], scale if scale is not None else 1 / math.sqrt(dim)
+
+
+def _see(stats: Stats, scale: float, value: Tensor) -> None:
+    stats.update((value * scale).unsqueeze(-1))
