@@ -12,6 +12,7 @@ Trained vision transformers have a few channels of LayerNorm outputs that are te
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,18 @@ import timm
 import torch
 from torch import nn
 
+import vitedge
 from tests.family_map_files import settled
 from tests.seeding import seeded
+from vitedge import registry
+from vitedge.bundle import versions
 from vitedge.calibration.images import load
 from vitedge.calibration.preprocess import normalize
 from vitedge.checkpoints.read import read
+from vitedge.devices import local
 from vitedge.models.reference import load_reference
+from vitedge.recipe import ExportRecipe, QuantizationRecipe
+from vitedge.records import Bar
 
 MODELS = {
     "ViT-S": "vit_small_patch16_224",
@@ -41,6 +48,7 @@ SEEDS = {title: index for index, title in enumerate(MODELS)}
 FACTOR = 32.0
 SHARE = 0.01
 IMAGES = 128
+PACKAGES = ("nncf", "openvino", "torchao")
 READERS = (
     ("norm1", ("attn.qkv",)),
     ("norm2", ("mlp.fc1",)),
@@ -77,10 +85,39 @@ def write_checkpoint(title: str, folder: Path, *, outliers: bool = False) -> Pat
 
 
 def write_images(checkpoint: Path, path: Path, count: int = IMAGES, seed: int = 0) -> Path:
-    """The images that everybody calibrates on, as the model takes them: ``(count, 3, height, width)`` float32."""
+    """Synthetic images as the model takes them, ``(count, 3, height, width)`` float32; what `lower` calibrates on."""
     spec = load_reference(read(str(checkpoint))).spec
     np.save(path, normalize(load("synthetic", spec, count, seed).pixels, spec.preprocessing))
     return path
+
+
+def lower(checkpoint: Path, bundle: Path, precision: str = "fp32", count: int = IMAGES, **settings: Any) -> Path:
+    """The ONNX file that ``vitedge export`` writes; no bar is set, so that a miss is measured and not refused.
+
+    Args:
+        checkpoint: what to export.
+        bundle: the folder that is written.
+        precision: ``fp32``, or a scheme of quantization, which calibrates on the synthetic images of seed 0.
+        count: of those images.
+        settings: further fields of `vitedge.recipe.ExportRecipe`.
+    """
+    quantization = None if precision == "fp32" else QuantizationRecipe(precision, images="synthetic", image_count=count)
+    recipe = ExportRecipe(precision=precision, quantization=quantization, bar=Bar(), **settings)
+    vitedge.export(str(checkpoint), bundle, recipe, force=True)
+    return bundle / "model.onnx"
+
+
+def provenance(**settings: Any) -> dict[str, Any]:
+    """Where, when and with what something was measured."""
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "machine": local.identity(),
+        "versions": {**versions(), **registry.versions(PACKAGES)},
+        "weights": "seeded, matrices 1.5 times as wide as keeps the variance; MobileViT with settled batch norms",
+        "outliers": f"{SHARE:.0%} of the channels of LayerNorms that only Linears read, times {FACTOR:g}",
+        "images": "synthetic",
+        **settings,
+    }
 
 
 @torch.no_grad()

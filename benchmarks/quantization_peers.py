@@ -9,11 +9,9 @@ one method of `PEERS`; `quantize` starts that. NNCF and OpenVINO are needed by t
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -97,15 +95,7 @@ PEERS = {
 }
 
 
-@dataclass(frozen=True)
-class Quantized:
-    """What a peer wrote, and the seconds of its work without its imports."""
-
-    path: Path
-    seconds: float
-
-
-def quantize(method: str, model: Path, images: Path, folder: Path) -> Quantized:
+def quantize(method: str, model: Path, images: Path, folder: Path) -> Path:
     """Has a peer quantize a model in a process of its own.
 
     Args:
@@ -126,7 +116,7 @@ def quantize(method: str, model: Path, images: Path, folder: Path) -> Quantized:
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{peer.title} failed on {model}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-    return Quantized(out, json.loads(done.stdout.rpartition("RESULT ")[2])["seconds"])
+    return out
 
 
 def main() -> None:
@@ -134,10 +124,7 @@ def main() -> None:
     method, model, images, out = sys.argv[1], *(Path(argument) for argument in sys.argv[2:5])
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    loaded = np.load(images)
-    start = time.perf_counter()
-    PEERS[method].write(model, loaded, out)
-    print("RESULT", json.dumps({"seconds": time.perf_counter() - start}))
+    PEERS[method].write(model, np.load(images), out)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a runtime computes what PyTorch simulated: integer by integer within a block, and in decibels end to end.
+
+``python -m benchmarks.quantization_agreement`` from the root of the repository writes
+``benchmarks/results/quantization_agreement.json``; with names of models it measures those again and keeps the other
+rows. The int8 file is cut at the outputs of its blocks, each piece is given what the simulation has there, and every
+integer that the piece computes is compared with the simulation's. End to end, where one integer that falls on the other
+side of a half moves others, the files' distance from the float model is compared with the simulation's, in ONNX Runtime
+and in OpenVINO. A figure that misses its bar is written down like any other and ends the script with exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from onnx.utils import Extractor
+from torch import Tensor
+
+from benchmarks.quantization_models import MODELS, provenance, write_checkpoint
+from vitedge import registry
+from vitedge.calibration.preprocess import normalize
+from vitedge.calibration.stream import open_images
+from vitedge.checkpoints.read import read
+from vitedge.export.program import Program
+from vitedge.export.to_onnx import _block_outputs as block_outputs
+from vitedge.export.to_onnx import lower
+from vitedge.models.reference import load_reference
+from vitedge.parity import compare
+from vitedge.quantize.execution import Execution
+from vitedge.quantize.insert import QUANTIZE
+from vitedge.quantize.run import Quantization, quantize
+from vitedge.recipe import ExportRecipe, QuantizationRecipe
+from vitedge.serialization import from_dict
+
+RESULTS = Path(__file__).with_name("results") / "quantization_agreement.json"
+CALIBRATION = 32
+JUDGED = 32
+CUT = 2
+"""Images over which integers are compared."""
+RUNTIMES = ("onnxruntime", "openvino")
+BARS = {"flipped": 0.01, "apart": 1, "sqnr_db": 1.0}
+"""Share of a block's integers that may differ, by how much at most, and decibels between runtime and simulation."""
+Array = np.ndarray[Any, Any]
+Key = tuple[float, int, int]
+"""Scale, zero point and, where several have the same of both, which of them: by that a quantizer of the program and one
+of the file are recognized."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What lies between the outputs of blocks, over all images."""
+
+    after: tuple[str, ...]
+    """The values that it starts from."""
+    integers: int
+    flipped: float
+    """Share that differs from the simulation's."""
+    apart: int
+    """Largest difference."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model."""
+
+    model: str
+    integers: int
+    """How many were compared."""
+    flipped: float
+    """Of the piece with the largest share."""
+    apart: int
+    pieces: tuple[Piece, ...]
+    simulation_db: float
+    """Centred SQNR of PyTorch's simulation against the float model."""
+    runtime_db: dict[str, float]
+    """The same of the file in each runtime."""
+
+
+def measure(title: str) -> Row:
+    """One model, integer by integer and end to end."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        reference = load_reference(read(str(write_checkpoint(title, folder))))
+        recipe = QuantizationRecipe(images="synthetic", image_count=CALIBRATION)
+        stream = open_images("synthetic", reference.spec, CALIBRATION)
+        job = quantize(Quantization(reference, recipe, symmetric=False, stream=stream))
+        program, path = job.program(1), folder / "model.onnx"
+        artifact = lower(program, ExportRecipe(precision="int8", quantization=recipe), path)
+        (pixels,) = open_images("synthetic", reference.spec, JUDGED, 1).batches(JUDGED)
+        images = normalize(pixels, reference.spec.preprocessing)
+        pieces = tuple(_compare_pieces(onnx.load(path), program, artifact.blocks, images[:CUT], folder))
+        (output,) = artifact.outputs
+        expected = reference.outputs(pixels, features=False)["logits"]
+        simulation = Execution(program.exported)
+        simulated = np.concatenate([simulation(image[None])[0].numpy() for image in torch.from_numpy(images)])
+        return Row(
+            model=title,
+            integers=sum(piece.integers for piece in pieces),
+            flipped=max(piece.flipped for piece in pieces),
+            apart=max(piece.apart for piece in pieces),
+            pieces=pieces,
+            simulation_db=_sqnr(expected, simulated),
+            runtime_db={name: _sqnr(expected, _run(name, path, images)[output.name]) for name in RUNTIMES},
+        )
+
+
+def _sqnr(expected: Array, found: Array) -> float:
+    return round(compare({"logits": expected}, {"logits": found})[0].centred_sqnr_db, 2)
+
+
+def _run(runtime: str, path: Path, images: Array) -> dict[str, Array]:
+    with registry.load(registry.RUNTIMES, runtime).Runtime(path) as opened:
+        (image,) = opened.inputs
+        found = [opened.run({image.name: one[None]}) for one in images]
+    return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+
+
+def _compare_pieces(
+    model: onnx.ModelProto, program: Program, blocks: Mapping[str, str], images: Array, folder: Path
+) -> Iterator[Piece]:
+    """Every piece on the simulation's values; those that start from the same blocks are one."""
+    extractor = Extractor(model)
+    values = [_simulate(program, image[None]) for image in images]
+    edges = {name: block for block, name in blocks.items()} | {program.inputs[0].name: ""}
+    keys = _keys_of_file(model)
+    for start, quantized in _pieces(model, set(edges), list(keys)).items():
+        path = folder / "piece.onnx"
+        onnx.save(extractor.extract_model(list(start), quantized), path)
+        differences: list[Array] = []
+        with registry.load(registry.RUNTIMES, "onnxruntime").Runtime(path) as runtime:
+            for floats, integers in values:
+                found = runtime.run({name: floats[edges[name]] for name in start})
+                differences += [_difference(found[name], integers[keys[name]]) for name in quantized]
+        every = np.concatenate(differences)
+        yield Piece(
+            tuple(edges[name] or "image" for name in start),
+            every.size,
+            round(float(np.mean(every > 0)), 6),
+            int(every.max()),
+        )
+
+
+def _simulate(program: Program, image: Array) -> tuple[dict[str, Array], dict[Key, Array]]:
+    """The outputs of all blocks, with the image itself under no name, and the integers of all quantizers."""
+    floats: dict[str, Array] = {"": image}
+    integers: dict[Key, Array] = {}
+    watches: dict[str, Callable[[Tensor], None]] = {}
+    for block, node in block_outputs(program.exported, program.blocks).items():
+        watches[node] = lambda value, block=block: floats.update({block: value.numpy().copy()})
+    quantizers = [node for node in program.exported.graph.nodes if node.target is QUANTIZE]
+    keys = _numbered((float(np.float32(node.args[1])), int(node.args[2])) for node in quantizers)
+    for node, key in zip(quantizers, keys, strict=True):
+        watches[node.name] = lambda value, key=key: integers.update({key: value.numpy().copy()})
+    Execution(program.exported, watches)(torch.from_numpy(image))
+    return floats, integers
+
+
+def _keys_of_file(model: onnx.ModelProto) -> dict[str, Key]:
+    """The integers of every QuantizeLinear, in the order in which a layer reads them, to their key."""
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    readers: dict[str, onnx.NodeProto] = {}
+    for node in model.graph.node:
+        readers.setdefault(node.input[0], node)
+    nodes = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    keys = _numbered((float(constants[node.input[1]]), int(constants[node.input[2]])) for node in nodes)
+    return dict(zip((_moved(node.output[0], readers) for node in nodes), keys, strict=True))
+
+
+def _moved(value: str, readers: Mapping[str, onnx.NodeProto]) -> str:
+    while readers[value].op_type in ("Reshape", "Transpose"):
+        value = readers[value].output[0]
+    return value
+
+
+def _numbered(grids: Iterable[tuple[float, int]]) -> Iterator[Key]:
+    seen: Counter[tuple[float, int]] = Counter()
+    for grid in grids:
+        yield (*grid, seen[grid])
+        seen[grid] += 1
+
+
+def _pieces(model: onnx.ModelProto, edges: set[str], wanted: Sequence[str]) -> dict[tuple[str, ...], list[str]]:
+    """The edges that a wanted value is computed from without another edge between, to all such values."""
+    producers = {output: node for node in model.graph.node for output in node.output}
+    reached: dict[str, frozenset[str]] = {}
+    for node in model.graph.node:  # in order of execution
+        sources = [
+            frozenset({name}) if name in edges else reached.get(name, frozenset()) for name in node.input if name
+        ]
+        for output in node.output:
+            reached[output] = frozenset().union(*sources)
+    pieces: dict[tuple[str, ...], list[str]] = {}
+    for name in wanted:
+        if name in producers:
+            pieces.setdefault(tuple(sorted(reached[name])), []).append(name)
+    return pieces
+
+
+def _difference(found: Array, simulated: Array) -> Array:
+    """Absolute differences; where the file has another order of tokens, each is compared with the nearest.
+
+    Raises:
+        SystemExit: the file has other tokens than the simulation, so nothing can be said.
+    """
+    direct = np.abs(found.reshape(-1).astype(np.int32) - simulated.reshape(-1).astype(np.int32))
+    if float(np.mean(direct > 1)) < BARS["flipped"]:
+        return direct
+    one, other = (array.reshape(-1, array.shape[-1]).astype(np.int32) for array in (found, simulated))
+    if one.shape != other.shape:
+        return direct
+    near = torch.cdist(torch.from_numpy(one).float(), torch.from_numpy(other).float(), p=1.0).argmin(dim=1).numpy()
+    if len(set(near.tolist())) < len(near):
+        raise SystemExit(f"the tokens of {found.shape} cannot be told apart in {simulated.shape}")
+    return np.abs(one - other[near]).ravel()
+
+
+def missed(rows: Sequence[Row]) -> list[str]:
+    """The bars that are not held, each as a sentence."""
+    found = []
+    for row in rows:
+        if row.flipped > BARS["flipped"] or row.apart > BARS["apart"]:
+            found.append(f"{row.model}: {row.flipped:.2%} of a block's integers differ, by up to {row.apart}")
+        for runtime, figure in row.runtime_db.items():
+            if abs(figure - row.simulation_db) > BARS["sqnr_db"]:
+                found.append(f"{row.model}: {figure:.1f} dB in {runtime}, simulated {row.simulation_db:.1f} dB")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}; all if none is given")
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    models = asked.models or list(MODELS)
+    kept: list[dict[str, Any]] = []
+    if asked.output.exists():  # some models again: the rows of the others stay
+        kept = json.loads(asked.output.read_text(encoding="utf-8"))["rows"]
+    rows = {row["model"]: from_dict(Row, row) for row in kept}
+    told = provenance(calibration_images=CALIBRATION, judged_images=JUDGED, compared_images=CUT, seeds=(0, 1))
+    for title in models:
+        rows[title] = row = measure(title)
+        print(
+            f"{title:12} {row.integers} integers, at most {row.flipped:.3%} of a block's differ, by up to {row.apart}; "
+            f"simulated {row.simulation_db} dB, {', '.join(f'{name} {db} dB' for name, db in row.runtime_db.items())}",
+            flush=True,
+        )
+        ordered = [rows[name] for name in MODELS if name in rows]
+        content = {
+            "provenance": told,
+            "bars": BARS,
+            "rows": [asdict(row) for row in ordered],
+            "missed": missed(ordered),
+        }
+        asked.output.write_text(json.dumps({"provenance": told, **content}, indent=1) + "\n", encoding="utf-8")
+    print(f"missed: {'; '.join(missed(list(rows.values()))) or 'nothing'}; {asked.output}")
+    sys.exit(bool(missed(list(rows.values()))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much of the float model int8 keeps, against other quantizers on the same models, images and machine.
+
+``python -m benchmarks.quantization_quality`` from the root of the repository writes
+``benchmarks/results/quantization_quality.json``; with names of models, or with ``--methods``, it measures those again
+and keeps the other rows. Every method calibrates on the same 128 synthetic images and is judged by what its file
+computes in its runtime against the PyTorch model: on those images, and on 32 others that none has seen. A figure that
+misses its bar is written down like any other and ends the script with exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.quantization_models import IMAGES, MODELS, lower, provenance, write_checkpoint, write_images
+from benchmarks.quantization_peers import INPUT, PEERS, quantize
+from vitedge import registry
+from vitedge.checkpoints.read import read
+from vitedge.models.reference import load_reference
+from vitedge.parity import compare
+
+RESULTS = Path(__file__).with_name("results") / "quantization_quality.json"
+OURS = "vitedge"
+METHODS = (OURS, *PEERS)
+OTHERS = 32
+THREADS = 2
+CONVOLUTIONAL = "MobileViT-S"
+BARS = {"least_db": 20.0, "below_dynamic_db": 1.0, "above_nncf_db": 3.0}
+"""Of centred SQNR on the calibration images: at least so much on transformers, at most so much less than ONNX Runtime's
+dynamic quantization on them where they are plain, and at least so much more than NNCF on the convolutional one."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one model."""
+
+    model: str
+    outliers: bool
+    method: str
+    centred_sqnr_db: float
+    """On the images of the calibration."""
+    agreement: float
+    others_db: float
+    """On images that were not seen."""
+    seconds: float
+    megabytes: float
+
+
+def measure(title: str, methods: Sequence[str], *, outliers: bool) -> Iterator[Row]:
+    """Every method on one model."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        checkpoint = write_checkpoint(title, folder, outliers=outliers)
+        seen = write_images(checkpoint, folder / "seen.npy")
+        sets = np.load(seen), np.load(write_images(checkpoint, folder / "other.npy", OTHERS, 1))
+        module = load_reference(read(str(checkpoint))).module
+        expected = [_reference(module, images) for images in sets]
+        model = lower(checkpoint, folder / "fp32")
+        for method in methods:
+            start = time.perf_counter()
+            ours = method == OURS
+            path = lower(checkpoint, folder / OURS, "int8") if ours else quantize(method, model, seen, folder)
+            seconds = time.perf_counter() - start
+            runtime = "onnxruntime" if ours else PEERS[method].runtime
+            found = [_outputs(path, runtime, images) for images in sets]
+            parity = [compare({"logits": a}, {"logits": b})[0] for a, b in zip(expected, found, strict=True)]
+            yield Row(
+                model=title,
+                outliers=outliers,
+                method=method,
+                centred_sqnr_db=round(parity[0].centred_sqnr_db, 2),
+                agreement=round(parity[0].agreement or 0.0, 4),
+                others_db=round(parity[1].centred_sqnr_db, 2),
+                seconds=round(seconds, 1),
+                megabytes=round(size_of(path) / 1e6, 2),
+            )
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a model with the weights beside it."""
+    return sum(file.stat().st_size for file in {path, path.with_suffix(".bin")} if file.is_file())
+
+
+def _reference(module: torch.nn.Module, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    with torch.inference_mode():
+        return np.concatenate([module(part).numpy() for part in torch.from_numpy(images).split(16)])
+
+
+def _outputs(path: Path, runtime: str, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    with registry.load(registry.RUNTIMES, runtime).Runtime(path, threads=THREADS) as opened:
+        (output,) = opened.outputs
+        return np.concatenate([opened.run({INPUT: image[None]})[output.name] for image in images])
+
+
+def missed(rows: Sequence[Row]) -> list[str]:
+    """The bars that our rows do not hold, each as a sentence."""
+    figures = {(row.model, row.outliers, row.method): row.centred_sqnr_db for row in rows}
+    found = []
+    for (model, outliers, method), figure in figures.items():
+        if method != OURS:
+            continue
+        for bar, why in _bars(model, figures, outliers=outliers):
+            if figure < bar:
+                kind = "with outliers" if outliers else "plain"
+                found.append(f"{model} {kind}: {figure:.1f} dB, and {why} asks for {bar:.1f}")
+    return found
+
+
+def _bars(model: str, figures: dict[tuple[str, bool, str], float], *, outliers: bool) -> Iterator[tuple[float, str]]:
+    nncf = [figure for method in PEERS if (figure := figures.get((model, outliers, method))) and "nncf" in method]
+    above = BARS["above_nncf_db"] if model == CONVOLUTIONAL else 0.0
+    if nncf:
+        yield max(nncf) + above, "NNCF"
+    if model == CONVOLUTIONAL:
+        return
+    yield BARS["least_db"], "the least"
+    if not outliers and (model, False, "dynamic") in figures:
+        yield figures[model, False, "dynamic"] - BARS["below_dynamic_db"], "dynamic quantization"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}; all if none is given")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    models = asked.models or list(MODELS)
+    rows: dict[tuple[str, bool, str], Row] = {}
+    if asked.output.exists():
+        kept = [Row(**row) for row in json.loads(asked.output.read_text(encoding="utf-8"))["rows"]]
+        rows = {(row.model, row.outliers, row.method): row for row in kept}
+    told = provenance(seed=0, calibration_images=IMAGES, other_images=OTHERS, threads=THREADS)
+    for title in models:
+        for outliers in (False, True):
+            for row in measure(title, asked.methods, outliers=outliers):
+                rows[row.model, row.outliers, row.method] = row
+                print(*asdict(row).values(), flush=True)
+                ordered = sorted(rows.values(), key=_place)
+                content = {
+                    "provenance": told,
+                    "bars": BARS,
+                    "rows": [asdict(row) for row in ordered],
+                    "missed": missed(ordered),
+                }
+                asked.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(f"missed: {'; '.join(missed(list(rows.values()))) or 'nothing'}; {asked.output}")
+    sys.exit(bool(missed(list(rows.values()))))
+
+
+def _place(row: Row) -> tuple[int, bool, int]:
+    return list(MODELS).index(row.model), row.outliers, METHODS.index(row.method)
+
+
+if __name__ == "__main__":
+    main()
