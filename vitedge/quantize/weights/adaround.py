@@ -22,8 +22,8 @@ from vitedge.quantize.weights.statistics import InputStatistics
 STRETCH, SHIFT = 1.2, -0.1
 """What the sigmoid is multiplied with, and what is added, so that 0 and 1 are reached."""
 RATE = 0.05
-WEIGHT = 0.02
-"""λ, for an output error that is 1 for the nearest integers of the channel and a regularizer that is a mean."""
+WEIGHT = 0.1
+"""λ, for an output error that is 1 for the nearest integers of a channel."""
 WARM = 0.2
 """Share of the steps without the regularizer."""
 SHARP = (20.0, 2.0)
