@@ -37,6 +37,9 @@ class Precision:
     weights: GridSettings = field(default_factory=lambda: GridSettings(search=False))
     """The grids of weights; without a search for scales, which is not what the steps are compared by."""
 
+    bias_corrected: bool = True
+    """Whether biases will make up for the mean errors of outputs, so that these do not count."""
+
     @property
     def symmetric(self) -> bool:
         """Whether zero points of activations have to be zero."""
@@ -109,9 +112,9 @@ class Judge:
         return bool(self._cases)
 
     def noise(self, scale: Tensor, shift: Tensor) -> float:
-        """Mean over the layers of the noise of the output relative to its signal, both less their means over the rows.
+        """Mean over the layers of the noise of the output relative to its signal.
 
-        A mean error is what bias correction takes away, and the mean of a signal is no signal.
+        The mean over the rows is no signal, and no noise either where biases are corrected.
 
         Args:
             scale: ``(channels,)`` of the value, float32.
@@ -147,7 +150,7 @@ class _Case:
         # The taps of a convolution are taken for layers of their own: their sum would need neighbouring rows.
         self._weight = weight[chosen].float().reshape(len(chosen), weight.shape[1], -1)
         self._wanted = self._product(self._rows, self._weight)
-        self.signal = float(self._wanted.square().sum())
+        self.signal = float((self._wanted - self._wanted.mean(0)).square().sum())
 
     def noise(self, scale: Tensor, shift: Tensor) -> float:
         factor, offset = scale[self._columns], shift[self._columns]
@@ -156,9 +159,14 @@ class _Case:
         rows = round_activation((self._rows - offset) / factor, low, high, self._precision.activations)
         matrix = (self._weight * factor[:, None]).flatten(1)
         rounded = fake_quantize(matrix, choose_grid(matrix, self._precision.weights)).reshape(self._weight.shape)
-        return float((self._product(rows, rounded) - self._wanted).square().sum()) / self.signal
+        noise = self._product(rows, rounded) - self._wanted
+        if not self._precision.bias_corrected:
+            # A shift is made up for by a bias of W, so that what it adds to the product of the rounded rows is known.
+            noise = noise + self._product(offset[None] / factor, self._weight * factor[:, None])
+        else:
+            noise = noise - noise.mean(0)
+        return float(noise.square().sum()) / self.signal
 
     @staticmethod
     def _product(rows: Tensor, weight: Tensor) -> Tensor:
-        product = rows @ weight.movedim(1, -1).flatten(0, 1).T
-        return product - product.mean(0)
+        return rows @ weight.movedim(1, -1).flatten(0, 1).T

@@ -128,7 +128,8 @@ def _operand(attention: Attention, number: int) -> Node:
 def _lies_along(tracer: Tracer, operand: Operand, node: Node, axis: int) -> bool:
     """Whether the channels of an operand lie along an axis, the tokens along the other of the last two."""
     moved = tracer.move(operand.layer.node, node, (operand.layer.channel_axis,)).movedim(axis, -1)
-    return bool((moved == operand.rows[:, None, :]).all())
+    fits = moved.shape[-1] == operand.rows.shape[1] and moved.shape[-3] == operand.rows.shape[0]
+    return fits and bool((moved == operand.rows[:, None, :]).all())
 
 
 def _is_over_keys(attention: Attention) -> bool:
