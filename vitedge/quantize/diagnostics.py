@@ -159,8 +159,9 @@ class _Powers:
     noise: float = 0.0
 
     def add(self, expected: Tensor, error: Tensor) -> None:
-        self.signal += float(expected.double().square().sum())
-        self.noise += float(error.double().square().sum())
+        # Summed in float64, without a copy in it.
+        self.signal += float(torch.linalg.vector_norm(expected, dtype=torch.float64)) ** 2
+        self.noise += float(torch.linalg.vector_norm(error, dtype=torch.float64)) ** 2
 
     @property
     def decibels(self) -> float:
