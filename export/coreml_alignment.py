@@ -321,8 +321,13 @@ class _Aligner:
                 self._anchor(value, node)
 
     def _anchor(self, value: str, node: Node) -> None:
-        """Notes a pair, unless its shapes differ by more than edges of one, or one of the two has an anchor."""
+        """Notes a pair, unless its shapes differ by more than edges of one, or one of the two has an anchor.
+
+        Integers are not compared: coremltools is free to shift them with their zero point.
+        """
         if value not in self.makers or value in self.anchors or node.name in self.anchors.values():
+            return
+        if not self.types[value].dtype.startswith(("float", "bfloat")):
             return
         if node.op != "call_function" or node in self.values:
             return

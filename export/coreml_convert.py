@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -12,6 +13,7 @@ import numpy as np
 
 from vitedge.errors import BadRecipe, CheckFailed
 from vitedge.export.coreml_graph import CoreMLGraph
+from vitedge.export.coreml_quantized import ACTIVATIONS
 from vitedge.records import TensorSpec
 
 MAX_RANK = 5
@@ -152,13 +154,21 @@ def _name_after_modules(program: Any, graph: CoreMLGraph) -> None:
         for index, value in enumerate(operation.outputs):
             if value.name in kept or value.name == node or value.name.startswith(f"{node}_"):
                 continue
-            base = node if node.endswith(f"_{operation.op_type}") else f"{node}_{operation.op_type}"
+            base = _base(node, operation.op_type)
             base += "_cast_fp16" if "_cast_fp16" in value.name else ""
             base += f"_{index}" if len(operation.outputs) > 1 else ""
             value.name = next(name for name in _numbered(base) if name not in taken)
             taken.add(value.name)
             if len(operation.outputs) == 1:
                 operation.name = value.name
+
+
+def _base(node: str, kind: str) -> str:
+    """What an operation of a kind is called that was made of a node."""
+    if kind in ACTIVATIONS.values():
+        # Rewritten by coremltools they lose their names; both of a pair then come from the node that dequantizes.
+        return re.sub(r"_(?:de)?quantize(_\d+)?$", rf"_{kind}\1", node)
+    return node if node.endswith(f"_{kind}") else f"{node}_{kind}"
 
 
 def _numbered(base: str) -> Iterator[str]:

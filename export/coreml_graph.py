@@ -17,13 +17,18 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind, OutputSpec, TensorArgument
 from torch.fx import Graph, Node
 
+from vitedge.export.coreml_quantized import ACTIVATIONS, CONSTANTS, write_constants
 from vitedge.export.program import Program
 from vitedge.mlprogram.modules import identifier
+from vitedge.quantize.insert import DEQUANTIZE
 
 _ATEN = torch.ops.aten
+QUANTIZED = "_quantized"
+"""What the name of a weight ends in where integers are stored for it."""
 _NOTHING = (_ATEN.alias.default, _ATEN._assert_tensor_metadata.default)
 """Nodes without an effect that coremltools has no conversion for."""
-_CONVOLUTIONS = (_ATEN.conv2d.default, _ATEN.convolution.default)
+_LAST = (_ATEN.conv2d.default, _ATEN.convolution.default, DEQUANTIZE)
+"""Where the arithmetic on pixels ends."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class CoreMLGraph:
     modules: dict[str, str]
     """Node name to the innermost module of the reference that it belongs to."""
     normalization: frozenset[str]
-    """Names of the nodes between an ``uint8`` image and the first convolution."""
+    """Names of the nodes between an ``uint8`` image and the first convolution, or the integers that this reads."""
     blocks: dict[str, str]
     """Block of the program to the node whose value the block returns."""
 
@@ -61,6 +66,7 @@ def prepare(program: Program, *, probabilities: bool) -> CoreMLGraph:
         probabilities: adds the softmax of the first output as one more output.
     """
     exported = program.exported.run_decompositions({})
+    write_constants(exported)
     graph = exported.graph
     normalization = _take_floats(graph) if program.inputs[0].dtype == "uint8" else []
     _drop_nothings(graph)
@@ -102,7 +108,7 @@ def _take_floats(graph: Graph) -> list[Node]:
     reached, found = [image], []
     while reached:
         for user in reached.pop().users:
-            if user.op == "call_function" and user.target not in _CONVOLUTIONS and user not in found:
+            if user.op == "call_function" and user.target not in _LAST and user not in found:
                 found.append(user)
                 reached.append(user)
     return found
@@ -175,11 +181,18 @@ def _rename(exported: ExportedProgram) -> None:
             node._rename(identifier(spec.target))
             spec.arg.name = node.name
     for node in _calls(exported.graph):
-        node._rename(identifier(f"{_path(node)}.{_operation(node.target)}"))
+        node._rename(identifier(_name(node)))
     output = next(node for node in exported.graph.nodes if node.op == "output")
     for spec, value in zip(exported.graph_signature.output_specs, output.args[0], strict=True):
         spec.arg.name = value.name
 
 
+def _name(node: Node) -> str:
+    """A weight that is stored as integers is called after these, with what coremltools adds to the name of such."""
+    if node.target in CONSTANTS:
+        return f"{node.all_input_nodes[0].name}{QUANTIZED}"
+    return f"{_path(node)}.{_operation(node.target)}"
+
+
 def _operation(target: Any) -> str:
-    return str(getattr(target, "__name__", target)).partition(".")[0]
+    return ACTIVATIONS.get(target) or str(getattr(target, "__name__", target)).partition(".")[0]

@@ -15,6 +15,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from vitedge.export.capture import enclosing_modules
+from vitedge.export.coreml_quantized import BYTES, CONSTANTS
 from vitedge.export.coreml_weights import Weight
 from vitedge.export.program import Program
 from vitedge.mlprogram.blobs import Array
@@ -34,10 +35,11 @@ _MOVEMENT = frozenset(
 
 
 def expected_weights(program: Program) -> dict[str, Weight]:
-    """Every floating-point weight as the image meets it, as float32 and shared with the program where that is its type.
+    """Every weight as the image meets it, as float32 and shared with the program where that is its type.
 
     What the program computes from weights alone is computed here too: a bias table that is looked up, a standardized
-    weight. A batch normalization counts as folded into the convolution before it.
+    weight. A batch normalization counts as folded into the convolution before it. Of a quantized weight there are the
+    integers, as they are, and their scales.
 
     Returns:
         Name of the node that holds the weight to its value.
@@ -59,8 +61,23 @@ def _weights(exported: ExportedProgram) -> Iterator[tuple[str, Weight]]:
             folded |= {node, convolution}
     for node in calls:
         for source in () if node in folded else sources(node, values):
+            if source.target in CONSTANTS:
+                yield from _stored(source, values, _module(node))
+                continue
             origin = "computed" if source in computed else "copied"
             yield source.name, Weight(_numpy(values[source]), _module(node), origin)
+
+
+def _stored(node: Node, values: Mapping[Node, Tensor], module: str) -> Iterator[tuple[str, Weight]]:
+    """What Core ML holds in place of a weight that is dequantized; see `write_constants` for biases."""
+    arguments: Any = node.args
+    integers, scale, zero_point, *_ = arguments
+    if values[integers].dtype not in BYTES:
+        yield integers.name, Weight(_numpy(values[node]), module)
+        return
+    yield integers.name, Weight(np.asarray(values[integers].detach().cpu().numpy()), module)
+    yield scale.name, Weight(_numpy(values[scale]), module)
+    yield zero_point.name, Weight(_numpy(values[zero_point]).astype(np.int8), module)
 
 
 def sources(node: Node, values: Mapping[Node, Tensor]) -> list[Node]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from vitedge.export.coreml_alignment import Alignment, Anchor
 from vitedge.export.coreml_graph import CoreMLGraph
+from vitedge.export.coreml_quantized import ACTIVATIONS, CONSTANTS
 from vitedge.mlprogram.program import Operation, Program
 
 
@@ -23,6 +24,8 @@ class Segment:
     """Single numbers that the program holds in float16."""
     compressed: bool
     """Whether the program has compressed constants there."""
+    quantized: bool
+    """Whether the reference itself rounds to integers there, or has weights that are integers."""
     rounded: bool
     """Whether it has float16 constants there that correspond to no known weight."""
 
@@ -43,12 +46,14 @@ def divide(program: Program, graph: CoreMLGraph, alignment: Alignment) -> tuple[
     def segment(anchor: Anchor) -> Segment:
         reached = _between(anchor.value, values, reads)
         constants = [makers[name] for name in reached if name in makers and makers[name].is_constant]
+        crossed = frozenset(_between(anchor.node, anchored, takes))
         half = [constant for constant in constants if constant.outputs[0].type.dtype == "float16"]
         return Segment(
             anchor,
-            frozenset(_between(anchor.node, anchored, takes)),
+            crossed,
             frozenset(_number(constant) for constant in half if _size(constant) == 1 and constant.kind == "const"),
             compressed=any(constant.kind != "const" for constant in constants),
+            quantized=any(nodes[name].target in (*ACTIVATIONS, *CONSTANTS) for name in crossed),
             rounded=any(
                 _size(constant) > 1 and constant.name not in alignment.known and not _is_neutral(constant)
                 for constant in half

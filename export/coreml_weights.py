@@ -15,7 +15,7 @@ import numpy as np
 from vitedge.errors import CheckFailed
 from vitedge.export.coreml_describe import PREFIX
 from vitedge.mlprogram.blobs import Array
-from vitedge.mlprogram.program import Program
+from vitedge.mlprogram.program import Argument, Named, Program
 
 SMALLEST = 16
 """Constants with fewer values are shapes, axes and scales that the lowering makes itself."""
@@ -27,8 +27,13 @@ _KINSHIP = 0.5
 """Share of equal values from which a constant is a damaged copy of a weight, whatever it is called."""
 LIKENESS = 0.5
 """Cosine from which two arrays of one size are taken for the same weight, one of them damaged."""
-_CONVERTED = re.compile(r"(_to_fp16|_to_fp32|_quantized|_palettized|_sparsified|_compressed)+$")
+_CONVERTED = re.compile(r"(_to_fp16|_to_fp32|_cast_fp16|_quantized|_palettized|_sparsified|_compressed)+$")
 """What passes of coremltools append to the name of a constant."""
+_STORED: Mapping[str, Mapping[str, str]] = {
+    "constexpr_affine_dequantize": {"quantized_data": "", "scale": "_scale", "zero_point": "_zero_point"},
+    "constexpr_blockwise_shift_scale": {"data": "", "scale": "_scale", "offset": "_zero_point"},
+}
+"""What a quantized weight is stored as: parameter of the operation to what its name adds to that of the weight."""
 _LIFTED = re.compile(r"^(p|b|c)_")
 """What ``torch.export`` puts before the name of a parameter, a buffer or a constant."""
 
@@ -38,7 +43,7 @@ class Weight:
     """A weight of the reference."""
 
     value: Array
-    """``float32``, as the image meets it."""
+    """``float32``, as the image meets it; or the integers, one byte each, that are stored in place of it."""
     module: str = ""
     """The module of the reference that applies it."""
     origin: str = "copied"
@@ -69,9 +74,10 @@ class _Tally:
 def compare_weights(program: Program, weights: Mapping[str, Weight]) -> str:
     """Finds every constant of a package among the weights of the reference, and every weight among the constants.
 
-    A constant has to equal its weight bit for bit, in fp16 the weight rounded to nearest; the matrices of other
-    people's packages may be transposed. Only a weight that is computed from others may be off by a few roundings, and
-    a batch normalization folded into its convolution only where the whole package is folded in another way than here.
+    A constant has to equal its weight bit for bit, in fp16 the weight rounded to nearest; of a quantized weight the
+    integers and the scales have to. The matrices of other people's packages may be transposed. Only a weight that is
+    computed from others may be off by a few roundings, and a batch normalization folded into its convolution only where
+    the whole package is folded in another way than here.
 
     Args:
         program: the ML Program.
@@ -83,7 +89,8 @@ def compare_weights(program: Program, weights: Mapping[str, Weight]) -> str:
     Raises:
         CheckFailed: a constant that differs from its weight, or a constant or a weight without its counterpart.
     """
-    if any(operation.kind.startswith("constexpr_") for operation in program.operations):
+    compressed = any(operation.kind.startswith("constexpr_") for operation in program.operations)
+    if compressed and not any(_is_integer(weight.value) for weight in weights.values()):
         return "compressed weights, which equal no weight of the reference: they are not compared"
     wanted = {name: weight for name, weight in weights.items() if weight.value.size >= SMALLEST}
     tally = _tally(program, wanted)
@@ -100,18 +107,30 @@ def compare_weights(program: Program, weights: Mapping[str, Weight]) -> str:
 def _tally(program: Program, wanted: Mapping[str, Weight]) -> _Tally:
     exact = by_content(wanted)
     tally = _Tally()
-    for name, value in numbers(program):
-        if value.dtype not in _UNIT or value.size < SMALLEST or _is_filler(value):
+    floats = ((name, value) for name, value in numbers(program) if value.dtype in _UNIT)
+    for name, value in chain(quantized_parts(program), floats):
+        if value.size < SMALLEST or _is_filler(value):
             continue
         equal = exact.get(content_key(value))
         if equal:
             tally.equal.append(_Constant(name, value, tuple(equal)))
             tally.same_fold |= any(wanted[found].origin == "folded" for found in equal)
-        elif close := _closest(value, wanted):
+        elif not _is_integer(value) and (close := _closest(value, wanted)):
             tally.close.setdefault(wanted[close].origin, []).append(_Constant(name, value, (close,)))
         else:
             tally.strange.append(_Constant(name, value))
     return tally
+
+
+def quantized_parts(program: Program) -> Iterator[tuple[str, Array]]:
+    """Name and value of what every quantized weight is stored as: integers, scales and zero points."""
+    constants = dict(program.constants())
+    for operation in program.operations:
+        for parameter, suffix in _STORED.get(operation.kind, {}).items():
+            held: Argument | None = operation.attributes.get(parameter) or operation.inputs.get(parameter, (None,))[0]
+            held = constants.get(held.name) if isinstance(held, Named) else held
+            if held is not None:
+                yield f"{plain(operation.name)}{suffix}", held.decode()
 
 
 def numbers(program: Program) -> Iterator[tuple[str, Array]]:
@@ -137,8 +156,18 @@ def by_content(weights: Mapping[str, Weight]) -> dict[bytes, list[str]]:
         value = np.squeeze(weight.value)
         for form in (value, value.T) if value.ndim == 2 else (value,):
             found[content_key(form)].append(name)
-            found[content_key(form.astype(np.float16))].append(name)
+            for half in () if _is_integer(form) else _halves(form):
+                found[content_key(half)].append(name)
     return found
+
+
+def _halves(value: Array) -> Iterator[Array]:
+    """What becomes of float32 in half precision: in small arrays coremltools keeps nothing from becoming zero."""
+    half = value.astype(np.float16)
+    yield half
+    lost = (half == 0) & (value != 0)
+    if lost.any():
+        yield np.where(lost, np.copysign(np.nextafter(np.float16(0), np.float16(1)), value), half).astype(np.float16)
 
 
 def _refuse(constants: list[_Constant], missing: Mapping[str, Weight], *, ours: bool) -> str:
@@ -197,6 +226,10 @@ def _difference(constant: _Constant, weight: Weight) -> str:
         f"{constant.value.size} values differ from what module {weight.module or '(root)'} has, "
         f"the first at {list(place)}"
     )
+
+
+def _is_integer(value: Array) -> bool:
+    return value.dtype.kind in "iu"
 
 
 def _is_filler(value: Array) -> bool:

@@ -21,6 +21,7 @@ from vitedge.export.coreml_convert import (
 from vitedge.export.coreml_describe import LABEL, LABEL_PROBABILITIES, describe
 from vitedge.export.coreml_graph import prepare
 from vitedge.export.coreml_package import write_package
+from vitedge.export.coreml_quantized import add_conversions, check_forms
 from vitedge.export.coreml_quiet import load_coremltools, quiet
 from vitedge.export.program import Program
 from vitedge.mlprogram.package import MANIFEST, MODEL, WEIGHTS
@@ -32,13 +33,14 @@ def lower(program: Program, recipe: ExportRecipe, out: Path, islands: tuple[str,
     """Writes the program as an ``.mlpackage``.
 
     Args:
-        program: captured at a fixed batch.
+        program: captured at a fixed batch; quantized or not.
         recipe: its precision, input, Core ML target and features decide what is written.
         out: folder to make, ``NAME.mlpackage``.
         islands: modules of the reference that stay in fp32 in an fp16 package.
 
     Raises:
-        BadRecipe: an unknown deployment target, labels that do not fit, or a batch that is not fixed.
+        BadRecipe: an unknown deployment target, labels that do not fit, a batch that is not fixed, or integers that the
+            target has no form for.
         MissingBackend: coremltools is not installed or does not run here.
         CheckFailed: a tensor of rank above 5.
     """
@@ -48,11 +50,13 @@ def lower(program: Program, recipe: ExportRecipe, out: Path, islands: tuple[str,
     if not all(isinstance(edge, int) for edge in image.shape):
         raise BadRecipe("A Core ML package has a fixed batch; export it with --batch 1.")
     labels, notes = _class_labels(program)
+    check_forms(ct, program, target)
     graph = prepare(program, probabilities=bool(labels))
     single = graph.normalization | graph.under(islands)
     settings = Settings(target, recipe.precision == "fp16", single, is_image(image), labels)
     outputs = tuple(output.name for output in program.outputs) + ((PROBABILITIES,) if labels else ())
     with quiet():
+        add_conversions(ct)
         lowered = to_mil(ct, graph, image, outputs, settings)
         blocks = values_of(lowered, graph, graph.blocks)
         model = to_model(ct, lowered, settings)
