@@ -108,7 +108,7 @@ def _products(attention: Attention) -> tuple[Node | None, Node | None]:
     if node.target is aten.scaled_dot_product_attention.default:
         return node, node
     reading = readers(node) or []
-    scores = node.args[0]
+    scores: Any = node.args[0]
     while isinstance(scores, Node) and scores.target is not aten.matmul.default:
         scores = scores.args[0]
     return scores, reading[0][0] if len(reading) == 1 else None

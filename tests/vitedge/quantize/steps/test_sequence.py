@@ -11,6 +11,7 @@ from torch import Tensor
 from tests.export import tiny
 from tests.vitedge.quantize.steps.programs import NAMES, computed, doubled, observed, shifted, structure_of
 from vitedge.calibration.observations import Stats
+from vitedge.export.program import Program
 from vitedge.quantize.steps import head_rotation, residual_rotation
 from vitedge.quantize.steps.judging import Precision
 from vitedge.quantize.steps.sequence import DEFAULT, STEPS
@@ -30,7 +31,7 @@ APPLIES = {
 
 
 @cache
-def wide(name: str) -> tuple[object, dict[str, Stats], Tensor]:
+def wide(name: str) -> tuple[Program, dict[str, Stats], Tensor]:
     """The program of a model in float64, what its layers read, and its logits."""
     structure = doubled(structure_of(name))
     return structure.program, observed(structure, IMAGES), computed(structure.program, IMAGES)
