@@ -15,6 +15,8 @@ import onnx_ir as ir
 import torch
 from onnxscript import opset18, opset20
 
+from vitedge.export.onnx_quantized_translation import quantized_translations
+
 LAYER_NORMALIZATION_SINCE = 17
 GELU_SINCE = 20
 
@@ -53,6 +55,7 @@ def translations(opset: int) -> dict[Any, Translation]:
         aten.sym_size.int: sym_size,
         aten.unbind.int: unbind,
         aten.view.default: reshape,
+        **quantized_translations(),
     }
 
 

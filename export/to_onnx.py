@@ -32,6 +32,7 @@ from vitedge.export.passes.graph import MODULES, Graph
 from vitedge.export.passes.half import to_half
 from vitedge.export.passes.names import name_after_modules
 from vitedge.export.passes.opset import check_opset, retarget
+from vitedge.export.passes.quantized import lay_out_integers
 from vitedge.export.program import Program
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact, TensorSpec
@@ -68,6 +69,7 @@ def lower(program: Program, recipe: ExportRecipe, out: Path, islands: tuple[str,
     fold_constants(graph)
     fold_batch_norms(graph)
     clean_up(graph)
+    lay_out_integers(graph)
     merge_equal_constants(graph)
     if opset < LAYER_NORMALIZATION_SINCE:
         graph.notes.append(f"opset {opset} has no LayerNormalization: it is written as primitive operators")

@@ -28,6 +28,8 @@ def fold_constants(graph: Graph) -> None:
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph.model)
     for node in list(graph.model.graph):
         inputs = [constant(value) for value in node.inputs]
+        if node.op_type == "DequantizeLinear":
+            continue  # a quantized weight stays one
         if node.inputs and all(tensor is not None for tensor in inputs) and len(node.outputs) == 1:
             _replace_by_constant(graph, node, [tensor for tensor in inputs if tensor is not None])
 

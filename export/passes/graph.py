@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import onnx_ir as ir
 import torch
@@ -35,6 +36,20 @@ class Graph:
     def is_kept(self, value: ir.Value) -> bool:
         """Whether the value has to exist as such: it is an output, or a block's."""
         return value.is_graph_output() or any(value is block for block in self.blocks.values())
+
+    def is_private(self, value: ir.Value) -> bool:
+        """Whether one node alone reads the value, and nothing else needs it."""
+        return len(value.uses()) == 1 and not self.is_kept(value)
+
+    def emit(
+        self, before: ir.Node, op_type: str, inputs: Sequence[ir.Value], attributes: Mapping[str, Any], like: ir.Value
+    ) -> ir.Value:
+        """A new node before another, of the same modules, with one output of the type and shape of ``like``."""
+        node = ir.Node("", op_type, inputs, ir.convenience.convert_attributes(attributes))
+        node.meta.update(before.meta)
+        self.model.graph.insert_before(before, node)
+        node.outputs[0].type, node.outputs[0].shape = like.type, like.shape
+        return node.outputs[0]
 
     def add_constant(self, name: str, tensor: torch.Tensor) -> ir.Value:
         """A new initializer that shares the tensor's memory."""
