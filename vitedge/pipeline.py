@@ -31,10 +31,11 @@ from vitedge.export.ranges import execution_order, find_islands
 from vitedge.export.sensitivity import find_noisy
 from vitedge.models.reference import Reference, load_reference
 from vitedge.output import replacing
-from vitedge.parity import default_bar
-from vitedge.quantization import beside_simulation, of_model, prepare, simulate
+from vitedge.parity import compare, default_bar
+from vitedge.quantization import of_model, prepare
 from vitedge.quantize.file import SUFFIX, Model, read_model
 from vitedge.quantize.run import Quantization, record
+from vitedge.quantize.simulation import hold_to, simulate
 from vitedge.recipe import SCHEMES, ExportRecipe
 from vitedge.records import (
     Artifact,
@@ -154,8 +155,9 @@ def check(job: Job) -> None:
         path = job.folder / artifact.path
         reports = check_parity(path, artifact, job.evidence)
         if job.recipe.precision in SCHEMES:
-            simulated = simulate(job.programs[artifact.format], job.evidence)
-            reports = tuple(beside_simulation(report, simulated) for report in reports)
+            data = job.evidence.data
+            simulated = compare(data.outputs, simulate(job.programs[artifact.format], data.images))
+            reports = tuple(hold_to(report, simulated) for report in reports)
         reports = tuple(_explained(job, path, artifact, reports))
         job.parity.extend(reports)
         if artifact.format == "coreml":

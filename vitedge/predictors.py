@@ -143,9 +143,26 @@ def _run_checkpoint(subject: Subject, weights: Weights, _borrowed: ModelSpec | N
     yield as_predictor(load_reference(found, weights.image_size), subject)
 
 
+@contextmanager
+def _run_program(subject: Subject, _weights: Weights, _borrowed: ModelSpec | None) -> Iterator[Predictor]:
+    from vitedge.quantize.file import read_model  # noqa: PLC0415  (PyTorch, which artifacts do without)
+    from vitedge.quantize.simulation import simulate  # noqa: PLC0415
+
+    program = read_model(Path(subject.source)).program
+    spec = program.spec
+    if _LOGITS not in (output.name for output in program.outputs):
+        raise BadRecipe(f"{subject.source} puts out features: nothing of it can be right or wrong.")
+
+    def scores(pixels: NDArray[np.uint8]) -> Scores:
+        return simulate(program, pixels)[_LOGITS]
+
+    yield Predictor(subject.label, subject.source, "torch", spec, spec.classes, scores)
+
+
 LOADERS: Mapping[str, Callable[[Subject, Weights, ModelSpec | None], AbstractContextManager[Predictor]]] = {
     "checkpoint": _run_checkpoint,
     "artifact": _run_artifact,
+    "program": _run_program,
 }
 """`Subject.kind` to what loads it."""
 
@@ -179,7 +196,15 @@ def _artifact(source: str) -> Subject:
     return Subject(path.name, source, "artifact", artifact, image_size(artifact), check.carried_spec(path))
 
 
-FINDERS: Mapping[str, Callable[[str], Subject]] = dict.fromkeys(FORMAT_OF, _artifact)
+def _program(source: str) -> Subject:
+    from vitedge.quantize.file import read_model  # noqa: PLC0415  (as above)
+
+    path = Path(source)
+    spec = read_model(path).program.spec
+    return Subject(path.name, source, "program", image_size=spec.image_size, spec=spec)
+
+
+FINDERS: Mapping[str, Callable[[str], Subject]] = {**dict.fromkeys(FORMAT_OF, _artifact), ".pt2": _program}
 """By suffix; what has another one is taken for a checkpoint."""
 
 

@@ -7,30 +7,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from vitedge.bundle import ReferenceData
 from vitedge.calibration.images import load
 from vitedge.calibration.stream import open_images
 from vitedge.checkpoints.read import read
-from vitedge.comparison import Evidence, feed
 from vitedge.errors import BadRecipe
-from vitedge.export.program import Program
 from vitedge.models.reference import Reference, load_reference
 from vitedge.output import refuse_existing_file, replacing_file
-from vitedge.parity import compare
 from vitedge.profiles import profiles
-from vitedge.quantize.execution import Execution
 from vitedge.quantize.file import SUFFIX, Model, write_model
 from vitedge.quantize.records import QuantizationResult
 from vitedge.quantize.run import Quantization, record
 from vitedge.quantize.run import quantize as run
 from vitedge.recipe import CALIBRATED, ExportRecipe, QuantizationRecipe
-from vitedge.records import CheckpointIdentity, OutputParity, ParityReport
-
-SIMULATION_DB = 1.0
-"""How much farther than the simulation a runtime may be from the reference: single roundings that fall otherwise."""
+from vitedge.records import CheckpointIdentity
 
 
 def quantize(
@@ -143,38 +133,3 @@ def of_model(recipe: ExportRecipe, model: Model, source: str) -> ExportRecipe:
     if recipe.image_size not in (None, (height, width)):
         raise BadRecipe(f"{source} was quantized for {height}x{width} pixels: quantize the checkpoint anew for others.")
     return replace(recipe, **fixed, quantization=None)  # type: ignore[arg-type]
-
-
-def simulate(program: Program, evidence: Evidence) -> tuple[OutputParity, ...]:
-    """What PyTorch makes of a quantized program, against the reference.
-
-    Args:
-        program: at any batch.
-        evidence: the images, and what the reference computes.
-    """
-    image, images = program.inputs[0], evidence.data.images
-    size = image.shape[0] if isinstance(image.shape[0], int) else len(images)
-    run = Execution(program.exported)
-    batches = (images[np.arange(start, start + size) % len(images)] for start in range(0, len(images), size))
-    parts = [run(torch.from_numpy(np.array(feed(batch, image, evidence.spec)))) for batch in batches]
-    outputs = (torch.cat(part)[: len(images)].numpy() for part in zip(*parts, strict=True))
-    return compare(evidence.data.outputs, dict(zip(evidence.data.outputs, outputs, strict=True)))
-
-
-def beside_simulation(report: ParityReport, simulated: tuple[OutputParity, ...]) -> ParityReport:
-    """The verdict on a runtime, which fails where the runtime is not as near to the reference as the simulation is.
-
-    Args:
-        report: a runtime against the reference.
-        simulated: PyTorch against the reference, on the same images.
-    """
-    note = ", ".join(f"{output.centred_sqnr_db:.1f} dB" for output in simulated)
-    report = replace(report, note=f"{report.note + '; ' if report.note else ''}simulated by PyTorch: {note}")
-    for found, expected in zip(report.outputs, simulated, strict=True):
-        if report.passed and found.centred_sqnr_db < expected.centred_sqnr_db - SIMULATION_DB:
-            reason = (
-                f"{found.output} has {found.centred_sqnr_db:.1f} dB centred SQNR where the simulation has "
-                f"{expected.centred_sqnr_db:.1f} dB: the runtime rounds elsewhere than the program"
-            )
-            return replace(report, passed=False, reason=reason)
-    return report

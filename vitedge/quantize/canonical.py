@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The form of a program that quantization starts from: nothing in it that computes nothing, and nothing twice.
 
-What is changed is exact but for the folding of batch normalizations, which is exact in real numbers:
-``W' = W g / s`` and ``b' = (b - m) g / s + beta`` with ``s = sqrt(v + eps)`` (arXiv:1712.05877, section 3.2).
+What is changed is exact but for two foldings, which are exact in real numbers: of batch normalizations,
+``W' = W g / s`` and ``b' = (b - m) g / s + beta`` with ``s = sqrt(v + eps)`` (arXiv:1712.05877, section 3.2); and
+of the gains of residual branches, ``g (W x + b) = (diag(g) W) x + g b`` (LayerScale, arXiv:2103.17239, section 2).
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -32,8 +33,8 @@ def canonicalize(program: Program) -> Program:
     """Brings a program that was just captured into the canonical form.
 
     Every Linear and every convolution has a weight and a bias of its own, named ``MODULE.weight`` and ``MODULE.bias``
-    where the reference has them elsewhere; batch normalizations after a convolution are folded into it; dropout, copies
-    and slices of everything are gone.
+    where the reference has them elsewhere; batch normalizations after a convolution and gains after a Linear are
+    folded into it; dropout, copies and slices of everything are gone.
 
     Args:
         program: altered; its tensors are not.
@@ -50,6 +51,9 @@ def canonicalize(program: Program) -> Program:
     for node in editor.calls():
         if node.target in LAYERS:
             _give_tensors(editor, node)
+    for node in editor.calls():
+        if node.target is aten.mul.Tensor:
+            _fold_gain(editor, node)
     editor.finish()
     return program
 
@@ -84,6 +88,25 @@ def _fold(editor: Editor, node: Node) -> None:
     shifted = -mean if bias is None else bias - mean
     _set_arguments(editor, convolution, weight * scale.reshape(-1, 1, 1, 1), shifted * scale + beta)
     editor.replace(node, convolution)
+
+
+def _fold_gain(editor: Editor, node: Node) -> None:
+    """Takes the product of a Linear's output and a vector into the Linear, where it is its only reader."""
+    linear, gain = (node.args[0], node.args[1]) if _is_linear(node.args[0]) else (node.args[1], node.args[0])
+    factor = editor.tensor(gain)
+    if not _is_linear(linear) or factor is None or len(linear.users) != 1:
+        return
+    weight, bias = (editor.tensor(part) for part in linear.args[1:3])
+    if weight is None or bias is None or factor.numel() != len(weight) or factor.shape[-1] != len(weight):
+        return
+    wide = factor.double().flatten()
+    scaled = (weight.double() * wide[:, None]).to(weight.dtype), (bias.double() * wide).to(bias.dtype)
+    _set_arguments(editor, linear, *scaled)
+    editor.replace(node, linear)
+
+
+def _is_linear(node: Any) -> TypeGuard[Node]:
+    return isinstance(node, Node) and node.target is aten.linear.default
 
 
 def _give_tensors(editor: Editor, node: Node) -> None:

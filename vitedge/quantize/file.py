@@ -9,14 +9,14 @@ import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 import torch.ao.quantization.fx._decomposed  # registers the operators that a program consists of
 
 from vitedge.bundle import ReferenceData
-from vitedge.errors import UnreadableArtifact
+from vitedge.errors import RefusedPickle, UnreadableArtifact
 from vitedge.export.program import Program
 from vitedge.quantize.records import QuantizationRecord
 from vitedge.records import CheckpointIdentity, ModelSpec, TensorSpec
@@ -24,6 +24,16 @@ from vitedge.serialization import from_dict, to_dict
 
 SUFFIX = ".pt2"
 FORMAT_VERSION = 1
+_DATA = "data/"
+_PAYLOADS = ("weights_config.json", "constants_config.json")
+_KNOWN = (
+    "data/weights/weight_",
+    "data/weights/model_",
+    "data/constants/tensor_",
+    "data/constants/model_",
+    "data/sample_inputs/",
+)
+"""Entries of an archive that hold tensors, as bytes, and what is said of them."""
 _ENTRY, _EVIDENCE = "vitedge.json", "reference.npz.base64"
 
 
@@ -69,11 +79,12 @@ def read_model(path: Path) -> Model:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
                 raise UnreadableArtifact(f"{path} is not a {SUFFIX} file, or is cut short.")
+            _refuse_pickles(path, file)
             file.seek(0)
             exported = torch.export.load(file, extra_files=extra)
     except FileNotFoundError:
         raise UnreadableArtifact(f"There is no {path}.") from None
-    except UnreadableArtifact:
+    except (UnreadableArtifact, RefusedPickle):
         raise
     except Exception as error:  # PyTorch raises whatever its parts raise on a damaged archive
         raise UnreadableArtifact(f"{path} cannot be read as a program of torch.export: {error}.") from error
@@ -94,6 +105,41 @@ def read_model(path: Path) -> Model:
     record = from_dict(QuantizationRecord, content["record"])
     identity = from_dict(CheckpointIdentity, content["checkpoint"])
     return Model(program, record, identity, _unpacked(extra[_EVIDENCE]))
+
+
+def _refuse_pickles(path: Path, file: BinaryIO) -> None:
+    """Refuses an archive from which PyTorch would unpickle objects: that could run code.
+
+    Tensors are stored as bytes, but an archive may say of any of them that it is pickled, or hold objects of other
+    types, which nothing that vitedge writes does.
+
+    Raises:
+        RefusedPickle: names the entry.
+    """
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.namelist():
+            name = entry.partition("/")[2]
+            if name.endswith(_PAYLOADS):
+                held = json.loads(archive.read(entry))["config"]
+                odd = [key for key, payload in held.items() if payload.get("use_pickle")]
+                if odd:
+                    raise RefusedPickle(f"{path} holds {odd[0]} as a pickle, which could run code; it was not read.")
+            elif name.startswith(_DATA) and not name.startswith(_KNOWN):
+                raise RefusedPickle(
+                    f"{path} holds {name}, which is more than tensors and could run code; it was not read."
+                )
+            elif name.endswith(".pt"):
+                _refuse_pickle(path, name, archive.read(entry))
+
+
+def _refuse_pickle(path: Path, name: str, content: bytes) -> None:
+    """PyTorch reads the sample inputs safely at first, and otherwise if that fails; here a failure is the end."""
+    try:
+        torch.load(io.BytesIO(content), weights_only=True)
+    except Exception as error:
+        raise RefusedPickle(
+            f"{path} holds {name}, which cannot be read without running code; it was not read."
+        ) from error
 
 
 def _packed(data: ReferenceData) -> str:

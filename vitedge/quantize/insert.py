@@ -57,7 +57,8 @@ def insert(program: Program, plan: Plan) -> Program:
         elif layer.name in plan.dynamic:
             _quantize_dynamically(editor, layer, quantized)
         if layer.name in plan.weights:
-            _quantize_weight(editor, layer, *plan.weights[layer.name], plan.inputs.get(layer.name))
+            given = plan.inputs.get(layer.name) if plan.integer_biases else None
+            _quantize_weight(editor, layer, *plan.weights[layer.name], given)
     editor.finish()
     return program
 

@@ -65,20 +65,19 @@ def _see(stats: Stats, channel_axis: int, value: Tensor) -> None:
 
 def measure_moments(
     structure: Structure, layers: tuple[Layer, ...], images: Tensor, rounded: Callable[[Layer, Tensor], Tensor]
-) -> dict[str, InputStatistics]:
+) -> Iterator[tuple[Layer, InputStatistics]]:
     """The second moments of what layers read, for a rounding of weights that makes up for its own errors.
+
+    They come group by group, as many as fit into memory together; the program runs once for each group.
 
     Args:
         structure: of the float program.
         layers: those that are wanted.
         images: float32, normalized.
         rounded: what a layer reads, as it will be rounded.
-
-    Returns:
-        By the layer's name.
     """
-    found = {layer.name: _empty(structure, layer) for layer in layers}
     for group in _groups(structure, layers):
+        found = {layer.name: _empty(structure, layer) for layer in group}
         watches = {}
         for node, reading in readings(structure).items():
             wanted = [layer for layer in reading if layer in group]
@@ -86,7 +85,8 @@ def measure_moments(
                 watches[node.name] = partial(_add, found, wanted, rounded)
         for start in range(0, len(images), BATCH):
             Execution(structure.program.exported, watches)(images[start : start + BATCH])
-    return found
+        for layer in group:
+            yield layer, found.pop(layer.name)
 
 
 def _groups(structure: Structure, layers: tuple[Layer, ...]) -> Iterator[list[Layer]]:

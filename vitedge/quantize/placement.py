@@ -11,6 +11,7 @@ from typing import Literal
 
 from vitedge.errors import BadRecipe
 from vitedge.quantize.structure import Layer, Structure
+from vitedge.quantize.weights.grids import fit_block
 from vitedge.recipe import QuantizationRecipe
 
 KINDS = ("linear", "conv", "depthwise")
@@ -61,10 +62,16 @@ def choose(structure: Structure, recipe: QuantizationRecipe, target: str) -> dic
         BadRecipe: an entry of ``recipe.layers`` is no layer, no pattern that fits one, and no kind.
     """
     _refuse_unknown(structure, recipe)
-    scheme = "int8" if recipe.scheme == "mixed" else recipe.scheme
     return {
-        layer.name: _given(layer, recipe) or _by_rule(structure, layer, scheme, target) for layer in structure.layers
+        layer.name: _given(layer, recipe) or _by_rule(structure, layer, recipe, target) for layer in structure.layers
     }
+
+
+def is_asked_for(part: str, structure: Structure, recipe: QuantizationRecipe) -> bool:
+    """Whether the user said how a layer or an attention is computed, so that nothing else may decide it."""
+    if part in (attention.name for attention in structure.attentions):
+        return recipe.attention == "all" or any(fnmatchcase(part, pattern) for pattern in recipe.layers)
+    return _given(structure.layer(part), recipe) is not None
 
 
 def _given(layer: Layer, recipe: QuantizationRecipe) -> Choice | None:
@@ -77,17 +84,22 @@ def _given(layer: Layer, recipe: QuantizationRecipe) -> Choice | None:
     return Choice(recipe.layers[layer.kind], f"asked for all {layer.kind}") if layer.kind in recipe.layers else None
 
 
-def _by_rule(structure: Structure, layer: Layer, scheme: str, target: str) -> Choice:
-    """What experience says: methods that hold a ViT together, and layers that integers make no faster."""
+def _by_rule(structure: Structure, layer: Layer, recipe: QuantizationRecipe, target: str) -> Choice:
+    """What experience says: layers that integers make no faster, or that they cost most."""
+    scheme = "int8" if recipe.scheme == "mixed" else recipe.scheme
     if layer.kind == "depthwise" and scheme != "w8a16":
         return Choice("float", "depthwise: a channel's nine weights gain nothing as integers, and lose most")
-    if SCHEMES[scheme].blocks and layer.kind != "linear":
-        return Choice("w8" if SCHEMES[scheme].activation is None else "int8", "blocks are for matrices")
+    if SCHEMES[scheme].blocks and not _takes_blocks(structure, layer, recipe):
+        return Choice("w8" if SCHEMES[scheme].activation is None else "int8", "its rows do not divide into blocks")
     if target == "tensorrt" and scheme == "int8" and layer is structure.layers[0]:
         return Choice("float", "the first layer: TensorRT gains nothing from it")
     if target == "tensorrt" and scheme == "int8" and layer is structure.layers[-1]:
         return Choice("float", "the head: a product with one row gains nothing in TensorRT")
     return Choice(scheme, "")
+
+
+def _takes_blocks(structure: Structure, layer: Layer, recipe: QuantizationRecipe) -> bool:
+    return layer.kind == "linear" and fit_block(structure.editor.value(layer.weight).shape[1], recipe.block) is not None
 
 
 def _refuse_unknown(structure: Structure, recipe: QuantizationRecipe) -> None:

@@ -16,13 +16,13 @@ from torch import Tensor
 
 ENDS: Mapping[str, tuple[int, int]] = {
     "uint8": (0, 255),
-    "int8": (-127, 127),
+    "int8": (-128, 127),
     "int4": (-8, 7),
     "uint16": (0, 65535),
-    "int16": (-32767, 32767),
+    "int16": (-32768, 32767),
     "int32": (-(2**31) + 1, 2**31 - 1),
 }
-"""Kind of integers to the smallest and the largest that is used; symmetric but for int4, whose every level counts."""
+"""Kind of integers to the smallest and the largest: whole types, as runtimes clamp to nothing else."""
 
 STORAGE: Mapping[str, torch.dtype] = {
     "uint8": torch.uint8,
@@ -108,3 +108,5 @@ class Plan:
     """Attention to the grids of ``query``, ``key``, ``probabilities`` and ``value``."""
     shifts: dict[str, float] = field(default_factory=dict)
     """Layer to what is subtracted from its input before that is quantized; its bias makes up for it."""
+    integer_biases: bool = True
+    """Whether biases are added as integers; TensorRT takes them in floating point."""

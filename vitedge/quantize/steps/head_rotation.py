@@ -11,7 +11,8 @@ from torch import Tensor
 
 from vitedge.calibration.observations import Stats
 from vitedge.quantize.graph import Editor
-from vitedge.quantize.steps.judging import MARGIN_DB, Precision, StepRecord, decibels, layer_noise
+from vitedge.quantize.records import StepRecord
+from vitedge.quantize.steps.judging import MARGIN_DB, Precision, decibels, layer_noise
 from vitedge.quantize.steps.operands import Values, attention_values, has_free_scores
 from vitedge.quantize.steps.orthogonal import block_diagonal, hadamard_like, rotated
 from vitedge.quantize.steps.scores import Scores, observed_scores

@@ -46,23 +46,6 @@ class Precision:
         return self.activations in ("int8", "int16")
 
 
-@dataclass(frozen=True)
-class StepRecord:
-    """What a step did in one place."""
-
-    step: str
-    module: str
-    """The norm, attention or layer whose tensors it changed."""
-    choice: str
-    """Such as ``alpha 0.5``; ``off`` where nothing was better, or the reason why the step does not apply."""
-    before_db: float
-    """Signal-to-noise ratio of the outputs of the layers that read it when they are rounded as they were."""
-    after_db: float
-    """The same with the choice."""
-    shift: float = 0.0
-    """What has to be subtracted from the input of the layer, for ``Plan.shifts``."""
-
-
 def grid_of(low: float, high: float, kind: str) -> Grid:
     """One scale for a whole activation, over all of its range."""
     scale, zero_point = to_scale(low, high, _LEVELS[kind])

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from vitedge.calibration.observations import Stats
 from vitedge.quantize.graph import Editor
-from vitedge.quantize.steps.judging import MARGIN_DB, Precision, StepRecord, decibels
+from vitedge.quantize.records import StepRecord
+from vitedge.quantize.steps.judging import MARGIN_DB, Precision, decibels
 from vitedge.quantize.steps.operands import has_centrable_keys, has_free_scores
 from vitedge.quantize.steps.scores import Scores, observed_scores
 from vitedge.quantize.structure import Attention, Operand, Structure

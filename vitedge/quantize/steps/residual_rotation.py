@@ -22,8 +22,9 @@ from torch.fx import Node
 
 from vitedge.calibration.observations import Stats
 from vitedge.quantize.graph import Editor, aten
+from vitedge.quantize.records import StepRecord
 from vitedge.quantize.steps.channels import CENTRED, SCALES, choose
-from vitedge.quantize.steps.judging import MARGIN_DB, Precision, Reading, StepRecord, decibels
+from vitedge.quantize.steps.judging import MARGIN_DB, Precision, Reading, decibels
 from vitedge.quantize.steps.norms import scalable_norms
 from vitedge.quantize.steps.orthogonal import mean_preserving, rotated
 from vitedge.quantize.structure import Layer, Norm, Structure

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from vitedge.calibration.observations import Stats
+from vitedge.quantize.records import StepRecord
 from vitedge.quantize.steps import (
-    folding,
     head_rotation,
     query_equalization,
     residual_rotation,
@@ -16,14 +16,13 @@ from vitedge.quantize.steps import (
     smoothing,
     value_equalization,
 )
-from vitedge.quantize.steps.judging import Precision, StepRecord
+from vitedge.quantize.steps.judging import Precision
 from vitedge.quantize.structure import Structure
 
 Step = Callable[[Structure, dict[str, Stats], Precision], tuple[StepRecord, ...]]
 
 STEPS: Mapping[str, Step] = MappingProxyType(
     {
-        "folding": folding.apply,
         "residual-rotation": residual_rotation.apply,
         "smoothing": smoothing.apply,
         "head-rotation": head_rotation.apply,
@@ -33,6 +32,6 @@ STEPS: Mapping[str, Step] = MappingProxyType(
     }
 )
 """Name to step. A rotation mixes channels that smoothing and equalization then scale one by one."""
-DEFAULT = ("folding", "smoothing", "value-equalization", "query-equalization", "shift")
+DEFAULT = ("smoothing", "value-equalization", "query-equalization", "shift")
 """The rotations are off: after smoothing there is little left for them, and the extremes of what they turn are only
 estimated."""

@@ -13,8 +13,9 @@ import torch
 
 from vitedge.calibration.observations import Stats
 from vitedge.quantize.graph import aten
+from vitedge.quantize.records import StepRecord
 from vitedge.quantize.steps.channels import absorb
-from vitedge.quantize.steps.judging import MARGIN_DB, Judge, Precision, Reading, StepRecord, decibels
+from vitedge.quantize.steps.judging import MARGIN_DB, Judge, Precision, Reading, decibels
 from vitedge.quantize.steps.norms import is_padded
 from vitedge.quantize.structure import Layer, Structure
 

@@ -19,7 +19,8 @@ from vitedge.export.program import Program
 from vitedge.quantize.canonical import canonicalize
 from vitedge.quantize.insert import insert
 from vitedge.quantize.plan import Plan, dequantize, quantize
-from vitedge.quantize.steps.judging import Precision, StepRecord, grid_of
+from vitedge.quantize.records import StepRecord
+from vitedge.quantize.steps.judging import Precision, grid_of
 from vitedge.quantize.steps.norms import scalable_norms
 from vitedge.quantize.structure import Structure, find_structure
 from vitedge.quantize.weights.grids import choose_grid

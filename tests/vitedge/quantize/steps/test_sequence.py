@@ -19,7 +19,6 @@ from vitedge.quantize.structure import find_structure
 
 IMAGES = tiny.images(8).double()
 APPLIES = {
-    "folding": {"beit"},
     "residual-rotation": {"vit", "deit"},
     "smoothing": set(NAMES),
     "head-rotation": set(NAMES) - {"mobilevitv2"},
