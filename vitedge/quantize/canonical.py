@@ -45,9 +45,11 @@ def canonicalize(program: Program) -> Program:
             node.target = _RENAMED[node.target]
         elif node.target in _NOTHING or _is_whole_slice(node) or _is_no_padding(node):
             editor.replace(node, node.all_input_nodes[0])
+    editor.sweep()  # what is folded below has to have one reader
     for node in editor.calls():
         if node.target is aten.batch_norm.default:
             _fold(editor, node)
+    editor.sweep()
     for node in editor.calls():
         if node.target in LAYERS:
             _give_tensors(editor, node)

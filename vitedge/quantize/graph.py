@@ -97,11 +97,15 @@ class Editor:
         old.replace_all_uses_with(new)
         self.exported.graph_signature.replace_all_uses(old.name, new.name)
 
-    def finish(self) -> None:
-        """Drops what nothing reads, and checks that the program is one."""
+    def sweep(self) -> None:
+        """Drops what computes something that nothing reads."""
         for node in reversed(self.calls()):
             if not node.users:
                 self.graph.erase_node(node)
+
+    def finish(self) -> None:
+        """Drops what nothing reads, and checks that the program is one."""
+        self.sweep()
         for node in [node for node in self._specs if self.name(node) is not None and not node.users]:
             self._drop(node)
         self.exported.graph_module.recompile()
