@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
-COMMANDS = ("inspect", "export", "validate", "bench", "evaluate", "profiles", "demo")
+COMMANDS = ("inspect", "export", "quantize", "validate", "bench", "evaluate", "profiles", "demo")
 
 HEAD = """# The command line
 
