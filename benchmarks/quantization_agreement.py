@@ -38,9 +38,9 @@ from vitedge.export.to_onnx import _block_outputs as block_outputs
 from vitedge.export.to_onnx import lower
 from vitedge.models.reference import load_reference
 from vitedge.parity import compare
+from vitedge.quantization import prepare
 from vitedge.quantize.execution import Execution
 from vitedge.quantize.insert import QUANTIZE
-from vitedge.quantize.run import Quantization, quantize
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
 from vitedge.serialization import from_dict
 
@@ -93,11 +93,10 @@ def measure(title: str) -> Row:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         reference = load_reference(read(str(write_checkpoint(title, folder))))
-        recipe = QuantizationRecipe(images="synthetic", image_count=CALIBRATION)
-        stream = open_images("synthetic", reference.spec, CALIBRATION)
-        job = quantize(Quantization(reference, recipe, symmetric=False, stream=stream))
-        program, path = job.program(1), folder / "model.onnx"
-        artifact = lower(program, ExportRecipe(precision="int8", quantization=recipe), path)
+        asked = QuantizationRecipe(images="synthetic", image_count=CALIBRATION)
+        recipe = ExportRecipe(precision="int8", quantization=asked)
+        program, path = prepare(reference, recipe, features=False, progress=_silence).program(1), folder / "model.onnx"
+        artifact = lower(program, recipe, path)
         (pixels,) = open_images("synthetic", reference.spec, JUDGED, 1).batches(JUDGED)
         images = normalize(pixels, reference.spec.preprocessing)
         pieces = tuple(_compare_pieces(onnx.load(path), program, artifact.blocks, images[:CUT], folder))
@@ -114,6 +113,10 @@ def measure(title: str) -> Row:
             simulation_db=_sqnr(expected, simulated),
             runtime_db={name: _sqnr(expected, _run(name, path, images)[output.name]) for name in RUNTIMES},
         )
+
+
+def _silence(_text: str) -> None:
+    """Takes progress and says nothing."""
 
 
 def _sqnr(expected: Array, found: Array) -> float:

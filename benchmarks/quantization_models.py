@@ -4,7 +4,8 @@
 A model as its library initializes it has logits that are nearly the same for every image, and activations without a
 loud channel; both flatter a quantizer. Here every matrix is 1.5 times as wide as keeps the variance, the gains of the
 norms vary and biases are not zero (`tests.seeding.seeded`), so that attention is peaked and logits depend on the image.
-MobileViT's batch normalizations take their statistics from synthetic images (`tests.family_map_files.settled`).
+MobileViT's batch normalizations take their statistics, channel by channel, from synthetic images, and what its
+transformers add to the stream is made quiet beside it, as training leaves both.
 
 Trained vision transformers have a few channels of LayerNorm outputs that are tens of times as loud as the others
 (arXiv:2212.08254, figure 1). `inject_outliers` makes such channels without changing what the model computes.
@@ -24,12 +25,12 @@ import torch
 from torch import nn
 
 import vitedge
-from tests.family_map_files import settled
 from tests.seeding import seeded
 from vitedge import registry
 from vitedge.bundle import versions
 from vitedge.calibration.images import load
 from vitedge.calibration.preprocess import normalize
+from vitedge.calibration.synthetic import synthesize
 from vitedge.checkpoints.read import read
 from vitedge.devices import local
 from vitedge.models.reference import load_reference
@@ -48,6 +49,12 @@ SEEDS = {title: index for index, title in enumerate(MODELS)}
 FACTOR = 32.0
 SHARE = 0.01
 IMAGES = 128
+WEIGHTS = (
+    "seeded, matrices 1.5 times as wide as keeps the variance; MobileViT settled on images, its transformers quiet"
+)
+QUIET = 0.3
+SETTLING_SEED = 2
+"""Other images than those of the calibration (0) and those that it is judged on (1)."""
 PACKAGES = ("nncf", "openvino", "torchao")
 READERS = (
     ("norm1", ("attn.qkv",)),
@@ -70,11 +77,27 @@ class Altered:
 def build(title: str, *, outliers: bool = False) -> nn.Module:
     """A model of `MODELS` in evaluation mode, float32."""
     module = seeded(timm.create_model(MODELS[title]), SEEDS[title])
-    if title.startswith("MobileViT"):
-        settled(module, 256)
+    settle(module)
     if outliers:
         inject_outliers(module)
     return module
+
+
+@torch.no_grad()
+def settle(module: nn.Module, edge: int = 256, count: int = 16) -> None:
+    """Gives batch normalizations the mean and variance of their inputs over synthetic images; quiets transformers."""
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+    if not norms:
+        return
+    for name, parameter in module.named_parameters():
+        if ".attn.proj." in name or ".mlp.fc2." in name:
+            parameter.mul_(QUIET)
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train()
+        norm.momentum = 1.0
+    module(torch.from_numpy(synthesize(count, edge, edge, SETTLING_SEED)) / 255)
+    module.eval()
 
 
 def write_checkpoint(title: str, folder: Path, *, outliers: bool = False) -> Path:
@@ -91,17 +114,25 @@ def write_images(checkpoint: Path, path: Path, count: int = IMAGES, seed: int = 
     return path
 
 
-def lower(checkpoint: Path, bundle: Path, precision: str = "fp32", count: int = IMAGES, **settings: Any) -> Path:
+def lower(
+    checkpoint: Path,
+    bundle: Path,
+    precision: str = "fp32",
+    images: str = "synthetic",
+    count: int = IMAGES,
+    **settings: Any,
+) -> Path:
     """The ONNX file that ``vitedge export`` writes; no bar is set, so that a miss is measured and not refused.
 
     Args:
         checkpoint: what to export.
         bundle: the folder that is written.
-        precision: ``fp32``, or a scheme of quantization, which calibrates on the synthetic images of seed 0.
-        count: of those images.
+        precision: ``fp32``, or a scheme of quantization.
+        images: what that calibrates on.
+        count: how many of them.
         settings: further fields of `vitedge.recipe.ExportRecipe`.
     """
-    quantization = None if precision == "fp32" else QuantizationRecipe(precision, images="synthetic", image_count=count)
+    quantization = None if precision == "fp32" else QuantizationRecipe(precision, images=images, image_count=count)
     recipe = ExportRecipe(precision=precision, quantization=quantization, bar=Bar(), **settings)
     vitedge.export(str(checkpoint), bundle, recipe, force=True)
     return bundle / "model.onnx"
@@ -113,8 +144,7 @@ def provenance(**settings: Any) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "machine": local.identity(),
         "versions": {**versions(), **registry.versions(PACKAGES)},
-        "weights": "seeded, matrices 1.5 times as wide as keeps the variance; MobileViT with settled batch norms",
-        "outliers": f"{SHARE:.0%} of the channels of LayerNorms that only Linears read, times {FACTOR:g}",
+        "weights": WEIGHTS,
         "images": "synthetic",
         **settings,
     }

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast int8 runs on this processor, in turn with float32 and with other quantizers' int8.
+
+``python -m benchmarks.quantization_speed`` from the root of the repository writes
+``benchmarks/results/quantization_speed.json``; with names of models it measures those again and keeps the other rows.
+Batch 1, two threads, each subject in a process of its own and all of one model in turn (`vitedge.latency`). Only ratios
+of what was measured in turn mean anything: the machine's own speed changes from minute to minute. Ranges have no say in
+speed, so few images calibrate. A figure that misses its bar is written down like any other and ends the script with
+exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.quantization_models import MODELS, lower, provenance, write_checkpoint, write_images
+from benchmarks.quantization_peers import quantize
+from vitedge.latency import Rule, Subject, bench
+from vitedge.records import LatencyRatio, LatencyReport
+
+RESULTS = Path(__file__).with_name("results") / "quantization_speed.json"
+OURS = "vitedge int8"
+FLOAT = "float32"
+DYNAMIC = "ONNX Runtime dynamic"
+RULE = Rule(samples=200, seconds=12.0, rounds=20)
+THREADS = 2
+IMAGES = 8
+BARS = {"ViT-S": 0.45, "DeiT-S": 0.45, "PiT-S": 0.5, "MobileViT-S": 0.7, "Swin-T": 0.5}
+"""Largest median over that of float32; and none may be slower than ONNX Runtime's dynamic quantization."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file in one runtime."""
+
+    model: str
+    subject: str
+    runtime: str
+    minimum_ms: float
+    median_ms: float
+    p90_ms: float
+    samples: int
+    stable: bool
+    ours_over_it: float | None = None
+    """Median of our int8 in ONNX Runtime over this one's; below one is faster. None for our int8 itself."""
+    low: float | None = None
+    high: float | None = None
+    """Bounds of the ratio's 95 % bootstrap interval."""
+
+
+def subjects(title: str, folder: Path) -> list[Subject]:
+    """Everything that is measured of one model."""
+    checkpoint = write_checkpoint(title, folder)
+    images = write_images(checkpoint, folder / "images.npy", IMAGES)
+    model = lower(checkpoint, folder / "fp32")
+    ours = lower(checkpoint, folder / "int8", "int8", count=IMAGES)
+    chosen = (
+        (OURS, "onnxruntime", ours),
+        (FLOAT, "onnxruntime", model),
+        (DYNAMIC, "onnxruntime", quantize("dynamic", model, images, folder)),
+        ("float32 in OpenVINO", "openvino", model),
+        ("NNCF in OpenVINO", "openvino", quantize("nncf-openvino", model, images, folder)),
+        ("vitedge int8 in OpenVINO", "openvino", ours),
+    )
+    return [Subject(label, runtime, str(path), threads=THREADS) for label, runtime, path in chosen]
+
+
+def measure(title: str) -> list[Row]:
+    """One model, all subjects in turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = bench(subjects(title, Path(folder)), RULE)
+    against = {ratio.subject: ratio for ratio in report.ratios}  # the first, ours, is what all are compared with
+    return [_row(title, entry, against.get(entry.subject)) for entry in report.reports]
+
+
+def _row(title: str, report: LatencyReport, ratio: LatencyRatio | None) -> Row:
+    turned = (None, None, None) if ratio is None else (1 / ratio.ratio, 1 / ratio.high, 1 / ratio.low)
+    times = report.quantiles
+    return Row(
+        title,
+        report.subject,
+        report.runtime,
+        *(round(value, 2) for value in (times.minimum, times.median, times.p90)),
+        report.samples,
+        report.stable,
+        *(None if value is None else round(value, 3) for value in turned),
+    )
+
+
+def missed(rows: Sequence[Row]) -> list[str]:
+    """The bars that our int8 does not hold, each as a sentence."""
+    found = []
+    for row in rows:
+        if row.subject == FLOAT and row.ours_over_it is not None and row.ours_over_it > BARS[row.model]:
+            found.append(f"{row.model}: {row.ours_over_it:.2f} x float32, and the bar is {BARS[row.model]:g}")
+        if row.subject == DYNAMIC and row.low is not None and row.low > 1:
+            found.append(f"{row.model}: slower than dynamic quantization, {row.ours_over_it:.2f} x")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}; all if none is given")
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    models = asked.models or list(MODELS)
+    rows: list[Row] = []
+    if asked.output.exists():  # some models again: the rows of the others stay
+        kept = [Row(**row) for row in json.loads(asked.output.read_text(encoding="utf-8"))["rows"]]
+        rows = [row for row in kept if row.model not in models]
+    told = provenance(seed=0, calibration_images=IMAGES, threads=THREADS, batch=1, rule=asdict(RULE))
+    for title in models:
+        for row in measure(title):
+            rows.append(row)
+            print(*asdict(row).values(), flush=True)
+        rows.sort(key=lambda row: list(MODELS).index(row.model))
+        content = {"provenance": told, "bars": BARS, "rows": [asdict(row) for row in rows], "missed": missed(rows)}
+        asked.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(f"missed: {'; '.join(missed(rows)) or 'nothing'}; {asked.output}")
+    sys.exit(bool(missed(rows)))
+
+
+if __name__ == "__main__":
+    main()

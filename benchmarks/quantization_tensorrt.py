@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the int8 file for TensorRT is one that TensorRT reads and fuses, and what its restrictions cost in decibels.
+
+``python -m benchmarks.quantization_tensorrt`` from the root of the repository writes
+``benchmarks/results/quantization_tensorrt.json``; with names of models it measures those again and keeps the other
+rows. What the file is made of is judged by `vitedge.export.tensorrt_readiness`; what it computes by ONNX Runtime,
+beside the file for processors, on images that neither has seen. A figure that misses its bar is written down like any
+other and ends the script with exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from torch import nn
+
+from benchmarks.quantization_models import IMAGES, MODELS, lower, provenance, write_checkpoint
+from vitedge import registry
+from vitedge.calibration.images import load
+from vitedge.calibration.preprocess import normalize
+from vitedge.checkpoints.read import read
+from vitedge.export.tensorrt_readiness import check_tensorrt
+from vitedge.models.reference import load_reference
+from vitedge.parity import compare
+
+RESULTS = Path(__file__).with_name("results") / "quantization_tensorrt.json"
+PROFILE = "jetson-orin-nano"
+JUDGED = 32
+BARS = {"below_processor_db": 2.0}
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model."""
+
+    model: str
+    opset: int
+    layer_norms: int
+    """Operators in the file."""
+    layer_norms_of_model: int
+    quantizers: int
+    findings: str
+    """What TensorRT would refuse or not fuse; empty is nothing."""
+    checks: tuple[str, ...]
+    """What was looked at and found right."""
+    centred_sqnr_db: float
+    processor_db: float
+    """Of the file for processors."""
+
+
+def measure(title: str) -> Row:
+    """One model, lowered for the profile and for processors."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        checkpoint = write_checkpoint(title, folder)
+        reference = load_reference(read(str(checkpoint)))
+        pixels = load("synthetic", reference.spec, JUDGED, 1).pixels
+        expected = reference.outputs(pixels, features=False)["logits"]
+        images = normalize(pixels, reference.spec.preprocessing)
+        plain = lower(checkpoint, folder / "processor", "int8")
+        path = lower(checkpoint, folder / PROFILE, "int8", profile=PROFILE)
+        model = onnx.load(path)
+        kinds = Counter(node.op_type for node in model.graph.node)
+        found = check_tensorrt(path)
+        return Row(
+            model=title,
+            opset=next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
+            layer_norms=kinds["LayerNormalization"],
+            layer_norms_of_model=sum(isinstance(part, nn.LayerNorm) for part in reference.module.modules()),
+            quantizers=kinds["QuantizeLinear"],
+            findings=found.reason,
+            checks=found.checks,
+            centred_sqnr_db=_sqnr(expected, path, images),
+            processor_db=_sqnr(expected, plain, images),
+        )
+
+
+def _sqnr(expected: Array, path: Path, images: Array) -> float:
+    with registry.load(registry.RUNTIMES, "onnxruntime").Runtime(path) as runtime:
+        (image,), (output,) = runtime.inputs, runtime.outputs
+        found = np.concatenate([runtime.run({image.name: one[None]})[output.name] for one in images])
+    return round(compare({"logits": expected}, {"logits": found})[0].centred_sqnr_db, 2)
+
+
+def missed(rows: Sequence[Row]) -> list[str]:
+    """The bars that are not held, each as a sentence."""
+    found = [f"{row.model}: {row.findings}" for row in rows if row.findings]
+    for row in rows:
+        if row.layer_norms != row.layer_norms_of_model:
+            found.append(f"{row.model}: {row.layer_norms} of {row.layer_norms_of_model} LayerNorms are one operator")
+        if row.centred_sqnr_db < row.processor_db - BARS["below_processor_db"]:
+            found.append(f"{row.model}: {row.centred_sqnr_db:.1f} dB, for processors {row.processor_db:.1f} dB")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}; all if none is given")
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    models = asked.models or list(MODELS)
+    rows: dict[str, Row] = {}
+    if asked.output.exists():  # some models again: the rows of the others stay
+        kept = json.loads(asked.output.read_text(encoding="utf-8"))["rows"]
+        rows = {row["model"]: Row(**{**row, "checks": tuple(row["checks"])}) for row in kept}
+    told = provenance(profile=PROFILE, calibration_images=IMAGES, judged_images=JUDGED, seeds=(0, 1))
+    for title in models:
+        rows[title] = measure(title)
+        print(*asdict(rows[title]).values(), flush=True)
+        ordered = [rows[name] for name in MODELS if name in rows]
+        content = {"bars": BARS, "rows": [asdict(row) for row in ordered], "missed": missed(ordered)}
+        asked.output.write_text(json.dumps({"provenance": told, **content}, indent=1) + "\n", encoding="utf-8")
+    print(f"missed: {'; '.join(missed(list(rows.values()))) or 'nothing'}; {asked.output}")
+    sys.exit(bool(missed(list(rows.values()))))
+
+
+if __name__ == "__main__":
+    main()
