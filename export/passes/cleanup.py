@@ -21,7 +21,17 @@ def clean_up(graph: Graph) -> None:
             _remove_expansion(graph, node)
         elif node.op_type in _WITH_STATISTICS and len(node.outputs) > 1:
             node.resize_outputs(1)
+    _remove_unused(graph)
+
+
+def _remove_unused(graph: Graph) -> None:
+    """A block's value stays also where nothing reads it any more: it is what runtimes are compared at."""
+    outputs = graph.model.graph.outputs
+    kept = [value for value in dict.fromkeys(graph.blocks.values()) if not value.is_graph_output()]
+    outputs.extend(kept)
     RemoveUnusedNodesPass()(graph.model)
+    for _ in kept:
+        outputs.pop()  # taken off one by one, as only that tells a value that it is no output any more
 
 
 def _remove_identity(graph: Graph, node: ir.Node) -> None:

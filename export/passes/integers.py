@@ -53,7 +53,7 @@ class IntegerLayer:
         if columns is not None:
             weight = _columns(graph, before, self.weight, columns)
             bias = _columns(graph, before, self.bias, columns)
-        real = graph.emit(before, "DequantizeLinear", [integers, *_grid(self.input)], {}, like=self.input.outputs[0])
+        real = graph.emit(before, "DequantizeLinear", [integers, *grid_of(self.input)], {}, like=self.input.outputs[0])
         real.shape = integers.shape
         product = graph.emit(before, "MatMul", [real, weight], {}, like=self.output)
         result = graph.emit(before, "Add", [product, bias], {}, like=self.output)
@@ -77,13 +77,15 @@ def integer_layers(graph: Graph) -> Iterator[IntegerLayer]:
 def turn_weights(graph: Graph) -> None:
     """Stores the weight of a Linear as ``(in, out)``, as it is multiplied, so that nothing turns it at run time."""
     for node in list(graph.model.graph):
-        weight = _producer(node.inputs[0], "DequantizeLinear") if node.op_type == "Transpose" else None
+        weight = producer_of(node.inputs[0], "DequantizeLinear") if node.op_type == "Transpose" else None
         integers = None if weight is None else constant(weight.inputs[0])
         if weight is None or integers is None or integers.ndim != 2:
             continue
         stored = graph.add_constant(str(_input(weight, 0).name), integers.T)
         axis = 1 - weight.attributes["axis"].as_int()
-        turned = graph.emit(node, "DequantizeLinear", [stored, *_grid(weight)], {"axis": axis}, like=weight.outputs[0])
+        turned = graph.emit(
+            node, "DequantizeLinear", [stored, *grid_of(weight)], {"axis": axis}, like=weight.outputs[0]
+        )
         turned.shape = stored.shape
         graph.replace(node.outputs[0], turned)
 
@@ -95,7 +97,7 @@ def write_as_gemm(graph: Graph) -> None:
         if shape is None or shape[-1] is None:
             continue
         flat = reshape(graph, node, layer.integers, (None, shape[-1])) if len(shape) != 2 else layer.integers
-        real = graph.emit(node, "DequantizeLinear", [flat, *_grid(layer.input)], {}, like=layer.input.outputs[0])
+        real = graph.emit(node, "DequantizeLinear", [flat, *grid_of(layer.input)], {}, like=layer.input.outputs[0])
         real.shape = flat.shape
         weight, bias = layer.weight.outputs[0], layer.bias.outputs[0]
         result = graph.emit(node, "Gemm", [real, weight, bias], {}, like=layer.output)
@@ -107,14 +109,14 @@ def write_as_gemm(graph: Graph) -> None:
 
 
 def _integer_layer(graph: Graph, node: ir.Node) -> IntegerLayer | None:
-    source, weight = (_producer(value, "DequantizeLinear") for value in node.inputs)
+    source, weight = (producer_of(value, "DequantizeLinear") for value in node.inputs)
     if source is None or weight is None or constant(weight.inputs[0]) is None or not graph.is_private(node.outputs[0]):
         return None
     addition = next(iter(node.outputs[0].uses()))[0]
     if addition.op_type != "Add":
         return None
     other = next((value for value in addition.inputs if value is not node.outputs[0]), None)
-    bias = _producer(other, "DequantizeLinear")
+    bias = producer_of(other, "DequantizeLinear")
     if bias is None or constant(bias.inputs[0]) is None or weight.attributes["axis"].as_int() != 1:
         return None
     return IntegerLayer(node, addition, source, weight, bias)
@@ -130,7 +132,8 @@ def _columns(graph: Graph, before: ir.Node, weight: ir.Node, columns: slice) -> 
     return value
 
 
-def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
+def producer_of(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    """The node that makes a value, where it is of that kind."""
     node = None if value is None else value.producer()
     return node if node is not None and node.op_type == op_type else None
 
@@ -142,6 +145,6 @@ def _input(node: ir.Node, index: int) -> ir.Value:
     return value
 
 
-def _grid(node: ir.Node) -> list[ir.Value]:
+def grid_of(node: ir.Node) -> list[ir.Value]:
     """Scale and zero point of a DequantizeLinear."""
     return [value for value in node.inputs[1:] if value is not None]

@@ -12,12 +12,14 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from vitedge.export.passes.attention_layout import separate_projections
 from vitedge.export.passes.cleanup import clean_up
+from vitedge.export.passes.convolution_layout import convolutions_as_products
 from vitedge.export.passes.graph import Graph
 from vitedge.export.passes.integers import turn_weights, write_as_gemm
 from vitedge.export.passes.token_order import (
     merge_reshapes,
     merge_transpositions,
     move_tokens_before_layers,
+    quantize_before_joins,
     quantize_before_movement,
     share_quantizers,
 )
@@ -42,9 +44,15 @@ def for_processors(graph: Graph) -> bool:
 def _lay_out_for_processors(graph: Graph) -> None:
     _infer_shapes(graph)
     for step in (
+        quantize_before_joins,
+        convolutions_as_products,
+        clean_up,
         quantize_before_movement,
         share_quantizers,
         separate_projections,
+        clean_up,
+        merge_reshapes,
+        merge_transpositions,
         clean_up,
         move_tokens_before_layers,
         clean_up,

@@ -7,7 +7,33 @@ import onnx_ir as ir
 
 from vitedge.export.passes.graph import Graph, constant
 from vitedge.export.passes.integers import IntegerLayer, integer_layers
-from vitedge.export.passes.movement import Dims, dims, movers, order_of, repeat, reshape, source_of, transpose
+from vitedge.export.passes.movement import Dims, dims, movers, order_of, repeat, reshape, rolled, source_of, transpose
+
+
+def quantize_before_joins(graph: Graph) -> None:
+    """Rounds the parts that are joined along the channels of an image, not the whole."""
+    for node in [node for node in graph.model.graph if node.op_type == "QuantizeLinear"]:
+        join = None if node.inputs[0] is None else node.inputs[0].producer()
+        if (
+            join is None
+            or join.op_type != "Concat"
+            or rolled(join) is not None
+            or len(dims(join.outputs[0]) or ()) != 4
+        ):
+            continue
+        if not graph.is_private(join.outputs[0]) or any(constant(part) is not None for part in join.inputs):
+            continue
+        grid = [value for value in node.inputs[1:] if value is not None]
+        parts = []
+        for part in join.inputs:
+            if part is not None:
+                parts.append(graph.emit(join, "QuantizeLinear", [part, *grid], {}, like=node.outputs[0]))
+                parts[-1].shape = part.shape
+        attributes = {name: attribute.value for name, attribute in join.attributes.items()}
+        joined = graph.emit(join, "Concat", parts, attributes, like=node.outputs[0])
+        joined.shape = join.outputs[0].shape
+        graph.replace(node.outputs[0], joined)
+        graph.model.graph.remove(node, safe=True)
 
 
 def quantize_before_movement(graph: Graph) -> None:
