@@ -15,12 +15,12 @@ import numpy as np
 import onnx_ir as ir
 import torch
 import torch.ao.quantization.fx._decomposed  # registers the operators that are named below
-from onnxscript import opset18
-
-from vitedge.errors import BadRecipe
+from onnxscript import opset18, opset21
+from torch.export import ExportedProgram
 
 Translation = Callable[..., Any]
 op: Any = opset18
+SIXTEEN_BITS_SINCE = 21
 
 
 def quantized_translations() -> dict[Any, Translation]:
@@ -30,17 +30,28 @@ def quantized_translations() -> dict[Any, Translation]:
         decomposed.quantize_per_tensor.default: quantize_per_tensor,
         decomposed.dequantize_per_tensor.default: dequantize_per_tensor,
         decomposed.dequantize_per_channel.default: dequantize_per_channel,
+        decomposed.dequantize_per_channel_group.default: dequantize_per_channel_group,
+        decomposed.choose_qparams.tensor: choose_qparams,
+        decomposed.quantize_per_tensor.tensor: quantize_by_tensors,
+        decomposed.dequantize_per_tensor.tensor: dequantize_by_tensors,
     }
+
+
+def needed_opset(program: ExportedProgram) -> int:
+    """The lowest opset in which the roundings of a program can be written; 0 where it has none."""
+    rounds = torch.ops.quantized_decomposed.quantize_per_tensor.default
+    kinds = {node.args[5] for node in program.graph.nodes if node.target is rounds}
+    return SIXTEEN_BITS_SINCE if kinds & {torch.uint16, torch.int16} else 0
 
 
 def quantize_per_tensor(x: Any, scale: float, zero_point: int, _low: int, _high: int, dtype: int) -> Any:
     """``QuantizeLinear`` with one scale."""
-    return op.QuantizeLinear(x, _float(scale), _integer(zero_point, _kind(dtype)))
+    return opset21.QuantizeLinear(x, _float(scale), _integer(zero_point, ir.DataType(dtype)))
 
 
 def dequantize_per_tensor(x: Any, scale: float, zero_point: int, _low: int, _high: int, dtype: int, **_: Any) -> Any:
     """``DequantizeLinear`` with one scale."""
-    return op.DequantizeLinear(x, _float(scale), _integer(zero_point, _kind(dtype)))
+    return opset21.DequantizeLinear(x, _float(scale), _integer(zero_point, ir.DataType(dtype)))
 
 
 def dequantize_per_channel(
@@ -63,12 +74,25 @@ def dequantize_per_channel(
     return op.DequantizeLinear(x, scales, op.Cast(zero_points, to=int(kind)), axis=axis)
 
 
-def _kind(dtype: int) -> ir.DataType:
-    """The type of ONNX, where it is one that ``QuantizeLinear`` has at opset 18."""
-    kind = ir.DataType(dtype)
-    if kind not in (ir.DataType.UINT8, ir.DataType.INT8):
-        raise BadRecipe(f"Activations in {kind.name.lower()} cannot be written as ONNX before opset 21; use 8 bits.")
-    return kind
+def dequantize_per_channel_group(x: Any, scales: Any, _zero_points: Any, *rest: Any) -> Any:
+    """``DequantizeLinear`` of blocks, which a pass takes into the product that reads it."""
+    return opset21.DequantizeLinear(x, scales, axis=1, block_size=rest[3])
+
+
+def choose_qparams(x: Any, *_: Any) -> Any:
+    """Scale and zero point of ``DynamicQuantizeLinear``, whose range always holds zero."""
+    _, scale, zero_point = op.DynamicQuantizeLinear(x)
+    return scale, zero_point
+
+
+def quantize_by_tensors(x: Any, scale: Any, zero_point: Any, *_: Any) -> Any:
+    """``QuantizeLinear`` by a scale that was found at run time."""
+    return op.QuantizeLinear(x, scale, zero_point)
+
+
+def dequantize_by_tensors(x: Any, scale: Any, zero_point: Any, *_: Any, **__: Any) -> Any:
+    """``DequantizeLinear`` by a scale that was found at run time."""
+    return op.DequantizeLinear(x, scale, zero_point)
 
 
 def _float(value: float) -> Any:

@@ -22,6 +22,7 @@ from torch.export import ExportedProgram
 from vitedge.errors import CheckFailed
 from vitedge.export import onnx_writer
 from vitedge.export.capture import enclosing_modules
+from vitedge.export.onnx_quantized_translation import needed_opset
 from vitedge.export.onnx_skeleton import read_skeleton
 from vitedge.export.onnx_translation import LAYER_NORMALIZATION_SINCE, translations
 from vitedge.export.onnx_writer import WrittenFile, write_onnx
@@ -33,6 +34,7 @@ from vitedge.export.passes.half import to_half
 from vitedge.export.passes.names import name_after_modules
 from vitedge.export.passes.opset import check_opset, retarget
 from vitedge.export.passes.quantized import lay_out_integers
+from vitedge.export.passes.weight_only import CONTRIB, lay_out_weights
 from vitedge.export.program import Program
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact, TensorSpec
@@ -62,12 +64,14 @@ def lower(program: Program, recipe: ExportRecipe, out: Path, islands: tuple[str,
         BadRecipe: the opset cannot be had, with those that can.
         CheckFailed: the file does not do what it claims at some batch size.
     """
-    opset = recipe.opset or DEFAULT_OPSET
+    opset = recipe.opset or max(DEFAULT_OPSET, needed_opset(program.exported))
     check_opset(opset)
     graph = _translate(program, opset)
     clean_up(graph)
     fold_constants(graph)
     fold_batch_norms(graph)
+    clean_up(graph)
+    lay_out_weights(graph)
     clean_up(graph)
     lay_out_integers(graph)
     merge_equal_constants(graph)
@@ -228,6 +232,7 @@ def _check_written(artifact: Artifact, out: Path, opset: int) -> None:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise CheckFailed(f"{out.name} is not valid ONNX: {error}.") from error
     found = {entry.domain: entry.version for entry in written.opset_import}
+    found.pop(CONTRIB, None)
     if found != {"": opset}:
         raise CheckFailed(f"{out.name} should be of ONNX opset {opset} and is of {found}.")
     if any(isinstance(edge, str) for spec in artifact.inputs for edge in spec.shape):

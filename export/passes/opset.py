@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from vitedge.errors import BadRecipe
 from vitedge.export.passes.graph import Graph, constant
+from vitedge.export.passes.weight_only import CONTRIB
 
 OLDEST_OPSET = 13
 NEWEST_OPSET = min(26, onnx.defs.onnx_opset_version())
@@ -46,6 +47,8 @@ def retarget(graph: Graph, opset: int) -> None:
             _slice_of_shape(graph, node)
     graph.model.opset_imports.clear()
     graph.model.opset_imports[""] = opset
+    if any(node.domain == CONTRIB for node in graph.model.graph):
+        graph.model.opset_imports[CONTRIB] = 1
     for node in graph.model.graph:
         node.version = None
     graph.model.ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
@@ -81,7 +84,7 @@ def _slice_of_shape(graph: Graph, node: ir.Node) -> None:
 
 def _check_operators(graph: Graph, opset: int) -> None:
     for node in graph.model.graph:
-        if not _has(node, opset):
+        if node.domain != CONTRIB and not _has(node, opset):
             able = [str(version) for version in range(OLDEST_OPSET, NEWEST_OPSET + 1) if _has(node, version)]
             raise BadRecipe(
                 f"This model needs the ONNX operator {node.op_type} in a form that opset {opset} does not have;"

@@ -89,6 +89,8 @@ def _by_rule(structure: Structure, layer: Layer, recipe: QuantizationRecipe, tar
     scheme = "int8" if recipe.scheme == "mixed" else recipe.scheme
     if layer.kind == "depthwise" and scheme != "w8a16":
         return Choice("float", "depthwise: a channel's nine weights gain nothing as integers, and lose most")
+    if scheme == "int8-dynamic" and layer.kind != "linear":
+        return Choice("float", "ranges that are found at run time pay for matrices only")
     if SCHEMES[scheme].blocks and not _takes_blocks(structure, layer, recipe):
         return Choice("w8" if SCHEMES[scheme].activation is None else "int8", "its rows do not divide into blocks")
     if target == "tensorrt" and scheme == "int8" and layer is structure.layers[0]:
