@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vitedge.calibration.observations import Stats
-from vitedge.calibration.ranges import ESTIMATORS, INT8, INT16, UINT8, UINT16, Choice, Levels, Sample, best, to_scale
+from vitedge.calibration.ranges import ESTIMATORS, INT8, INT16, UINT8, UINT16, Choice, Levels, Sample, to_scale
 from vitedge.errors import UnusableActivations
 from vitedge.quantize.plan import Grid
 
@@ -42,10 +42,10 @@ def activation_grid(
             f"What {layer} reads holds NaN or infinity on the calibration images: "
             "check the checkpoint with vitedge inspect and the images' preprocessing."
         ) from error
-    if ranges == "auto":
-        choice = best(sample, levels)
-    else:
-        covered = ESTIMATORS[ranges](sample, levels)
-        choice = Choice(ranges, covered, sample.error(covered, levels))
+    # An estimator with a parameter is there several times, as ``percentile 99.9``.
+    asked = [name for name in ESTIMATORS if ranges == "auto" or name.replace("-", "").startswith(ranges)]
+    found = ((name, ESTIMATORS[name](sample, levels)) for name in asked)
+    choices = [Choice(name, covered, sample.error(covered, levels)) for name, covered in found]
+    choice = min(choices, key=lambda one: one.error)
     scale, zero_point = to_scale(*choice.covered, levels)
     return Grid(dtype, torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32)), choice
