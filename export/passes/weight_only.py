@@ -2,8 +2,8 @@
 """Weights as integers under inputs that are no 8-bit integers, and inputs whose range is found at run time.
 
 ONNX Runtime multiplies float inputs with integer weights in its operator ``com.microsoft.MatMulNBits`` (4 or 8 bits, a
-scale per block), which reads each block as it goes; written as ``DequantizeLinear`` and ``MatMul`` it would make a float
-copy of every weight at every run. Its accuracy level 1 keeps the inputs in float32, as the program says.
+scale per block), which reads each block as it goes; written as ``DequantizeLinear`` and ``MatMul`` it would make a
+float copy of every weight at every run. Its accuracy level 1 keeps the inputs in float32, as the program says.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def lay_out_weights(graph: Graph) -> None:
             kept.append(node)
     if kept:
         graph.notes.append(
-            f"{len(kept)} convolutions hold their rounded weights in float32: ONNX Runtime would dequantize them at every run"
+            f"{len(kept)} convolutions hold their rounded weights in float32, "
+            "which ONNX Runtime would otherwise make of integers at every run"
         )
 
 
@@ -61,9 +62,9 @@ def _dequantized_bits(value: ir.Value | None) -> int | None:
 
 
 def _pack(graph: Graph, node: ir.Node, weight: ir.Node, integers: Tensor) -> None:
-    """Writes a product as ``MatMulNBits``: ``(out, blocks, bytes)``, the lower half of a byte first, zero in the middle."""
-    scales, zero_points = (constant(value) for value in weight.inputs[1:3])
-    if scales is None or (zero_points is not None and bool(zero_points.any())):
+    """Writes a product as ``MatMulNBits``: ``(out, blocks, bytes)``, the lower half first, zero in the middle."""
+    scales = constant(weight.inputs[1])
+    if scales is None:
         return
     blocked = "block_size" in weight.attributes
     bits, block = (4, weight.attributes["block_size"].as_int()) if blocked else (8, _CHANNEL_BLOCK)
