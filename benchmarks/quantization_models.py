@@ -49,9 +49,7 @@ SEEDS = {title: index for index, title in enumerate(MODELS)}
 FACTOR = 32.0
 SHARE = 0.01
 IMAGES = 128
-WEIGHTS = (
-    "seeded, matrices 1.5 times as wide as keeps the variance; MobileViT settled on images, its transformers quiet"
-)
+WEIGHTS = "seeded, matrices 1.5 times as wide as keeps the variance; MobileViT settled and its transformers quiet"
 QUIET = 0.3
 SETTLING_SEED = 2
 """Other images than those of the calibration (0) and those that it is judged on (1)."""
