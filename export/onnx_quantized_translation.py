@@ -46,12 +46,12 @@ def needed_opset(program: ExportedProgram) -> int:
 
 def quantize_per_tensor(x: Any, scale: float, zero_point: int, _low: int, _high: int, dtype: int) -> Any:
     """``QuantizeLinear`` with one scale."""
-    return opset21.QuantizeLinear(x, _float(scale), _integer(zero_point, ir.DataType(dtype)))
+    return _operators(dtype).QuantizeLinear(x, _float(scale), _integer(zero_point, ir.DataType(dtype)))
 
 
 def dequantize_per_tensor(x: Any, scale: float, zero_point: int, _low: int, _high: int, dtype: int, **_: Any) -> Any:
     """``DequantizeLinear`` with one scale."""
-    return opset21.DequantizeLinear(x, _float(scale), _integer(zero_point, ir.DataType(dtype)))
+    return _operators(dtype).DequantizeLinear(x, _float(scale), _integer(zero_point, ir.DataType(dtype)))
 
 
 def dequantize_per_channel(
@@ -93,6 +93,11 @@ def quantize_by_tensors(x: Any, scale: Any, zero_point: Any, *_: Any) -> Any:
 def dequantize_by_tensors(x: Any, scale: Any, zero_point: Any, *_: Any, **__: Any) -> Any:
     """``DequantizeLinear`` by a scale that was found at run time."""
     return op.DequantizeLinear(x, scale, zero_point)
+
+
+def _operators(dtype: int) -> Any:
+    """The lowest operators that know a kind of integers: those of a later opset come with attributes of their own."""
+    return opset21 if ir.DataType(dtype) in (ir.DataType.UINT16, ir.DataType.INT16) else op
 
 
 def _float(value: float) -> Any:

@@ -78,6 +78,7 @@ def _pack(graph: Graph, node: ir.Node, weight: ir.Node, integers: Tensor) -> Non
     spread = scales.reshape(out, -1).expand(out, blocks).reshape(-1).contiguous()
     inputs = [node.inputs[0], stored, graph.add_constant(f"{stored.name}_scale", spread)]
     attributes = {"K": elements, "N": out, "bits": bits, "block_size": block, "accuracy_level": _FLOAT32}
+    graph.model.opset_imports[CONTRIB] = 1
     _replace(graph, node, ir.Node(CONTRIB, "MatMulNBits", inputs, ir.convenience.convert_attributes(attributes)))
 
 
