@@ -53,7 +53,7 @@ def _separate(graph: Graph, layer: IntegerLayer, parts: list[ir.Node]) -> None:
     _, heads, _, width = result
     if channels is None or heads is None or width is None or tokens is None:
         return
-    first = layer.addition
+    first = layer.end
     ordered = (tokens, batch, channels)
     integers = (
         reshape(graph, first, layer.integers, ordered)

@@ -28,6 +28,8 @@ class Graph:
 
     def replace(self, old: ir.Value, new: ir.Value) -> None:
         """Puts a value in place of another wherever that is read, judged or returned."""
+        if old.is_graph_output():
+            new.name, old.name = old.name, f"{old.name}.replaced"
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
         for name, value in self.blocks.items():
             if value is old:

@@ -14,7 +14,7 @@ from vitedge.export.passes.attention_layout import separate_projections
 from vitedge.export.passes.cleanup import clean_up
 from vitedge.export.passes.convolution_layout import convolutions_as_products
 from vitedge.export.passes.graph import Graph
-from vitedge.export.passes.integers import turn_weights, write_as_gemm
+from vitedge.export.passes.integers import turn_weights, write_as_gemm, write_bias_in_float
 from vitedge.export.passes.token_order import (
     merge_reshapes,
     merge_transpositions,
@@ -33,6 +33,9 @@ def lay_out_integers(graph: Graph) -> None:
     clean_up(graph)
     if for_processors(graph):
         _lay_out_for_processors(graph)
+    else:
+        write_bias_in_float(graph)
+        clean_up(graph)
 
 
 def for_processors(graph: Graph) -> bool:
