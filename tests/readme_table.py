@@ -35,7 +35,8 @@ def table(result: dict[str, Any]) -> str:
         parity, median = row["parity"], row["median_ms"]
         figures = f"{parity['relative_error']:.1e} | {parity['centred_sqnr_db']:.0f} dB | {row['top1']:.1%}"
         time = "on a Mac" if median is None else f"{median:.2f} ms"
-        lines.append(f"| | {row['format']} | {row['size'] / 1e3:.0f} kB | {figures} | {time} |")
+        name = row["format"] if row["precision"] == "fp32" else f"{row['format']} {row['precision']}"
+        lines.append(f"| | {name} | {row['size'] / 1e3:.0f} kB | {figures} | {time} |")
     return "\n".join(lines) + "\n"
 
 

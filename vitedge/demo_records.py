@@ -14,6 +14,7 @@ class DemoRow:
 
     model: str
     format: str
+    precision: str
     size: int
     parity: OutputParity
     reference_top1: float

@@ -152,8 +152,8 @@ DEMO = DemoResult(
     "demo out",
     540,
     (
-        DemoRow("MobileViT", "onnx", 637_000, PARITY, 0.987, 0.985, 12.345, 1.234),
-        DemoRow("MobileViT", "coreml", 712_000, PARITY, 0.987, 0.985, 12.345, None),
+        DemoRow("MobileViT", "onnx", "fp32", 637_000, PARITY, 0.987, 0.985, 12.345, 1.234),
+        DemoRow("MobileViT", "coreml", "fp32", 712_000, PARITY, 0.987, 0.985, 12.345, None),
     ),
     58.2,
 )

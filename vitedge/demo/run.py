@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +18,18 @@ from vitedge.checkpoints.read import read
 from vitedge.comparison import RUNTIMES_OF, Evidence
 from vitedge.comparison import run as run_artifact
 from vitedge.demo.assets import IMAGES, MODELS, DemoModel, images
+from vitedge.demo_records import DemoResult, DemoRow
 from vitedge.evidence import gather
 from vitedge.latency import Rule, Subject
 from vitedge.models.reference import load_reference
 from vitedge.parity import default_bar
 from vitedge.pipeline import export
-from vitedge.recipe import ExportRecipe
-from vitedge.demo_records import DemoResult, DemoRow
-from vitedge.records import Artifact, ExportResult
+from vitedge.recipe import ExportRecipe, QuantizationRecipe
+from vitedge.records import Artifact, ExportResult, OutputParity
 
 FORMATS = ("onnx", "coreml")
+QUANTIZED = ("onnx",)
+"""Formats of the second bundle of each model, whose layers are integers."""
 _PARITY_IMAGES = 64
 _RULE = Rule(warmup_s=0.3, warmup_limit_s=3.0, seconds=2.0, rounds=10)
 """Shorter than a result to be published: three models have to be through in a minute."""
@@ -50,31 +53,50 @@ def run(output: Path, progress: Callable[[str], None] = lambda _text: None) -> D
 
 
 def _show(model: DemoModel, bundle: Path, progress: Callable[[str], None]) -> list[DemoRow]:
-    recipe = ExportRecipe(
-        formats=FORMATS, images=str(IMAGES), image_count=_PARITY_IMAGES, overrides=dict(model.overrides)
-    )
-    result = export(
-        str(model.path), bundle, recipe, force=True, progress=lambda text: progress(f"{model.name}: {text}")
-    )
+    parts = [
+        (
+            folder,
+            export(
+                str(model.path), folder, recipe, force=True, progress=lambda text: progress(f"{model.name}: {text}")
+            ),
+        )
+        for folder, recipe in _recipes(model, bundle)
+    ]
     progress(f"{model.name}: classifying the test images …")
     evidence, labels = _test_split(model)
     expected = _top1(evidence.data.outputs["logits"], labels)
     progress(f"{model.name}: measuring latency …")
-    times = _latencies(model, bundle, result)
-    parity = {report.artifact: report.outputs[0] for report in result.manifest.parity}
+    times = _latencies(model, parts)
     return [
         DemoRow(
             model=model.name,
             format=artifact.format,
+            precision=artifact.precision,
             size=artifact.size,
-            parity=parity[artifact.path],
+            parity=_parity(result, artifact),
             reference_top1=expected,
-            top1=_artifact_top1(bundle, artifact, evidence, labels),
+            top1=_artifact_top1(folder, artifact, evidence, labels),
             reference_ms=times["PyTorch"],
-            median_ms=times.get(artifact.path),
+            median_ms=times.get(str(folder / artifact.path)),
         )
+        for folder, result in parts
         for artifact in result.manifest.artifacts
     ]
+
+
+def _recipes(model: DemoModel, bundle: Path) -> Iterator[tuple[Path, ExportRecipe]]:
+    """What is exported, and where to: the checkpoint as it is, and as integers."""
+    common = ExportRecipe(images=str(IMAGES), image_count=_PARITY_IMAGES, overrides=dict(model.overrides))
+    yield bundle, replace(common, formats=FORMATS)
+    quantization = QuantizationRecipe(images=str(IMAGES), verdict="off")
+    yield (
+        bundle.with_name(f"{bundle.name}-int8"),
+        replace(common, formats=QUANTIZED, precision=quantization.scheme, quantization=quantization),
+    )
+
+
+def _parity(result: ExportResult, artifact: Artifact) -> OutputParity:
+    return next(report.outputs[0] for report in result.manifest.parity if report.artifact == artifact.path)
 
 
 def _test_split(model: DemoModel) -> tuple[Evidence, tuple[int, ...]]:
@@ -95,13 +117,14 @@ def _top1(logits: npt.NDArray[np.generic], labels: tuple[int, ...]) -> float:
     return float(np.mean(logits.argmax(axis=1) == np.asarray(labels)))
 
 
-def _latencies(model: DemoModel, bundle: Path, result: ExportResult) -> Mapping[str, float]:
+def _latencies(model: DemoModel, parts: Sequence[tuple[Path, ExportResult]]) -> Mapping[str, float]:
     """Median milliseconds of PyTorch and of every artifact that runs here, measured in turn."""
     options = {"overrides": dict(model.overrides)}
     subjects = [Subject("PyTorch", "torch", str(model.path), factory=REFERENCE, options=options)]
-    for artifact in result.manifest.artifacts:
-        name = RUNTIMES_OF[artifact.format][-1]
-        if registry.works_here(registry.RUNTIMES, name):
-            subjects.append(Subject(artifact.path, name, str(bundle / artifact.path)))
+    for folder, result in parts:
+        for artifact in result.manifest.artifacts:
+            name, path = RUNTIMES_OF[artifact.format][-1], str(folder / artifact.path)
+            if registry.works_here(registry.RUNTIMES, name):
+                subjects.append(Subject(path, name, path))
     report = latency.bench(subjects, _RULE)
     return {found.subject: found.quantiles.median for found in report.reports}
