@@ -11,6 +11,12 @@ from tests.bad_files import VIT
 from vitedge.recipe import ExportRecipe
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test calibrates is neither read from the user's cache nor left there; fixtures of a module name theirs."""
+    monkeypatch.setenv("VITEDGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture(scope="session")
 def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded ViT as ONNX and as Core ML, with six images. Not to be changed."""

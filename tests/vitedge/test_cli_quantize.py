@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What somebody types who quantizes: one sentence and the right exit code, nothing half-written and nothing lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.bad_files import VIT, State, changed
+from tests.vitedge.quantize.captures import captured_once
+from vitedge import cli
+from vitedge.calibration import cache
+from vitedge.quantize import run
+from vitedge.quantize.file import read_model
+
+QUICK = ("-q", "smoothing=off", "-q", "equalization=off", "-q", "ranges=minmax")
+GOOD = 40
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    with captured_once():
+        yield
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def sentence(self) -> str:
+        """What was said beside progress."""
+        told = [
+            line for line in self.err.splitlines() if not line.endswith(" …") and not line.startswith("Calibration")
+        ]
+        assert len(told) <= 1, self.err
+        return told[0] if told else ""
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def vitedge(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Command]:
+    """The command line in this process; an exception that it does not answer itself fails the test."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def command(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["vitedge", *(str(argument) for argument in arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        return Outcome(int(caught.value.code or 0), *capfd.readouterr())
+
+    yield command
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def write_images(folder: Path, good: int = GOOD, bad: int = 0) -> Path:
+    folder.mkdir(exist_ok=True)
+    generator = np.random.default_rng(0)
+    for index in range(good):
+        coarse = Image.fromarray(generator.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+        coarse.resize((32, 32), Image.Resampling.BICUBIC).save(folder / f"{index:02}.png")
+    for index in range(bad):
+        (folder / f"broken{index}.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Good images and one that cannot be read."""
+    return write_images(tmp_path_factory.mktemp("images") / "set", bad=1)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def check_refusal(outcome: Outcome, *words: str, code: int = 2) -> None:
+    assert outcome.code == code, outcome.err
+    assert outcome.out == ""
+    assert outcome.sentence.startswith("vitedge: ")
+    for word in words:
+        assert word in outcome.sentence
+
+
+def test_one_broken_image_is_named_skipped_and_counted(vitedge: Command, images: Path, tmp_path: Path) -> None:
+    outcome = vitedge("quantize", VIT, "-o", tmp_path / "m.pt2", "--images", images, "--image-count", "41", *QUICK)
+    assert outcome.code == 0
+    assert outcome.sentence == ""
+    # Of 41 that were asked for there are 40.
+    assert "skipped: broken0.png: not an image of a known kind, or damaged" in outcome.out
+    assert f"calibrated on {GOOD} images" in outcome.out
+    assert f"vitedge export {tmp_path / 'm.pt2'}" in outcome.out
+    written = read_model(tmp_path / "m.pt2")
+    assert (written.record.images, list(written.record.skipped)) == (GOOD, ["broken0.png"])
+    assert names(tmp_path) == ["m.pt2"]
+    again = vitedge("quantize", VIT, "-o", tmp_path / "m.pt2", "--images", images)
+    check_refusal(again, "m.pt2 is already there", "--force")
+    for options, words in {
+        ("--precision", "w4"): ("precision int8, not w4",),
+        ("--precision", "fp16"): ("precision int8, not fp16",),
+        ("--batch", "4"): ("batch 1, not 4",),
+        ("--batch", "dynamic"): ("batch 1, not dynamic",),
+        ("--image-size", "64"): ("32x32 pixels",),
+        ("--input", "uint8"): ("input float32, not uint8",),
+        ("-q", "ranges=mse"): ("--precision",),
+    }.items():
+        refused = vitedge("export", tmp_path / "m.pt2", "-o", tmp_path / "out", *options)
+        check_refusal(refused, *words)
+
+
+MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "no images": ((), ("int8 finds the ranges of activations on images", "--images DIR")),
+    "a layer that needs them": (("--scheme", "w8", "--layer", "head=int8"), ("--images DIR",)),
+    "no such folder": (("--images", "{folder}/none"), ("There is no", "none")),
+    "a folder without images": (("--images", "{folder}/empty"), ("empty holds no images",)),
+    "too many that are broken": (("--images", "{folder}/broken"), ("cannot be read, which is more than 5%", "broken")),
+    "an unknown layer": (
+        ("--images", "synthetic", "--layer", "blocks.0.attn.qk=float"),
+        ("'blocks.0.attn.qk'", "did you mean blocks.0.attn.qkv?"),
+    ),
+    "an unknown scheme": (("--images", "synthetic", "--scheme", "int7"), ("int8|int8-dynamic|w8",)),
+    "an unknown scheme of a layer": (
+        ("--images", "synthetic", "--layer", "head=int7"),
+        ("no scheme of a layer 'int7'", "choose from float, int8"),
+    ),
+    "a layer without its scheme": (("--images", "synthetic", "--layer", "head"), ("NAME=VALUE", "'head'")),
+    "an unknown setting": (("--images", "synthetic", "-q", "nonsense=1"), ("no entry nonsense", "ranges")),
+    "a block that is none": (("--images", "synthetic", "-q", "block=7"), ("power of two from 16 up; got 7",)),
+    "a block that is no number": (("--images", "synthetic", "-q", "block=big"), ("block takes int; got 'big'",)),
+    "ranges that are none": (("--images", "synthetic", "-q", "ranges=wide"), ("'wide'", "auto, minmax")),
+    "a smoothing that is none": (("--images", "synthetic", "-q", "smoothing=much"), ("search, off", "'much'")),
+    "a setting without its value": (("--images", "synthetic", "-q", "block"), ("NAME=VALUE",)),
+    "a negative seed": (("--images", "synthetic", "--seed", "-1"), ("--seed", "-1")),
+    "no image at all": (("--images", "synthetic", "--image-count", "0"), ("--image-count",)),
+    "a budget without labels": (("--images", "synthetic", "--max-drop", "0.5"), ("--eval LABELLED_DIR",)),
+    "labels that are not there": (
+        ("--images", "synthetic", "--max-drop", "0.5", "--eval", "{folder}/empty"),
+        ("empty",),
+    ),
+    "a checkpoint that is none": (("--images", "synthetic", "--weights", "ema"), ("ema",)),
+}
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_a_mistake_is_refused_and_nothing_is_lost(kind: str, vitedge: Command, tmp_path: Path) -> None:
+    arguments, words = MISTAKES[kind]
+    (tmp_path / "empty").mkdir()
+    if kind == "too many that are broken":
+        write_images(tmp_path / "broken", good=20, bad=6)
+    (tmp_path / "m.pt2").write_bytes(b"the old program")
+    before = names(tmp_path)
+    filled = (argument.format(folder=tmp_path) for argument in arguments)
+    check_refusal(vitedge("quantize", VIT, "-o", tmp_path / "m.pt2", "--force", *filled), *words)
+    assert names(tmp_path) == before
+    assert (tmp_path / "m.pt2").read_bytes() == b"the old program"
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("model.onnx", ("is a .pt2 file", "name the output model.pt2")),
+        ("none/model.pt2", ("There is no folder", "none")),
+        ("folder.pt2", ("is a folder",)),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused_first(
+    output: str, words: tuple[str, ...], vitedge: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "folder.pt2").mkdir()
+    check_refusal(vitedge("quantize", "nowhere.pth", "-o", tmp_path / output, "--images", "synthetic"), *words)
+    assert names(tmp_path) == ["folder.pt2"]
+
+
+def overflowing(state: State) -> None:
+    state["blocks.1.mlp.fc1.weight"].mul_(1e38)
+
+
+def with_nan(state: State) -> None:
+    state["blocks.1.mlp.fc1.weight"][0, 0] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (overflowing, ("blocks.1.mlp.fc2", "NaN or infinity", "calibration images")),
+        (with_nan, ("blocks.1.mlp.fc1.weight", "NaN or infinity")),
+    ],
+)
+def test_what_is_not_finite_is_refused_with_the_name_of_the_layer(
+    change: Callable[[State], None], words: tuple[str, ...], vitedge: Command, tmp_path: Path
+) -> None:
+    path = changed(change)(tmp_path)
+    outcome = vitedge("quantize", path, "-o", tmp_path / "m.pt2", "--images", "synthetic", "--image-count", "8")
+    check_refusal(outcome, *words)
+    assert names(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_leaves_what_was_there_and_is_gone_on_with(
+    stop: signal.Signals, vitedge: Command, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m.pt2").write_bytes(b"the old program")
+    for name in ("SAVE_SECONDS", "SAVE_SHARE"):
+        monkeypatch.setattr(cache, name, 0)
+    original, seen = run.watcher, []
+
+    def stopping(structure: Any) -> Any:
+        step = original(structure)
+
+        def counted(pixels: torch.Tensor, stats: Any) -> None:
+            step(pixels, stats)
+            seen.append(len(pixels))
+            if len(seen) == 3:
+                os.kill(os.getpid(), stop)
+
+        return counted
+
+    monkeypatch.setattr(run, "watcher", stopping)
+    arguments = ("quantize", VIT, "-o", tmp_path / "m.pt2", "--images", images, "--force", *QUICK)
+    outcome = vitedge(*arguments)
+    assert (outcome.code, outcome.out, outcome.sentence) == (128 + stop, "", "")
+    assert names(tmp_path) == ["m.pt2"]
+    assert (tmp_path / "m.pt2").read_bytes() == b"the old program"
+    if stop == signal.SIGINT:
+        return
+    outcome = vitedge(*arguments)
+    assert outcome.code == 0
+    assert "goes on after image 16 of 41" in outcome.err
+    assert seen == [8] * 6  # three batches before and three after, of which the last before was not yet saved
+    assert read_model(tmp_path / "m.pt2").record.images == GOOD
