@@ -109,17 +109,9 @@ def test_one_broken_image_is_named_skipped_and_counted(vitedge: Command, images:
     assert names(tmp_path) == ["m.pt2"]
     again = vitedge("quantize", VIT, "-o", tmp_path / "m.pt2", "--images", images)
     check_refusal(again, "m.pt2 is already there", "--force")
-    for options, words in {
-        ("--precision", "w4"): ("precision int8, not w4",),
-        ("--precision", "fp16"): ("precision int8, not fp16",),
-        ("--batch", "4"): ("batch 1, not 4",),
-        ("--batch", "dynamic"): ("batch 1, not dynamic",),
-        ("--image-size", "64"): ("32x32 pixels",),
-        ("--input", "uint8"): ("input float32, not uint8",),
-        ("-q", "ranges=mse"): ("--precision",),
-    }.items():
-        refused = vitedge("export", tmp_path / "m.pt2", "-o", tmp_path / "out", *options)
-        check_refusal(refused, *words)
+    refused = vitedge("export", tmp_path / "m.pt2", "-o", tmp_path / "out", "--precision", "w4")
+    check_refusal(refused, "precision int8, not w4", "quantize the checkpoint anew")
+    assert names(tmp_path) == ["m.pt2"]
 
 
 MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
