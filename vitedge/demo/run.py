@@ -31,6 +31,7 @@ FORMATS = ("onnx", "coreml")
 QUANTIZED = ("onnx",)
 """Formats of the second bundle of each model, whose layers are integers."""
 _PARITY_IMAGES = 64
+_CALIBRATION_IMAGES = 64
 _RULE = Rule(warmup_s=0.3, warmup_limit_s=3.0, seconds=2.0, rounds=10)
 """Shorter than a result to be published: three models have to be through in a minute."""
 
@@ -88,7 +89,7 @@ def _recipes(model: DemoModel, bundle: Path) -> Iterator[tuple[Path, ExportRecip
     """What is exported, and where to: the checkpoint as it is, and as integers."""
     common = ExportRecipe(images=str(IMAGES), image_count=_PARITY_IMAGES, overrides=dict(model.overrides))
     yield bundle, replace(common, formats=FORMATS)
-    quantization = QuantizationRecipe(images=str(IMAGES), verdict="off")
+    quantization = QuantizationRecipe(images=str(IMAGES), image_count=_CALIBRATION_IMAGES, verdict="off")
     yield (
         bundle.with_name(f"{bundle.name}-int8"),
         replace(common, formats=QUANTIZED, precision=quantization.scheme, quantization=quantization),
