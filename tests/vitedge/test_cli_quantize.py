@@ -22,7 +22,10 @@ from vitedge.calibration import cache
 from vitedge.quantize import run
 from vitedge.quantize.file import read_model
 
-QUICK = ("-q", "smoothing=off", "-q", "equalization=off", "-q", "ranges=minmax")
+QUICK = tuple(
+    f"-q{setting}"
+    for setting in ("smoothing=off", "equalization=off", "attention=none", "bias_correction=false", "ranges=minmax")
+)
 GOOD = 40
 
 
@@ -203,7 +206,7 @@ def test_what_is_not_finite_is_refused_with_the_name_of_the_layer(
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_run_leaves_what_was_there_and_is_gone_on_with(
-    stop: signal.Signals, vitedge: Command, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop: signal.Signals, vitedge: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "m.pt2").write_bytes(b"the old program")
     for name in ("SAVE_SECONDS", "SAVE_SHARE"):
@@ -216,13 +219,24 @@ def test_an_interrupted_run_leaves_what_was_there_and_is_gone_on_with(
         def counted(pixels: torch.Tensor, stats: Any) -> None:
             step(pixels, stats)
             seen.append(len(pixels))
-            if len(seen) == 3:
+            if len(seen) == 2:
                 os.kill(os.getpid(), stop)
 
         return counted
 
     monkeypatch.setattr(run, "watcher", stopping)
-    arguments = ("quantize", VIT, "-o", tmp_path / "m.pt2", "--images", images, "--force", *QUICK)
+    arguments = (
+        "quantize",
+        VIT,
+        "-o",
+        tmp_path / "m.pt2",
+        "--images",
+        "synthetic",
+        "--image-count",
+        "24",
+        "--force",
+        *QUICK,
+    )
     outcome = vitedge(*arguments)
     assert (outcome.code, outcome.out, outcome.sentence) == (128 + stop, "", "")
     assert names(tmp_path) == ["m.pt2"]
@@ -231,6 +245,6 @@ def test_an_interrupted_run_leaves_what_was_there_and_is_gone_on_with(
         return
     outcome = vitedge(*arguments)
     assert outcome.code == 0
-    assert "goes on after image 16 of 41" in outcome.err
-    assert seen == [8] * 6  # three batches before and three after, of which the last before was not yet saved
-    assert read_model(tmp_path / "m.pt2").record.images == GOOD
+    assert "goes on after image 8 of 24" in outcome.err
+    assert seen == [8] * 4  # the second was not yet saved when the signal came
+    assert read_model(tmp_path / "m.pt2").record.images == 24
