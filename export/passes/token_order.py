@@ -39,7 +39,7 @@ def quantize_before_joins(graph: Graph) -> None:
 def quantize_before_movement(graph: Graph) -> None:
     """Rounds a value before it is moved about, not after: rounding is element by element, so nothing changes."""
     for node in [node for node in graph.model.graph if node.op_type == "QuantizeLinear"]:
-        chain = _movement_before(graph, node)
+        chain = _movement_before(node)
         source = source_of(chain[0]) if chain else None
         if source is None:
             continue
@@ -52,11 +52,14 @@ def quantize_before_movement(graph: Graph) -> None:
         graph.model.graph.remove(node, safe=True)
 
 
-def _movement_before(graph: Graph, quantizer: ir.Node) -> list[ir.Node]:
-    """The nodes that only move what this one reads, in order, where nothing else depends on any of them."""
+def _movement_before(quantizer: ir.Node) -> list[ir.Node]:
+    """The nodes that only move what this one reads, in order, where nothing else reads any of them.
+
+    A block's value among them stays where it is, for whoever asks for it, and is passed by.
+    """
     chain: list[ir.Node] = []
     value, reader = quantizer.inputs[0], quantizer
-    while value is not None and not graph.is_kept(value) and movers(value) == {reader}:
+    while value is not None and not value.is_graph_output() and movers(value) == {reader}:
         node = value.producer()
         source = source_of(node)
         if node is None or source is None:
@@ -129,7 +132,7 @@ def merge_transpositions(graph: Graph) -> None:
     for node in reversed(list(graph.model.graph)):
         if node.graph is None or node.op_type != "Transpose" or not node.outputs[0].uses():
             continue
-        chain = _chain_before(graph, node)
+        chain = _chain_before(node)
         if sum(part.op_type == "Transpose" for part in chain) < 2 or chain[0].inputs[0] is None:
             continue
         source = chain[0].inputs[0]
@@ -159,10 +162,10 @@ def merge_reshapes(graph: Graph) -> None:
             graph.replace(node.outputs[0], reshape(graph, node, value, shape or ()))
 
 
-def _chain_before(graph: Graph, node: ir.Node) -> list[ir.Node]:
+def _chain_before(node: ir.Node) -> list[ir.Node]:
     """The reshapes and transpositions that end in a node, each read by the next alone, the first a transposition."""
     chain = [node]
-    while (value := chain[0].inputs[0]) is not None and graph.is_private(value):
+    while (value := chain[0].inputs[0]) is not None and len(value.uses()) == 1 and not value.is_graph_output():
         producer = value.producer()
         if (
             producer is None
