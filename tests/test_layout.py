@@ -49,6 +49,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "vitedge.kit_script",
         "vitedge.evidence",
         "vitedge.stressing",
+        "vitedge.verdict",
     ),
     (
         "vitedge.pipeline",

@@ -22,18 +22,20 @@ from vitedge.calibration.images import load
 from vitedge.checkpoints.read import Checkpoint, read
 from vitedge.comparison import Evidence, check_parity, check_structure, feed
 from vitedge.digest import hash_file
-from vitedge.errors import CheckFailed, MissingBackend, UserError
+from vitedge.errors import CheckFailed, DeviceFailed, MissingBackend, UserError
 from vitedge.evidence import gather, judge_layers, judge_program
 from vitedge.export.capture import BATCH_AXIS, capture
 from vitedge.export.coreml_reference import expected_weights
 from vitedge.export.program import Program
 from vitedge.export.ranges import execution_order, find_islands
 from vitedge.export.sensitivity import find_noisy
+from vitedge.export.tensorrt_readiness import check_tensorrt
 from vitedge.models.reference import Reference, load_reference
 from vitedge.output import replacing
 from vitedge.parity import compare, default_bar
 from vitedge.quantization import of_model, prepare
 from vitedge.quantize.file import SUFFIX, Model, read_model
+from vitedge.quantize.records import SpeedVerdict
 from vitedge.quantize.run import Quantization, record
 from vitedge.quantize.simulation import hold_to, simulate
 from vitedge.recipe import SCHEMES, ExportRecipe
@@ -48,6 +50,7 @@ from vitedge.records import (
 )
 from vitedge.serialization import to_dict
 from vitedge.stressing import lower_in_range
+from vitedge.verdict import judge_speed
 
 FILE_NAMES = {"onnx": "model.onnx", "coreml": "model.mlpackage"}
 """Format to the name of its artifact in the bundle."""
@@ -80,6 +83,8 @@ class Job:
     artifacts: list[Artifact] = field(default_factory=list)
     parity: list[ParityReport] = field(default_factory=list)
     structure: list[StructureReport] = field(default_factory=list)
+    verdict: SpeedVerdict | None = None
+    """Whether quantization paid on this machine."""
     manifest: Manifest = field(init=False)
 
     @property
@@ -128,6 +133,11 @@ def quantize(job: Job) -> None:
     """Decides what a quantized program rounds, where one was asked for."""
     if job.reference is not None and job.recipe.precision in SCHEMES:
         job.quantization = prepare(job.reference, job.recipe, features=job.features, progress=job.progress)
+        missed = job.quantization.spent.held.missed
+        if missed:
+            raise CheckFailed(
+                f"The budget was not met: {missed}. Nothing was written; vitedge quantize writes the best there is."
+            )
 
 
 def lower(job: Job) -> None:
@@ -162,6 +172,8 @@ def check(job: Job) -> None:
         job.parity.extend(reports)
         if artifact.format == "coreml":
             job.structure.append(check_structure(path, artifact, expected_weights(job.programs["coreml"])))
+        elif job.quantization is not None and job.quantization.target == "tensorrt":
+            job.structure.append(check_tensorrt(path, int(artifact.target.removeprefix("opset "))))
     verdicts: list[ParityReport | StructureReport] = [*job.parity, *job.structure]
     for verdict in verdicts:
         if not verdict.passed:
@@ -178,6 +190,21 @@ def _explained(job: Job, path: Path, artifact: Artifact, reports: tuple[ParityRe
             yield judge_layers(report, path, artifact, job.reference, job.evidence)
         else:
             yield report
+
+
+def time_quantized(job: Job) -> None:
+    """Measures whether the quantized ONNX file is faster than float ones; an answer, not a condition."""
+    quantization, name = job.quantization, "onnx"
+    if quantization is None or quantization.recipe.verdict == "off" or name not in job.programs:
+        return
+    if quantization.target == "tensorrt":
+        return  # its form is slow on a processor by design
+    try:
+        job.verdict = judge_speed(
+            job.folder / FILE_NAMES[name], _float_program(job, job.recipe.batch), job.recipe, progress=job.progress
+        )
+    except DeviceFailed as failed:
+        job.verdict = SpeedVerdict(f"Whether it is faster could not be measured: {failed}")
 
 
 def seal(job: Job) -> None:
@@ -202,7 +229,9 @@ def _quantization(job: Job) -> Mapping[str, Any] | None:
     """What quantization did, as plain values."""
     if job.model is not None:
         return cast("Mapping[str, Any]", to_dict(job.model.record))
-    return None if job.quantization is None else cast("Mapping[str, Any]", to_dict(record(job.quantization)))
+    if job.quantization is None:
+        return None
+    return cast("Mapping[str, Any]", to_dict(replace(record(job.quantization), verdict=job.verdict)))
 
 
 STAGES: tuple[tuple[str, Callable[[Job], None]], ...] = (
@@ -212,6 +241,7 @@ STAGES: tuple[tuple[str, Callable[[Job], None]], ...] = (
     ("quantizing", quantize),
     ("lowering", lower),
     ("checking parity", check),
+    ("timing", time_quantized),
     ("sealing the bundle", seal),
 )
 
@@ -244,7 +274,7 @@ def export(
     with replacing(bundle, force=force) as folder:
         job = Job(source, recipe, folder, progress=progress)
         for title, stage in STAGES:
-            if stage is not quantize or recipe.precision in SCHEMES:
+            if stage not in (quantize, time_quantized) or recipe.precision in SCHEMES:
                 progress(f"{title} …")
             start = time.perf_counter()
             with _within_memory(title):
@@ -264,6 +294,12 @@ def _program(job: Job, name: str) -> Program:
             return program
     if job.quantization is not None:
         return job.quantization.program(batch, recipe.input)
+    return _float_program(job, batch)
+
+
+def _float_program(job: Job, batch: int | str) -> Program:
+    """The reference as it is captured without quantization."""
+    recipe, reference = job.recipe, cast("Reference", job.reference)
     module = reference.deployed(uint8=recipe.input == "uint8", features=job.features)
     return capture(module, reference.spec, reference.blocks, batch=batch, dtype=recipe.input, features=job.features)
 

@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitedge.bundle import ReferenceData
+from vitedge.calibration.class_names import Classes
 from vitedge.calibration.images import load
+from vitedge.calibration.labelled import find_labelled
 from vitedge.calibration.stream import open_images
 from vitedge.checkpoints.read import read
 from vitedge.errors import BadRecipe
@@ -42,7 +44,6 @@ def quantize(
 
     Raises:
         UserError: the checkpoint, the images, the recipe or the output is not usable.
-        CheckFailed: a budget was not met; the best that was found is written all the same.
     """
     if out.suffix != SUFFIX:
         raise BadRecipe(f"A quantized program is a {SUFFIX} file; name the output {out.with_suffix(SUFFIX).name}.")
@@ -58,7 +59,7 @@ def quantize(
     model = Model(job.program(recipe.batch, recipe.input), done, identity, ReferenceData(images.pixels, outputs))
     with replacing_file(out) as partial:
         write_model(partial, model)
-    return QuantizationResult(str(out), out.stat().st_size, identity, reference.spec.variant, done)
+    return QuantizationResult(str(out), out.stat().st_size, identity, reference.spec.variant, done, done.missed)
 
 
 def prepare(
@@ -67,17 +68,27 @@ def prepare(
     """Quantizes a reference as a recipe asks for.
 
     Raises:
-        BadRecipe: activations are to be quantized, and no images were named.
-        BadImages: there are no images, or too many that cannot be read.
+        BadRecipe: activations are to be quantized, and no images were named; or the budget cannot be measured.
+        BadImages: there are no images, too many that cannot be read, or labels that do not fit the classes.
     """
     asked = settings(recipe)
     stream = None
     if asked.images is not None:
         stream = open_images(asked.images, reference.spec, asked.image_count, asked.seed)
     chosen = target(recipe)
+    if chosen == "tensorrt" and asked.scheme not in ("int8", "mixed"):
+        raise BadRecipe(
+            f"{asked.scheme} is not written for TensorRT; ask for --precision int8, or leave the profile out."
+        )
     unsigned = chosen == "onnxruntime" and _profile_scheme(recipe) == "u8s8"
     activations = asked.activations or ("uint8" if unsigned else "int8")
-    return run(Quantization(reference, asked, chosen, activations, stream, features=features, progress=progress))
+    job = Quantization(reference, asked, chosen, activations, stream, features=features, progress=progress)
+    if asked.max_drop is not None and asked.eval_images is not None:
+        spec = reference.spec
+        if features:
+            raise BadRecipe("--max-drop counts classes, and features are none: ask for --min-sqnr instead.")
+        job.labelled = find_labelled(asked.eval_images, Classes(spec.classes, spec.labels), seed=asked.seed)
+    return run(job)
 
 
 def settings(recipe: ExportRecipe) -> QuantizationRecipe:
@@ -93,6 +104,8 @@ def settings(recipe: ExportRecipe) -> QuantizationRecipe:
             f"{asked.scheme} finds the ranges of activations on images, and assumes none: add --images DIR, a list, "
             "an array, or the word synthetic."
         )
+    if asked.images is None and (asked.min_sqnr is not None or asked.max_drop is not None):
+        raise BadRecipe("A budget is measured on images, and none are assumed: add --images DIR, a list or an array.")
     return asked
 
 

@@ -31,6 +31,7 @@ RANGES = ("auto", "minmax", "percentile", "mse", "entropy")
 ROUNDINGS = ("auto", "nearest", "gptq", "adaround")
 ATTENTION = ("auto", "all", "none")
 SWITCHES = ("search", "off")
+VERDICTS = ("on", "off")
 CALIBRATION_COUNT = 128
 """Images that ranges are measured on, unless told otherwise."""
 INPUTS = ("float32", "uint8")
@@ -75,6 +76,8 @@ class QuantizationRecipe:
     """A labelled folder or list."""
     min_sqnr: float | None = None
     """Budget: centred SQNR in dB on the calibration images."""
+    verdict: str = "on"
+    """Whether an export compares its quantized file with float ones on this machine: ``on`` or ``off``."""
 
     def __post_init__(self) -> None:
         _check_choice("scheme", (self.scheme,), SCHEMES)
@@ -83,6 +86,7 @@ class QuantizationRecipe:
         _check_choice("rounding", (self.rounding,), ROUNDINGS)
         _check_choice("choice of attentions", (self.attention,), ATTENTION)
         _check_choice("scheme of a layer", tuple(self.layers.values()), LAYER_SCHEMES)
+        _check_choice("setting of the verdict", (self.verdict,), VERDICTS)
         for name in ("equalization", "shift", "rotation"):
             _check_choice(name, (getattr(self, name),), SWITCHES)
         if self.smoothing not in SWITCHES and not _is_share(self.smoothing):
@@ -91,6 +95,8 @@ class QuantizationRecipe:
             raise BadRecipe(f"A block of weights is a power of two from 16 up; got {self.block}.")
         if self.max_drop is not None and self.eval_images is None:
             raise BadRecipe("--max-drop counts labelled images: add --eval LABELLED_DIR.")
+        if self.max_drop is not None and not self.max_drop >= 0:
+            raise BadRecipe(f"--max-drop is a number of percentage points, 0 or more; got {self.max_drop:g}.")
         if self.image_count < 1:
             raise BadRecipe(f"Calibration needs at least one image; got {self.image_count}.")
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.table import Table
 
+from vitedge import render_quantization
 from vitedge.demo_records import DemoResult, DemoRow
 from vitedge.profiles import Profile
 from vitedge.records import (
@@ -62,6 +63,7 @@ def export_result(result: ExportResult, *, as_json: bool) -> None:
     lines(
         *(f"note: {artifact.path}: {note}" for artifact in manifest.artifacts for note in artifact.notes),
         *(f"note: {note}" for note in manifest.spec.notes),
+        *render_quantization.verdict(manifest.quantization),
         *result.pending,
         f"{result.bundle}: {readable_size(result.size)}, verified, in {sum(result.seconds.values()):.1f} s",
         next_command(f"vitedge bench {shlex.quote(result.bundle)}"),
@@ -133,7 +135,7 @@ def demo(result: DemoResult, *, as_json: bool) -> None:
             reference = ("-", "reference", "-", f"{row.reference_top1:.1%}", f"{row.reference_ms:.2f}")
             drawn.add_row(row.model, "PyTorch", *reference)
             shown = row.model
-        drawn.add_row("", row.format, *_demo_cells(row))
+        drawn.add_row("", _demo_name(row), *_demo_cells(row))
     show(drawn)
     lines(
         f"top-1 on {result.images} test images; median latency at batch 1, measured in turn",
@@ -142,6 +144,10 @@ def demo(result: DemoResult, *, as_json: bool) -> None:
         next_command(f"vitedge validate {shlex.quote(result.folder)}/{result.rows[0].model.lower()}"),
     )
     return None
+
+
+def _demo_name(row: DemoRow) -> str:
+    return row.format if row.precision == "fp32" else f"{row.format} {row.precision}"
 
 
 def _not_timed(result: DemoResult) -> tuple[str, ...]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from rich.table import Table
 
 from vitedge.quantize.records import QuantizationRecord, QuantizationResult
 from vitedge.render_screen import document, lines, next_command, readable_size, show, table
+
+_SHOWN = 3
+"""Parts that are named of those given back."""
 
 
 def result(done: QuantizationResult, *, layers: bool, as_json: bool) -> None:
@@ -22,16 +26,25 @@ def result(done: QuantizationResult, *, layers: bool, as_json: bool) -> None:
         show(_layer_table(record))
         if record.attentions:
             show(_attention_table(record))
+    if record.frontier:
+        show(_frontier_table(record))
     lines(
         f"{done.variant}: {_schemes(record)}",
         *(f"skipped: {name}: {reason}" for name, reason in record.skipped.items()),
         *(f"note: {note}" for note in record.notes),
         *_verdict(record),
-        *([f"budget: {done.failed}"] if done.failed else []),
+        *([f"budget missed: {done.failed}; this is the best that was found"] if done.failed else []),
         f"{done.path}: {readable_size(done.size)}, in {sum(record.seconds.values()):.1f} s",
         next_command(f"vitedge export {shlex.quote(done.path)} -o BUNDLE --format onnx"),
     )
     return None
+
+
+def verdict(quantization: Mapping[str, Any] | None) -> Iterator[str]:
+    """What an export found of the speed of its quantized file; nothing where it did not look."""
+    found = (quantization or {}).get("verdict")
+    if found:
+        yield f"verdict: {found['text']}"
 
 
 def _verdict(record: QuantizationRecord) -> Iterator[str]:
@@ -45,6 +58,20 @@ def _schemes(record: QuantizationRecord) -> str:
     counts = Counter(layer.scheme for layer in record.layers)
     named = ", ".join(f"{count} {scheme}" for scheme, count in counts.most_common())
     return f"{len(record.layers)} layers: {named}"
+
+
+def _frontier_table(record: QuantizationRecord) -> Table:
+    drawn = table("given back", "SQNR dB", "top-1", "kernels µs", right=range(1, 4))
+    for point in record.frontier:
+        shown = ", ".join(point.given_back[:_SHOWN]) or "nothing"
+        more = len(point.given_back) - _SHOWN
+        drawn.add_row(
+            f"{shown} and {more} more" if more > 0 else shown,
+            f"{point.sqnr_db:.1f}",
+            "-" if point.top1 is None else f"{point.top1:.2%}",
+            "-" if point.microseconds is None else f"{point.microseconds:.0f}",
+        )
+    return drawn
 
 
 def _layer_table(record: QuantizationRecord) -> Table:

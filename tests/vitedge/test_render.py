@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from vitedge import render, render_screen
-from vitedge.profiles import profiles
 from vitedge.demo_records import DemoResult, DemoRow
+from vitedge.profiles import profiles
 from vitedge.records import (
     Artifact,
     Bar,

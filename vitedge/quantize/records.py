@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vitedge.records import CheckpointIdentity
+from vitedge.records import CheckpointIdentity, LatencyRatio
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class StepRecord:
     """SQNR without the step."""
     after_db: float
     """SQNR with what was taken."""
+    shift: float = 0.0
+    """What is subtracted from the input of the layer before it is rounded."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,34 @@ class AttentionDiagnosis:
 
 
 @dataclass(frozen=True)
+class FrontierPoint:
+    """One program that was tried for a budget."""
+
+    given_back: tuple[str, ...]
+    """``PART: SCHEME`` for what has a higher precision than at the start."""
+    sqnr_db: float
+    """Centred, on the calibration images."""
+    top1: float | None = None
+    """Share of the labelled images; None where none were given."""
+    microseconds: float | None = None
+    """Of the kernels of one inference in ONNX Runtime: measured at the start, what was given back by its own times."""
+
+
+@dataclass(frozen=True)
+class SpeedVerdict:
+    """The quantized file against float files of the same export, on the machine that exported it."""
+
+    text: str
+    """One line."""
+    ratios: tuple[LatencyRatio, ...] = ()
+    """Quantized / fp32 and quantized / fp16."""
+    milliseconds: Mapping[str, float] = field(default_factory=dict)
+    """Precision to the median of one inference."""
+    unfused: tuple[str, ...] = ()
+    """What ONNX Runtime computes in float though it was quantized, ``MODULE: WHAT``."""
+
+
+@dataclass(frozen=True)
 class QuantizationRecord:
     """Everything that one quantization did."""
 
@@ -133,6 +163,13 @@ class QuantizationRecord:
     steps: tuple[StepRecord, ...] = ()
     diagnoses: tuple[LayerDiagnosis, ...] = ()
     attentions: tuple[AttentionDiagnosis, ...] = ()
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Part to the power of its own error over that of the output's, where a budget had to give something back."""
+    frontier: tuple[FrontierPoint, ...] = ()
+    """What was tried for a budget, the least given back first, each more exact than those before."""
+    missed: str = ""
+    """How a budget was missed, or empty."""
+    verdict: SpeedVerdict | None = None
     sqnr_db: float | None = None
     """Of the simulation against the float reference, after each output's mean over the images is removed."""
     agreement: float | None = None

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from vitedge.calibration import ranges
 from vitedge.calibration.cache import Observed, hash_key, resumable
+from vitedge.calibration.labelled import LabelledSet
 from vitedge.calibration.observations import Stats
 from vitedge.calibration.preprocess import normalize
 from vitedge.calibration.stream import ImageStream
@@ -33,21 +34,24 @@ from vitedge.parity import compare
 from vitedge.quantize.activation import activation_grid
 from vitedge.quantize.attention import attention_grids
 from vitedge.quantize.attention_policy import decide
+from vitedge.quantize.budget import budget_of
 from vitedge.quantize.canonical import canonicalize
 from vitedge.quantize.correction import measure_bias
 from vitedge.quantize.diagnostics import diagnose, measure_attended
 from vitedge.quantize.execution import Execution
 from vitedge.quantize.insert import insert
 from vitedge.quantize.observing import BATCH, identify, measure_moments, readings, watcher
-from vitedge.quantize.placement import SCHEMES, Choice, Scheme, choose
+from vitedge.quantize.placement import SCHEMES, Choice, Scheme, choose, is_asked_for
 from vitedge.quantize.plan import Plan, fake_quantize
 from vitedge.quantize.records import AttentionDiagnosis, LayerChoice, LayerDiagnosis, QuantizationRecord, StepRecord
+from vitedge.quantize.spending import Material, Spent, give_back, spend
 from vitedge.quantize.steps.judging import Precision
 from vitedge.quantize.steps.sequence import STEPS
 from vitedge.quantize.structure import Layer, Structure, find_structure
-from vitedge.quantize.weights import gptq, nearest
+from vitedge.quantize.weights import adaround, gptq, nearest
 from vitedge.quantize.weights.grids import GridSettings, fit_block
 from vitedge.quantize.weights.rounding import Rounding
+from vitedge.quantize.weights.statistics import InputStatistics
 from vitedge.recipe import QuantizationRecipe
 from vitedge.records import OutputParity
 
@@ -56,7 +60,7 @@ DIAGNOSED = 4
 JUDGED = 32
 """Images over which biases are corrected and the simulation is judged."""
 Kind = Literal["uint8", "int8", "uint16", "int16"]
-_ROUNDINGS: dict[str, ModuleType] = {"nearest": nearest, "gptq": gptq}
+_ROUNDINGS: dict[str, ModuleType] = {"nearest": nearest, "gptq": gptq, "adaround": adaround}
 
 
 @dataclass
@@ -72,6 +76,8 @@ class Quantization:
     stream: ImageStream | None = None
     """The calibration images; None for a scheme that needs none."""
     features: bool = False
+    labelled: LabelledSet | None = None
+    """The images on which a budget counts top-1."""
     progress: Callable[[str], None] = lambda _text: None
     structure: Structure = field(init=False)
     choices: dict[str, Choice] = field(init=False)
@@ -89,6 +95,8 @@ class Quantization:
     steps: tuple[StepRecord, ...] = ()
     diagnoses: tuple[LayerDiagnosis, ...] = ()
     attention_diagnoses: tuple[AttentionDiagnosis, ...] = ()
+    spent: Spent = field(default_factory=Spent)
+    """What a budget gave back."""
     outputs: tuple[OutputParity, ...] = ()
     """The simulation against the float reference."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -110,6 +118,7 @@ def analyse(job: Quantization) -> None:
     """Captures the reference and decides what each layer becomes."""
     job.structure = find_structure(job.captured("dynamic"))
     job.choices = choose(job.structure, job.recipe, job.target)
+    job.plan.integer_biases = job.target != "tensorrt"
 
 
 def calibrate(job: Quantization) -> None:
@@ -136,11 +145,13 @@ def prepare(job: Quantization) -> None:
     if job.stream is None:
         return
     _decide_attention(job)
-    precision = Precision(_activations_prepared_for(job))
+    precision = Precision(_activations_prepared_for(job), bias_corrected=job.recipe.bias_correction)
     for name in _steps(job):
-        done = STEPS[name](job.structure, job.inputs, precision)
-        job.plan.shifts.update({step.module: step.shift for step in done if step.shift})
-        job.steps += tuple(StepRecord(one.step, one.module, one.choice, one.before_db, one.after_db) for one in done)
+        job.steps += STEPS[name](job.structure, job.inputs, precision)
+    job.plan.tensors = dict(job.structure.editor.edited)
+    job.plan.shifts = {step.module: step.shift for step in job.steps if step.shift}
+    # Captured again with what the steps did, the subtraction of the shifts included: the float function from here on.
+    job.structure = find_structure(insert(job.captured("dynamic"), Plan(job.plan.tensors, shifts=job.plan.shifts)))
 
 
 def place(job: Quantization) -> None:
@@ -156,7 +167,6 @@ def place(job: Quantization) -> None:
         grids = attention_grids(job.structure, chosen, job.images, job.activations, job.recipe.ranges)
         job.plan.attention.update(grids)
     _round_weights(job)
-    job.plan.tensors.update(job.structure.editor.edited)
 
 
 def correct(job: Quantization) -> None:
@@ -167,6 +177,29 @@ def correct(job: Quantization) -> None:
     for layer in job.structure.layers:
         if layer.name in shifts:
             job.plan.tensors[layer.bias] = job.structure.editor.value(layer.bias) + shifts[layer.name]
+
+
+def hold_budget(job: Quantization) -> None:
+    """Gives precision back until the budget holds, where there is one."""
+    budget = budget_of(job.recipe)
+    if budget is None or job.stream is None:
+        return
+    parts = (*job.choices, *job.plan.attention)
+    fixed = frozenset(part for part in parts if is_asked_for(part, job.structure, job.recipe))
+    schemes = {
+        **{name: choice.scheme for name, choice in job.choices.items()},
+        **dict.fromkeys(job.plan.attention, "int8"),
+    }
+    job.spent = spend(
+        Material(job.structure, job.plan, schemes, fixed, job.images, job.captured, job.labelled, job.progress), budget
+    )
+    give_back(job.plan, job.structure, job.spent.held.given, job.roundings)
+    for part, scheme, reason in job.spent.reasons():
+        if part in job.choices:
+            job.choices[part] = Choice(scheme, reason)
+        else:
+            job.attentions[part] = (False, reason)
+    job.ranges = {name: found for name, found in job.ranges.items() if name in job.plan.inputs}
 
 
 def judge(job: Quantization) -> None:
@@ -193,6 +226,7 @@ STAGES: tuple[tuple[str, Callable[[Quantization], None]], ...] = (
     ("preparing activations", prepare),
     ("rounding", place),
     ("correcting biases", correct),
+    ("holding the budget", hold_budget),
     ("simulating", judge),
 )
 
@@ -273,25 +307,33 @@ def _give_grid(job: Quantization, layer: Layer, dtype: str) -> None:
 
 def _round_weights(job: Quantization) -> None:
     """The integers of every weight."""
-    settings = {layer.name: _settings(job, layer) for layer in job.structure.layers}
-    layers = tuple(layer for layer in job.structure.layers if settings[layer.name] is not None)
-    methods = {layer.name: _method(job, layer) for layer in layers}
-    refined = tuple(layer for layer in layers if methods[layer.name] is not nearest)
-    moments = measure_moments(job.structure, refined, job.images, lambda layer, value: _as_read(job, layer, value))
+    layers = [layer for layer in job.structure.layers if SCHEMES[job.choices[layer.name].scheme].weight is not None]
+    learned = tuple(layer for layer in layers if _method(job, layer) is not nearest)
     for layer in layers:
-        weight = job.structure.editor.value(layer.weight)
-        rounding = methods[layer.name].round_weight(weight, settings[layer.name], moments.get(layer.name))
-        job.roundings[layer.name] = rounding
-        job.plan.weights[layer.name] = (rounding.integers, rounding.grid)
+        if layer not in learned:
+            _round(job, layer, None)
+    for layer, inputs in measure_moments(
+        job.structure, learned, job.images, lambda layer, value: _as_read(job, layer, value)
+    ):
+        _round(job, layer, inputs)
 
 
-def _settings(job: Quantization, layer: Layer) -> GridSettings | None:
-    """The kind of grid of a layer's weight; None where it stays in float32."""
+def _round(job: Quantization, layer: Layer, inputs: InputStatistics | None) -> None:
+    """The integers of one weight."""
+    # A bias that is corrected afterwards takes the mean of the error, so that only the rest counts.
+    centred = inputs.centred() if inputs is not None and job.recipe.bias_correction else inputs
+    rounding = _method(job, layer).round_weight(
+        job.structure.editor.value(layer.weight), _settings(job, layer), centred
+    )
+    job.roundings[layer.name] = rounding
+    job.plan.weights[layer.name] = (rounding.integers, rounding.grid)
+
+
+def _settings(job: Quantization, layer: Layer) -> GridSettings:
+    """The kind of grid of a layer's weight."""
     scheme = SCHEMES[job.choices[layer.name].scheme]
-    if scheme.weight is None:
-        return None
     elements = job.structure.editor.value(layer.weight)[0].numel()
-    return GridSettings(scheme.weight, fit_block(elements, job.recipe.block) if scheme.blocks else None)
+    return GridSettings(scheme.weight or "int8", fit_block(elements, job.recipe.block) if scheme.blocks else None)
 
 
 def _method(job: Quantization, layer: Layer) -> ModuleType:
@@ -324,10 +366,13 @@ def record(job: Quantization) -> QuantizationRecord:
         steps=job.steps,
         diagnoses=job.diagnoses,
         attentions=job.attention_diagnoses,
+        shares=job.spent.shares,
+        frontier=job.spent.held.frontier,
+        missed=job.spent.held.missed,
         sqnr_db=None if scores is None else scores.centred_sqnr_db,
         agreement=None if scores is None else scores.agreement,
         seconds=dict(job.seconds),
-        notes=() if stream is None or not stream.shortage else (stream.shortage,),
+        notes=(() if stream is None or not stream.shortage else (stream.shortage,)) + job.spent.notes,
     )
 
 

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ONNX Runtime makes of a quantized file: which layers it still computes in float.
+
+Weights are stored as integers with their scales, and the optimizer of ONNX Runtime is to fuse them into kernels over
+integers. Where it finds no pattern that it knows, it dequantizes the weight at every run and computes in float, which
+is slower than the float file. Its own optimized graph tells.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import onnx
+import onnxruntime
+
+_PRODUCTS = frozenset({"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv"})
+"""Operators over float numbers in which a layer can end."""
+_MOVEMENT = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze"})
+
+
+def unfused(path: Path) -> tuple[str, ...]:
+    """The layers whose weight the file holds as integers and that ONNX Runtime computes in float.
+
+    Args:
+        path: an ONNX file whose nodes are named after modules, as `vitedge.export.to_onnx` names them.
+
+    Returns:
+        ``MODULE: WHAT`` for each, in order of execution; empty where everything is fused.
+    """
+    written = onnx.load(path, load_external_data=False).graph
+    promised = {module_of(node) for node, dequantized in _with_weights(written) if dequantized}
+    found: dict[str, None] = {}
+    for node, dequantized in _with_weights(_optimized(path)):
+        if module_of(node) in promised:
+            when = "dequantized at every run" if dequantized else "made float when the file was loaded"
+            found[f"{module_of(node)}: {node.op_type} in float, its weight is {when}"] = None
+    return tuple(found)
+
+
+def module_of(node: onnx.NodeProto) -> str:
+    """The module that a node is named after."""
+    return str(node.name.partition("/")[0] or node.op_type)
+
+
+def _with_weights(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, bool]]:
+    """Every product over float numbers with a constant factor, and whether that is dequantized at every run."""
+    constants = {tensor.name for tensor in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        if node.op_type not in _PRODUCTS:
+            continue
+        origins = [_origin(name, makers) for name in node.input[:2]]
+        dequantized = any(
+            name in makers and makers[name].op_type == "DequantizeLinear" and makers[name].input[0] in constants
+            for name in origins
+        )
+        if dequantized or any(name in constants for name in origins):
+            yield node, dequantized
+
+
+def _origin(name: str, makers: Mapping[str, onnx.NodeProto]) -> str:
+    """The value that a value is a moved form of."""
+    while name in makers and makers[name].op_type in _MOVEMENT:
+        name = makers[name].input[0]
+    return name
+
+
+def _optimized(path: Path) -> onnx.GraphProto:
+    """The graph that ONNX Runtime runs."""
+    with tempfile.TemporaryDirectory(prefix="vitedge-") as folder:
+        written = Path(folder) / "optimized.onnx"
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(written)
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnx.load(written, load_external_data=False).graph

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.export import tiny
+from vitedge.latency import Rule
+from vitedge.recipe import ExportRecipe
+from vitedge.records import LatencyRatio
+from vitedge.verdict import judge_speed, sentence
+
+SHORT = Rule(warmup_s=0.0, warmup_limit_s=0.05, samples=25, seconds=0.5, rounds=5)
+LEFT = "head: Gemm in float, its weight is dequantized at every run"
+
+
+def ratio(baseline: str, middle: float, verdict: str) -> LatencyRatio:
+    return LatencyRatio("int8", baseline, middle, middle - 0.1, middle + 0.1, verdict)
+
+
+def slow(path: Path) -> Path:
+    """A file that is made to be slow: a large product whose weight is dequantized at every run."""
+    shape = (1, *tiny.images(1).shape[1:])
+    columns, width = shape[-1], 4096
+    weight = np.random.default_rng(0).integers(-127, 128, (columns, width), dtype=np.int8)
+    scale = np.full(width, 0.01, np.float32)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["real"], axis=1, name="head/DequantizeLinear"),
+        helper.make_node("Reshape", ["image", "rows"], ["moved"], name="head/Reshape"),
+        helper.make_node("Gemm", ["moved", "real"], ["logits"], name="head/Gemm"),
+    ]
+    tensors = {"w": weight, "s": scale, "z": np.zeros(width, np.int8), "rows": np.array([-1, columns])}
+    graph = helper.make_graph(
+        nodes,
+        "slow",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, (shape[1] * shape[2], width))],
+        [numpy_helper.from_array(value, name) for name, value in tensors.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
+    return path
+
+
+def test_a_slow_file_is_called_slow_with_the_reason(tmp_path: Path) -> None:
+    path = slow(tmp_path / "model.onnx")
+    before = sorted(tmp_path.iterdir())
+    verdict = judge_speed(path, tiny.program("vit")[1], ExportRecipe(precision="int8"), SHORT)
+    assert sorted(tmp_path.iterdir()) == before
+    assert [one.baseline for one in verdict.ratios] == ["fp32", "fp16"]
+    for one in verdict.ratios:
+        assert one.low <= one.ratio <= one.high
+        expected = verdict.milliseconds["int8"] / verdict.milliseconds[one.baseline]
+        assert one.ratio == pytest.approx(expected, rel=1e-6)
+    assert verdict.ratios[0].verdict == "slower"
+    assert verdict.unfused == ("head: Gemm in float, its weight is dequantized at every run",)
+    assert "it is not faster than fp32" in verdict.text
+    assert verdict.text.endswith("head: Gemm in float, its weight is dequantized at every run")
+    assert "\n" not in verdict.text
+
+
+def test_what_is_faster_needs_no_reason() -> None:
+    ratios = (ratio("fp32", 0.5, "faster"), ratio("fp16", 0.4, "faster"))
+    text = sentence("int8", ratios, {"int8": 1.0}, (LEFT,))
+    assert text == "int8 takes 1.00 ms here: 0.50 x fp32 (0.40 to 0.60), 0.40 x fp16 (0.30 to 0.50); it is faster"
+
+
+def test_within_the_noise_is_not_faster() -> None:
+    ratios = (ratio("fp32", 0.98, "no difference"), ratio("fp16", 0.4, "faster"))
+    text = sentence("int8", ratios, {"int8": 1.0}, ())
+    assert "it is not faster than fp32: ONNX Runtime computes every quantized layer with integers" in text
+
+
+def test_a_long_list_of_reasons_is_cut() -> None:
+    ratios = (ratio("fp32", 1.5, "slower"), ratio("fp16", 1.4, "slower"))
+    text = sentence("w8", ratios, {"w8": 1.0}, (LEFT,) * 5)
+    assert "not faster than fp32 and fp16" in text
+    assert text.endswith(", and 2 more")

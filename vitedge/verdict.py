@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether quantization paid: the quantized file against float files of the same export, in turn, on this machine."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from vitedge import registry
+from vitedge.export.onnx_fusion import unfused
+from vitedge.export.program import Program
+from vitedge.latency import Rule, Subject, bench
+from vitedge.quantize.records import SpeedVerdict
+from vitedge.recipe import ExportRecipe
+from vitedge.records import LatencyRatio
+
+RULE = Rule(warmup_s=0.2, warmup_limit_s=0.6, samples=60, seconds=1.5, rounds=10, patience_s=120.0)
+"""Short: ten turns, which show differences of a few percent and not of less."""
+BASELINES = ("fp32", "fp16")
+_NAMED = 3
+_OPPOSITE = {"faster": "slower", "slower": "faster", "no difference": "no difference"}
+
+
+def judge_speed(
+    quantized: Path,
+    program: Program,
+    recipe: ExportRecipe,
+    rule: Rule = RULE,
+    progress: Callable[[str], None] = lambda _text: None,
+) -> SpeedVerdict:
+    """Measures a quantized ONNX file and says whether it is faster, and if not why.
+
+    Args:
+        quantized: the file.
+        program: the float program of the same reference, at the same batch and input.
+        recipe: of the export.
+        rule: how long to measure.
+        progress: is told what begins.
+    """
+    target = registry.load(registry.TARGETS, "onnx")
+    with tempfile.TemporaryDirectory(prefix="vitedge-") as folder:
+        paths = {recipe.precision: quantized, **{name: Path(folder) / f"{name}.onnx" for name in BASELINES}}
+        for name in BASELINES:
+            target.lower(program, replace(recipe, precision=name, quantization=None), paths[name])
+        report = bench(
+            [Subject(name, "onnxruntime", str(path)) for name, path in paths.items()], rule, progress=progress
+        )
+    medians = {entry.subject: entry.quantiles.median for entry in report.reports}
+    ratios = tuple(_turned(ratio) for ratio in report.ratios)
+    left = unfused(quantized)
+    return SpeedVerdict(sentence(recipe.precision, ratios, medians, left), ratios, medians, left)
+
+
+def sentence(name: str, ratios: tuple[LatencyRatio, ...], medians: Mapping[str, float], left: tuple[str, ...]) -> str:
+    """The verdict in one line.
+
+    Args:
+        name: of the scheme.
+        ratios: the quantized file over each of the float ones.
+        medians: milliseconds.
+        left: what ONNX Runtime does not compute with integers.
+    """
+    compared = ", ".join(
+        f"{ratio.ratio:.2f} x {ratio.baseline} ({ratio.low:.2f} to {ratio.high:.2f})" for ratio in ratios
+    )
+    told = f"{name} takes {medians[name]:.2f} ms here: {compared}"
+    slow = [ratio.baseline for ratio in ratios if ratio.verdict != "faster"]
+    if not slow:
+        return f"{told}; it is faster"
+    return f"{told}; it is not faster than {' and '.join(slow)}: {_reason(left)}"
+
+
+def _reason(left: tuple[str, ...]) -> str:
+    if not left:
+        return "ONNX Runtime computes every quantized layer with integers, and they are too small to gain by it"
+    more = f", and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
+    return f"ONNX Runtime fuses not all of it: {'; '.join(left[:_NAMED])}{more}"
+
+
+def _turned(ratio: LatencyRatio) -> LatencyRatio:
+    """The same ratio seen from the other side."""
+    return LatencyRatio(
+        ratio.baseline, ratio.subject, 1 / ratio.ratio, 1 / ratio.high, 1 / ratio.low, _OPPOSITE[ratio.verdict]
+    )
