@@ -23,22 +23,19 @@ def ratio(baseline: str, middle: float, verdict: str) -> LatencyRatio:
 
 
 def slow(path: Path) -> Path:
-    """A file that is made to be slow: a large product whose weight is dequantized at every run."""
-    shape = (1, *tiny.images(1).shape[1:])
-    columns, width = shape[-1], 4096
-    weight = np.random.default_rng(0).integers(-127, 128, (columns, width), dtype=np.int8)
-    scale = np.full(width, 0.01, np.float32)
+    """A file that is made to be slow: a large convolution whose weight is dequantized at every run."""
+    shape, width = (1, *tiny.images(1).shape[1:]), 512
+    weight = np.random.default_rng(0).integers(-127, 128, (width, shape[1], 5, 5), dtype=np.int8)
     nodes = [
-        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["real"], axis=1, name="head/DequantizeLinear"),
-        helper.make_node("Reshape", ["image", "rows"], ["moved"], name="head/Reshape"),
-        helper.make_node("Gemm", ["moved", "real"], ["logits"], name="head/Gemm"),
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["real"], axis=0, name="head/DequantizeLinear"),
+        helper.make_node("Conv", ["image", "real"], ["logits"], name="head/Conv", pads=[2, 2, 2, 2]),
     ]
-    tensors = {"w": weight, "s": scale, "z": np.zeros(width, np.int8), "rows": np.array([-1, columns])}
+    tensors = {"w": weight, "s": np.full(width, 0.01, np.float32), "z": np.zeros(width, np.int8)}
     graph = helper.make_graph(
         nodes,
         "slow",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, (shape[1] * shape[2], width))],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, (1, width, *shape[2:]))],
         [numpy_helper.from_array(value, name) for name, value in tensors.items()],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
@@ -56,9 +53,9 @@ def test_a_slow_file_is_called_slow_with_the_reason(tmp_path: Path) -> None:
         expected = verdict.milliseconds["int8"] / verdict.milliseconds[one.baseline]
         assert one.ratio == pytest.approx(expected, rel=1e-6)
     assert verdict.ratios[0].verdict == "slower"
-    assert verdict.unfused == ("head: Gemm in float, its weight is dequantized at every run",)
+    assert verdict.unfused == ("head: Conv in float, its weight is dequantized at every run",)
     assert "it is not faster than fp32" in verdict.text
-    assert verdict.text.endswith("head: Gemm in float, its weight is dequantized at every run")
+    assert verdict.text.endswith("head: Conv in float, its weight is dequantized at every run")
     assert "\n" not in verdict.text
 
 
