@@ -83,13 +83,15 @@ def quantization_entries(
     Raises:
         BadRecipe: nothing is to be quantized, or a pair without ``=``.
     """
+    if precision not in (None, "fp32", "fp16", *SCHEMES):
+        raise BadRecipe(f"There is no scheme {precision!r}; choose from {', '.join(SCHEMES)}.")
     if precision not in SCHEMES:
         raise BadRecipe(f"--quantization and --layer are for quantization: add --precision {'|'.join(SCHEMES)}.")
     entries = {**(found or {}), "scheme": precision}
     entries.update({name: value for name, value in given.items() if value is not None})
     for pair in settings or ():
         name, value = _pair(pair, "--quantization", "ranges=mse")
-        entries[name.replace("-", "_")] = _setting(value)
+        entries[name.replace("-", "_")] = _number(value)
     chosen = dict(_pair(pair, "--layer", "blocks.0.*=float") for pair in layers or ())
     if chosen:
         entries["layers"] = {**entries.get("layers", {}), **chosen}
@@ -101,8 +103,3 @@ def _pair(text: str, option: str, example: str) -> tuple[str, str]:
     if not equals or not name or not value:
         raise BadRecipe(f"{option} wants NAME=VALUE, such as {example}; got {text!r}.")
     return name, value
-
-
-def _setting(text: str) -> str | int | float | bool:
-    """A number or a truth value where it reads as one; what a setting takes, its record knows."""
-    return {"true": True, "false": False, "on": True}.get(text.lower(), _number(text))

@@ -98,6 +98,10 @@ def settings(recipe: ExportRecipe) -> QuantizationRecipe:
         BadRecipe: activations are to be quantized, and no images were named.
     """
     asked = recipe.quantization or QuantizationRecipe(recipe.precision)
+    if asked.scheme == "int8-dynamic" and recipe.batch == "dynamic":
+        raise BadRecipe(
+            "int8-dynamic rounds a batch by one range, so that images depend on each other: give --batch a number."
+        )
     needs = asked.scheme in CALIBRATED or any(scheme in CALIBRATED for scheme in asked.layers.values())
     if needs and asked.images is None:
         raise BadRecipe(

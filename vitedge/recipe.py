@@ -31,7 +31,7 @@ RANGES = ("auto", "minmax", "percentile", "mse", "entropy")
 ROUNDINGS = ("auto", "nearest", "gptq", "adaround")
 ATTENTION = ("auto", "all", "none")
 SWITCHES = ("search", "off")
-VERDICTS = ("on", "off")
+ON_OFF = ("on", "off")
 CALIBRATION_COUNT = 128
 """Images that ranges are measured on, unless told otherwise."""
 INPUTS = ("float32", "uint8")
@@ -53,14 +53,15 @@ class QuantizationRecipe:
     ranges: str = "auto"
     """How an activation's range is found; ``auto`` takes the one of least measured error."""
     smoothing: str = "search"
-    """Scaling and centring of LayerNorm outputs: ``search``, ``off``, or a number from 0 to 1, SmoothQuant's alpha."""
+    """Scaling and centring of the channels of LayerNorm outputs: ``search`` or ``off``."""
     equalization: str = "search"
     """Between values and the projection, and between queries and keys where attention is quantized."""
     shift: str = "search"
     """Centring of what an activation function puts out, where activations have no zero point."""
     rotation: str = "off"
     """Of heads, and of the residual stream where the architecture allows it."""
-    bias_correction: bool = True
+    bias_correction: str = "on"
+    """``on`` or ``off``."""
     rounding: str = "auto"
     """Of weights; ``auto`` is GPTQ for 4 bits and the nearest integer for 8."""
     attention: str = "auto"
@@ -86,11 +87,10 @@ class QuantizationRecipe:
         _check_choice("rounding", (self.rounding,), ROUNDINGS)
         _check_choice("choice of attentions", (self.attention,), ATTENTION)
         _check_choice("scheme of a layer", tuple(self.layers.values()), LAYER_SCHEMES)
-        _check_choice("setting of the verdict", (self.verdict,), VERDICTS)
-        for name in ("equalization", "shift", "rotation"):
+        for name in ("verdict", "bias_correction"):
+            _check_choice(name, (getattr(self, name),), ON_OFF)
+        for name in ("smoothing", "equalization", "shift", "rotation"):
             _check_choice(name, (getattr(self, name),), SWITCHES)
-        if self.smoothing not in SWITCHES and not _is_share(self.smoothing):
-            raise BadRecipe(f"Smoothing is search, off, or a number from 0 to 1; got {self.smoothing!r}.")
         if self.block < 16 or self.block & (self.block - 1):
             raise BadRecipe(f"A block of weights is a power of two from 16 up; got {self.block}.")
         if self.max_drop is not None and self.eval_images is None:
@@ -164,13 +164,6 @@ def read_entries(path: Path) -> dict[str, Any]:
         raise BadRecipe(f"{path} cannot be read as a recipe: {error}.") from error
     from_dict(ExportRecipe, entries)
     return entries
-
-
-def _is_share(text: str) -> bool:
-    try:
-        return 0.0 <= float(text) <= 1.0
-    except ValueError:
-        return False
 
 
 def _check_choice(what: str, values: tuple[str, ...], choices: tuple[str, ...]) -> None:

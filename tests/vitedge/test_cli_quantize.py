@@ -24,7 +24,7 @@ from vitedge.quantize.file import read_model
 
 QUICK = tuple(
     f"-q{setting}"
-    for setting in ("smoothing=off", "equalization=off", "attention=none", "bias_correction=false", "ranges=minmax")
+    for setting in ("smoothing=off", "equalization=off", "attention=none", "bias_correction=off", "ranges=minmax")
 )
 GOOD = 40
 
@@ -127,7 +127,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("--images", "synthetic", "--layer", "blocks.0.attn.qk=float"),
         ("'blocks.0.attn.qk'", "did you mean blocks.0.attn.qkv?"),
     ),
-    "an unknown scheme": (("--images", "synthetic", "--scheme", "int7"), ("int8|int8-dynamic|w8",)),
+    "an unknown scheme": (("--images", "synthetic", "--scheme", "int7"), ("int8, int8-dynamic, w8",)),
     "an unknown scheme of a layer": (
         ("--images", "synthetic", "--layer", "head=int7"),
         ("no scheme of a layer 'int7'", "choose from float, int8"),

@@ -9,31 +9,23 @@ import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 import torch.ao.quantization.fx._decomposed  # registers the operators that a program consists of
+from torch.export import ExportedProgram
 
 from vitedge.bundle import ReferenceData
-from vitedge.errors import RefusedPickle, UnreadableArtifact
+from vitedge.errors import UnreadableArtifact, UserError
 from vitedge.export.program import Program
+from vitedge.quantize.archive import refuse_code
 from vitedge.quantize.records import QuantizationRecord
 from vitedge.records import CheckpointIdentity, ModelSpec, TensorSpec
 from vitedge.serialization import from_dict, to_dict
 
 SUFFIX = ".pt2"
 FORMAT_VERSION = 1
-_DATA = "data/"
-_PAYLOADS = ("weights_config.json", "constants_config.json")
-_KNOWN = (
-    "data/weights/weight_",
-    "data/weights/model_",
-    "data/constants/tensor_",
-    "data/constants/model_",
-    "data/sample_inputs/",
-)
-"""Entries of an archive that hold tensors, as bytes, and what is said of them."""
 _ENTRY, _EVIDENCE = "vitedge.json", "reference.npz.base64"
 
 
@@ -73,24 +65,32 @@ def read_model(path: Path) -> Model:
 
     Raises:
         UnreadableArtifact: it is no such file, or of another version.
+        RefusedPickle: loading it could run code.
     """
     extra: dict[str, Any] = {_ENTRY: "", _EVIDENCE: ""}
+    if not path.is_file():
+        raise UnreadableArtifact(f"There is no {path}.")
     try:
-        with path.open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise UnreadableArtifact(f"{path} is not a {SUFFIX} file, or is cut short.")
-            _refuse_pickles(path, file)
-            file.seek(0)
-            exported = torch.export.load(file, extra_files=extra)
-    except FileNotFoundError:
-        raise UnreadableArtifact(f"There is no {path}.") from None
-    except (UnreadableArtifact, RefusedPickle):
+        if not zipfile.is_zipfile(path):
+            raise UnreadableArtifact(f"{path} is not a {SUFFIX} file, or is cut short.")
+        refuse_code(path)
+        exported = torch.export.load(path, extra_files=extra)
+        if not extra[_ENTRY]:
+            raise UnreadableArtifact(f"{path} was not written by vitedge quantize: nothing says what the model is.")
+        return _model(path, exported, json.loads(extra[_ENTRY]), _unpacked(extra[_EVIDENCE]))
+    except UserError:
         raise
-    except Exception as error:  # PyTorch raises whatever its parts raise on a damaged archive
-        raise UnreadableArtifact(f"{path} cannot be read as a program of torch.export: {error}.") from error
-    if not extra[_ENTRY]:
-        raise UnreadableArtifact(f"{path} was not written by vitedge quantize: nothing in it says what the model is.")
-    content = json.loads(extra[_ENTRY])
+    except Exception as error:  # PyTorch and NumPy raise whatever their parts raise on a damaged archive
+        said = str(error).partition("\n")[0].rstrip(".")
+        raise UnreadableArtifact(f"{path} cannot be read as a quantized program: {said}.") from error
+
+
+def _model(path: Path, exported: ExportedProgram, content: dict[str, Any], evidence: ReferenceData) -> Model:
+    """The model of a file's content.
+
+    Raises:
+        UnreadableArtifact: it is of another version of the format.
+    """
     if content.get("format_version") != FORMAT_VERSION:
         raise UnreadableArtifact(
             f"{path} has format {content.get('format_version')}; this vitedge reads {FORMAT_VERSION}."
@@ -103,43 +103,7 @@ def read_model(path: Path) -> Model:
         tuple(content["blocks"]),
     )
     record = from_dict(QuantizationRecord, content["record"])
-    identity = from_dict(CheckpointIdentity, content["checkpoint"])
-    return Model(program, record, identity, _unpacked(extra[_EVIDENCE]))
-
-
-def _refuse_pickles(path: Path, file: BinaryIO) -> None:
-    """Refuses an archive from which PyTorch would unpickle objects: that could run code.
-
-    Tensors are stored as bytes, but an archive may say of any of them that it is pickled, or hold objects of other
-    types, which nothing that vitedge writes does.
-
-    Raises:
-        RefusedPickle: names the entry.
-    """
-    with zipfile.ZipFile(file) as archive:
-        for entry in archive.namelist():
-            name = entry.partition("/")[2]
-            if name.endswith(_PAYLOADS):
-                held = json.loads(archive.read(entry))["config"]
-                odd = [key for key, payload in held.items() if payload.get("use_pickle")]
-                if odd:
-                    raise RefusedPickle(f"{path} holds {odd[0]} as a pickle, which could run code; it was not read.")
-            elif name.startswith(_DATA) and not name.startswith(_KNOWN):
-                raise RefusedPickle(
-                    f"{path} holds {name}, which is more than tensors and could run code; it was not read."
-                )
-            elif name.endswith(".pt"):
-                _refuse_pickle(path, name, archive.read(entry))
-
-
-def _refuse_pickle(path: Path, name: str, content: bytes) -> None:
-    """PyTorch reads the sample inputs safely at first, and otherwise if that fails; here a failure is the end."""
-    try:
-        torch.load(io.BytesIO(content), weights_only=True)
-    except Exception as error:
-        raise RefusedPickle(
-            f"{path} holds {name}, which cannot be read without running code; it was not read."
-        ) from error
+    return Model(program, record, from_dict(CheckpointIdentity, content["checkpoint"]), evidence)
 
 
 def _packed(data: ReferenceData) -> str:

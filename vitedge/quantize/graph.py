@@ -57,6 +57,7 @@ class Editor:
         spec = self._specs[node]
         if spec.kind is InputKind.PARAMETER and not tensor.is_floating_point():
             spec.kind, spec.persistent = InputKind.BUFFER, True
+        tensor = tensor.contiguous()
         store = self.exported.state_dict if name in self.exported.state_dict else self.exported.constants
         parameter = spec.kind is InputKind.PARAMETER
         store[name] = torch.nn.Parameter(tensor, requires_grad=False) if parameter else tensor

@@ -34,6 +34,10 @@ _EPSILON = 1.1920928955078125e-07
 """Smallest scale of a dynamic quantization: the distance of float32 from 1 to the next."""
 
 
+Rounded = tuple[Node, str, float, int]
+"""A value, and the grid that it is rounded to."""
+
+
 def insert(program: Program, plan: Plan) -> Program:
     """Makes a canonical program the quantized one.
 
@@ -48,7 +52,7 @@ def insert(program: Program, plan: Plan) -> Program:
     for attention in structure.attentions:
         if attention.name in plan.attention:
             _quantize_attention(editor, attention, plan.attention[attention.name])
-    quantized: dict[tuple[Node, float], Node] = {}
+    quantized: dict[Rounded, Node] = {}
     for layer in structure.layers:
         if layer.name in plan.shifts:
             layer.node.replace_input_with(layer.input, _shifted(editor, layer, plan.shifts[layer.name]))
@@ -67,9 +71,9 @@ def _shifted(editor: Editor, layer: Layer, shift: float) -> Node:
     return editor.call(aten.sub.Tensor, (layer.input, shift), layer.node)
 
 
-def _quantize_input(editor: Editor, layer: Layer, grid: Grid, known: dict[tuple[Node, float], Node]) -> None:
+def _quantize_input(editor: Editor, layer: Layer, grid: Grid, known: dict[Rounded, Node]) -> None:
     """Rounds what a layer reads; layers that read the same node share the rounding."""
-    value, key = layer.input, (layer.input, float(grid.scale))
+    value, key = layer.input, (layer.input, grid.dtype, float(grid.scale), int(grid.zero_point))
     if key not in known:
         known[key] = _rounded(editor, value, grid, layer.node)
     layer.node.replace_input_with(value, known[key])
@@ -80,12 +84,12 @@ def _rounded(editor: Editor, value: Node, grid: Grid, before: Node) -> Node:
     return editor.call(DEQUANTIZE, (editor.call(QUANTIZE, (value, *arguments), before), *arguments), before)
 
 
-def _quantize_dynamically(editor: Editor, layer: Layer, known: dict[tuple[Node, float], Node]) -> None:
+def _quantize_dynamically(editor: Editor, layer: Layer, known: dict[Rounded, Node]) -> None:
     """Rounds what a layer reads to 256 levels between its own extremes, which always enclose zero.
 
     That is what ``DynamicQuantizeLinear`` of ONNX does.
     """
-    value, key = layer.input, (layer.input, 0.0)
+    value, key = layer.input, (layer.input, "dynamic", 0.0, 0)
     if key not in known:
         ends = (0, 255, torch.uint8)
         chosen = editor.call(CHOOSE, (value, 0, 255, _EPSILON, torch.uint8), layer.node)

@@ -14,6 +14,8 @@ from vitedge.quantize.structure import Layer, Structure
 from vitedge.quantize.weights.grids import fit_block
 from vitedge.recipe import QuantizationRecipe
 
+_MOST_POSITIONS = 1024
+"""Of a map; measured on MobileViT-S with two threads of a processor with AVX-512 VNNI: above, nothing is gained."""
 KINDS = ("linear", "conv", "depthwise")
 
 
@@ -87,17 +89,38 @@ def _given(layer: Layer, recipe: QuantizationRecipe) -> Choice | None:
 def _by_rule(structure: Structure, layer: Layer, recipe: QuantizationRecipe, target: str) -> Choice:
     """What experience says: layers that integers make no faster, or that they cost most."""
     scheme = "int8" if recipe.scheme == "mixed" else recipe.scheme
-    if layer.kind == "depthwise" and scheme != "w8a16":
-        return Choice("float", "depthwise: a channel's nine weights gain nothing as integers, and lose most")
-    if scheme == "int8-dynamic" and layer.kind != "linear":
-        return Choice("float", "ranges that are found at run time pay for matrices only")
+    reason = _reason_for_float(structure, layer, scheme, target)
+    if reason:
+        return Choice("float", reason)
     if SCHEMES[scheme].blocks and not _takes_blocks(structure, layer, recipe):
         return Choice("w8" if SCHEMES[scheme].activation is None else "int8", "its rows do not divide into blocks")
-    if target == "tensorrt" and scheme == "int8" and layer is structure.layers[0]:
-        return Choice("float", "the first layer: TensorRT gains nothing from it")
-    if target == "tensorrt" and scheme == "int8" and layer is structure.layers[-1]:
-        return Choice("float", "the head: a product with one row gains nothing in TensorRT")
     return Choice(scheme, "")
+
+
+def _reason_for_float(structure: Structure, layer: Layer, scheme: str, target: str) -> str:
+    """Why a layer stays in float, or empty."""
+    reasons = {
+        "depthwise: a channel's nine weights gain nothing as integers, and lose most": (
+            layer.kind == "depthwise" and scheme != "w8a16"
+        ),
+        "ranges that are found at run time pay for matrices only": scheme == "int8-dynamic" and layer.kind != "linear",
+        "a large map: in ONNX Runtime its convolution gains nothing from integers": (
+            (target, scheme, layer.kind) == ("onnxruntime", "int8", "conv") and _positions(layer) > _MOST_POSITIONS
+        ),
+        "the first layer: TensorRT gains nothing from it": (
+            (target, scheme) == ("tensorrt", "int8") and layer is structure.layers[0]
+        ),
+        "the head: a product with one row gains nothing in TensorRT": (
+            (target, scheme) == ("tensorrt", "int8") and layer is structure.layers[-1]
+        ),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def _positions(layer: Layer) -> int:
+    """Height times width of what a convolution puts out."""
+    height, width = layer.node.meta["val"].shape[2:]
+    return int(height) * int(width)
 
 
 def _takes_blocks(structure: Structure, layer: Layer, recipe: QuantizationRecipe) -> bool:

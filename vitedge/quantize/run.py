@@ -145,7 +145,7 @@ def prepare(job: Quantization) -> None:
     if job.stream is None:
         return
     _decide_attention(job)
-    precision = Precision(_activations_prepared_for(job), bias_corrected=job.recipe.bias_correction)
+    precision = Precision(_activations_prepared_for(job), bias_corrected=job.recipe.bias_correction == "on")
     for name in _steps(job):
         job.steps += STEPS[name](job.structure, job.inputs, precision)
     job.plan.tensors = dict(job.structure.editor.edited)
@@ -171,7 +171,7 @@ def place(job: Quantization) -> None:
 
 def correct(job: Quantization) -> None:
     """Takes the mean of every quantized layer's error off its bias."""
-    if not job.recipe.bias_correction or job.stream is None:
+    if job.recipe.bias_correction == "off" or job.stream is None:
         return
     shifts = measure_bias(job.structure, job.program("dynamic"), set(job.plan.weights), job.images)
     for layer in job.structure.layers:
@@ -207,16 +207,17 @@ def judge(job: Quantization) -> None:
     if job.stream is None:
         return
     labels = output_names(features=job.features)
-    expected, found = (_outputs(program, job.images) for program in (job.captured("dynamic"), job.program("dynamic")))
-    diagnosed = diagnose(job.structure.program, job.program("dynamic"), job.images[:DIAGNOSED])
-    job.diagnoses, job.attention_diagnoses = diagnosed
+    program = job.program("dynamic")
+    expected = _outputs(job.reference.deployed(uint8=False, features=job.features), job.images)
+    found = _outputs(Execution(program.exported), job.images)
     job.outputs = compare(dict(zip(labels, expected, strict=True)), dict(zip(labels, found, strict=True)))
+    job.diagnoses, job.attention_diagnoses = diagnose(job.structure.program, program, job.images[:DIAGNOSED])
 
 
-def _outputs(program: Program, images: Tensor) -> list[npt.NDArray[np.float32]]:
+def _outputs(run: Callable[[Tensor], Tensor | tuple[Tensor, ...]], images: Tensor) -> list[npt.NDArray[np.float32]]:
     """Every output for all images."""
-    run = Execution(program.exported)
-    parts = [run(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
+    results = (run(images[start : start + BATCH]) for start in range(0, len(images), BATCH))
+    parts = [(result,) if isinstance(result, Tensor) else result for result in results]
     return [torch.cat(part).numpy() for part in zip(*parts, strict=True)]
 
 
@@ -321,7 +322,7 @@ def _round_weights(job: Quantization) -> None:
 def _round(job: Quantization, layer: Layer, inputs: InputStatistics | None) -> None:
     """The integers of one weight."""
     # A bias that is corrected afterwards takes the mean of the error, so that only the rest counts.
-    centred = inputs.centred() if inputs is not None and job.recipe.bias_correction else inputs
+    centred = inputs.centred() if inputs is not None and job.recipe.bias_correction == "on" else inputs
     rounding = _method(job, layer).round_weight(
         job.structure.editor.value(layer.weight), _settings(job, layer), centred
     )

@@ -22,7 +22,7 @@ class Layer:
     """A Linear or a convolution."""
 
     name: str
-    """The module; with the node's name where a module has several."""
+    """The module that holds its weight; with the node's name where several layers share one."""
     kind: str
     """``linear``, ``conv`` or ``depthwise``."""
     node: Node
@@ -137,7 +137,7 @@ def _layers(editor: Editor) -> list[Layer]:
         bias = editor.name(node.args[2]) if weight is not None and len(node.args) > 2 else None
         if weight is None or bias is None:
             continue
-        name = module_of(node)
+        name = weight.removesuffix(".weight")
         if any(layer.name == name for layer in found):
             name = f"{name}.{node.name}"
         groups: Any = node.args[6] if len(node.args) > 6 else 1

@@ -133,7 +133,7 @@ def test_schemes_without_ranges_need_no_images(scheme: str) -> None:
 
 
 def test_tensorrt_gets_symmetric_activations_and_float_biases_and_what_is_switched_off_is_not_done() -> None:
-    off = {"smoothing": "off", "equalization": "off", "shift": "off", "bias_correction": False, "attention": "none"}
+    off = {"smoothing": "off", "equalization": "off", "shift": "off", "bias_correction": "off", "attention": "none"}
     finished = quantize(job(target="tensorrt", ranges="mse", **off))
     assert finished.steps == ()
     assert finished.plan.tensors == {}
