@@ -137,15 +137,17 @@ def _compare_pieces(
     extractor = Extractor(model)
     values = [_simulate(program, image[None]) for image in images]
     edges = {name: block for block, name in blocks.items()} | {program.inputs[0].name: ""}
-    keys = _keys_of_file(model)
-    for start, quantized in _pieces(model, set(edges), list(keys)).items():
+    chains = _chains(model)
+    for start, quantized in _pieces(model, set(edges), list(chains)).items():
         path = folder / "piece.onnx"
-        onnx.save(extractor.extract_model(list(start), quantized), path)
+        wanted = [value for name in quantized for value in chains[name][1]]
+        onnx.save(extractor.extract_model(list(start), wanted), path)
         differences: list[Array] = []
         with registry.load(registry.RUNTIMES, "onnxruntime").Runtime(path) as runtime:
             for floats, integers in values:
                 found = runtime.run({name: floats[edges[name]] for name in start})
-                differences += [_difference(found[name], integers[keys[name]]) for name in quantized]
+                for key, chain in map(chains.__getitem__, quantized):
+                    differences.append(_difference([found[name] for name in chain], integers[key]))
         every = np.concatenate(differences)
         yield Piece(
             tuple(edges[name] or "image" for name in start),
@@ -170,21 +172,22 @@ def _simulate(program: Program, image: Array) -> tuple[dict[str, Array], dict[Ke
     return floats, integers
 
 
-def _keys_of_file(model: onnx.ModelProto) -> dict[str, Key]:
-    """The integers of every QuantizeLinear, in the order in which a layer reads them, to their key."""
+def _chains(model: onnx.ModelProto) -> dict[str, tuple[Key, list[str]]]:
+    """Output of every QuantizeLinear to its key, and to itself with everything that it is moved to afterwards."""
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     readers: dict[str, onnx.NodeProto] = {}
     for node in model.graph.node:
         readers.setdefault(node.input[0], node)
     nodes = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
     keys = _numbered((float(constants[node.input[1]]), int(constants[node.input[2]])) for node in nodes)
-    return dict(zip((_moved(node.output[0], readers) for node in nodes), keys, strict=True))
+    return {node.output[0]: (key, _moved(node.output[0], readers)) for node, key in zip(nodes, keys, strict=True)}
 
 
-def _moved(value: str, readers: Mapping[str, onnx.NodeProto]) -> str:
-    while readers[value].op_type in ("Reshape", "Transpose"):
-        value = readers[value].output[0]
-    return value
+def _moved(value: str, readers: Mapping[str, onnx.NodeProto]) -> list[str]:
+    chain = [value]
+    while readers[chain[-1]].op_type in ("Reshape", "Transpose"):
+        chain.append(readers[chain[-1]].output[0])
+    return chain
 
 
 def _numbered(grids: Iterable[tuple[float, int]]) -> Iterator[Key]:
@@ -211,12 +214,18 @@ def _pieces(model: onnx.ModelProto, edges: set[str], wanted: Sequence[str]) -> d
     return pieces
 
 
-def _difference(found: Array, simulated: Array) -> Array:
+def _difference(chain: Sequence[Array], simulated: Array) -> Array:
     """Absolute differences; where the file has another order of tokens, each is compared with the nearest.
+
+    Args:
+        chain: the file's integers, and the same after each of the movements that follow.
+        simulated: the simulation's, in one of these orders.
 
     Raises:
         SystemExit: the file has other tokens than the simulation, so nothing can be said.
     """
+    plain = [[edge for edge in array.shape if edge > 1] for array in (*chain, simulated)]
+    found = chain[plain.index(plain[-1])] if plain[-1] in plain[:-1] else chain[-1]
     direct = np.abs(found.reshape(-1).astype(np.int32) - simulated.reshape(-1).astype(np.int32))
     if float(np.mean(direct > 1)) < BARS["flipped"]:
         return direct

@@ -22,7 +22,7 @@ def test_the_default_is_one_fp32_onnx_file() -> None:
     [
         ({"formats": ("onnx", "tflite")}, ("format", "tflite", "onnx, coreml, tensorrt")),
         ({"formats": ()}, ("at least one --format",)),
-        ({"precision": "int8"}, ("precision", "int8", "fp32, fp16")),
+        ({"precision": "int9"}, ("precision", "int9", "fp32, fp16, int8")),
         ({"input": "bgr8"}, ("input", "bgr8", "float32, uint8")),
         ({"batch": 0}, ("--batch", "0")),
         ({"batch": "many"}, ("--batch", "many")),

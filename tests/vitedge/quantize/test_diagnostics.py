@@ -130,7 +130,8 @@ def test_a_layer_is_judged_where_it_stands_and_alone() -> None:
     assert layers["first"].sqnr_db == layers["first"].alone_db == pytest.approx(decibels(expected, found), abs=0.01)
     assert layers["first"].weight_sqnr_db == pytest.approx(decibels(first.weight.detach(), weight), abs=1e-3)
     assert layers["first"].input_sqnr_db == pytest.approx(decibels(IMAGES, rounded), abs=1e-3)
-    outside = float(((IMAGES.abs() / 0.01).round() > 127).float().mean())
+    levels = (IMAGES / 0.01).round()
+    outside = float(((levels > 127) | (levels < -128)).float().mean())
     assert layers["first"].saturation == pytest.approx(outside)
     assert 0.1 < outside < 0.3
     assert layers["second"].sqnr_db == pytest.approx(decibels(*logits), abs=0.01)
