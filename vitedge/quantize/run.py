@@ -33,7 +33,7 @@ from vitedge.models.reference import Reference, output_names
 from vitedge.parity import compare
 from vitedge.quantize.activation import activation_grid
 from vitedge.quantize.attention import attention_grids
-from vitedge.quantize.attention_policy import decide
+from vitedge.quantize.attention_policy import TARGETS, decide
 from vitedge.quantize.budget import budget_of
 from vitedge.quantize.canonical import canonicalize
 from vitedge.quantize.correction import measure_bias
@@ -260,7 +260,8 @@ def activation_type(scheme: Scheme, kind: str) -> str:
 def _decide_attention(job: Quantization) -> None:
     """Which attentions have their products quantized; only where activations have eight bits."""
     asked = job.recipe.attention if job.recipe.scheme in ("int8", "mixed") else "none"
-    spread = {} if asked == "none" else measure_attended(job.structure.program, job.images[:DIAGNOSED])
+    decided = asked != "auto" or bool(TARGETS[job.target])
+    spread = {} if decided else measure_attended(job.structure.program, job.images[:DIAGNOSED])
     job.attentions = decide(job.structure.attentions, spread, job.target, asked, job.recipe.layers)
 
 
@@ -290,10 +291,10 @@ def _steps(job: Quantization) -> Iterator[str]:
 def _give_grid(job: Quantization, layer: Layer, dtype: str) -> None:
     """The grid of what a layer reads; layers that read the same value get the same one."""
     reading = readings(job.structure)[layer.input]
-    known = next((job.plan.inputs[other.name] for other in reading if other.name in job.plan.inputs), None)
-    if known is not None and known.dtype == dtype:
-        job.plan.inputs[layer.name], job.ranges[layer.name] = known, job.ranges[reading[0].name]
-        return
+    for name in (other.name for other in reading if other.name in job.plan.inputs):
+        if job.plan.inputs[name].dtype == dtype:
+            job.plan.inputs[layer.name], job.ranges[layer.name] = job.plan.inputs[name], job.ranges[name]
+            return
     # The square of an input's error costs what the squares of the weights that it is multiplied with add up to.
     weights = [job.structure.editor.value(other.weight) for other in reading if other.groups == 1]
     importance = sum(
