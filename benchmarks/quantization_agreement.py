@@ -138,7 +138,9 @@ def _compare_pieces(
     values = [_simulate(program, image[None]) for image in images]
     edges = {name: block for block, name in blocks.items()} | {program.inputs[0].name: ""}
     chains = _chains(model)
-    for start, quantized in _pieces(model, set(edges), list(chains)).items():
+    ends = {chain[-1]: name for name, (_, chain) in chains.items()}
+    for start, moved in _pieces(model, set(edges), list(ends)).items():
+        quantized = [ends[name] for name in moved]
         path = folder / "piece.onnx"
         wanted = [value for name in quantized for value in chains[name][1]]
         onnx.save(extractor.extract_model(list(start), wanted), path)
@@ -173,20 +175,28 @@ def _simulate(program: Program, image: Array) -> tuple[dict[str, Array], dict[Ke
 
 
 def _chains(model: onnx.ModelProto) -> dict[str, tuple[Key, list[str]]]:
-    """Output of every QuantizeLinear to its key, and to itself with everything that it is moved to afterwards."""
+    """Output of a QuantizeLinear to its key, and to itself with everything that it is moved to afterwards.
+
+    Several that are joined afterwards were one in the program: the first stands for all.
+    """
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     readers: dict[str, onnx.NodeProto] = {}
     for node in model.graph.node:
-        readers.setdefault(node.input[0], node)
-    nodes = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
-    keys = _numbered((float(constants[node.input[1]]), int(constants[node.input[2]])) for node in nodes)
-    return {node.output[0]: (key, _moved(node.output[0], readers)) for node, key in zip(nodes, keys, strict=True)}
+        for name in node.input:
+            readers.setdefault(name, node)
+    quantizers = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    ends: dict[str, tuple[onnx.NodeProto, list[str]]] = {}
+    for node in quantizers:
+        chain = _moved(node.output[0], readers)
+        ends.setdefault(chain[-1], (node, chain))
+    keys = _numbered((float(constants[node.input[1]]), int(constants[node.input[2]])) for node, _ in ends.values())
+    return {node.output[0]: (key, chain) for (node, chain), key in zip(ends.values(), keys, strict=True)}
 
 
 def _moved(value: str, readers: Mapping[str, onnx.NodeProto]) -> list[str]:
     chain = [value]
-    while readers[chain[-1]].op_type in ("Reshape", "Transpose"):
-        chain.append(readers[chain[-1]].output[0])
+    while (reader := readers.get(chain[-1])) is not None and reader.op_type in ("Reshape", "Transpose", "Concat"):
+        chain.append(reader.output[0])
     return chain
 
 
@@ -199,7 +209,6 @@ def _numbered(grids: Iterable[tuple[float, int]]) -> Iterator[Key]:
 
 def _pieces(model: onnx.ModelProto, edges: set[str], wanted: Sequence[str]) -> dict[tuple[str, ...], list[str]]:
     """The edges that a wanted value is computed from without another edge between, to all such values."""
-    producers = {output: node for node in model.graph.node for output in node.output}
     reached: dict[str, frozenset[str]] = {}
     for node in model.graph.node:  # in order of execution
         sources = [
@@ -209,8 +218,7 @@ def _pieces(model: onnx.ModelProto, edges: set[str], wanted: Sequence[str]) -> d
             reached[output] = frozenset().union(*sources)
     pieces: dict[tuple[str, ...], list[str]] = {}
     for name in wanted:
-        if name in producers:
-            pieces.setdefault(tuple(sorted(reached[name])), []).append(name)
+        pieces.setdefault(tuple(sorted(reached[name])), []).append(name)
     return pieces
 
 
