@@ -22,12 +22,16 @@ def test_one_model_from_its_file_to_what_it_classifies(monkeypatch: pytest.Monke
     result = demo.run(tmp_path, told.append)
     assert all(text.startswith("PiT: ") for text in told)
     assert (result.folder, result.images) == (str(tmp_path), 540)
-    onnx, coreml = result.rows
+    onnx, coreml, small = result.rows
     assert (onnx.model, onnx.format, coreml.format) == ("PiT", "onnx", "coreml")
+    assert (small.format, small.precision) == ("onnx", "int8")
     # A model that guesses is right on a tenth of the images; this one was trained.
     assert onnx.reference_top1 > 0.9
     assert onnx.top1 == onnx.reference_top1 == coreml.reference_top1 == coreml.top1
-    assert max(row.parity.relative_error for row in result.rows) <= 1e-5
+    assert max(onnx.parity.relative_error, coreml.parity.relative_error) <= 1e-5
+    assert small.parity.centred_sqnr_db > 25
+    assert onnx.top1 - small.top1 <= 3 / 540
+    assert small.size < 0.5 * onnx.size
     assert onnx.median_ms is not None
     assert 0 < onnx.median_ms < onnx.reference_ms
     assert coreml.median_ms is None
@@ -36,6 +40,7 @@ def test_one_model_from_its_file_to_what_it_classifies(monkeypatch: pytest.Monke
     assert manifest.spec.labels == tuple("0123456789")
     assert manifest.artifacts[0].size == onnx.size
     assert validate(tmp_path / "pit").passed
+    assert validate(tmp_path / "pit-int8").passed
 
 
 def test_top1_is_the_share_of_the_images_that_are_classified_correctly() -> None:
