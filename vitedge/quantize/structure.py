@@ -137,7 +137,7 @@ def _layers(editor: Editor) -> list[Layer]:
         bias = editor.name(node.args[2]) if weight is not None and len(node.args) > 2 else None
         if weight is None or bias is None:
             continue
-        name = weight.removesuffix(".weight")
+        name = weight.removesuffix(".weight") if weight.endswith(".weight") else module_of(node)
         if any(layer.name == name for layer in found):
             name = f"{name}.{node.name}"
         groups: Any = node.args[6] if len(node.args) > 6 else 1
