@@ -8,7 +8,7 @@ imports nothing heavy; a verb imports what it needs when it is called.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vitedge.accuracy_records import Evaluation
     from vitedge.models.reference import Reference
+    from vitedge.quantize.records import QuantizationResult
     from vitedge.recipe import ExportRecipe
     from vitedge.records import BenchReport, ExportResult, Inspection, Validation
     from vitedge.validation import Against
 
-__all__ = ["bench", "evaluate", "export", "inspect", "load", "validate"]
+__all__ = ["bench", "evaluate", "export", "inspect", "load", "quantize", "validate"]
 
 
 def inspect(source: str, *, weights: str | None = None, overrides: Mapping[str, Any] | None = None) -> Inspection:
@@ -49,6 +50,13 @@ def export(source: str, bundle: str | Path, recipe: ExportRecipe | None = None, 
     from vitedge.pipeline import export as run
 
     return run(source, Path(bundle), recipe, force=force)
+
+
+def quantize(source: str, out: str | Path, recipe: ExportRecipe, *, force: bool = False) -> QuantizationResult:
+    """Writes a quantized program of a checkpoint. See `vitedge.quantization.quantize`."""
+    from vitedge.quantization import quantize as run
+
+    return run(source, Path(out), recipe, force=force)
 
 
 def validate(
@@ -133,5 +141,5 @@ class _Package(ModuleType):
         super().__setattr__(name, value)
 
 
-_VERBS = {"export": export}
+_VERBS: dict[str, Callable[..., Any]] = {"export": export, "quantize": quantize}
 sys.modules[__name__].__class__ = _Package

@@ -26,7 +26,7 @@ def told(script: str) -> list[str]:
 
 
 def test_the_verbs_are_the_ones_that_are_promised() -> None:
-    assert vitedge.__all__ == ["bench", "evaluate", "export", "inspect", "load", "validate"]
+    assert vitedge.__all__ == ["bench", "evaluate", "export", "inspect", "load", "quantize", "validate"]
     for name in vitedge.__all__:
         verb = getattr(vitedge, name)
         assert callable(verb)
