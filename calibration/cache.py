@@ -28,7 +28,7 @@ from vitedge.calibration.stream import ImageStream
 from vitedge.errors import OutputRefused
 from vitedge.output import clear_debris, replacing_file
 
-LAYOUT = 1
+LAYOUT = 2
 """Counted up when what is kept, or how, changes."""
 MAX_BYTES = 2 * 2**30
 SAVE_SECONDS = 30.0

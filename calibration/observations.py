@@ -4,8 +4,8 @@
 Per channel the exact extremes and the mean, and of all channels together a uniform sample of rows (a token's or a
 pixel's channels). Which rows are kept is a function of their number in the stream alone: those whose hashes are the
 smallest (bottom-k sampling; Cohen and Kaplan, "Summarizing data using bottom-k sketches", PODC 2007). So the sample
-depends neither on the batch nor on where a run was interrupted, two halves of a stream merge to the sample of the
-whole, and activations with as many rows an image keep the same tokens.
+depends neither on the batch nor on where a run was interrupted, and activations with as many rows an image keep the
+same tokens.
 """
 
 from __future__ import annotations
@@ -25,19 +25,13 @@ from vitedge.errors import UnusableActivations
 SAMPLED_VALUES = 2**19
 """Numbers that a sample keeps of one activation: 2 MiB of float32."""
 _GOLDEN, _FIRST, _SECOND = (np.uint64(word) for word in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-_ARRAYS = ("minimum", "maximum", "total", "rows", "hashes", "counters")
+_ARRAYS = ("minimum", "maximum", "total", "rows", "hashes", "count")
 
 
 class Stats:
-    """What is kept of one activation.
+    """What is kept of one activation."""
 
-    Args:
-        first: the number, in the whole stream, of the first row that will be seen: 0, but for the later parts of a
-            stream that is walked in parts and merged.
-    """
-
-    def __init__(self, first: int = 0) -> None:
-        self._next = first
+    def __init__(self) -> None:
         self._count = 0
         self._minimum = self._maximum = np.empty(0, np.float32)
         self._total = np.empty(0)
@@ -126,31 +120,8 @@ class Stats:
             for image in rows.sum(inner, dtype=np.float32):
                 self._total = self._total + image
         number = rows.size // self.channels
-        self._keep(rows, _hash(self._next, number))
-        self._next += number
+        self._keep(rows, _hash(self._count, number))
         self._count += number
-
-    def merge(self, other: Stats) -> Stats:
-        """Of both: of two parts of a stream what one pass over the whole would have kept.
-
-        Args:
-            other: of other rows, so one that began where this one ends (or the reverse).
-
-        Raises:
-            ValueError: other channels.
-        """
-        if not other.channels or not self.channels:
-            return (self if self.channels else other)._copy()
-        if other.channels != self.channels:
-            raise ValueError(f"activations of {self.channels} and {other.channels} channels do not merge")
-        merged = self._copy()
-        merged._next = max(self._next, other._next)
-        merged._count += other._count
-        merged._minimum = np.minimum(self._minimum, other._minimum)
-        merged._maximum = np.maximum(self._maximum, other._maximum)
-        merged._total = self._total + other._total
-        merged._keep(other._rows[: len(other._hashes)], other._hashes)
-        return merged
 
     def affine(self, scale: Tensor, shift: Tensor) -> Stats:
         """Of ``(x - shift) / scale``, channel by channel, without another pass.
@@ -175,7 +146,7 @@ class Stats:
             "total": self._total,
             "rows": self._rows[: len(self._hashes)],
             "hashes": self._hashes,
-            "counters": np.array([self._next, self._count], np.int64),
+            "count": np.array([self._count], np.int64),
         }
 
     @staticmethod
@@ -189,13 +160,13 @@ class Stats:
             raise ValueError(f"an activation has {', '.join(_ARRAYS)}, not {', '.join(sorted(arrays))}")
         minimum, rows, hashes = arrays["minimum"], arrays["rows"], arrays["hashes"]
         channels = minimum.size
-        shapes = [arrays[name].shape for name in ("minimum", "maximum", "total", "counters")]
-        if shapes != [(channels,)] * 3 + [(2,)] or rows.ndim != 2 or len(rows) != hashes.size:
+        shapes = [arrays[name].shape for name in ("minimum", "maximum", "total", "count")]
+        if shapes != [(channels,)] * 3 + [(1,)] or rows.ndim != 2 or len(rows) != hashes.size:
             raise ValueError(f"arrays of shapes {shapes}, {rows.shape} and {hashes.shape} do not fit together")
         if channels and (rows.shape[1] != channels or hashes.size > _capacity(channels)):
             raise ValueError(f"a sample of shape {rows.shape} does not fit {channels} channels")
         stats = Stats()
-        stats._next, stats._count = (int(number) for number in arrays["counters"])
+        stats._count = int(arrays["count"][0])
         stats._begin(channels)
         stats._minimum, stats._maximum = minimum.astype(np.float32), arrays["maximum"].astype(np.float32)
         stats._total = arrays["total"].astype(np.float64)

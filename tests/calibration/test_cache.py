@@ -162,7 +162,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "cut short": lambda whole: whole[: len(whole) // 2],
     "without its end": lambda whole: whole[:-30],
     "one bit": lambda whole: whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:],
-    "another layout": lambda whole: whole.replace(b'"layout": 1', b'"layout": 0'),
+    "another layout": lambda whole: whole.replace(b'"layout": %d' % module.LAYOUT, b'"layout": 0'),
 }
 
 

@@ -15,8 +15,8 @@ TOKENS = torch.randn(12, 50, 24, generator=torch.Generator().manual_seed(0)) * t
 MAPS = torch.randn(12, 6, 20, 30, generator=torch.Generator().manual_seed(1))
 
 
-def observe(values: Tensor, batch: int, axis: int = -1, first: int = 0) -> Stats:
-    stats = Stats(first)
+def observe(values: Tensor, batch: int, axis: int = -1) -> Stats:
+    stats = Stats()
     for part in values.split(batch):
         stats.update(part, axis)
     return stats
@@ -24,7 +24,7 @@ def observe(values: Tensor, batch: int, axis: int = -1, first: int = 0) -> Stats
 
 def assert_same(one: Stats, other: Stats) -> None:
     first, second = one.to_arrays(), other.to_arrays()
-    for name in ("minimum", "maximum", "total", "counters"):
+    for name in ("minimum", "maximum", "total", "count"):
         assert np.array_equal(first[name], second[name]), name
     assert torch.equal(one.rows, other.rows)
 
@@ -92,23 +92,6 @@ def test_memory_is_constant() -> None:
     assert sizes[-1] < SAMPLED_VALUES * 4 + 30_000
 
 
-@pytest.mark.parametrize("cut", [1, 5, 11])
-def test_two_parts_of_a_stream_merge_to_the_whole(cut: int) -> None:
-    values = torch.cat([numbered(12, 64, 4096), torch.randn(12, 64, 4096)], dim=1)[..., :4000]
-    whole = observe(values, 12)
-    first, second = observe(values[:cut], 4), observe(values[cut:], 4, first=cut * 128)
-    for merged in (first.merge(second), second.merge(first)):
-        assert torch.equal(merged.rows, whole.rows)
-        assert torch.equal(merged.minimum, whole.minimum)
-        assert torch.equal(merged.maximum, whole.maximum)
-        assert merged.count == whole.count
-        assert torch.allclose(merged.mean, whole.mean, rtol=1e-12)
-    assert first.count == cut * 128
-    assert_same(Stats().merge(whole), whole)
-    with pytest.raises(ValueError, match="do not merge"):
-        whole.merge(observe(TOKENS, 4))
-
-
 def test_an_affine_map_needs_no_second_pass() -> None:
     generator = torch.Generator().manual_seed(2)
     scale = torch.rand(24, generator=generator) * 4 + 0.1
@@ -135,7 +118,7 @@ def test_what_was_kept_as_arrays_goes_on() -> None:
     assert Stats.from_arrays(Stats().to_arrays()).channels == 0
 
 
-@pytest.mark.parametrize("name", ["minimum", "total", "rows", "hashes", "counters"])
+@pytest.mark.parametrize("name", ["minimum", "total", "rows", "hashes", "count"])
 def test_arrays_that_do_not_fit_are_refused(name: str) -> None:
     arrays = observe(TOKENS, 4).to_arrays()
     with pytest.raises(ValueError, match="fit"):

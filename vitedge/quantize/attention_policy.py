@@ -18,8 +18,6 @@ TARGETS: Mapping[str, str] = {
     "coreml": "Core ML computes products of two activations in float",
 }
 """Target to why it gains nothing from quantized attention, or empty."""
-PROBABILITY_SCALE = 1.0 / 127.0
-"""Of the softmax on int8 without a zero point: its range is 0 to 1 whatever the images."""
 _HEAD_SIZES = (16, 32, 64)
 """Those that TensorRT's int8 attention takes (developer's guide, "fused attention")."""
 _MOST_TOKENS = 512

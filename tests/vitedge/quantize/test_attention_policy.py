@@ -8,7 +8,7 @@ import pytest
 
 from tests.export.tiny import BLOCKS, model, spec
 from vitedge.export.capture import capture
-from vitedge.quantize.attention_policy import PROBABILITY_SCALE, TARGETS, decide
+from vitedge.quantize.attention_policy import TARGETS, decide
 from vitedge.quantize.canonical import canonicalize
 from vitedge.quantize.structure import Attention, find_structure
 
@@ -80,7 +80,3 @@ def test_names_go_before_rules_and_patterns_only_take_back() -> None:
     assert decided[second.name] == (True, "all attentions were asked for")
     by_layers = decide([first], {}, "onnxruntime", given={"blocks.*": "int8"})
     assert by_layers[first.name] == (False, TARGETS["onnxruntime"])  # its layers are meant
-
-
-def test_the_grid_of_probabilities_ends_at_one() -> None:
-    assert PROBABILITY_SCALE * 127 == 1.0

@@ -31,7 +31,7 @@ STEPS: Mapping[str, Step] = MappingProxyType(
         "shift": shift.apply,
     }
 )
-"""Name to step. A rotation mixes channels that smoothing and equalization then scale one by one."""
-DEFAULT = ("smoothing", "value-equalization", "query-equalization", "shift")
-"""The rotations are off: after smoothing there is little left for them, and the extremes of what they turn are only
-estimated."""
+"""Name to step. A rotation mixes channels that smoothing and equalization then scale one by one.
+
+A recipe has the rotations off: after smoothing there is little left for them, and the extremes of what they turn are
+only estimated."""

@@ -14,7 +14,7 @@ from vitedge.calibration.observations import Stats
 from vitedge.export.program import Program
 from vitedge.quantize.steps import head_rotation, residual_rotation
 from vitedge.quantize.steps.judging import Precision
-from vitedge.quantize.steps.sequence import DEFAULT, STEPS
+from vitedge.quantize.steps.sequence import STEPS
 from vitedge.quantize.structure import find_structure
 
 IMAGES = tiny.images(8).double()
@@ -62,7 +62,12 @@ def test_the_default_steps_together_leave_the_float_function(name: str) -> None:
     program, known, logits = wide(name)
     structure = find_structure(copy.deepcopy(program))
     inputs = dict(known)
-    records = [record for step in DEFAULT for record in STEPS[step](structure, inputs, Precision("int8"))]
+    records = [
+        record
+        for step in STEPS
+        if "rotation" not in step
+        for record in STEPS[step](structure, inputs, Precision("int8"))
+    ]
     result = shifted(structure, records)
     assert tiny.relative_error(computed(result.program, IMAGES).numpy(), logits.numpy()) < 1e-12
     assert all(record.after_db >= record.before_db for record in records)

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from tests.vitedge.quantize.weights.layers import rows, statistics, weight
+from tests.vitedge.quantize.weights.output_error import output_error
 from vitedge.quantize.plan import Grid, dequantize
 from vitedge.quantize.weights import gptq, nearest
-from vitedge.quantize.weights.error import output_error
 from vitedge.quantize.weights.grids import GridSettings, widest_grid
 from vitedge.quantize.weights.statistics import InputStatistics
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.vitedge.quantize.weights.layers import rows, statistics, weight
+from tests.vitedge.quantize.weights.output_error import output_error
 from vitedge.quantize.plan import ENDS, dequantize, fake_quantize
 from vitedge.quantize.weights import adaround, gptq, nearest
-from vitedge.quantize.weights.error import output_error
 from vitedge.quantize.weights.grids import GridSettings
 from vitedge.quantize.weights.rounding import Rounding, in_groups
 from vitedge.quantize.weights.rows import Window, convolution_rows

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from vitedge.quantize.weights.rows import Window, convolution_rows, linear_rows, output_rows, thin
+from vitedge.quantize.weights.rows import Window, convolution_rows, linear_rows
 
 
 @pytest.mark.parametrize("groups", [1, 2, 6])
@@ -16,16 +16,12 @@ def test_the_product_of_rows_and_weight_is_the_convolution(groups: int) -> None:
     window = Window((3, 5), (2, 1), (1, 2), (1, 2), groups)
     weight = layer.weight.detach().reshape(groups, 12 // groups, -1)
     found = convolution_rows(images, window) @ weight.transpose(1, 2)
-    torch.testing.assert_close(found, output_rows(layer(images).detach(), groups), rtol=0, atol=1e-12)
+    split = layer(images).detach().reshape(2, groups, 12 // groups, -1)
+    expected = split.permute(1, 0, 3, 2).reshape(groups, -1, 12 // groups)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
 def test_the_rows_of_a_linear_are_its_tokens_in_order() -> None:
     inputs = torch.arange(24.0).reshape(2, 3, 4)
     assert linear_rows(inputs).shape == (1, 6, 4)
-    torch.testing.assert_close(output_rows(inputs)[0, 4], inputs[1, 1])
-
-
-def test_thinning_spreads_over_all_rows_and_keeps_few_as_they_are() -> None:
-    rows = torch.arange(10.0).reshape(1, 10, 1)
-    assert thin(rows, 4).flatten().tolist() == [0, 2, 5, 7]
-    assert thin(rows, 10) is rows
+    torch.testing.assert_close(linear_rows(inputs)[0, 4], inputs[1, 1])
