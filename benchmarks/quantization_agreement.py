@@ -34,8 +34,7 @@ from vitedge.calibration.preprocess import normalize
 from vitedge.calibration.stream import open_images
 from vitedge.checkpoints.read import read
 from vitedge.export.program import Program
-from vitedge.export.to_onnx import _block_outputs as block_outputs
-from vitedge.export.to_onnx import lower
+from vitedge.export.to_onnx import block_outputs, lower
 from vitedge.models.reference import load_reference
 from vitedge.parity import compare
 from vitedge.quantization import prepare

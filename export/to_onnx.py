@@ -128,12 +128,12 @@ def _translate(program: Program, opset: int) -> Graph:
     for node in exported.model.graph:
         node.meta[MODULES] = _innermost_module(node.meta.get("node"))
     values = {value.name: value for node in exported.model.graph for value in node.outputs}
-    names = _block_outputs(exported.exported_program, program.blocks)
+    names = block_outputs(exported.exported_program, program.blocks)
     weights = frozenset((*program.exported.state_dict, *program.exported.constants))
     return Graph(exported.model, weights, {block: values[name] for block, name in names.items() if name in values})
 
 
-def _block_outputs(exported: ExportedProgram, blocks: tuple[str, ...]) -> dict[str, str]:
+def block_outputs(exported: ExportedProgram, blocks: tuple[str, ...]) -> dict[str, str]:
     """For every block, the last of its nodes that something outside of it reads."""
     wanted = set(blocks)
     outputs: dict[str, str] = {}

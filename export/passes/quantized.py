@@ -16,6 +16,7 @@ from vitedge.export.passes.convolution_layout import convolutions_as_products
 from vitedge.export.passes.graph import Graph
 from vitedge.export.passes.integers import turn_weights, write_as_gemm, write_bias_in_float
 from vitedge.export.passes.token_order import (
+    add_before_transposition,
     merge_reshapes,
     merge_transpositions,
     move_tokens_before_layers,
@@ -53,6 +54,8 @@ def _lay_out_for_processors(graph: Graph) -> None:
         quantize_before_movement,
         share_quantizers,
         separate_projections,
+        clean_up,
+        add_before_transposition,
         clean_up,
         merge_reshapes,
         merge_transpositions,

@@ -127,6 +127,27 @@ def _keeps_channels(node: ir.Node, before: Dims, after: Dims) -> bool:
     return before[-1] == after[-1]
 
 
+def add_before_transposition(graph: Graph) -> None:
+    """Adds a constant, such as an embedding of positions, before a value is transposed: so two transpositions meet.
+
+    A block's value that is transposed stays beside it, for whoever asks for it.
+    """
+    for node in [node for node in graph.model.graph if node.op_type == "Add"]:
+        for moved, other in (node.inputs, node.inputs[::-1]):
+            tensor, mover = constant(other), None if moved is None else moved.producer()
+            if tensor is None or mover is None or moved is None or other is None:
+                continue
+            source = mover.inputs[0]
+            if mover.op_type != "Transpose" or source is None or moved.is_graph_output() or len(moved.uses()) > 1:
+                continue
+            order = order_of(mover)
+            whole = tensor.reshape(*[1] * (len(order) - tensor.ndim), *tensor.shape)
+            turned = whole.permute([order.index(axis) for axis in range(len(order))]).contiguous()
+            result = graph.emit(node, "Add", [source, graph.add_constant(str(other.name), turned)], {}, like=source)
+            graph.replace(node.outputs[0], transpose(graph, node, result, order))
+            break
+
+
 def merge_transpositions(graph: Graph) -> None:
     """Writes a sequence of reshapes and transpositions with several transpositions as one of those."""
     for node in reversed(list(graph.model.graph)):
@@ -137,12 +158,16 @@ def merge_transpositions(graph: Graph) -> None:
             continue
         source = chain[0].inputs[0]
         plan = _one_transposition(chain)
-        if plan is not None:
-            split, order = plan
+        shape = dims(node.outputs[0])
+        if plan is None or shape is None:
+            continue
+        split, order = plan
+        moved = [axis for axis in order if split[axis] != 1]
+        if moved == sorted(moved):  # only edges of one change their place: the values stay where they are
+            turned = source
+        else:
             turned = transpose(graph, node, reshape(graph, node, source, split), order)
-            shape = dims(node.outputs[0])
-            if shape is not None:
-                graph.replace(node.outputs[0], reshape(graph, node, turned, shape))
+        graph.replace(node.outputs[0], reshape(graph, node, turned, shape))
 
 
 def merge_reshapes(graph: Graph) -> None:

@@ -21,7 +21,7 @@ from tests.export.quantized_programs import plan_for, quantized, simulated
 from tests.seeding import seeded
 from vitedge.export.capture import capture
 from vitedge.export.program import Program
-from vitedge.export.to_onnx import _block_outputs, lower
+from vitedge.export.to_onnx import block_outputs, lower
 from vitedge.quantize.canonical import canonicalize
 from vitedge.quantize.execution import Execution
 from vitedge.quantize.insert import insert
@@ -99,7 +99,7 @@ def test_blocks_are_those_of_the_simulation(name: str) -> None:
     content, blocks = written(name)
     program, image = quantized(name), tiny.images(1)
     seen: dict[str, torch.Tensor] = {}
-    nodes = _block_outputs(program.exported, program.blocks)
+    nodes = block_outputs(program.exported, program.blocks)
     Execution(
         program.exported,
         {node: lambda value, block=block: seen.update({block: value}) for block, node in nodes.items()},
@@ -121,6 +121,13 @@ def test_attention_turns_and_splits_nothing_in_float(tmp_path: Path) -> None:
     assert heads
     assert {types[node.output[0]] for node in heads} == {onnx.TensorProto.UINT8}
     assert kinds(model).count("FusedMatMul") == 6
+
+
+def test_positions_are_added_before_tokens_would_be_turned(tmp_path: Path) -> None:
+    model = optimized(written("pit")[0], tmp_path)
+    order = [node.op_type for node in model.graph.node]
+    start = order.index("QGemm")
+    assert order[start + 1 : order.index("LayerNormalization")] == ["Reshape", "Add", "Reshape", "Concat"]
 
 
 def test_a_shifted_window_moves_bytes(tmp_path: Path) -> None:

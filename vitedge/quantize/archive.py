@@ -42,9 +42,12 @@ def refuse_code(path: Path) -> None:
         Exception: whatever PyTorch's reader raises on a damaged file.
     """
     reader = PT2ArchiveReader(str(path))
-    for name in reader.get_file_names():
+    names = reader.get_file_names()
+    for name in names:
         if not _KNOWN.fullmatch(name):
             raise RefusedPickle(f"{path} holds {name}, which a quantized program has not; it was not read.")
+        if names.count(name) > 1:
+            raise RefusedPickle(f"{path} holds {name} twice, of which one could hide the other; it was not read.")
         if name.endswith(_PAYLOADS):
             _refuse_pickled_payloads(path, json.loads(reader.read_string(name)))
         elif name.endswith(".pt"):

@@ -191,3 +191,45 @@ def test_a_bomb_is_refused_and_does_not_go_off(
     path = changed(written, tmp_path / "bomb.pt2", lambda entries: put(entries, pickled(proof)))
     assert "was not read" in refused(path, RefusedPickle)
     assert not proof.exists()
+
+
+def with_expression(content: bytes, code: str) -> bytes:
+    """A serialized program, one edge of a shape of which is an expression."""
+    program = json.loads(content)
+    values = next(iter(program["graph_module"]["graph"]["tensor_values"].values()))
+    values["sizes"][0] = {"as_expr": {"expr_str": code, "hint": {"as_int": 3}}}
+    return json.dumps(program).encode()
+
+
+CODE = ("__import__('os').mkdir('{}')", "exec(\"import os; os.mkdir('{}')\")", "s0.mkdir('{}')")
+
+
+@pytest.mark.parametrize("code", CODE)
+def test_code_in_a_shape_is_refused_and_does_not_run(code: str, written: Path, tmp_path: Path) -> None:
+    proof = tmp_path / "proof"
+
+    def put(entries: Entries) -> None:
+        name = next(entry for entry in entries if entry.endswith("models/model.json"))
+        entries[name] = with_expression(entries[name], code.format(proof))
+
+    path = changed(written, tmp_path / "bomb.pt2", put)
+    assert "which could run code; it was not read" in refused(path, RefusedPickle)
+    assert not proof.exists()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("first", ["harmless", "hostile"])
+def test_of_two_entries_of_one_name_none_hides_the_other(first: str, written: Path, tmp_path: Path) -> None:
+    proof = tmp_path / "proof"
+    path = tmp_path / "twice.pt2"
+    with zipfile.ZipFile(written) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    (program,) = (name for name in entries if name.endswith("models/model.json"))
+    hostile = with_expression(entries[program], f"__import__('os').mkdir('{proof}')")
+    twice = [entries[program], hostile] if first == "harmless" else [hostile, entries[program]]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            for one in twice if name == program else [content]:
+                archive.writestr(name, one)
+    refused(path, RefusedPickle)
+    assert not proof.exists()
