@@ -35,8 +35,9 @@ from vitedge.output import replacing
 from vitedge.parity import compare, default_bar
 from vitedge.quantization import of_model, prepare
 from vitedge.quantize.file import SUFFIX, Model, read_model
+from vitedge.quantize.recording import record
 from vitedge.quantize.records import SpeedVerdict
-from vitedge.quantize.run import Quantization, record
+from vitedge.quantize.run import Quantization
 from vitedge.quantize.simulation import hold_to, simulate
 from vitedge.recipe import SCHEMES, ExportRecipe
 from vitedge.records import (

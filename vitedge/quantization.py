@@ -18,8 +18,9 @@ from vitedge.models.reference import Reference, load_reference
 from vitedge.output import refuse_existing_file, replacing_file
 from vitedge.profiles import profiles
 from vitedge.quantize.file import SUFFIX, Model, write_model
+from vitedge.quantize.recording import record
 from vitedge.quantize.records import QuantizationResult
-from vitedge.quantize.run import Quantization, record
+from vitedge.quantize.run import Quantization
 from vitedge.quantize.run import quantize as run
 from vitedge.recipe import CALIBRATED, ExportRecipe, QuantizationRecipe
 from vitedge.records import CheckpointIdentity

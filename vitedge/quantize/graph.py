@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,12 @@ from torch.fx import Node
 from vitedge.export.capture import enclosing_modules
 
 aten = torch.ops.aten
+
+
+def duplicate(exported: ExportedProgram) -> ExportedProgram:
+    """A program to edit in place of another, whose tensors it shares."""
+    tensors = (*exported.state_dict.values(), *exported.constants.values())
+    return copy.deepcopy(exported, {id(tensor): tensor for tensor in tensors})
 
 
 class Editor:

@@ -11,7 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from types import ModuleType
 from typing import Literal, cast
@@ -39,11 +39,12 @@ from vitedge.quantize.canonical import canonicalize
 from vitedge.quantize.correction import measure_bias
 from vitedge.quantize.diagnostics import diagnose, measure_attended
 from vitedge.quantize.execution import Execution
+from vitedge.quantize.graph import duplicate
 from vitedge.quantize.insert import insert
 from vitedge.quantize.observing import BATCH, identify, measure_moments, readings, watcher
 from vitedge.quantize.placement import SCHEMES, Choice, Scheme, choose, is_asked_for
 from vitedge.quantize.plan import Plan, fake_quantize
-from vitedge.quantize.records import AttentionDiagnosis, LayerChoice, LayerDiagnosis, QuantizationRecord, StepRecord
+from vitedge.quantize.records import AttentionDiagnosis, LayerDiagnosis, StepRecord
 from vitedge.quantize.spending import Material, Spent, give_back, spend
 from vitedge.quantize.steps.judging import Precision
 from vitedge.quantize.steps.sequence import STEPS
@@ -100,14 +101,17 @@ class Quantization:
     outputs: tuple[OutputParity, ...] = ()
     """The simulation against the float reference."""
     seconds: dict[str, float] = field(default_factory=dict)
+    _captured: dict[tuple[int | str, str], Program] = field(default_factory=dict)
 
     def captured(self, batch: int | str, dtype: str = "float32") -> Program:
-        """The canonical float program of the reference."""
-        reference = self.reference
-        module = reference.deployed(uint8=dtype == "uint8", features=self.features)
-        return canonicalize(
-            capture(module, reference.spec, reference.blocks, batch=batch, dtype=dtype, features=self.features)
-        )
+        """The canonical float program of the reference, to be edited; what takes its time is done once."""
+        if (batch, dtype) not in self._captured:
+            reference, features = self.reference, self.features
+            module = reference.deployed(uint8=dtype == "uint8", features=features)
+            program = capture(module, reference.spec, reference.blocks, batch=batch, dtype=dtype, features=features)
+            self._captured[batch, dtype] = canonicalize(program)
+        program = self._captured[batch, dtype]
+        return replace(program, exported=duplicate(program.exported))
 
     def program(self, batch: int | str, dtype: str = "float32") -> Program:
         """The quantized program for images of that batch and type."""
@@ -349,49 +353,3 @@ def _method(job: Quantization, layer: Layer) -> ModuleType:
 def _as_read(job: Quantization, layer: Layer, value: Tensor) -> Tensor:
     grid = job.plan.inputs.get(layer.name)
     return value if grid is None else fake_quantize(value, grid)
-
-
-def record(job: Quantization) -> QuantizationRecord:
-    """What was done, as data."""
-    stream, observed = job.stream, job.observed
-    scores = job.outputs[0] if job.outputs else None
-    return QuantizationRecord(
-        scheme=job.recipe.scheme,
-        images=0 if observed is None else observed.images,
-        image_source="" if stream is None else stream.describe(),
-        image_sha256="" if observed is None else observed.sha256,
-        skipped={} if observed is None else dict(observed.skipped),
-        layers=tuple(_layer_record(job, layer) for layer in job.structure.layers),
-        attention_choices={
-            name: f"{'int8' if chosen else 'float'}: {why}" for name, (chosen, why) in job.attentions.items()
-        },
-        steps=job.steps,
-        diagnoses=job.diagnoses,
-        attentions=job.attention_diagnoses,
-        shares=job.spent.shares,
-        frontier=job.spent.held.frontier,
-        missed=job.spent.held.missed,
-        sqnr_db=None if scores is None else scores.centred_sqnr_db,
-        agreement=None if scores is None else scores.agreement,
-        seconds=dict(job.seconds),
-        notes=(() if stream is None or not stream.shortage else (stream.shortage,)) + job.spent.notes,
-    )
-
-
-def _layer_record(job: Quantization, layer: Layer) -> LayerChoice:
-    choice, rounding = job.choices[layer.name], job.roundings.get(layer.name)
-    found, grid = job.ranges.get(layer.name), job.plan.inputs.get(layer.name)
-    block = None if rounding is None else rounding.grid.block
-    return LayerChoice(
-        layer=layer.name,
-        kind=layer.kind,
-        scheme=choice.scheme,
-        reason=choice.reason,
-        activation="dynamic" if layer.name in job.plan.dynamic else None if grid is None else grid.dtype,
-        range_method=None if found is None else found.estimator,
-        low=None if found is None else found.covered.low,
-        high=None if found is None else found.covered.high,
-        weight_dtype=None if rounding is None else rounding.grid.dtype,
-        granularity=None if rounding is None else "channel" if block is None else f"block of {block}",
-        rounding=None if rounding is None else rounding.method,
-    )

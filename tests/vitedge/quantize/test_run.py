@@ -16,10 +16,13 @@ from vitedge.calibration.preprocess import normalize
 from vitedge.calibration.stream import open_images
 from vitedge.models.reference import Reference
 from vitedge.parity import compare
+from vitedge.quantize import run
 from vitedge.quantize.insert import CHOOSE, QUANTIZE
 from vitedge.quantize.observing import BATCH
+from vitedge.quantize.recording import record
 from vitedge.quantize.records import QuantizationRecord
-from vitedge.quantize.run import STAGES, Quantization, quantize, record
+from vitedge.quantize.run import STAGES, Quantization, quantize
+from vitedge.quantize.structure import find_structure
 from vitedge.recipe import QuantizationRecipe
 from vitedge.serialization import from_dict, to_dict
 
@@ -122,6 +125,23 @@ def test_every_capture_gets_the_same_plan(done: Quantization) -> None:
         done.plan.dynamic = plan
     assert torch.allclose(by_four, dynamic, atol=1e-5)
     assert torch.allclose(from_pixels, dynamic, atol=1e-5)
+
+
+def test_the_reference_is_captured_once_and_every_caller_gets_a_program_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    captures = []
+    original = run.capture
+    monkeypatch.setattr(run, "capture", lambda *given, **named: captures.append(named) or original(*given, **named))
+    begun = job()
+    first, second, single = begun.captured("dynamic"), begun.captured("dynamic"), begun.captured(1)
+    assert [named["batch"] for named in captures] == ["dynamic", 1]
+    assert single.inputs[0].shape[0] == 1
+    name = find_structure(first).layers[0].weight
+    before = second.exported.state_dict[name].clone()
+    find_structure(first).editor.set(name, torch.zeros_like(before))
+    for other in (second, begun.captured("dynamic")):
+        assert torch.equal(other.exported.state_dict[name], before)
 
 
 @pytest.mark.parametrize("scheme", ["w8", "w4", "int8-dynamic"])
