@@ -17,7 +17,8 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from vitedge import registry
 from vitedge.calibration.preprocess import normalize
 from vitedge.calibration.stream import open_images
 from vitedge.checkpoints.read import read
+from vitedge.export.capture import enclosing_modules
 from vitedge.export.program import Program
 from vitedge.export.to_onnx import block_outputs, lower
 from vitedge.models.reference import load_reference
@@ -87,6 +89,28 @@ class Row:
     """The same of the file in each runtime."""
 
 
+@dataclass(frozen=True)
+class Edge:
+    """Where a file is cut: a block's value, or the same before it was moved about."""
+
+    block: str
+    back: tuple[Callable[[Array], Array], ...] = ()
+    """What undoes the movements, the last of them first."""
+
+    def before(self, node: onnx.NodeProto, shapes: Mapping[str, Sequence[int]]) -> Edge:
+        """The same before a Reshape or a Transpose."""
+        if node.op_type == "Transpose":
+            return Edge(self.block, (*self.back, partial(np.transpose, axes=np.argsort(node.attribute[0].ints))))
+        return Edge(self.block, (*self.back, partial(np.reshape, shape=shapes[node.input[0]])))
+
+    def feed(self, floats: Mapping[str, Array]) -> Array:
+        """The simulation's value in the file's layout."""
+        value = floats[self.block]
+        for undo in self.back:
+            value = undo(value)
+        return value
+
+
 def measure(title: str) -> Row:
     """One model, integer by integer and end to end."""
     with tempfile.TemporaryDirectory() as name:
@@ -94,7 +118,8 @@ def measure(title: str) -> Row:
         reference = load_reference(read(str(write_checkpoint(title, folder))))
         asked = QuantizationRecipe(images="synthetic", image_count=CALIBRATION)
         recipe = ExportRecipe(precision="int8", quantization=asked)
-        program, path = prepare(reference, recipe, features=False, progress=_silence).program(1), folder / "model.onnx"
+        job, path = prepare(reference, recipe, features=False, progress=_silence), folder / "model.onnx"
+        program = _divided(job.program(1), [attention.name for attention in job.structure.attentions])
         artifact = lower(program, recipe, path)
         (pixels,) = open_images("synthetic", reference.spec, JUDGED, 1).batches(JUDGED)
         images = normalize(pixels, reference.spec.preprocessing)
@@ -112,6 +137,15 @@ def measure(title: str) -> Row:
             simulation_db=_sqnr(expected, simulated),
             runtime_db={name: _sqnr(expected, _run(name, path, images)[output.name]) for name in RUNTIMES},
         )
+
+
+def _divided(program: Program, attentions: Sequence[str]) -> Program:
+    """With the parts of blocks that hold several transformer layers, as MobileViT's do, as blocks of their own."""
+    layers = [name.rpartition(".")[0] for name in attentions]
+    holders = {block for block in program.blocks if any(layer.startswith(f"{block}.") for layer in layers)}
+    modules = dict.fromkeys(module for node in program.exported.graph.nodes for module in enclosing_modules(node))
+    parts = [module for module in modules if module.rpartition(".")[0] in holders]
+    return replace(program, blocks=tuple(dict.fromkeys((*program.blocks, *parts, *layers))))
 
 
 def _silence(_text: str) -> None:
@@ -135,7 +169,7 @@ def _compare_pieces(
     """Every piece on the simulation's values; those that start from the same blocks are one."""
     extractor = Extractor(model)
     values = [_simulate(program, image[None]) for image in images]
-    edges = {name: block for block, name in blocks.items()} | {program.inputs[0].name: ""}
+    edges = _edges(model, blocks) | {program.inputs[0].name: Edge("")}
     chains = _chains(model)
     ends = {chain[-1]: name for name, (_, chain) in chains.items()}
     for start, moved in _pieces(model, set(edges), list(ends)).items():
@@ -146,16 +180,33 @@ def _compare_pieces(
         differences: list[Array] = []
         with registry.load(registry.RUNTIMES, "onnxruntime").Runtime(path) as runtime:
             for floats, integers in values:
-                found = runtime.run({name: floats[edges[name]] for name in start})
+                found = runtime.run({name: edges[name].feed(floats) for name in start})
                 for key, chain in map(chains.__getitem__, quantized):
                     differences.append(_difference([found[name] for name in chain], integers[key]))
         every = np.concatenate(differences)
         yield Piece(
-            tuple(edges[name] or "image" for name in start),
+            tuple(edges[name].block or "image" for name in start),
             every.size,
             round(float(np.mean(every > 0)), 6),
             int(every.max()),
         )
+
+
+def _edges(model: onnx.ModelProto, blocks: Mapping[str, str]) -> dict[str, Edge]:
+    """Every value that is a block's, in whatever layout."""
+    shapes = {
+        value.name: [edge.dim_value for edge in value.type.tensor_type.shape.dim] for value in model.graph.value_info
+    }
+    makers = {node.output[0]: node for node in model.graph.node}
+    edges: dict[str, Edge] = {}
+    for block, name in blocks.items():
+        edges[name] = edge = Edge(block)
+        node = makers.get(name)
+        while node is not None and node.op_type in ("Reshape", "Transpose"):
+            edge = edge.before(node, shapes)
+            edges[node.input[0]] = edge
+            node = makers.get(node.input[0])
+    return edges
 
 
 def _simulate(program: Program, image: Array) -> tuple[dict[str, Array], dict[Key, Array]]:
@@ -222,27 +273,46 @@ def _pieces(model: onnx.ModelProto, edges: set[str], wanted: Sequence[str]) -> d
 
 
 def _difference(chain: Sequence[Array], simulated: Array) -> Array:
-    """Absolute differences; where the file has another order of tokens, each is compared with the nearest.
+    """Absolute differences, token by token.
+
+    The file may hold a value with its channels elsewhere, or its tokens in another order: windows, patches of pixels.
+    Other tokens than the simulation's it may not have: where the order differs, the nearest tokens, over all channels
+    at once, have to be a permutation of them.
 
     Args:
         chain: the file's integers, and the same after each of the movements that follow.
-        simulated: the simulation's, in one of these orders.
+        simulated: the simulation's, in one of these layouts.
 
     Raises:
         SystemExit: the file has other tokens than the simulation, so nothing can be said.
     """
-    plain = [[edge for edge in array.shape if edge > 1] for array in (*chain, simulated)]
-    found = chain[plain.index(plain[-1])] if plain[-1] in plain[:-1] else chain[-1]
-    direct = np.abs(found.reshape(-1).astype(np.int32) - simulated.reshape(-1).astype(np.int32))
-    if float(np.mean(direct > 1)) < BARS["flipped"]:
-        return direct
-    one, other = (array.reshape(-1, array.shape[-1]).astype(np.int32) for array in (found, simulated))
-    if one.shape != other.shape:
-        return direct
-    near = torch.cdist(torch.from_numpy(one).float(), torch.from_numpy(other).float(), p=1.0).argmin(dim=1).numpy()
-    if len(set(near.tolist())) < len(near):
-        raise SystemExit(f"the tokens of {found.shape} cannot be told apart in {simulated.shape}")
-    return np.abs(one - other[near]).ravel()
+    pairs = [
+        (found, expected)
+        for expected in _tokens(simulated)
+        for found in (tokens for array in chain for tokens in _tokens(array))
+        if found.shape == expected.shape
+    ]
+    nearest: Array = min((np.abs(found - expected) for found, expected in pairs), key=_share_apart)
+    if _share_apart(nearest) < BARS["flipped"]:
+        return np.ravel(nearest)
+    for found, expected in pairs:
+        distances = torch.cdist(torch.from_numpy(found).float(), torch.from_numpy(expected).float(), p=1.0)
+        match = distances.argmin(dim=1).numpy()
+        if len(set(match.tolist())) == len(match):
+            difference: Array = np.abs(found - expected[match])
+            return difference.ravel()
+    raise SystemExit(f"the tokens of {chain[-1].shape} are not those of {simulated.shape}")
+
+
+def _tokens(array: Array) -> list[Array]:
+    """``(tokens, channels)``, with the last edge as the channels and, of an image, with the second as well."""
+    wide = array.astype(np.int32)
+    layouts = [wide, np.moveaxis(wide, 1, -1)] if wide.ndim == 4 else [wide]
+    return [layout.reshape(-1, layout.shape[-1]) for layout in layouts]
+
+
+def _share_apart(difference: Array) -> float:
+    return float(np.mean(difference > 1))
 
 
 def missed(rows: Sequence[Row]) -> list[str]:
