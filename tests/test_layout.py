@@ -25,6 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "vitedge.demo_records",
         "vitedge.errors",
         "vitedge.digest",
+        "vitedge.memory",
         "vitedge.serialization",
         "vitedge.output",
     ),

@@ -19,7 +19,14 @@ from typing import Annotated, Any, cast
 import typer
 
 from vitedge import render
-from vitedge.arguments import bar_entries, parse_batch, parse_overrides, parse_size, quantization_entries
+from vitedge.arguments import (
+    bar_entries,
+    parse_batch,
+    parse_overrides,
+    parse_size,
+    quantization_entries,
+    settled_entries,
+)
 from vitedge.cli_options import (
     PRECISIONS,
     AsJson,
@@ -42,6 +49,7 @@ from vitedge.cli_quantize import quantize
 from vitedge.errors import BadRecipe, VitedgeError
 from vitedge.profiles import apply
 from vitedge.profiles import profiles as table
+from vitedge.quantize.header import SUFFIX
 from vitedge.recipe import IMAGE_COUNT, SCHEMES, ExportRecipe, read_entries
 from vitedge.records import Bar
 from vitedge.render_screen import error as say_error
@@ -127,7 +135,9 @@ def export(
     }
     entries = read_entries(recipe) if recipe else {}
     entries.update({name: value for name, value in given.items() if value is not None})
-    if entries.get("precision") in SCHEMES or settings or layers:
+    if source.endswith(SUFFIX):
+        entries = settled_entries(source, entries, {"--quantization": settings, "--layer": layers})
+    elif entries.get("precision") in SCHEMES or settings or layers:
         calibration = {"images": images, "seed": seed}
         found = entries.get("quantization")
         entries["quantization"] = quantization_entries(entries.get("precision"), found, calibration, settings, layers)

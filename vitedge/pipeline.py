@@ -34,7 +34,8 @@ from vitedge.models.reference import Reference, load_reference
 from vitedge.output import replacing
 from vitedge.parity import compare, default_bar
 from vitedge.quantization import of_model, prepare
-from vitedge.quantize.file import SUFFIX, Model, read_model
+from vitedge.quantize.file import Model, read_model
+from vitedge.quantize.header import SUFFIX
 from vitedge.quantize.recording import record
 from vitedge.quantize.records import SpeedVerdict
 from vitedge.quantize.run import Quantization

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vitedge.errors import BadRecipe
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import SCHEMES, ExportRecipe
 from vitedge.serialization import from_dict
 
 if sys.version_info >= (3, 11):
@@ -38,6 +38,12 @@ class Profile:
     coreml_target: str | None = None
     tensorrt: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default_factory=tuple)
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """Every precision that can be asked for: TensorRT takes eight bits alone, the other runtimes all schemes."""
+        schemes = tuple(scheme for scheme in SCHEMES if scheme in ("int8", "mixed") or not self.tensorrt)
+        return tuple(dict.fromkeys((*self.precisions, *(schemes if "int8" in self.precisions else ()))))
 
 
 @cache
@@ -88,10 +94,10 @@ def _refuse_contradiction(recipe: ExportRecipe, profile: Profile) -> None:
             f"{profile.title} has no use for {' and '.join(unfit)}: "
             f"ask for --format {' --format '.join(profile.formats)}, or leave --for {profile.name} out."
         )
-    if recipe.precision not in profile.precisions:
+    if recipe.precision not in profile.runs:
         raise BadRecipe(
             f"{profile.title} does not run {recipe.precision}: "
-            f"ask for --precision {'|'.join(profile.precisions)}, or leave --for {profile.name} out."
+            f"ask for --precision {'|'.join(profile.runs)}, or leave --for {profile.name} out."
         )
     if profile.opset_max is not None and (recipe.opset or 0) > profile.opset_max:
         raise BadRecipe(

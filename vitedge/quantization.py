@@ -17,7 +17,8 @@ from vitedge.errors import BadRecipe
 from vitedge.models.reference import Reference, load_reference
 from vitedge.output import refuse_existing_file, replacing_file
 from vitedge.profiles import profiles
-from vitedge.quantize.file import SUFFIX, Model, write_model
+from vitedge.quantize.file import Model, write_model
+from vitedge.quantize.header import SUFFIX
 from vitedge.quantize.recording import record
 from vitedge.quantize.records import QuantizationResult
 from vitedge.quantize.run import Quantization

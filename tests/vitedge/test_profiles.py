@@ -9,7 +9,7 @@ import pytest
 from vitedge import profiles as module
 from vitedge.errors import BadRecipe
 from vitedge.profiles import apply, profiles
-from vitedge.recipe import FORMATS, ExportRecipe
+from vitedge.recipe import FORMATS, SCHEMES, ExportRecipe
 
 NAMES = ("cpu-x86", "cpu-arm", "jetson-xavier", "jetson-orin-nano", "rtx", "iphone", "mac")
 SOURCED = ("opset", "opset_max", "formats", "precisions", "coreml_target", "scheme", "tensorrt")
@@ -95,6 +95,18 @@ def test_precision_that_the_device_does_not_run_is_refused(monkeypatch: pytest.M
     monkeypatch.setattr(module, "profiles", lambda: only)
     with pytest.raises(BadRecipe, match=r"does not run fp16: ask for --precision fp32, or leave --for old out\.$"):
         apply(ExportRecipe(profile="old", precision="fp16"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_scheme_is_for_processors_and_apple_and_eight_bits_are_for_tensorrt(name: str) -> None:
+    profile = profiles()[name]
+    for scheme in SCHEMES:
+        recipe = ExportRecipe(profile=name, formats=profile.formats[:1], precision=scheme)
+        if profile.tensorrt and scheme not in ("int8", "mixed"):
+            with pytest.raises(BadRecipe, match=rf"does not run {scheme}: .*int8\|mixed, or leave"):
+                apply(recipe)
+        else:
+            assert apply(recipe).precision == scheme
 
 
 def test_unknown_profile_lists_the_names() -> None:

@@ -20,13 +20,12 @@ from vitedge.bundle import ReferenceData
 from vitedge.errors import UnreadableArtifact, UserError
 from vitedge.export.program import Program
 from vitedge.quantize.archive import refuse_code
+from vitedge.quantize.header import ENTRY, FORMAT_VERSION, SUFFIX
 from vitedge.quantize.records import QuantizationRecord
 from vitedge.records import CheckpointIdentity, ModelSpec, TensorSpec
 from vitedge.serialization import from_dict, to_dict
 
-SUFFIX = ".pt2"
-FORMAT_VERSION = 1
-_ENTRY, _EVIDENCE = "vitedge.json", "reference.npz.base64"
+_EVIDENCE = "reference.npz.base64"
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def write_model(path: Path, model: Model) -> None:
         "checkpoint": to_dict(model.checkpoint),
     }
     extra = {
-        _ENTRY: json.dumps(content, ensure_ascii=True, allow_nan=False),
+        ENTRY: json.dumps(content, ensure_ascii=True, allow_nan=False),
         _EVIDENCE: _packed(model.evidence),
     }
     with path.open("wb") as file:
@@ -67,7 +66,7 @@ def read_model(path: Path) -> Model:
         UnreadableArtifact: it is no such file, or of another version.
         RefusedPickle: loading it could run code.
     """
-    extra: dict[str, Any] = {_ENTRY: "", _EVIDENCE: ""}
+    extra: dict[str, Any] = {ENTRY: "", _EVIDENCE: ""}
     if not path.is_file():
         raise UnreadableArtifact(f"There is no {path}.")
     try:
@@ -75,9 +74,9 @@ def read_model(path: Path) -> Model:
             raise UnreadableArtifact(f"{path} is not a {SUFFIX} file, or is cut short.")
         refuse_code(path)
         exported = torch.export.load(path, extra_files=extra)
-        if not extra[_ENTRY]:
+        if not extra[ENTRY]:
             raise UnreadableArtifact(f"{path} was not written by vitedge quantize: nothing says what the model is.")
-        return _model(path, exported, json.loads(extra[_ENTRY]), _unpacked(extra[_EVIDENCE]))
+        return _model(path, exported, json.loads(extra[ENTRY]), _unpacked(extra[_EVIDENCE]))
     except UserError:
         raise
     except Exception as error:  # PyTorch and NumPy raise whatever their parts raise on a damaged archive

@@ -11,6 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from types import ModuleType
@@ -29,6 +30,7 @@ from vitedge.calibration.preprocess import normalize
 from vitedge.calibration.stream import ImageStream
 from vitedge.export.capture import capture
 from vitedge.export.program import Program
+from vitedge.memory import freed_at_once
 from vitedge.models.reference import Reference, output_names
 from vitedge.parity import compare
 from vitedge.quantize.activation import activation_grid
@@ -250,7 +252,7 @@ def quantize(job: Quantization) -> Quantization:
     for title, stage in STAGES:
         job.progress(f"{title} …")
         start = time.perf_counter()
-        with torch.no_grad():
+        with torch.no_grad(), nullcontext() if stage is calibrate else freed_at_once():
             stage(job)
         job.seconds[title] = time.perf_counter() - start
     return job

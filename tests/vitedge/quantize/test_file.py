@@ -19,7 +19,8 @@ from tests.vitedge.quantize.plans import block_weight, channel_weights, whole
 from vitedge.bundle import ReferenceData
 from vitedge.errors import RefusedPickle, UnreadableArtifact, UserError
 from vitedge.quantize.canonical import canonicalize
-from vitedge.quantize.file import FORMAT_VERSION, Model, read_model, write_model
+from vitedge.quantize.file import Model, read_model, write_model
+from vitedge.quantize.header import FORMAT_VERSION
 from vitedge.quantize.insert import insert
 from vitedge.quantize.plan import Plan
 from vitedge.quantize.records import LayerChoice, QuantizationRecord
