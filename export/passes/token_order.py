@@ -52,6 +52,27 @@ def quantize_before_movement(graph: Graph) -> None:
         graph.model.graph.remove(node, safe=True)
 
 
+def quantize_before_factors(graph: Graph) -> None:
+    """Rounds a value before a constant factor, on a grid that is finer by it: ``round(c x / s) = round(x / (s / c))``.
+
+    The factor of an attention's scores is in the grid of its queries then, and the layer before them puts out integers.
+    """
+    for node in [node for node in graph.model.graph if node.op_type == "QuantizeLinear"]:
+        product = None if node.inputs[0] is None else node.inputs[0].producer()
+        if product is None or product.op_type != "Mul" or not graph.is_private(product.outputs[0]):
+            continue
+        for value, other in (product.inputs, product.inputs[::-1]):
+            factor, scale = constant(other), constant(node.inputs[1])
+            if factor is None or scale is None or value is None or factor.numel() != 1 or float(factor) <= 0:
+                continue
+            finer = graph.add_constant(str(node.inputs[1].name), scale / factor.reshape(()))  # type: ignore[union-attr]
+            grid = [finer, *(value for value in node.inputs[2:] if value is not None)]
+            result = graph.emit(node, "QuantizeLinear", [value, *grid], {}, like=node.outputs[0])
+            graph.replace(node.outputs[0], result)
+            graph.model.graph.remove(node, safe=True)
+            break
+
+
 def _movement_before(quantizer: ir.Node) -> list[ir.Node]:
     """The nodes that only move what this one reads, in order, where nothing else reads any of them.
 

@@ -22,6 +22,8 @@ from tests.seeding import seeded
 from vitedge.export.capture import capture
 from vitedge.export.program import Program
 from vitedge.export.to_onnx import block_outputs, lower
+from vitedge.quantize.attention import attention_grids
+from vitedge.quantize.attention_policy import SCORES
 from vitedge.quantize.canonical import canonicalize
 from vitedge.quantize.execution import Execution
 from vitedge.quantize.insert import insert
@@ -121,6 +123,36 @@ def test_attention_turns_and_splits_nothing_in_float(tmp_path: Path) -> None:
     assert heads
     assert {types[node.output[0]] for node in heads} == {onnx.TensorProto.UINT8}
     assert kinds(model).count("FusedMatMul") == 6
+
+
+@cache
+def with_rounded_scores(batch: int | str) -> Program:
+    """A ViT whose queries and keys are rounded as well."""
+    several = canonicalize(capture(tiny.model("vit"), tiny.spec("vit"), tiny.BLOCKS["vit"], batch="dynamic"))
+    structure = find_structure(several)
+    operands = {attention.name: SCORES for attention in structure.attentions}
+    program = canonicalize(capture(tiny.model("vit"), tiny.spec("vit"), tiny.BLOCKS["vit"], batch=batch))
+    plan = plan_for(program, find_structure(program), list(find_structure(program).layers), "uint8")
+    plan.attention = attention_grids(structure, operands, tiny.images(), "uint8", "minmax")
+    return insert(program, plan)
+
+
+@pytest.mark.parametrize("batch", [1, "dynamic"])
+def test_rounded_scores_are_a_product_of_integers_that_layers_put_out(tmp_path: Path, batch: int | str) -> None:
+    program, images = with_rounded_scores(batch), tiny.images()
+    lower(program, ExportRecipe(batch=batch), tmp_path / "model.onnx")
+    content = (tmp_path / "model.onnx").read_bytes()
+    expected, found = simulated(program, images).numpy(), run(content, images, at_once=batch == "dynamic")
+    assert tiny.centred_sqnr(found, expected) >= 34
+    model = optimized(content, tmp_path)
+    counted = kinds(model)
+    attentions = len(find_structure(program).attentions)
+    assert attentions == counted.count("MatMulIntegerToFloat") == counted.count("FusedMatMul") > 0
+    # Two of the three parts of a joint projection come out as integers, so that nothing rounds or scales them.
+    layers = [node for node in model.graph.node if node.op_type == "QGemm"]
+    assert sum(len(node.input) == 9 for node in layers) == 2 * attentions
+    assert counted.count("QuantizeLinear") == counted.count("QGemm") - 2 * attentions
+    assert not [node.name for node in model.graph.node if node.op_type == "Mul" and ".attn" in node.name]
 
 
 def test_positions_are_added_before_tokens_would_be_turned(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,19 +18,19 @@ from vitedge.quantize.execution import Execution
 from vitedge.quantize.graph import aten
 from vitedge.quantize.observing import BATCH
 from vitedge.quantize.plan import ENDS, Grid
-from vitedge.quantize.structure import Attention, Structure, products
+from vitedge.quantize.structure import Structure, products
 
-OPERANDS = ("query", "key", "value")
+_MEASURED = ("query", "key", "value")
 
 
 def attention_grids(
-    structure: Structure, attentions: Iterable[Attention], images: Tensor, dtype: str, ranges: str
+    structure: Structure, operands: Mapping[str, Sequence[str]], images: Tensor, dtype: str, ranges: str
 ) -> dict[str, dict[str, Grid]]:
     """Sees queries, keys and values on some images; the softmax's range is from 0 to 1 whatever the images.
 
     Args:
         structure: of the float program.
-        attentions: those of its attentions that will be quantized.
+        operands: attention to those of its operands that will be quantized.
         images: float32, normalized.
         dtype: ``uint8`` or ``int8``.
         ranges: an estimator, or ``auto``.
@@ -38,26 +38,27 @@ def attention_grids(
     Returns:
         As `vitedge.quantize.plan.Plan.attention`.
     """
-    stats = {attention.name: {operand: Stats() for operand in OPERANDS} for attention in attentions}
+    stats = {
+        name: {operand: Stats() for operand in _MEASURED if operand in chosen} for name, chosen in operands.items()
+    }
     watches: dict[str, Any] = {}
-    for attention in attentions:
+    for attention in structure.attentions:
         nodes, factor = _operands(attention.node)
-        for operand, node in zip(OPERANDS, nodes, strict=True):
-            scale = factor if operand == "query" else 1.0
-            watches[node.name] = partial(_see, stats[attention.name][operand], scale)
+        for operand, node in zip(_MEASURED, nodes, strict=True):
+            if operand in stats.get(attention.name, ()):
+                scale = factor if operand == "query" else 1.0
+                watches[node.name] = partial(_see, stats[attention.name][operand], scale)
     for start in range(0, len(images), BATCH):
         Execution(structure.program.exported, watches)(images[start : start + BATCH])
-    top = ENDS[dtype][1]
-    certain = Grid(dtype, torch.tensor(1.0 / top), torch.tensor(0, dtype=torch.int32))
-    return {
-        name: {
-            **{
-                operand: activation_grid(f"{name} ({operand})", seen[operand], dtype, ranges)[0] for operand in OPERANDS
-            },
-            "probabilities": certain,
+    found: dict[str, dict[str, Grid]] = {}
+    for name, seen in stats.items():
+        found[name] = {
+            operand: activation_grid(f"{name} ({operand})", kept, dtype, ranges)[0] for operand, kept in seen.items()
         }
-        for name, seen in stats.items()
-    }
+        if "probabilities" in operands[name]:
+            certain = torch.tensor(1.0 / ENDS[dtype][1])
+            found[name]["probabilities"] = Grid(dtype, certain, torch.tensor(0, dtype=torch.int32))
+    return found
 
 
 def _operands(node: Node) -> tuple[tuple[Node, Node, Node], float]:

@@ -20,7 +20,7 @@ def record(job: Quantization) -> QuantizationRecord:
         skipped={} if observed is None else dict(observed.skipped),
         layers=tuple(_layer_record(job, layer) for layer in job.structure.layers),
         attention_choices={
-            name: f"{'int8' if chosen else 'float'}: {why}" for name, (chosen, why) in job.attentions.items()
+            name: f"{decision.precision}: {decision.reason}" for name, decision in job.attentions.items()
         },
         steps=job.steps,
         diagnoses=job.diagnoses,

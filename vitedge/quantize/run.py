@@ -35,7 +35,7 @@ from vitedge.models.reference import Reference, output_names
 from vitedge.parity import compare
 from vitedge.quantize.activation import activation_grid
 from vitedge.quantize.attention import attention_grids
-from vitedge.quantize.attention_policy import TARGETS, decide
+from vitedge.quantize.attention_policy import TARGETS, Decision, decide
 from vitedge.quantize.budget import budget_of
 from vitedge.quantize.canonical import canonicalize
 from vitedge.quantize.correction import measure_bias
@@ -91,8 +91,7 @@ class Quantization:
     """The first of the calibration images, normalized."""
     plan: Plan = field(default_factory=Plan)
     roundings: dict[str, Rounding] = field(default_factory=dict)
-    attentions: dict[str, tuple[bool, str]] = field(default_factory=dict)
-    """Attention to whether its products are quantized, and why."""
+    attentions: dict[str, Decision] = field(default_factory=dict)
     ranges: dict[str, ranges.Choice] = field(default_factory=dict)
     """Layer to how the range of its input was found."""
     steps: tuple[StepRecord, ...] = ()
@@ -168,9 +167,9 @@ def place(job: Quantization) -> None:
             job.plan.dynamic.add(layer.name)
         elif scheme.activation is not None:
             _give_grid(job, layer, activation_type(scheme, job.activations))
-    chosen = [attention for attention in job.structure.attentions if job.attentions.get(attention.name, (False, ""))[0]]
-    if chosen:
-        grids = attention_grids(job.structure, chosen, job.images, job.activations, job.recipe.ranges)
+    operands = {name: decision.operands for name, decision in job.attentions.items() if decision.operands}
+    if operands:
+        grids = attention_grids(job.structure, operands, job.images, job.activations, job.recipe.ranges)
         job.plan.attention.update(grids)
     _round_weights(job)
 
@@ -204,7 +203,7 @@ def hold_budget(job: Quantization) -> None:
         if part in job.choices:
             job.choices[part] = Choice(scheme, reason)
         else:
-            job.attentions[part] = (False, reason)
+            job.attentions[part] = Decision((), reason)
     job.ranges = {name: found for name, found in job.ranges.items() if name in job.plan.inputs}
 
 
@@ -264,7 +263,7 @@ def activation_type(scheme: Scheme, kind: str) -> str:
 
 
 def _decide_attention(job: Quantization) -> None:
-    """Which attentions have their products quantized; only where activations have eight bits."""
+    """What of each attention is quantized; only where activations have eight bits."""
     asked = job.recipe.attention if job.recipe.scheme in ("int8", "mixed") else "none"
     decided = asked != "auto" or bool(TARGETS[job.target])
     spread = {} if decided else measure_attended(job.structure.program, job.images[:DIAGNOSED])
@@ -283,10 +282,11 @@ def _activations_prepared_for(job: Quantization) -> Kind | None:
 def _steps(job: Quantization) -> Iterator[str]:
     """The steps that are switched on, in their order."""
     recipe = job.recipe
+    rounds_scores = any(decision.operands for decision in job.attentions.values())
     switches = {
         "smoothing": recipe.smoothing != "off",
         "value-equalization": recipe.equalization != "off",
-        "query-equalization": recipe.equalization != "off" and any(chosen for chosen, _ in job.attentions.values()),
+        "query-equalization": recipe.equalization != "off" and rounds_scores,
         "shift": recipe.shift != "off" and job.activations == "int8",
         "residual-rotation": recipe.rotation != "off",
         "head-rotation": recipe.rotation != "off",

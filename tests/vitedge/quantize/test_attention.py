@@ -11,6 +11,7 @@ from tests.export import tiny
 from tests.vitedge.quantize import small_models as small
 from vitedge.errors import UnusableActivations
 from vitedge.quantize.attention import attention_grids
+from vitedge.quantize.attention_policy import WHOLE
 from vitedge.quantize.canonical import canonicalize
 from vitedge.quantize.insert import insert
 from vitedge.quantize.plan import Grid, Plan
@@ -21,7 +22,7 @@ IMAGES = tiny.images(10)
 
 def grids(images: Tensor = IMAGES, dtype: str = "uint8", ranges: str = "minmax", **options: bool) -> dict[str, Grid]:
     structure = find_structure(canonicalize(small.captured(small.Heads, **options)))
-    found = attention_grids(structure, structure.attentions, images, dtype, ranges)
+    found = attention_grids(structure, {one.name: WHOLE for one in structure.attentions}, images, dtype, ranges)
     assert list(found) == [""]
     return found[""]
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.export.tiny import BLOCKS, model, spec
 from vitedge.export.capture import capture
-from vitedge.quantize.attention_policy import TARGETS, decide
+from vitedge.quantize.attention_policy import SCORES, TARGETS, WHOLE, Decision, decide
 from vitedge.quantize.canonical import canonicalize
 from vitedge.quantize.structure import Attention, find_structure
 
@@ -24,7 +24,10 @@ def attention(**changes: object) -> Attention:
 
 
 def verdict(one: Attention, target: str = "tensorrt", attended: float = 5.0, asked: str = "auto") -> tuple[bool, str]:
-    return decide([one], {one.name: attended}, target, asked)[one.name]
+    """Whether it is quantized whole, and why."""
+    decision = decide([one], {one.name: attended}, target, asked)[one.name]
+    assert decision.operands in ((), WHOLE)
+    return bool(decision.operands), decision.reason
 
 
 def test_tensorrt_takes_an_attention_whose_softmax_is_sharp_enough() -> None:
@@ -36,8 +39,8 @@ def test_tensorrt_takes_an_attention_whose_softmax_is_sharp_enough() -> None:
 
 def test_what_was_not_measured_is_taken_for_uniform() -> None:
     (spread,) = decide([attention(tokens=197)], {}, "tensorrt").values()
-    assert spread == (False, "its rows spread over 197 tokens, and 127 levels carry 31")
-    assert next(iter(decide([attention(tokens=16)], {}, "tensorrt").values()))[0]
+    assert spread == Decision((), "its rows spread over 197 tokens, and 127 levels carry 31")
+    assert next(iter(decide([attention(tokens=16)], {}, "tensorrt").values())).operands == WHOLE
 
 
 @pytest.mark.parametrize(
@@ -57,7 +60,7 @@ def test_tensorrt_limits_hold_even_where_all_were_asked_for(changes: dict[str, o
 def test_swin_is_left_in_float_on_tensorrt() -> None:
     swin = found("swin")
     assert len(swin) == 3
-    assert not any(quantize for quantize, _ in decide(swin, {}, "tensorrt", "all").values())
+    assert not any(decision.operands for decision in decide(swin, {}, "tensorrt", "all").values())
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "coreml"])
@@ -74,9 +77,21 @@ def test_names_go_before_rules_and_patterns_only_take_back() -> None:
     first, second = found("vit")
     given = {first.name: "int8", second.name: "float"}
     decided = decide([first, second], {}, "onnxruntime", "none", given)
-    assert decided == {first.name: (True, "asked for by name"), second.name: (False, "asked for by name")}
+    said = "asked for by name"
+    assert decided == {first.name: Decision(WHOLE, said), second.name: Decision((), said)}
     decided = decide([first, second], {}, "tensorrt", "all", {"blocks.0.*": "float", "blocks.1.*": "int8"})
-    assert decided[first.name] == (False, "float asked for by blocks.0.*")
-    assert decided[second.name] == (True, "all attentions were asked for")
+    assert decided[first.name] == Decision((), "float asked for by blocks.0.*")
+    assert decided[second.name] == Decision(WHOLE, "all attentions were asked for")
     by_layers = decide([first], {}, "onnxruntime", given={"blocks.*": "int8"})
-    assert by_layers[first.name] == (False, TARGETS["onnxruntime"])  # its layers are meant
+    assert by_layers[first.name] == Decision((), TARGETS["onnxruntime"])  # its layers are meant
+
+
+def test_of_a_long_attention_a_processor_gets_the_scores_alone() -> None:
+    long = attention(tokens=513)
+    decision = decide([long], {}, "onnxruntime")[long.name]
+    assert decision == Decision(SCORES, "the scores of 513 tokens take long")
+    assert decision.precision == "int8 scores"
+    assert verdict(long, "onnxruntime", asked="all")[0]
+    assert not verdict(long, "onnxruntime", asked="none")[0]
+    assert not verdict(long, "coreml")[0]
+    assert not verdict(attention(tokens=512), "onnxruntime")[0]
