@@ -33,7 +33,7 @@ from vitedge.export.tensorrt_readiness import check_tensorrt
 from vitedge.models.reference import Reference, load_reference
 from vitedge.output import replacing
 from vitedge.parity import compare, default_bar
-from vitedge.quantization import of_model, prepare
+from vitedge.quantization import of_model, prepare, target
 from vitedge.quantize.file import Model, read_model
 from vitedge.quantize.header import SUFFIX
 from vitedge.quantize.recording import record
@@ -174,7 +174,7 @@ def check(job: Job) -> None:
         job.parity.extend(reports)
         if artifact.format == "coreml":
             job.structure.append(check_structure(path, artifact, expected_weights(job.programs["coreml"])))
-        elif job.quantization is not None and job.quantization.target == "tensorrt":
+        elif job.recipe.precision in SCHEMES and target(job.recipe) == "tensorrt":
             job.structure.append(check_tensorrt(path, int(artifact.target.removeprefix("opset "))))
     verdicts: list[ParityReport | StructureReport] = [*job.parity, *job.structure]
     for verdict in verdicts:

@@ -134,7 +134,7 @@ def of_model(recipe: ExportRecipe, model: Model, source: str) -> ExportRecipe:
     """The recipe of an export whose source is a quantized program: what the program is, it stays.
 
     Raises:
-        BadRecipe: another precision, batch, image size or input was asked for than the program has.
+        BadRecipe: another precision, batch, image size, input or target was asked for than the program has.
     """
     image = model.program.inputs[0]
     height, width = model.program.spec.image_size
@@ -151,4 +151,11 @@ def of_model(recipe: ExportRecipe, model: Model, source: str) -> ExportRecipe:
             raise BadRecipe(f"{source} was quantized with {name} {value}, not {asked}: quantize the checkpoint anew.")
     if recipe.image_size not in (None, (height, width)):
         raise BadRecipe(f"{source} was quantized for {height}x{width} pixels: quantize the checkpoint anew for others.")
+    unsigned = any(layer.activation in ("uint8", "uint16") for layer in model.record.layers)
+    if target(recipe) == "tensorrt" and unsigned:
+        profile = recipe.profile or "PROFILE"
+        raise BadRecipe(
+            f"{source} was quantized for processors, and TensorRT takes no zero points: quantize the checkpoint with "
+            f"vitedge quantize --for {profile}."
+        )
     return replace(recipe, **fixed, quantization=None)  # type: ignore[arg-type]

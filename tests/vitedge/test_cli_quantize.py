@@ -107,6 +107,7 @@ SETTLED = {
     "--layer head=float": ("settled --layer", "leave that out"),
     "--set heads=2": ("settled --set", "leave that out"),
     "--features": ("settled --features", "leave that out"),
+    "--for jetson-orin-nano": ("quantized for processors", "vitedge quantize --for jetson-orin-nano"),
     "--for iphone --format onnx": ("no use for onnx", "leave --for iphone out"),
 }
 """What a quantized program leaves nothing to say of, and the words of the refusal."""

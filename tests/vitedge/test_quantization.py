@@ -14,7 +14,7 @@ from vitedge.bundle import ReferenceData
 from vitedge.errors import BadRecipe, OutputRefused
 from vitedge.quantization import of_model, quantize, settings, target
 from vitedge.quantize.file import Model
-from vitedge.quantize.records import QuantizationRecord
+from vitedge.quantize.records import LayerChoice, QuantizationRecord
 from vitedge.recipe import CALIBRATED, SCHEMES, ExportRecipe, QuantizationRecipe
 from vitedge.records import CheckpointIdentity
 
@@ -50,6 +50,16 @@ def test_another_program_than_the_file_holds_is_refused(asked: dict[str, Any], w
     with pytest.raises(BadRecipe, match=r"^m\.pt2 was quantized .*quantize the checkpoint anew") as caught:
         of_model(replace(ExportRecipe(), **asked), model(), "m.pt2")
     assert words in str(caught.value)
+
+
+def test_a_program_for_processors_is_not_for_tensorrt() -> None:
+    asked, whole = ExportRecipe(precision="int8", profile="jetson-orin-nano"), model()
+    for activation in ("int8", None):
+        layers = (LayerChoice("left", "linear", "int8", "asked for", activation=activation),)
+        assert of_model(asked, replace(whole, record=replace(whole.record, layers=layers)), "m.pt2") == asked
+    layers = (LayerChoice("left", "linear", "int8", "asked for", activation="uint8"),)
+    with pytest.raises(BadRecipe, match=r"for processors, .*quantize --for jetson-orin-nano\.$"):
+        of_model(asked, replace(whole, record=replace(whole.record, layers=layers)), "m.pt2")
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
