@@ -5,8 +5,9 @@
 ``benchmarks/results/quantization_agreement.json``; with names of models it measures those again and keeps the other
 rows. Block by block, every integer of the int8 file in ONNX Runtime is compared with the simulation's
 (`benchmarks.quantization_pieces`). End to end, where one integer that falls on the other side of a half moves others,
-the file's distance from the float model is compared with the simulation's, in ONNX Runtime and in OpenVINO. A figure
-that misses its bar is written down like any other and ends the script with exit code 1.
+the file's distance from the float model is compared with the simulation's, in ONNX Runtime and in OpenVINO, and that
+of the Core ML package with its own. A figure that misses its bar is written down like any other and ends the script
+with exit code 1.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from vitedge.calibration.stream import open_images
 from vitedge.checkpoints.read import read
 from vitedge.export.capture import enclosing_modules
 from vitedge.export.program import Program
+from vitedge.export.to_coreml import lower as lower_to_coreml
 from vitedge.export.to_onnx import lower
 from vitedge.models.reference import load_reference
 from vitedge.parity import compare
@@ -43,6 +45,7 @@ from vitedge.serialization import from_dict
 RESULTS = Path(__file__).with_name("results") / "quantization_agreement.json"
 CALIBRATION = 32
 JUDGED = 32
+COREML_JUDGED = 8
 CUT = 2
 """Images over which integers are compared."""
 RUNTIMES = ("onnxruntime", "openvino")
@@ -71,6 +74,10 @@ class Row:
     """Centred SQNR of PyTorch's simulation against the float model."""
     runtime_db: dict[str, float]
     """The same of the file in each runtime."""
+    coreml_simulation_db: float | None = None
+    """Of the program for Core ML, which rounds to other integers, over fewer images; None where it was not measured."""
+    mlprogram_db: float | None = None
+    """The same of the package, computed op by op."""
 
 
 def measure(title: str) -> Row:
@@ -88,8 +95,10 @@ def measure(title: str) -> Row:
         pieces = tuple(File(onnx.load(path), program, artifact.blocks, folder).compare(images[:CUT]))
         (output,) = artifact.outputs
         expected = reference.outputs(pixels, features=False)["logits"]
-        simulation = Execution(program.exported)
-        simulated = np.concatenate([simulation(image[None])[0].numpy() for image in torch.from_numpy(images)])
+        few, package = images[:COREML_JUDGED], folder / "model.mlpackage"
+        recipe = replace(recipe, formats=("coreml",))
+        coreml = prepare(reference, recipe, features=False, progress=_silence).program(1)
+        (described,) = lower_to_coreml(coreml, recipe, package, ()).outputs
         return Row(
             model=title,
             integers=sum(piece.integers for piece in pieces),
@@ -98,8 +107,10 @@ def measure(title: str) -> Row:
             further=sum(piece.further for piece in pieces),
             apart_alone=max(piece.apart_alone for piece in pieces),
             pieces=pieces,
-            simulation_db=_sqnr(expected, simulated),
+            simulation_db=_sqnr(expected, _simulated(program, images)),
             runtime_db={name: _sqnr(expected, _run(name, path, images)[output.name]) for name in RUNTIMES},
+            coreml_simulation_db=_sqnr(expected[: len(few)], _simulated(coreml, few)),
+            mlprogram_db=_sqnr(expected[: len(few)], _run("mlprogram", package, few)[described.name]),
         )
 
 
@@ -120,6 +131,11 @@ def _sqnr(expected: Array, found: Array) -> float:
     return round(compare({"logits": expected}, {"logits": found})[0].centred_sqnr_db, 2)
 
 
+def _simulated(program: Program, images: Array) -> Array:
+    simulation = Execution(program.exported)
+    return np.concatenate([simulation(image[None])[0].numpy() for image in torch.from_numpy(images)])
+
+
 def _run(runtime: str, path: Path, images: Array) -> dict[str, Array]:
     with registry.load(registry.RUNTIMES, runtime).Runtime(path) as opened:
         (image,) = opened.inputs
@@ -135,9 +151,12 @@ def missed(rows: Sequence[Row]) -> list[str]:
             found.append(f"{row.model}: {row.flipped:.2%} of a block's integers differ")
         if row.apart_alone > BARS["apart"]:
             found.append(f"{row.model}: from the same inputs, an integer differs by {row.apart_alone}")
-        for runtime, figure in row.runtime_db.items():
-            if abs(figure - row.simulation_db) > BARS["sqnr_db"]:
-                found.append(f"{row.model}: {figure:.1f} dB in {runtime}, simulated {row.simulation_db:.1f} dB")
+        pairs = [(runtime, figure, row.simulation_db) for runtime, figure in row.runtime_db.items()]
+        if row.mlprogram_db is not None and row.coreml_simulation_db is not None:
+            pairs.append(("mlprogram", row.mlprogram_db, row.coreml_simulation_db))
+        for runtime, figure, simulated in pairs:
+            if abs(figure - simulated) > BARS["sqnr_db"]:
+                found.append(f"{row.model}: {figure:.1f} dB in {runtime}, simulated {simulated:.1f} dB")
     return found
 
 
@@ -146,7 +165,8 @@ def _told(row: Row) -> str:
     return (
         f"{row.model:12} {row.integers} integers: at most {row.flipped:.3%} of a block's differ, {row.further} of all "
         f"by up to {row.apart} after others in their block, by {row.apart_alone} at most from the same inputs; "
-        f"simulated {row.simulation_db} dB, {decibels}"
+        f"simulated {row.simulation_db} dB, {decibels}; "
+        f"for Core ML simulated {row.coreml_simulation_db} dB, mlprogram {row.mlprogram_db} dB"
     )
 
 

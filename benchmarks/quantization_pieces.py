@@ -205,20 +205,23 @@ def _simulate(program: Program, image: Array) -> tuple[dict[str, Array], dict[Ke
 def _chains(model: onnx.ModelProto) -> dict[str, tuple[Key, list[str]]]:
     """Output of a QuantizeLinear to its key, and to itself with everything that it is moved to afterwards.
 
-    Several that are joined afterwards were one in the program: the first stands for all.
+    Several that are joined afterwards were one in the program: the first stands for all. The key is that of the
+    DequantizeLinear behind, where there is one: a constant factor may have gone into the scale of the rounding alone.
     """
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     readers: dict[str, onnx.NodeProto] = {}
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, node)
-    quantizers = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
-    ends: dict[str, tuple[onnx.NodeProto, list[str]]] = {}
-    for node in quantizers:
-        chain = _moved(node.output[0], readers)
-        ends.setdefault(chain[-1], (node, chain))
-    keys = _numbered((float(constants[node.input[1]]), int(constants[node.input[2]])) for node, _ in ends.values())
-    return {node.output[0]: (key, chain) for (node, chain), key in zip(ends.values(), keys, strict=True)}
+    chains: dict[str, tuple[onnx.NodeProto, list[str]]] = {}
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear":
+            chain = _moved(node.output[0], readers)
+            reader = readers[chain[-1]]
+            chains.setdefault(chain[-1], (reader if reader.op_type == "DequantizeLinear" else node, chain))
+    grids = [node.input[1:3] for node, _ in chains.values()]
+    keys = _numbered((float(constants[scale]), int(constants[zero_point])) for scale, zero_point in grids)
+    return {chain[0]: (key, chain) for (_, chain), key in zip(chains.values(), keys, strict=True)}
 
 
 def _moved(value: str, readers: Mapping[str, onnx.NodeProto]) -> list[str]:
