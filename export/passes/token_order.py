@@ -52,10 +52,15 @@ def quantize_before_movement(graph: Graph) -> None:
         graph.model.graph.remove(node, safe=True)
 
 
+_HEADS_BY = ("Gather", "Reshape", "Split", "Squeeze", "Transpose")
+"""What hands heads to an attention."""
+
+
 def quantize_before_factors(graph: Graph) -> None:
     """Rounds a value before a constant factor, on a grid that is finer by it: ``round(c x / s) = round(x / (s / c))``.
 
     The factor of an attention's scores is in the grid of its queries then, and the layer before them puts out integers.
+    A factor that belongs to an activation stays: ONNX Runtime knows GELU by its half.
     """
     for node in [node for node in graph.model.graph if node.op_type == "QuantizeLinear"]:
         product = None if node.inputs[0] is None else node.inputs[0].producer()
@@ -64,6 +69,9 @@ def quantize_before_factors(graph: Graph) -> None:
         for value, other in (product.inputs, product.inputs[::-1]):
             factor, scale = constant(other), constant(node.inputs[1])
             if factor is None or scale is None or value is None or factor.numel() != 1 or float(factor) <= 0:
+                continue
+            maker = value.producer()
+            if maker is None or maker.op_type not in _HEADS_BY:
                 continue
             finer = graph.add_constant(str(node.inputs[1].name), scale / factor.reshape(()))  # type: ignore[union-attr]
             grid = [finer, *(value for value in node.inputs[2:] if value is not None)]
