@@ -8,6 +8,7 @@ import pytest
 
 from tests.export import tiny
 from vitedge.errors import BadRecipe
+from vitedge.quantize import placement
 from vitedge.quantize.canonical import canonicalize
 from vitedge.quantize.placement import SCHEMES, Choice, choose
 from vitedge.quantize.structure import Structure, find_structure
@@ -70,6 +71,23 @@ def test_tensorrt_leaves_the_first_layer_and_the_head() -> None:
     assert (choices["patch_embed.proj"].scheme, choices["head"].scheme) == ("float", "float")
     assert "TensorRT" in choices["head"].reason
     assert {choice.scheme for choice in choices.values()} == {"float", "int8"}
+
+
+@pytest.mark.parametrize(("target", "reason"), [("onnxruntime", "gains nothing"), ("tensorrt", "loses most")])
+def test_convolutions_of_large_maps_stay_in_float(target: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def floats(scheme: str = "int8", target: str = target) -> set[str]:
+        choices = chosen("mobilevit", scheme, target)
+        kinds = {layer.name: layer.kind for layer in structure("mobilevit").layers}
+        return {name for name, choice in choices.items() if reason in choice.reason and kinds[name] == "conv"}
+
+    assert not floats()
+    monkeypatch.setattr(placement, "_MOST_POSITIONS", 255)
+    large = floats()
+    layers = {layer.name: layer for layer in structure("mobilevit").layers if layer.kind == "conv"}
+    assert large == {name for name, layer in layers.items() if layer.node.meta["val"].shape[2] >= 16}
+    assert set() < large < set(layers)
+    assert not floats("w8")
+    assert not floats(target="coreml")
 
 
 def test_a_name_goes_before_a_pattern_and_a_pattern_before_a_kind() -> None:
