@@ -107,7 +107,7 @@ def _reason_for_float(structure: Structure, layer: Layer, scheme: str, target: s
         "a large map: in ONNX Runtime its convolution gains nothing from integers": (
             (target, scheme, layer.kind) == ("onnxruntime", "int8", "conv") and _positions(layer) > _MOST_POSITIONS
         ),
-        # For TensorRT MobileViT-S has 10.8 dB with all, 16.3 dB without those of more than 32x32, 20.9 dB without these.
+        # For TensorRT MobileViT-S has 10.8 dB with all, 16.3 dB without those above 1024, 20.9 dB without these.
         "a large map: with symmetric ranges its convolution loses most": (
             (target, scheme, layer.kind) == ("tensorrt", "int8", "conv") and _positions(layer) >= _MOST_POSITIONS
         ),
