@@ -22,8 +22,8 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from vitedge import registry
+from vitedge.export.capture import block_outputs
 from vitedge.export.program import Program
-from vitedge.export.to_onnx import block_outputs
 from vitedge.quantize.execution import Execution
 from vitedge.quantize.insert import QUANTIZE
 

@@ -111,3 +111,17 @@ def _strip_prefix(exported: ExportedProgram, prefix: str) -> None:
         node.meta["nn_module_stack"] = {
             key: ("" if path == root else path.removeprefix(prefix), kind) for key, (path, kind) in stack.items()
         }
+
+
+def block_outputs(exported: ExportedProgram, blocks: tuple[str, ...]) -> dict[str, str]:
+    """For every block, the last of its nodes that something outside of it reads."""
+    wanted = set(blocks)
+    outputs: dict[str, str] = {}
+    for node in exported.graph.nodes:
+        if not isinstance(node.meta.get("val"), torch.Tensor):
+            continue
+        inside = wanted.intersection(enclosing_modules(node))
+        for block in inside:
+            if any(block not in enclosing_modules(user) for user in node.users):
+                outputs[block] = node.name
+    return {block: outputs[block] for block in blocks if block in outputs}

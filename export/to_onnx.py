@@ -17,11 +17,10 @@ import onnx_ir as ir
 import onnxruntime
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, ShapeInferencePass
-from torch.export import ExportedProgram
 
 from vitedge.errors import CheckFailed
 from vitedge.export import onnx_writer
-from vitedge.export.capture import enclosing_modules
+from vitedge.export.capture import block_outputs, enclosing_modules
 from vitedge.export.onnx_quantized_translation import needed_opset
 from vitedge.export.onnx_skeleton import read_skeleton
 from vitedge.export.onnx_translation import LAYER_NORMALIZATION_SINCE, translations
@@ -131,20 +130,6 @@ def _translate(program: Program, opset: int) -> Graph:
     names = block_outputs(exported.exported_program, program.blocks)
     weights = frozenset((*program.exported.state_dict, *program.exported.constants))
     return Graph(exported.model, weights, {block: values[name] for block, name in names.items() if name in values})
-
-
-def block_outputs(exported: ExportedProgram, blocks: tuple[str, ...]) -> dict[str, str]:
-    """For every block, the last of its nodes that something outside of it reads."""
-    wanted = set(blocks)
-    outputs: dict[str, str] = {}
-    for node in exported.graph.nodes:
-        if not isinstance(node.meta.get("val"), torch.Tensor):
-            continue
-        inside = wanted.intersection(enclosing_modules(node))
-        for block in inside:
-            if any(block not in enclosing_modules(user) for user in node.users):
-                outputs[block] = node.name
-    return {block: outputs[block] for block in blocks if block in outputs}
 
 
 def _innermost_module(origin: torch.fx.Node | None) -> tuple[str, ...]:

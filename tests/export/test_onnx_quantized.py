@@ -19,9 +19,9 @@ from torch import nn
 from tests.export import tiny
 from tests.export.quantized_programs import plan_for, quantized, simulated
 from tests.seeding import seeded
-from vitedge.export.capture import capture
+from vitedge.export.capture import block_outputs, capture
 from vitedge.export.program import Program
-from vitedge.export.to_onnx import block_outputs, lower
+from vitedge.export.to_onnx import lower
 from vitedge.quantize.attention import attention_grids
 from vitedge.quantize.attention_policy import SCORES
 from vitedge.quantize.canonical import canonicalize
