@@ -9,9 +9,6 @@ not. A figure that misses its bar is written down like any other and ends the sc
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.quantization_models import lower, provenance
+from benchmarks.sheet import Sheet, parser
 from benchmarks.train_demo import split_digits
 from vitedge import registry
 from vitedge.calibration.images import load
@@ -106,29 +104,21 @@ def missed(rows: Sequence[Row]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("schemes", nargs="*", metavar="SCHEME", help=f"of {', '.join(BARS)}; all if none is given")
-    parser.add_argument("-o", "--output", type=Path, default=RESULTS)
-    asked = parser.parse_args()
-    schemes = asked.schemes or list(BARS)
-    rows: list[Row] = []
-    if asked.output.exists():  # some schemes again: the rows of the others stay
-        kept = [Row(**row) for row in json.loads(asked.output.read_text(encoding="utf-8"))["rows"]]
-        rows = [row for row in kept if row.scheme not in schemes]
+    asked = parser(__doc__, "SCHEME", BARS, RESULTS).parse_args()
+    told = provenance(weights="the demo's trained checkpoints", images="digits", calibration_images=CALIBRATION)
+    sheet = Sheet(asked.output, Row, _place, missed, {"provenance": told, "bars": BARS})
     with tempfile.TemporaryDirectory() as name:
         training, _, labels, _ = split_digits()
         np.savez(Path(name) / "training.npz", images=training, labels=labels)
         for model in MODELS:
-            for row in measure(model, schemes, Path(name)):
-                rows.append(row)
+            for row in measure(model, asked.chosen, Path(name)):
                 print(*asdict(row).values(), flush=True)
-    order = [(model.name, scheme) for model in MODELS for scheme in BARS]
-    rows.sort(key=lambda row: order.index((row.model, row.scheme)))
-    told = provenance(weights="the demo's trained checkpoints", images="digits", calibration_images=CALIBRATION)
-    content = {"provenance": told, "bars": BARS, "rows": [asdict(row) for row in rows], "missed": missed(rows)}
-    asked.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print(f"missed: {'; '.join(missed(rows)) or 'nothing'}; {asked.output}")
-    sys.exit(bool(missed(rows)))
+                sheet.put(row)
+    sheet.finish()
+
+
+def _place(row: Row) -> tuple[int, int]:
+    return [model.name for model in MODELS].index(row.model), list(BARS).index(row.scheme)
 
 
 if __name__ == "__main__":

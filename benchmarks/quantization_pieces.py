@@ -52,6 +52,30 @@ class Piece:
     """Largest difference where every integer is computed from the simulation's integers."""
 
 
+def piece(after: tuple[str, ...], every: Array, alone: int) -> Piece:
+    """A piece, of how far apart each of its integers is.
+
+    Args:
+        after: the values that it starts from.
+        every: what `apart` makes of all of them.
+        alone: the largest difference where each is computed from the simulation's integers.
+    """
+    return Piece(
+        after=after,
+        integers=every.size,
+        flipped=round(float(np.mean(every > 0)), 6),
+        apart=int(every.max()),
+        further=int(np.sum(every > 1)),
+        apart_alone=alone,
+    )
+
+
+def apart(one: Array, other: Array) -> Array:
+    """How far apart integers are, as one row."""
+    difference: Array = np.abs(one.astype(np.int32) - other.astype(np.int32))
+    return difference.ravel()
+
+
 @dataclass(frozen=True)
 class Edge:
     """Where a file is cut: a block's value, or the same before it was moved about."""
@@ -109,22 +133,16 @@ class File:
                 at, expected = _in_the_file([found[image][name] for name in chain], integers[key])
                 placed[quantizer] = chain[at]
                 feeds[image][chain[at]] = expected
-                spread[quantizer].append(_apart(found[image][chain[at]], expected))
+                spread[quantizer].append(apart(found[image][chain[at]], expected))
         again = self._run([*self._edges, *placed.values()], list(placed.values()), feeds)
         alone = {
-            quantizer: max(int(_apart(one[name], feed[name]).max()) for one, feed in zip(again, feeds, strict=True))
+            quantizer: max(int(apart(one[name], feed[name]).max()) for one, feed in zip(again, feeds, strict=True))
             for quantizer, name in placed.items()
         }
         for start, quantizers in _pieces(self._model, set(self._edges), list(self._chains)).items():
             every = np.concatenate([part for quantizer in quantizers for part in spread[quantizer]])
-            yield Piece(
-                after=tuple(self._edges[name].block or "image" for name in start),
-                integers=every.size,
-                flipped=round(float(np.mean(every > 0)), 6),
-                apart=int(every.max()),
-                further=int(np.sum(every > 1)),
-                apart_alone=max(alone[quantizer] for quantizer in quantizers),
-            )
+            after = tuple(self._edges[name].block or "image" for name in start)
+            yield piece(after, every, max(alone[quantizer] for quantizer in quantizers))
 
     def _run(
         self, cuts: Sequence[str], outputs: Sequence[str], feeds: Sequence[Mapping[str, Array]]
@@ -278,7 +296,7 @@ def _in_the_file(chain: Sequence[Array], simulated: Array) -> tuple[int, Array]:
     ]
     pairs = [pair for pair in pairs if pair[2].shape == pair[3].shape]
     for at, axis, found, expected in pairs:
-        if np.mean(_apart(found, expected) > 1) < _OTHER_ORDER:
+        if np.mean(apart(found, expected) > 1) < _OTHER_ORDER:
             return at, _untokened(expected, chain[at], axis)
     for at, axis, found, expected in pairs:
         one, other = (torch.from_numpy(tokens.astype(np.float32)) for tokens in (found, expected))
@@ -302,8 +320,3 @@ def _untokened(tokens: Array, like: Array, axis: int) -> Array:
     """The reverse of `_tokens`, in the shape and type of a value."""
     shape = np.moveaxis(like, axis, -1).shape
     return np.ascontiguousarray(np.moveaxis(tokens.reshape(shape), -1, axis).astype(like.dtype))
-
-
-def _apart(one: Array, other: Array) -> Array:
-    difference: Array = np.abs(one.astype(np.int32) - other.astype(np.int32))
-    return difference.ravel()

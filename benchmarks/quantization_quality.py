@@ -10,9 +10,6 @@ misses its bar is written down like any other and ends the script with exit code
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -34,6 +31,7 @@ from benchmarks.quantization_models import (
     write_images,
 )
 from benchmarks.quantization_peers import INPUT, PEERS, quantize
+from benchmarks.sheet import Sheet, parser
 from vitedge import registry
 from vitedge.checkpoints.read import read
 from vitedge.models.reference import load_reference
@@ -139,33 +137,18 @@ def _bars(model: str, figures: dict[tuple[str, bool, str], float], *, outliers: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}; all if none is given")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("-o", "--output", type=Path, default=RESULTS)
-    asked = parser.parse_args()
-    models = asked.models or list(MODELS)
-    rows: dict[tuple[str, bool, str], Row] = {}
-    if asked.output.exists():
-        kept = [Row(**row) for row in json.loads(asked.output.read_text(encoding="utf-8"))["rows"]]
-        rows = {(row.model, row.outliers, row.method): row for row in kept}
+    arguments = parser(__doc__, "MODEL", MODELS, RESULTS)
+    arguments.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    asked = arguments.parse_args()
     loud = f"{SHARE:.0%} of the channels of LayerNorms that only Linears read, times {FACTOR:g}"
     told = provenance(outliers=loud, seed=0, calibration_images=IMAGES, other_images=OTHERS, threads=THREADS)
-    for title in models:
+    sheet = Sheet(asked.output, Row, _place, missed, {"provenance": told, "bars": BARS})
+    for title in asked.chosen:
         for outliers in (False, True):
             for row in measure(title, asked.methods, outliers=outliers):
-                rows[row.model, row.outliers, row.method] = row
                 print(*asdict(row).values(), flush=True)
-                ordered = sorted(rows.values(), key=_place)
-                content = {
-                    "provenance": told,
-                    "bars": BARS,
-                    "rows": [asdict(row) for row in ordered],
-                    "missed": missed(ordered),
-                }
-                asked.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print(f"missed: {'; '.join(missed(list(rows.values()))) or 'nothing'}; {asked.output}")
-    sys.exit(bool(missed(list(rows.values()))))
+                sheet.put(row)
+    sheet.finish()
 
 
 def _place(row: Row) -> tuple[int, bool, int]:

@@ -11,9 +11,6 @@ exit code 1.
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +18,7 @@ from pathlib import Path
 
 from benchmarks.quantization_models import MODELS, lower, provenance, write_checkpoint, write_images
 from benchmarks.quantization_peers import quantize
+from benchmarks.sheet import Sheet, parser
 from vitedge.latency import Rule, Subject, bench
 from vitedge.records import LatencyRatio, LatencyReport
 
@@ -28,6 +26,15 @@ RESULTS = Path(__file__).with_name("results") / "quantization_speed.json"
 OURS = "vitedge int8"
 FLOAT = "float32"
 DYNAMIC = "ONNX Runtime dynamic"
+SUBJECTS = {
+    OURS: "onnxruntime",
+    FLOAT: "onnxruntime",
+    DYNAMIC: "onnxruntime",
+    "float32 in OpenVINO": "openvino",
+    "NNCF in OpenVINO": "openvino",
+    "vitedge int8 in OpenVINO": "openvino",
+}
+"""Label to runtime."""
 RULE = Rule(samples=200, seconds=12.0, rounds=20)
 THREADS = 2
 IMAGES = 8
@@ -60,15 +67,12 @@ def subjects(title: str, folder: Path) -> list[Subject]:
     images = write_images(checkpoint, folder / "images.npy", IMAGES)
     model = lower(checkpoint, folder / "fp32")
     ours = lower(checkpoint, folder / "int8", "int8", count=IMAGES)
-    chosen = (
-        (OURS, "onnxruntime", ours),
-        (FLOAT, "onnxruntime", model),
-        (DYNAMIC, "onnxruntime", quantize("dynamic", model, images, folder)),
-        ("float32 in OpenVINO", "openvino", model),
-        ("NNCF in OpenVINO", "openvino", quantize("nncf-openvino", model, images, folder)),
-        ("vitedge int8 in OpenVINO", "openvino", ours),
-    )
-    return [Subject(label, runtime, str(path), threads=THREADS) for label, runtime, path in chosen]
+    dynamic, nncf = (quantize(method, model, images, folder) for method in ("dynamic", "nncf-openvino"))
+    files = (ours, model, dynamic, model, nncf, ours)
+    return [
+        Subject(label, runtime, str(path), threads=THREADS)
+        for (label, runtime), path in zip(SUBJECTS.items(), files, strict=True)
+    ]
 
 
 def measure(title: str) -> list[Row]:
@@ -105,25 +109,18 @@ def missed(rows: Sequence[Row]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}; all if none is given")
-    parser.add_argument("-o", "--output", type=Path, default=RESULTS)
-    asked = parser.parse_args()
-    models = asked.models or list(MODELS)
-    rows: list[Row] = []
-    if asked.output.exists():  # some models again: the rows of the others stay
-        kept = [Row(**row) for row in json.loads(asked.output.read_text(encoding="utf-8"))["rows"]]
-        rows = [row for row in kept if row.model not in models]
+    asked = parser(__doc__, "MODEL", MODELS, RESULTS).parse_args()
     told = provenance(seed=0, calibration_images=IMAGES, threads=THREADS, batch=1, rule=asdict(RULE))
-    for title in models:
+    sheet = Sheet(asked.output, Row, _place, missed, {"provenance": told, "bars": BARS})
+    for title in asked.chosen:
         for row in measure(title):
-            rows.append(row)
             print(*asdict(row).values(), flush=True)
-        rows.sort(key=lambda row: list(MODELS).index(row.model))
-        content = {"provenance": told, "bars": BARS, "rows": [asdict(row) for row in rows], "missed": missed(rows)}
-        asked.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print(f"missed: {'; '.join(missed(rows)) or 'nothing'}; {asked.output}")
-    sys.exit(bool(missed(rows)))
+            sheet.put(row)
+    sheet.finish()
+
+
+def _place(row: Row) -> tuple[int, int]:
+    return list(MODELS).index(row.model), list(SUBJECTS).index(row.subject)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,6 @@ other and ends the script with exit code 1.
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -25,6 +22,7 @@ import onnx
 from torch import nn
 
 from benchmarks.quantization_models import IMAGES, MODELS, lower, provenance, write_checkpoint
+from benchmarks.sheet import Sheet, parser
 from vitedge import registry
 from vitedge.calibration.images import load
 from vitedge.calibration.preprocess import normalize
@@ -105,24 +103,18 @@ def missed(rows: Sequence[Row]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}; all if none is given")
-    parser.add_argument("-o", "--output", type=Path, default=RESULTS)
-    asked = parser.parse_args()
-    models = asked.models or list(MODELS)
-    rows: dict[str, Row] = {}
-    if asked.output.exists():  # some models again: the rows of the others stay
-        kept = json.loads(asked.output.read_text(encoding="utf-8"))["rows"]
-        rows = {row["model"]: Row(**{**row, "checks": tuple(row["checks"])}) for row in kept}
+    asked = parser(__doc__, "MODEL", MODELS, RESULTS).parse_args()
     told = provenance(profile=PROFILE, calibration_images=IMAGES, judged_images=JUDGED, seeds=(0, 1))
-    for title in models:
-        rows[title] = measure(title)
-        print(*asdict(rows[title]).values(), flush=True)
-        ordered = [rows[name] for name in MODELS if name in rows]
-        content = {"bars": BARS, "rows": [asdict(row) for row in ordered], "missed": missed(ordered)}
-        asked.output.write_text(json.dumps({"provenance": told, **content}, indent=1) + "\n", encoding="utf-8")
-    print(f"missed: {'; '.join(missed(list(rows.values()))) or 'nothing'}; {asked.output}")
-    sys.exit(bool(missed(list(rows.values()))))
+    sheet = Sheet(asked.output, Row, _place, missed, {"provenance": told, "bars": BARS})
+    for title in asked.chosen:
+        row = measure(title)
+        print(*asdict(row).values(), flush=True)
+        sheet.put(row)
+    sheet.finish()
+
+
+def _place(row: Row) -> int:
+    return list(MODELS).index(row.model)
 
 
 if __name__ == "__main__":
