@@ -15,15 +15,17 @@ from vitedge.export.passes.cleanup import clean_up
 from vitedge.export.passes.convolution_layout import convolutions_as_products
 from vitedge.export.passes.graph import Graph
 from vitedge.export.passes.integers import turn_weights, write_as_gemm, write_bias_in_float
+from vitedge.export.passes.rounding_order import (
+    quantize_before_factors,
+    quantize_before_joins,
+    quantize_before_movement,
+    share_quantizers,
+)
 from vitedge.export.passes.token_order import (
     add_before_transposition,
     merge_reshapes,
     merge_transpositions,
     move_tokens_before_layers,
-    quantize_before_factors,
-    quantize_before_joins,
-    quantize_before_movement,
-    share_quantizers,
 )
 
 
@@ -61,6 +63,7 @@ def _lay_out_for_processors(graph: Graph) -> None:
         add_before_transposition,
         clean_up,
         merge_reshapes,
+        clean_up,
         merge_transpositions,
         clean_up,
         move_tokens_before_layers,
