@@ -39,6 +39,11 @@ def unfused(path: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
+def count_unpacked(path: Path) -> int:
+    """How many layers multiply float inputs by weights that are unpacked block by block (``MatMulNBits``)."""
+    return sum(node.op_type == "MatMulNBits" for node in onnx.load(path, load_external_data=False).graph.node)
+
+
 def module_of(node: onnx.NodeProto) -> str:
     """The module that a node is named after."""
     return str(node.name.partition("/")[0] or node.op_type)

@@ -3,20 +3,19 @@
 
 from __future__ import annotations
 
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import ModelProto, NodeProto, numpy_helper
 from torch import nn
 
 from tests.export import tiny
+from tests.export.quantized_files import kinds, optimized, run, written
 from tests.export.quantized_programs import plan_for, quantized, simulated
 from tests.seeding import seeded
 from vitedge.export.capture import block_outputs, capture
@@ -32,37 +31,6 @@ from vitedge.recipe import ExportRecipe
 from vitedge.runtimes.openvino import Runtime as OpenVino
 
 NAMES = ("vit", "pit", "swin", "mobilevit")
-
-
-@cache
-def written(name: str, scheme: str = "uint8", batch: int | str = 1) -> tuple[bytes, dict[str, str]]:
-    """The file, and which of its values are which block's."""
-    opset = 17 if scheme == "int8" else None
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "model.onnx"
-        artifact = lower(quantized(name, scheme, batch), ExportRecipe(batch=batch, opset=opset), out)
-        return out.read_bytes(), dict(artifact.blocks)
-
-
-def run(content: bytes, images: torch.Tensor, *, at_once: bool = False) -> np.ndarray:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    parts = [images] if at_once else images.split(1)
-    return np.concatenate([session.run(None, {"image": part.numpy()})[0] for part in parts])
-
-
-def optimized(content: bytes, folder: Path) -> ModelProto:
-    """What ONNX Runtime makes of a file before it runs it."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.optimized_model_filepath = str(folder / "optimized.onnx")
-    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return onnx.load(folder / "optimized.onnx")
-
-
-def kinds(model: ModelProto) -> list[str]:
-    return [node.op_type for node in model.graph.node]
 
 
 @pytest.mark.parametrize(
