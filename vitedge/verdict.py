@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitedge import registry
-from vitedge.export.onnx_fusion import unfused
+from vitedge.export.onnx_fusion import count_unpacked, unfused
 from vitedge.export.program import Program
 from vitedge.latency import Rule, Subject, bench
 from vitedge.quantize.records import SpeedVerdict
@@ -50,17 +50,25 @@ def judge_speed(
     medians = {entry.subject: entry.quantiles.median for entry in report.reports}
     ratios = tuple(_turned(ratio) for ratio in report.ratios)
     left = unfused(quantized)
-    return SpeedVerdict(sentence(recipe.precision, ratios, medians, left), ratios, medians, left)
+    text = sentence(recipe.precision, ratios, medians, left, count_unpacked(quantized))
+    return SpeedVerdict(text, ratios, medians, left)
 
 
-def sentence(name: str, ratios: tuple[LatencyRatio, ...], medians: Mapping[str, float], left: tuple[str, ...]) -> str:
+def sentence(
+    name: str,
+    ratios: tuple[LatencyRatio, ...],
+    medians: Mapping[str, float],
+    left: tuple[str, ...],
+    unpacked: int = 0,
+) -> str:
     """The verdict in one line.
 
     Args:
         name: of the scheme.
         ratios: the quantized file over each of the float ones.
         medians: milliseconds.
-        left: what ONNX Runtime does not compute with integers.
+        left: what ONNX Runtime does not compute with integers, though the file would have it.
+        unpacked: layers of which the weights alone are integers.
     """
     compared = ", ".join(
         f"{ratio.ratio:.2f} x {ratio.baseline} ({ratio.low:.2f} to {ratio.high:.2f})" for ratio in ratios
@@ -69,10 +77,12 @@ def sentence(name: str, ratios: tuple[LatencyRatio, ...], medians: Mapping[str, 
     slow = [ratio.baseline for ratio in ratios if ratio.verdict != "faster"]
     if not slow:
         return f"{told}; it is faster"
-    return f"{told}; it is not faster than {' and '.join(slow)}: {_reason(left)}"
+    return f"{told}; it is not faster than {' and '.join(slow)}: {_reason(left, unpacked)}"
 
 
-def _reason(left: tuple[str, ...]) -> str:
+def _reason(left: tuple[str, ...], unpacked: int) -> str:
+    if not left and unpacked:
+        return f"ONNX Runtime unpacks the weights of {unpacked} layers and computes in float32: what is gained is size"
     if not left:
         return "ONNX Runtime computes every quantized layer with integers, and they are too small to gain by it"
     more = f", and {len(left) - _NAMED} more" if len(left) > _NAMED else ""

@@ -71,6 +71,11 @@ def test_within_the_noise_is_not_faster() -> None:
     assert "it is not faster than fp32: ONNX Runtime computes every quantized layer with integers" in text
 
 
+def test_of_weights_alone_size_is_the_gain() -> None:
+    text = sentence("w4", (ratio("fp32", 1.5, "slower"),), {"w4": 1.0}, (), 17)
+    assert text.endswith("unpacks the weights of 17 layers and computes in float32: what is gained is size")
+
+
 def test_a_long_list_of_reasons_is_cut() -> None:
     ratios = (ratio("fp32", 1.5, "slower"), ratio("fp16", 1.4, "slower"))
     text = sentence("w8", ratios, {"w8": 1.0}, (LEFT,) * 5)
