@@ -72,7 +72,8 @@ def apply(recipe: ExportRecipe, given: Collection[str] | None = None) -> ExportR
     settings: dict[str, Any] = {
         "formats": profile.formats[:1],
         "precision": profile.precisions[0],
-        "opset": profile.opset,
+        # Where no runtime is the limit, the exporter decides: 16-bit activations need a higher one than the others.
+        "opset": profile.opset if profile.opset_max else None,
         "coreml_target": profile.coreml_target,
     }
     filled = replace(recipe, **{name: value for name, value in settings.items() if name not in given})

@@ -82,8 +82,7 @@ def prepare(
         raise BadRecipe(
             f"{asked.scheme} is not written for TensorRT; ask for --precision int8, or leave the profile out."
         )
-    unsigned = chosen == "onnxruntime" and _profile_scheme(recipe) == "u8s8"
-    activations = asked.activations or ("uint8" if unsigned else "int8")
+    activations = asked.activations or ("uint8" if chosen == "onnxruntime" else "int8")
     job = Quantization(reference, asked, chosen, activations, stream, features=features, progress=progress)
     if asked.max_drop is not None and asked.eval_images is not None:
         spec = reference.spec
@@ -124,10 +123,6 @@ def target(recipe: ExportRecipe) -> str:
     if "tensorrt" in recipe.formats or (recipe.profile and profiles()[recipe.profile].tensorrt):
         return "tensorrt"
     return "coreml" if "coreml" in recipe.formats else "onnxruntime"
-
-
-def _profile_scheme(recipe: ExportRecipe) -> str:
-    return "u8s8" if recipe.profile is None else profiles()[recipe.profile].scheme
 
 
 def of_model(recipe: ExportRecipe, model: Model, source: str) -> ExportRecipe:

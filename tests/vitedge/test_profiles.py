@@ -54,9 +54,14 @@ def test_profile_fills_what_the_recipe_leaves_open(name: str) -> None:
         profile=name,
         formats=profile.formats[:1],
         precision=profile.precisions[0],
-        opset=profile.opset,
+        opset=profile.opset if profile.opset_max else None,
         coreml_target=profile.coreml_target,
     )
+
+
+def test_where_nothing_limits_the_opset_a_program_may_need_a_higher_one() -> None:
+    assert apply(ExportRecipe(profile="cpu-x86", precision="w8a16")).opset is None
+    assert apply(ExportRecipe(profile="cpu-x86", opset=19)).opset == 19
 
 
 def test_without_knowing_what_was_typed_precision_and_formats_stand() -> None:
