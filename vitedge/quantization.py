@@ -7,13 +7,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from vitedge.bundle import ReferenceData
 from vitedge.calibration.class_names import Classes
 from vitedge.calibration.images import load
 from vitedge.calibration.labelled import find_labelled
 from vitedge.calibration.stream import open_images
 from vitedge.checkpoints.read import read
-from vitedge.errors import BadRecipe
+from vitedge.errors import BadRecipe, UnusableActivations
 from vitedge.models.reference import Reference, load_reference
 from vitedge.output import refuse_existing_file, replacing_file
 from vitedge.profiles import profiles
@@ -56,6 +58,12 @@ def quantize(
     job = prepare(reference, recipe, features=features, progress=progress)
     images = load(settings(recipe).images or recipe.images, reference.spec, recipe.image_count, recipe.seed)
     outputs = reference.outputs(images.pixels, features=features)
+    odd = [name for name, values in outputs.items() if not np.isfinite(values).all()]
+    if odd:
+        raise UnusableActivations(
+            f"{source} computes NaN or infinity for the images, in {', '.join(odd)}, so nothing can be held to it: "
+            "check the checkpoint with vitedge inspect and the images' preprocessing."
+        )
     identity = CheckpointIdentity(checkpoint.source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
     done = record(job)
     model = Model(job.program(recipe.batch, recipe.input), done, identity, ReferenceData(images.pixels, outputs))

@@ -27,6 +27,7 @@ QUICK = tuple(
     for setting in ("smoothing=off", "equalization=off", "attention=none", "bias_correction=off", "ranges=minmax")
 )
 GOOD = 40
+SEEN = ("--images", "synthetic", "--image-count", "8")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -203,17 +204,18 @@ def with_nan(state: State) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "asked", "words"),
     [
-        (overflowing, ("blocks.1.mlp.fc2", "NaN or infinity", "calibration images")),
-        (with_nan, ("blocks.1.mlp.fc1.weight", "NaN or infinity")),
+        (overflowing, SEEN, ("blocks.1.mlp.fc2", "NaN or infinity", "calibration images")),
+        (overflowing, ("--scheme", "w8"), ("NaN or infinity", "in logits", "vitedge inspect")),
+        (with_nan, SEEN, ("blocks.1.mlp.fc1.weight", "NaN or infinity")),
     ],
 )
-def test_what_is_not_finite_is_refused_with_the_name_of_the_layer(
-    change: Callable[[State], None], words: tuple[str, ...], vitedge: Command, tmp_path: Path
+def test_what_is_not_finite_is_refused_with_its_name(
+    change: Callable[[State], None], asked: tuple[str, ...], words: tuple[str, ...], vitedge: Command, tmp_path: Path
 ) -> None:
     path = changed(change)(tmp_path)
-    outcome = vitedge("quantize", path, "-o", tmp_path / "m.pt2", "--images", "synthetic", "--image-count", "8")
+    outcome = vitedge("quantize", path, "-o", tmp_path / "m.pt2", *asked)
     check_refusal(outcome, *words)
     assert names(tmp_path) == [path.name]
 

@@ -11,8 +11,10 @@ import pytest
 from tests.bad_files import VIT
 from tests.vitedge.quantize import small_models as small
 from vitedge.bundle import ReferenceData
+from vitedge.checkpoints.read import read
 from vitedge.errors import BadRecipe, OutputRefused
-from vitedge.quantization import of_model, quantize, settings, target
+from vitedge.models.reference import load_reference
+from vitedge.quantization import of_model, prepare, quantize, settings, target
 from vitedge.quantize.file import Model
 from vitedge.quantize.records import LayerChoice, QuantizationRecord
 from vitedge.recipe import CALIBRATED, SCHEMES, ExportRecipe, QuantizationRecipe
@@ -94,6 +96,26 @@ def test_one_layer_that_needs_images_is_enough_to_ask_for_them() -> None:
 )
 def test_the_strictest_target_decides(formats: tuple[str, ...], profile: str | None, expected: str) -> None:
     assert target(ExportRecipe(formats=formats, profile=profile)) == expected
+
+
+@pytest.mark.parametrize(
+    ("profile", "formats", "expected"),
+    [
+        ("cpu-x86", ("onnx",), "uint8"),
+        ("cpu-arm", ("onnx",), "uint8"),
+        ("mac", ("onnx",), "uint8"),
+        ("mac", ("coreml",), "int8"),
+        ("rtx", ("onnx",), "int8"),
+    ],
+)
+def test_processors_get_activations_without_a_sign(
+    monkeypatch: pytest.MonkeyPatch, profile: str, formats: tuple[str, ...], expected: str
+) -> None:
+    monkeypatch.setattr("vitedge.quantization.run", lambda job: job)
+    asked = QuantizationRecipe(images="synthetic")
+    reference = load_reference(read(str(VIT)))
+    recipe = ExportRecipe(profile=profile, formats=formats, precision="int8", quantization=asked)
+    assert prepare(reference, recipe, features=False, progress=lambda _text: None).activations == expected
 
 
 def test_an_output_is_refused_before_anything_is_read(tmp_path: Path) -> None:
