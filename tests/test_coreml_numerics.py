@@ -80,8 +80,7 @@ def parity(family: str, path: Path) -> OutputParity:
     return result
 
 
-@pytest.mark.parametrize("front", ["export", "trace"])
-@pytest.mark.parametrize("target", ["iOS16", "iOS18"])
+@pytest.mark.parametrize(("target", "front"), [("iOS16", "export"), ("iOS18", "trace")])  # in float16 the other two
 @pytest.mark.parametrize("family", MEMBERS)
 def test_a_program_in_float32_computes_what_pytorch_computes(
     family: str, target: str, front: str, tmp_path: Path

@@ -63,7 +63,7 @@ def judge(outputs: tuple[OutputParity, ...], bar: Bar) -> str:
         if bar.relative_error is not None and not parity.relative_error <= bar.relative_error:
             return f"{parity.output} is off by {parity.relative_error:.2g} relative; the bar is {bar.relative_error:g}"
         if bar.centred_sqnr_db is not None and not parity.centred_sqnr_db >= bar.centred_sqnr_db:
-            found = f"{parity.centred_sqnr_db:.1f} dB centred SQNR"
+            found = f"{parity.centred_sqnr_db:.2f} dB centred SQNR"
             return f"{parity.output} has {found}; the bar is {bar.centred_sqnr_db:g} dB"
         if bar.agreement is not None and parity.agreement is not None and not parity.agreement >= bar.agreement:
             return f"{parity.output} agrees on {parity.agreement:.1%} of the images; the bar is {bar.agreement:.1%}"

@@ -179,7 +179,18 @@ def check(job: Job) -> None:
     verdicts: list[ParityReport | StructureReport] = [*job.parity, *job.structure]
     for verdict in verdicts:
         if not verdict.passed:
-            raise CheckFailed(f"{verdict.artifact} does not compute what the checkpoint computes: {verdict.reason}.")
+            raise CheckFailed(
+                f"{verdict.artifact} does not compute what the checkpoint computes: {verdict.reason}.{_remedy(job)}"
+            )
+
+
+def _remedy(job: Job) -> str:
+    """What can be done about a quantized artifact that misses its bar."""
+    if job.recipe.precision not in SCHEMES:
+        return ""
+    if job.recipe.precision == "mixed":
+        return " Leave layers in float with --layer NAME=float, or lower the bar with --min-sqnr."
+    return " Ask for --precision mixed, which leaves in float what loses most, or lower the bar with --min-sqnr."
 
 
 def _explained(job: Job, path: Path, artifact: Artifact, reports: tuple[ParityReport, ...]) -> Iterator[ParityReport]:

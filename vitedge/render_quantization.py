@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from rich.table import Table
 from vitedge.quantize.records import QuantizationRecord, QuantizationResult
 from vitedge.render_screen import document, lines, next_command, readable_size, show, table
 
+_NUMBERED = re.compile(r"(.*\.\d+)\.(.+)")
 _SHOWN = 3
 """Parts that are named of those given back."""
 
@@ -75,13 +77,25 @@ def _frontier_table(record: QuantizationRecord) -> Table:
 
 
 def _layer_table(record: QuantizationRecord) -> Table:
+    """A line a layer, below the name of the numbered module that it is in: whole names would fill a screen's width."""
     drawn = table("layer", "scheme", "range", "SQNR dB", "alone", "clamped", right=range(3, 6))
     found = {diagnosis.layer: diagnosis for diagnosis in record.diagnoses}
+    above = ""
     for layer in record.layers:
+        module, name = _split(layer.layer)
+        if module not in ("", above):
+            drawn.add_row(module)
+        above = module
         seen = found.get(layer.layer)
         figures = ("-", "-", "-") if seen is None else _figures(seen.sqnr_db, seen.alone_db, seen.saturation)
-        drawn.add_row(layer.layer, layer.scheme, layer.range_method or "-", *figures)
+        drawn.add_row(f"  {name}" if module else name, layer.scheme, layer.range_method or "-", *figures)
     return drawn
+
+
+def _split(layer: str) -> tuple[str, str]:
+    """The innermost numbered module that a layer is in, or empty, and the layer's name within it."""
+    numbered = _NUMBERED.fullmatch(layer)
+    return ("", layer) if numbered is None else (numbered[1], numbered[2])
 
 
 def _figures(sqnr_db: float, alone_db: float, saturation: float) -> tuple[str, str, str]:
@@ -89,7 +103,7 @@ def _figures(sqnr_db: float, alone_db: float, saturation: float) -> tuple[str, s
 
 
 def _attention_table(record: QuantizationRecord) -> Table:
-    drawn = table("attention", "entropy", "quantized", "distance", "quantized", "KL", right=range(1, 6))
+    drawn = table("attention", "entropy", "rounded", "distance", "rounded", "KL", right=range(1, 6))
     for seen in record.attentions:
         pairs = (seen.entropy_float, seen.entropy_quantized, seen.distance_float, seen.distance_quantized)
         drawn.add_row(seen.attention, *("-" if value is None else f"{value:.3f}" for value in pairs), f"{seen.kl:.1e}")

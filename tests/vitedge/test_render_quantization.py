@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+
+from vitedge.quantize.records import (
+    AttentionDiagnosis,
+    LayerChoice,
+    LayerDiagnosis,
+    QuantizationRecord,
+    QuantizationResult,
+)
+from vitedge.records import CheckpointIdentity
+from vitedge.render_quantization import result
+
+LAYERS = (
+    "patch_embed.proj",
+    *(f"stages.2.{index}.transformer.11.attn.qkv_proj" for index in (3, 4)),
+    "stages.2.4.transformer.11.mlp.fc2",
+    "head.fc",
+)
+
+
+def test_long_names_stand_below_their_module_and_no_line_wraps(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    choices = tuple(LayerChoice(name, "linear", "int8", "", range_method="percentile 0.99999") for name in LAYERS)
+    diagnoses = tuple(LayerDiagnosis(name, 24.25, 31.0, 40.0, 40.0, 0.0125) for name in LAYERS)
+    attention = AttentionDiagnosis(
+        "stages.2.3.transformer.11.attn", 197, 3.5, 3.6, 0.3, 0.31, 1e-3, 1.0, 0.0, 30.0, 0.9
+    )
+    record = QuantizationRecord(
+        "int8", 8, "synthetic", "", layers=choices, diagnoses=diagnoses, attentions=(attention,)
+    )
+    identity = CheckpointIdentity("model.pth", "0" * 64, 1, None)
+    result(QuantizationResult("m.pt2", 1, identity, "custom", record), layers=True, as_json=False)
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert [line.split()[0] for line in printed[2:9]] == [
+        "patch_embed.proj",
+        "stages.2.3.transformer.11",
+        "attn.qkv_proj",
+        "stages.2.4.transformer.11",
+        "attn.qkv_proj",
+        "mlp.fc2",
+        "head.fc",
+    ]
+    assert "stages.2.3.transformer.11.attn" in printed[11].split()
+    assert all(len(line) <= 80 for line in printed)
