@@ -8,6 +8,7 @@ float copy of every weight at every run. Its accuracy level 1 keeps the inputs i
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor
@@ -116,7 +117,28 @@ def _restore_weight(graph: Graph, node: ir.Node) -> bool:
     shape = [-1] + [1] * (integers.ndim - 1)
     name = str(weight.inputs[0].name)  # type: ignore[union-attr]
     node.replace_input_with(1, graph.add_constant(name, integers.to(torch.float32) * scales.reshape(shape)))
+    _scale_by_channel(graph, node, integers.shape[1] * node.attributes["group"].as_int())
     return True
+
+
+def _scale_by_channel(graph: Graph, node: ir.Node, channels: int) -> None:
+    """Dequantizes what a convolution reads by as many equal scales as there are channels.
+
+    A convolution of float weights between integers with one scale each has its weight rounded by ONNX Runtime, to 8
+    bits with one scale for all channels (``WeightBiasQuantization``, microsoft/onnxruntime#22969).
+    """
+    given = node.inputs[0]
+    real = producer_of(given, "DequantizeLinear")
+    if given is None or real is None or real.inputs[0] is None:
+        return
+    spread = []
+    for value in real.inputs[1:]:
+        number = constant(value)
+        if value is None or number is None:
+            return
+        spread.append(graph.add_constant(str(value.name), torch.from_numpy(np.full(channels, number.numpy()))))
+    held = graph.emit(node, "DequantizeLinear", [real.inputs[0], *spread], {"axis": 1}, like=given)
+    node.replace_input_with(0, held)
 
 
 def _replace(graph: Graph, old: ir.Node, new: ir.Node) -> None:

@@ -61,7 +61,7 @@ def weight_grid(weight: Tensor, scheme: str) -> Grid:
 def input_grid(low: float, high: float, dtype: str) -> Grid:
     if dtype == "int8":
         return Grid(dtype, torch.tensor(max(-low, high) / 127), torch.tensor(0, dtype=torch.int32))
-    scale = torch.tensor((high - low) / 255)
+    scale = torch.tensor((high - low) / ENDS[dtype][1])
     return Grid(dtype, scale, torch.round(-low / scale).to(torch.int32))
 
 
