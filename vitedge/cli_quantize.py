@@ -87,6 +87,6 @@ def quantize(
     from vitedge.quantization import quantize as run
 
     result = run(source, output, asked, force=force, progress=progress)
-    render_quantization.result(result, layers=diagnose, as_json=json)
+    render_quantization.result(result, profile=asked.profile, layers=diagnose, as_json=json)
     if result.failed:
         raise typer.Exit(4)

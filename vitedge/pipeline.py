@@ -32,7 +32,7 @@ from vitedge.export.sensitivity import find_noisy
 from vitedge.export.tensorrt_readiness import check_tensorrt
 from vitedge.models.reference import Reference, load_reference
 from vitedge.output import replacing
-from vitedge.parity import compare, default_bar
+from vitedge.parity import compare, default_bar, judge
 from vitedge.quantization import of_model, prepare, target
 from vitedge.quantize.file import Model, read_model
 from vitedge.quantize.header import SUFFIX
@@ -179,14 +179,14 @@ def check(job: Job) -> None:
     verdicts: list[ParityReport | StructureReport] = [*job.parity, *job.structure]
     for verdict in verdicts:
         if not verdict.passed:
-            raise CheckFailed(
-                f"{verdict.artifact} does not compute what the checkpoint computes: {verdict.reason}.{_remedy(job)}"
-            )
+            said = f"{verdict.artifact} does not compute what the checkpoint computes: {verdict.reason}."
+            raise CheckFailed(f"{said}{_remedy(job, verdict)}")
 
 
-def _remedy(job: Job) -> str:
-    """What can be done about a quantized artifact that misses its bar."""
-    if job.recipe.precision not in SCHEMES:
+def _remedy(job: Job, verdict: ParityReport | StructureReport) -> str:
+    """What can be done about a quantized artifact that misses its bar; of anything else, nothing."""
+    missed = isinstance(verdict, ParityReport) and judge(verdict.outputs, verdict.bar)
+    if job.recipe.precision not in SCHEMES or not missed:
         return ""
     if job.recipe.precision == "mixed":
         return " Leave layers in float with --layer NAME=float, or lower the bar with --min-sqnr."

@@ -19,8 +19,8 @@ _SHOWN = 3
 """Parts that are named of those given back."""
 
 
-def result(done: QuantizationResult, *, layers: bool, as_json: bool) -> None:
-    """The summary; with ``layers`` every layer and every attention."""
+def result(done: QuantizationResult, *, profile: str | None, layers: bool, as_json: bool) -> None:
+    """The summary; with ``layers`` every layer and every attention; with a profile the next command is for that."""
     if as_json:
         return document(done)
     record = done.record
@@ -30,6 +30,7 @@ def result(done: QuantizationResult, *, layers: bool, as_json: bool) -> None:
             show(_attention_table(record))
     if record.frontier:
         show(_frontier_table(record))
+    wanted = f"--for {profile}" if profile else "--format onnx"
     lines(
         f"{done.variant}: {_schemes(record)}",
         *(f"skipped: {name}: {reason}" for name, reason in record.skipped.items()),
@@ -37,7 +38,7 @@ def result(done: QuantizationResult, *, layers: bool, as_json: bool) -> None:
         *_verdict(record),
         *([f"budget missed: {done.failed}; this is the best that was found"] if done.failed else []),
         f"{done.path}: {readable_size(done.size)}, in {sum(record.seconds.values()):.1f} s",
-        next_command(f"vitedge export {shlex.quote(done.path)} -o BUNDLE --format onnx"),
+        next_command(f"vitedge export {shlex.quote(done.path)} -o BUNDLE {wanted}"),
     )
     return None
 

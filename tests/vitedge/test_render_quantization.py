@@ -34,7 +34,7 @@ def test_long_names_stand_below_their_module_and_no_line_wraps(
         "int8", 8, "synthetic", "", layers=choices, diagnoses=diagnoses, attentions=(attention,)
     )
     identity = CheckpointIdentity("model.pth", "0" * 64, 1, None)
-    result(QuantizationResult("m.pt2", 1, identity, "custom", record), layers=True, as_json=False)
+    result(QuantizationResult("m.pt2", 1, identity, "custom", record), profile="iphone", layers=True, as_json=False)
     printed = [line.rstrip() for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert [line.split()[0] for line in printed[2:9]] == [
         "patch_embed.proj",
@@ -47,3 +47,4 @@ def test_long_names_stand_below_their_module_and_no_line_wraps(
     ]
     assert "stages.2.3.transformer.11.attn" in printed[11].split()
     assert all(len(line) <= 80 for line in printed)
+    assert printed[-1] == "next: vitedge export m.pt2 -o BUNDLE --for iphone"
