@@ -26,6 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "vitedge.errors",
         "vitedge.digest",
         "vitedge.memory",
+        "vitedge.stopping",
         "vitedge.serialization",
         "vitedge.output",
     ),

@@ -11,7 +11,6 @@ import contextlib
 import errno
 import gc
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -55,6 +54,7 @@ from vitedge.records import Bar
 from vitedge.render_screen import error as say_error
 from vitedge.render_screen import progress
 from vitedge.serialization import from_dict
+from vitedge.stopping import obey_signals
 
 _OBJECTS_BEFORE_COLLECTION = 200_000
 
@@ -308,14 +308,9 @@ def _usage(error: Any) -> str:
     return f"{error.format_message().rstrip('.')}; see {where} --help."
 
 
-def _leave(number: int, _frame: object) -> None:
-    raise SystemExit(128 + number)
-
-
 def main() -> None:
     """Runs one command and exits: errors of `vitedge.errors` become one sentence and their exit code."""
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, _leave)
+    obey_signals()
     try:
         code = app(sys.argv[1:] or ["--help"], prog_name="vitedge", standalone_mode=False)
     except VitedgeError as error:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vitedge.serialization import to_dict
+from vitedge.stopping import leave_if_asked
 
 # Names are the user's own: a bracket or a colon in one is no markup.
 _OUT = Console(highlight=False, soft_wrap=False, markup=False, emoji=False)
@@ -23,7 +24,8 @@ _ERR = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji
 
 
 def progress(text: str) -> None:
-    """One line about what is being done."""
+    """One line about what is being done; where the command was asked to leave meanwhile, it does."""
+    leave_if_asked()
     _ERR.print(text, style="dim")
 
 
