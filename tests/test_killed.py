@@ -19,7 +19,7 @@ from vitedge.errors import BundleDamaged, UnreadableArtifact
 from vitedge.recipe import ExportRecipe
 
 VIT = assets.MODELS[0].path
-KILLS = int(os.environ.get("VITEDGE_KILLS", "6"))
+KILLS = int(os.environ.get("VITEDGE_KILLS", "5"))
 """How many in one run of the tests; an hour of them is VITEDGE_KILLS=800."""
 
 

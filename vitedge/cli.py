@@ -54,7 +54,7 @@ from vitedge.records import Bar
 from vitedge.render_screen import error as say_error
 from vitedge.render_screen import progress
 from vitedge.serialization import from_dict
-from vitedge.stopping import obey_signals
+from vitedge.stopping import obeying_signals
 
 _OBJECTS_BEFORE_COLLECTION = 200_000
 
@@ -310,9 +310,9 @@ def _usage(error: Any) -> str:
 
 def main() -> None:
     """Runs one command and exits: errors of `vitedge.errors` become one sentence and their exit code."""
-    obey_signals()
     try:
-        code = app(sys.argv[1:] or ["--help"], prog_name="vitedge", standalone_mode=False)
+        with obeying_signals():
+            code = app(sys.argv[1:] or ["--help"], prog_name="vitedge", standalone_mode=False)
     except VitedgeError as error:
         say_error(str(error))
         code = error.exit_code

@@ -4,16 +4,23 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _asked: list[int] = []
 """The signals that asked to leave."""
 
 
-def obey_signals() -> None:
-    """From now on SIGINT and SIGTERM end the process by an exception, with 128 and their number as exit code."""
-    _asked.clear()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
+@contextmanager
+def obeying_signals() -> Iterator[None]:
+    """Has SIGINT and SIGTERM end what is done within, by an exception with 128 and their number as exit code."""
+    before = {number: signal.signal(number, _leave) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        _asked.clear()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def leave_if_asked() -> None:

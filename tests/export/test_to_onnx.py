@@ -57,7 +57,7 @@ def run(out: Path, images: torch.Tensor, *, at_once: bool) -> np.ndarray:
     return np.concatenate([session.run(["logits"], {"image": part.numpy()})[0] for part in parts])
 
 
-@pytest.mark.parametrize(("batch", "opset"), [(1, 17), (1, 18), ("dynamic", 18), ("dynamic", NEWEST_OPSET)])
+@pytest.mark.parametrize(("batch", "opset"), [(1, 18), ("dynamic", 17), ("dynamic", NEWEST_OPSET)])
 @pytest.mark.parametrize("name", tiny.NAMES)
 def test_the_file_computes_what_the_model_computes(tmp_path: Path, name: str, batch: int | str, opset: int) -> None:
     images = tiny.images()
