@@ -33,6 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("vitedge.recipe",),
     ("vitedge.checkpoints", "vitedge.models", "vitedge.calibration", "vitedge.registry", "vitedge.profiles"),
     ("vitedge.mlprogram",),
+    ("vitedge.program",),
     (
         "vitedge.export",
         "vitedge.quantize",
