@@ -38,12 +38,12 @@ from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import read_program
 from vitedge.models.reference import Reference, load_reference
 from vitedge.parity import compare, judge
-from vitedge.pipeline import export
 from vitedge.program.capture import capture
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Bar, OutputParity
 from vitedge.registry import versions
 from vitedge.runtimes.mlprogram import Runtime
+from vitedge.verbs.export import export
 
 RESULTS = Path(__file__).with_name("results") / "coreml_numerics.json"
 MODELS = (

@@ -36,9 +36,9 @@ from vitedge.parity import compare
 from vitedge.program.execution import Execution
 from vitedge.program.modules import enclosing_modules
 from vitedge.program.program import Program
-from vitedge.quantization import prepare
 from vitedge.quantize.run import Quantization
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
+from vitedge.verbs.quantize import prepare
 
 RESULTS = Path(__file__).with_name("results") / "quantization_agreement.json"
 CALIBRATION = 32

@@ -76,7 +76,7 @@ app.command()(quantize)
 @app.command()
 def inspect(source: Source, weights: Weights = None, overrides: Overrides = None, *, json: AsJson = False) -> None:
     """Say what is in a checkpoint, and what it costs to run."""
-    from vitedge.inspection import inspect as run
+    from vitedge.verbs.inspect import inspect as run
 
     render.inspection(run(source, weights=weights, overrides=parse_overrides(overrides)), as_json=json)
 
@@ -142,7 +142,7 @@ def export(
         found = entries.get("quantization")
         entries["quantization"] = quantization_entries(entries.get("precision"), found, calibration, settings, layers)
     asked = apply(from_dict(ExportRecipe, entries), entries)
-    from vitedge.pipeline import export as run
+    from vitedge.verbs.export import export as run
 
     result = run(source, output, asked, force=force, progress=progress)
     render.export_result(result, as_json=json)
@@ -190,8 +190,8 @@ def validate(
 
         result = import_result(Path(subject), imported)
     else:
-        from vitedge.validation import Against, Manner
-        from vitedge.validation import validate as run
+        from vitedge.verbs.validate import Against, Manner
+        from vitedge.verbs.validate import validate as run
 
         bar = bar_entries(max_error, min_sqnr, min_agreement)
         if against is None and (layers or bar):
@@ -270,9 +270,9 @@ def evaluate(
 ) -> None:
     """Count what is classified correctly: top-1, top-5, agreement."""
     from vitedge import render_accuracy
-    from vitedge.evaluation import Request
-    from vitedge.evaluation import evaluate as run
-    from vitedge.predictors import Weights as Choice
+    from vitedge.verbs.evaluate import Request
+    from vitedge.verbs.evaluate import evaluate as run
+    from vitedge.verbs.subjects import Weights as Choice
 
     choice = Choice(weights, parse_overrides(overrides), parse_size(image_size))
     request = Request(images, image_count, seed, against, max_drop, choice)

@@ -84,7 +84,7 @@ def quantize(
     entries["quantization"] = quantization_entries(entries["precision"], found, calibration, settings, layers)
     asked = apply(from_dict(ExportRecipe, entries), entries)
     from vitedge import render_quantization
-    from vitedge.quantization import quantize as run
+    from vitedge.verbs.quantize import quantize as run
 
     result = run(source, output, asked, force=force, progress=progress)
     render_quantization.result(result, profile=asked.profile, layers=diagnose, as_json=json)

@@ -34,7 +34,6 @@ from vitedge.parity import compare, default_bar, judge
 from vitedge.program.capture import BATCH_AXIS, capture
 from vitedge.program.modules import execution_order
 from vitedge.program.program import Program
-from vitedge.quantization import of_model, prepare, target
 from vitedge.quantize.file import Model, read_model
 from vitedge.quantize.header import SUFFIX
 from vitedge.quantize.recording import record
@@ -53,6 +52,7 @@ from vitedge.records import (
 )
 from vitedge.serialization import to_dict
 from vitedge.stressing import lower_in_range
+from vitedge.verbs.quantize import of_model, prepare, target
 from vitedge.verdict import judge_speed
 
 FILE_NAMES = {"onnx": "model.onnx", "coreml": "model.mlpackage"}
