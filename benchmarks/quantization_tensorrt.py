@@ -29,7 +29,7 @@ from vitedge.calibration.preprocess import normalize
 from vitedge.checkpoints.read import read
 from vitedge.export.tensorrt_readiness import check_tensorrt
 from vitedge.models.reference import load_reference
-from vitedge.parity import compare
+from vitedge.parity.metrics import compare
 
 RESULTS = Path(__file__).with_name("results") / "quantization_tensorrt.json"
 PROFILE = "jetson-orin-nano"

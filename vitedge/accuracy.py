@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitedge.accuracy_records import Proportion
-from vitedge.parity import TIE
+from vitedge.parity.metrics import TIE
 
 Z95 = 1.959963984540054
 """The 97.5 % quantile of the normal distribution."""

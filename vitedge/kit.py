@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from vitedge.bundle import MANIFEST, REFERENCE, check_files, read_manifest, write_manifest
-from vitedge.comparison import Evidence, judged, run, sealed_evidence
 from vitedge.digest import hash_file
 from vitedge.errors import BadRecipe, CheckFailed, OutputRefused, UnreadableArtifact
 from vitedge.kit_result import FORMAT_VERSION, Result, Run, read_result
 from vitedge.kit_script import content_hash
 from vitedge.output import replacing
+from vitedge.parity.artifact import Evidence, judged, run, sealed_evidence
 from vitedge.records import Artifact, Manifest, ParityReport, Validation
 from vitedge.serialization import to_dict
 

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from tests.export import tiny
-from vitedge.comparison import Floats
 from vitedge.export.ranges import find_islands
 from vitedge.export.sensitivity import IMAGES, find_noisy, predict_noise
 from vitedge.export.to_onnx import lower
-from vitedge.parity import compare
+from vitedge.parity.artifact import Floats
+from vitedge.parity.metrics import compare
 from vitedge.program.capture import capture
 from vitedge.program.modules import execution_order
 from vitedge.program.program import Program

@@ -16,7 +16,7 @@ import pytest
 from tests.vitedge.mac import play, run_kit
 from vitedge import kit_script
 from vitedge.kit import write_kit
-from vitedge.parity import compare
+from vitedge.parity.metrics import compare
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from vitedge import registry
-from vitedge.comparison import Evidence, feed
 from vitedge.errors import CheckFailed
+from vitedge.parity.artifact import Evidence, feed
 from vitedge.records import Artifact, StressReport
 
 _ROUNDS = 4

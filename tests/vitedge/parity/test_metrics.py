@@ -9,7 +9,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from tests.seeding import seeded
-from vitedge.parity import compare, default_bar, judge
+from vitedge.parity.metrics import compare, default_bar, judge
 from vitedge.records import Bar, OutputParity
 
 FP32 = default_bar("fp32", "vit")

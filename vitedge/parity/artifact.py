@@ -19,7 +19,7 @@ from vitedge.bundle import ReferenceData, read_reference
 from vitedge.calibration.preprocess import normalize
 from vitedge.errors import BadRecipe, UnreadableArtifact
 from vitedge.mlprogram import COMPUTE
-from vitedge.parity import compare, default_bar, judge
+from vitedge.parity.metrics import compare, default_bar, judge
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact, Bar, Manifest, ModelSpec, ParityReport, StructureReport, TensorSpec
 from vitedge.serialization import from_dict

@@ -12,16 +12,16 @@ import torch
 
 from tests.bad_files import VIT, vit_state
 from tests.vitedge.mlprogram.mil import program as mil
-from vitedge import stressing
 from vitedge.bundle import ReferenceData
 from vitedge.checkpoints.read import read
-from vitedge.comparison import Evidence
 from vitedge.errors import CheckFailed
 from vitedge.mlprogram.stress import FLOAT16_MAX
 from vitedge.models.reference import load_reference
+from vitedge.parity import float16_range as stressing
+from vitedge.parity.artifact import Evidence
+from vitedge.parity.float16_range import lower_in_range, stress
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact, Bar, StressReport, TensorSpec
-from vitedge.stressing import lower_in_range, stress
 from vitedge.verbs import export as pipeline
 from vitedge.verbs.export import export
 
