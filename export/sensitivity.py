@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.fx import Interpreter, Node
 
-from vitedge.export.passes.half import FLOAT16_MAX
+from vitedge.export.onnx.passes.half import FLOAT16_MAX
 from vitedge.program.execution import arguments, batches
 from vitedge.program.modules import execution_order, innermost_module
 from vitedge.program.program import Program

@@ -16,7 +16,7 @@ from vitedge.checkpoints.mobilevit import infer as infer_v1
 from vitedge.checkpoints.mobilevitv2 import infer as infer_v2
 from vitedge.export import coreml_artifact, to_coreml, to_onnx
 from vitedge.export.coreml_reference import expected_weights
-from vitedge.export.passes.opset import NEWEST_OPSET
+from vitedge.export.onnx.passes.opset import NEWEST_OPSET
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import read_program
 from vitedge.models import mobilevit, mobilevitv2

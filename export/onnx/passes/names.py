@@ -7,7 +7,7 @@ import re
 
 import onnx_ir as ir
 
-from vitedge.export.passes.graph import Graph, modules_of
+from vitedge.export.onnx.passes.graph import Graph, modules_of
 
 _NAMED = "vitedge.named"
 _UNSAFE = re.compile(r"[^A-Za-z0-9_./-]")

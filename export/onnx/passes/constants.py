@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 from onnx_ir.tensor_adapters import TorchTensor
 
-from vitedge.export.passes.graph import Graph, constant, modules_of
+from vitedge.export.onnx.passes.graph import Graph, constant, modules_of
 
 _PROBE = 64
 """Elements at either end of a tensor that are compared before the whole is."""

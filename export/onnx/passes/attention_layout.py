@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from vitedge.export.passes.graph import Graph, constant
-from vitedge.export.passes.integers import IntegerLayer, integer_layers
-from vitedge.export.passes.movement import dims, order_of, reshape, transpose
+from vitedge.export.onnx.passes.graph import Graph, constant
+from vitedge.export.onnx.passes.integers import IntegerLayer, integer_layers
+from vitedge.export.onnx.passes.movement import dims, order_of, reshape, transpose
 
 _STACKED = (2, 0, 3, 1, 4)
 """``(batch, tokens, 3, heads, channels)`` to ``(3, batch, heads, tokens, channels)``, as timm writes it."""

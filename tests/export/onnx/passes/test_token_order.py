@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from vitedge.export.passes.cleanup import clean_up
-from vitedge.export.passes.graph import Graph
-from vitedge.export.passes.token_order import add_before_transposition, merge_reshapes, merge_transpositions
+from vitedge.export.onnx.passes.cleanup import clean_up
+from vitedge.export.onnx.passes.graph import Graph
+from vitedge.export.onnx.passes.token_order import add_before_transposition, merge_reshapes, merge_transpositions
 
 OPSET = 18
 Edges = list[int | None]

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 import torch
 
-from vitedge.export.passes.graph import MODULES, Graph, constant
-from vitedge.export.passes.movement import dims, reshape
+from vitedge.export.onnx.passes.graph import MODULES, Graph, constant
+from vitedge.export.onnx.passes.movement import dims, reshape
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 import torch
 
-from vitedge.export.passes.graph import Graph, constant
+from vitedge.export.onnx.passes.graph import Graph, constant
 
 Dims = tuple[int | None, ...]
 """A shape; None is the edge that depends on the batch."""

@@ -10,18 +10,18 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from vitedge.export.passes.attention_layout import separate_projections
-from vitedge.export.passes.cleanup import clean_up
-from vitedge.export.passes.convolution_layout import convolutions_as_products
-from vitedge.export.passes.graph import Graph
-from vitedge.export.passes.integers import turn_weights, write_as_gemm, write_bias_in_float
-from vitedge.export.passes.rounding_order import (
+from vitedge.export.onnx.passes.attention_layout import separate_projections
+from vitedge.export.onnx.passes.cleanup import clean_up
+from vitedge.export.onnx.passes.convolution_layout import convolutions_as_products
+from vitedge.export.onnx.passes.graph import Graph
+from vitedge.export.onnx.passes.integers import turn_weights, write_as_gemm, write_bias_in_float
+from vitedge.export.onnx.passes.rounding_order import (
     quantize_before_factors,
     quantize_before_joins,
     quantize_before_movement,
     share_quantizers,
 )
-from vitedge.export.passes.token_order import (
+from vitedge.export.onnx.passes.token_order import (
     add_before_transposition,
     merge_reshapes,
     merge_transpositions,

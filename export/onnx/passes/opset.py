@@ -7,8 +7,8 @@ import onnx
 import onnx_ir as ir
 
 from vitedge.errors import BadRecipe
-from vitedge.export.passes.graph import Graph, constant
-from vitedge.export.passes.weight_only import CONTRIB
+from vitedge.export.onnx.passes.graph import Graph, constant
+from vitedge.export.onnx.passes.weight_only import CONTRIB
 
 OLDEST_OPSET = 13
 NEWEST_OPSET = min(26, onnx.defs.onnx_opset_version())

@@ -6,7 +6,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import torch
 
-from vitedge.export.passes.graph import MODULES, Graph, constant, modules_of
+from vitedge.export.onnx.passes.graph import MODULES, Graph, constant, modules_of
 
 
 def fold_batch_norms(graph: Graph) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from vitedge.export.passes.graph import Graph, constant
-from vitedge.export.passes.integers import IntegerLayer, integer_layers
-from vitedge.export.passes.movement import Dims, dims, movers, order_of, repeat, reshape, source_of, transpose
+from vitedge.export.onnx.passes.graph import Graph, constant
+from vitedge.export.onnx.passes.integers import IntegerLayer, integer_layers
+from vitedge.export.onnx.passes.movement import Dims, dims, movers, order_of, repeat, reshape, source_of, transpose
 
 
 def move_tokens_before_layers(graph: Graph) -> None:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 import torch
 
-from vitedge.export.passes.graph import Graph, constant
-from vitedge.export.passes.integers import grid_of, producer_of
-from vitedge.export.passes.movement import dims, order_of, reshape, transpose
+from vitedge.export.onnx.passes.graph import Graph, constant
+from vitedge.export.onnx.passes.integers import grid_of, producer_of
+from vitedge.export.onnx.passes.movement import dims, order_of, reshape, transpose
 
 CHANNELS_LAST, CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 _ELEMENTWISE = ("Sigmoid", "Mul", "Add", "QuantizeLinear")

@@ -14,7 +14,7 @@ import onnx_ir as ir
 import torch
 from onnx_ir.tensor_adapters import TorchTensor
 
-from vitedge.export.passes.graph import Graph, constant, modules_of
+from vitedge.export.onnx.passes.graph import Graph, constant, modules_of
 
 FLOAT16_MAX = 65504.0
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16

@@ -6,7 +6,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from vitedge.export.passes.graph import Graph
+from vitedge.export.onnx.passes.graph import Graph
 
 _WITH_STATISTICS = ("LayerNormalization", "BatchNormalization")
 _BROADCASTING = ("Add", "Sub", "Mul", "Div")

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from vitedge.export.passes.graph import Graph, constant
-from vitedge.export.passes.movement import dims, movers, repeat, rolled, source_of
+from vitedge.export.onnx.passes.graph import Graph, constant
+from vitedge.export.onnx.passes.movement import dims, movers, repeat, rolled, source_of
 
 _HEADS_BY = ("Gather", "Reshape", "Split", "Squeeze", "Transpose")
 """What hands heads to an attention."""

@@ -13,8 +13,8 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from vitedge.export.passes.graph import Graph, constant
-from vitedge.export.passes.integers import producer_of
+from vitedge.export.onnx.passes.graph import Graph, constant
+from vitedge.export.onnx.passes.integers import producer_of
 
 CONTRIB = "com.microsoft"
 _CHANNEL_BLOCK = 128
