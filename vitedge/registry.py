@@ -54,7 +54,7 @@ TARGETS: Table = {
 }
 
 CHECKS: Table = {
-    "onnx": Part("ONNX", "vitedge.export.onnx_artifact", ("onnx",)),
+    "onnx": Part("ONNX", "vitedge.export.onnx.artifact", ("onnx",)),
     "coreml": Part("Core ML", "vitedge.export.coreml_artifact", ("coremltools",), "pip install 'coremltools>=9.0'"),
 }
 

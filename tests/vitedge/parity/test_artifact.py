@@ -17,7 +17,7 @@ from vitedge import registry
 from vitedge.bundle import ReferenceData, read_manifest, read_reference
 from vitedge.calibration.preprocess import normalize
 from vitedge.checkpoints.read import read
-from vitedge.export.onnx_artifact import describe
+from vitedge.export.onnx.artifact import describe
 from vitedge.models.reference import load_reference
 from vitedge.parity.artifact import Evidence, check_parity, check_structure, compare_layers, feed
 from vitedge.parity.reference import gather_blocks

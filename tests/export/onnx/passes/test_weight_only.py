@@ -12,7 +12,7 @@ import torch
 from tests.export import tiny
 from tests.export.quantized_files import kinds, optimized, run, written
 from tests.export.quantized_programs import quantized, simulated
-from vitedge.export.onnx_fusion import count_unpacked, unfused
+from vitedge.export.onnx.fusion import count_unpacked, unfused
 
 OPERATORS = {"w8": "MatMulNBits", "w4": "MatMulNBits", "uint16": "MatMulNBits", "dynamic": "MatMulInteger"}
 """Scheme to the operator that every Linear becomes."""

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from vitedge.export.onnx_fusion import unfused
+from vitedge.export.onnx.fusion import unfused
 
 
 def write(path: Path, *, fusible: bool) -> Path:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 import torch
 from onnxscript import opset18, opset20
 
-from vitedge.export.onnx_quantized_translation import quantized_translations
+from vitedge.export.onnx.quantized_translation import quantized_translations
 
 LAYER_NORMALIZATION_SINCE = 17
 GELU_SINCE = 20
