@@ -23,14 +23,14 @@ from typing import Any
 import timm
 import torch
 
-from tests.export.foreign import convert
+from tests.export.coreml.foreign import convert
 from tests.family_map_files import settled
 from tests.seeding import seeded
 from vitedge.calibration.images import load
 from vitedge.checkpoints.read import read
 from vitedge.devices import local
 from vitedge.errors import CheckFailed
-from vitedge.export.coreml_artifact import describe
+from vitedge.export.coreml.artifact import describe
 from vitedge.export.sensitivity import find_noisy
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import read_program

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.quantization_pieces import Array, Piece, apart, piece
-from vitedge.export.coreml_graph import CoreMLGraph, prepare
+from vitedge.export.coreml.graph import CoreMLGraph, prepare
 from vitedge.export.coreml_values import ReferenceValues, Rounding
 from vitedge.mlprogram.interpreter import Interpreter
 from vitedge.mlprogram.package import read_package

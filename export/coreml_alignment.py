@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from vitedge.export.coreml_describe import PREFIX
-from vitedge.export.coreml_graph import CoreMLGraph
-from vitedge.export.coreml_reference import fold, folds_into
-from vitedge.export.coreml_weights import LIKENESS, Weight, by_content, content_key, cosine, plain
+from vitedge.export.coreml.describe import PREFIX
+from vitedge.export.coreml.expected_weights import fold, folds_into
+from vitedge.export.coreml.graph import CoreMLGraph
+from vitedge.export.coreml.weights import LIKENESS, Weight, by_content, content_key, cosine, plain
 from vitedge.mlprogram.blobs import Array
 from vitedge.mlprogram.program import Named, Operation, Program, ValueType
 from vitedge.program.constants import constant_values, sources

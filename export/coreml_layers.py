@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitedge.export.coreml.graph import prepare
 from vitedge.export.coreml_alignment import Alignment, Anchor, align
-from vitedge.export.coreml_graph import prepare
 from vitedge.export.coreml_segments import Segment, divide, numbers
 from vitedge.export.coreml_values import ReferenceValues, Rounding
 from vitedge.mlprogram.description import is_bgr

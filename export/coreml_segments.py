@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from vitedge.export.coreml.graph import CoreMLGraph
+from vitedge.export.coreml.quantized import ACTIVATIONS, CONSTANTS
 from vitedge.export.coreml_alignment import Alignment, Anchor
-from vitedge.export.coreml_graph import CoreMLGraph
-from vitedge.export.coreml_quantized import ACTIVATIONS, CONSTANTS
 from vitedge.mlprogram.program import Operation, Program
 
 

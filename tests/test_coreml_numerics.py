@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.export.coreml_models import FAMILIES, captured
-from tests.export.foreign import convert
+from tests.export.coreml.foreign import convert
+from tests.export.coreml.models import FAMILIES, captured
 from tests.family_map_files import settled
 from tests.seeding import seeded
 from vitedge.calibration.images import load

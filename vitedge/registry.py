@@ -55,7 +55,7 @@ TARGETS: Table = {
 
 CHECKS: Table = {
     "onnx": Part("ONNX", "vitedge.export.onnx.artifact", ("onnx",)),
-    "coreml": Part("Core ML", "vitedge.export.coreml_artifact", ("coremltools",), "pip install 'coremltools>=9.0'"),
+    "coreml": Part("Core ML", "vitedge.export.coreml.artifact", ("coremltools",), "pip install 'coremltools>=9.0'"),
 }
 
 RUNTIMES: Table = {

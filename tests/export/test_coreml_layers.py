@@ -12,13 +12,13 @@ import torch
 from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
-from tests.export.coreml_models import FAMILIES, captured
-from tests.export.foreign import convert
+from tests.export.coreml.foreign import convert
+from tests.export.coreml.models import FAMILIES, captured
 from tests.seeding import seeded
+from vitedge.export.coreml.graph import prepare
+from vitedge.export.coreml.quiet import load_coremltools, quiet
 from vitedge.export.coreml_alignment import Alignment, align
-from vitedge.export.coreml_graph import prepare
 from vitedge.export.coreml_layers import EXACT_DB, LayerComparison, compare_program
-from vitedge.export.coreml_quiet import load_coremltools, quiet
 from vitedge.export.to_coreml import lower
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import read_program

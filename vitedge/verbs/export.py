@@ -22,7 +22,7 @@ from vitedge.calibration.images import load
 from vitedge.checkpoints.read import Checkpoint, read
 from vitedge.digest import hash_file
 from vitedge.errors import CheckFailed, DeviceFailed, MissingBackend, UserError
-from vitedge.export.coreml_reference import expected_weights
+from vitedge.export.coreml.expected_weights import expected_weights
 from vitedge.export.ranges import find_islands
 from vitedge.export.sensitivity import find_noisy
 from vitedge.export.tensorrt_readiness import check_tensorrt

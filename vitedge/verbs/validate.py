@@ -165,7 +165,7 @@ def _against(
     reference: Reference, reports: tuple[ParityReport, ...], path: Path, artifact: Artifact, basis: _Basis
 ) -> tuple[tuple[ParityReport, ...], Mapping[str, Any] | None]:
     """The reports with their layers, and what the constants of a Core ML package have to hold."""
-    from vitedge.export.coreml_reference import expected_weights  # noqa: PLC0415
+    from vitedge.export.coreml.expected_weights import expected_weights  # noqa: PLC0415
     from vitedge.parity import reference as from_reference  # noqa: PLC0415  (as above)
 
     if artifact.format != "coreml":

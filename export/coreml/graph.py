@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind, OutputSpec, TensorArgument
 from torch.fx import Graph, Node
 
-from vitedge.export.coreml_quantized import ACTIVATIONS, CONSTANTS, write_constants
+from vitedge.export.coreml.quantized import ACTIVATIONS, CONSTANTS, write_constants
 from vitedge.mlprogram.modules import identifier
 from vitedge.program.program import Program
 from vitedge.program.qdq import DEQUANTIZE

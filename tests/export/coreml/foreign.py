@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitedge.export.coreml_quiet import load_coremltools, quiet
+from vitedge.export.coreml.quiet import load_coremltools, quiet
 
 
 def convert(

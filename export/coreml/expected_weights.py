@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from vitedge.export.coreml_quantized import BYTES, CONSTANTS
-from vitedge.export.coreml_weights import Weight
+from vitedge.export.coreml.quantized import BYTES, CONSTANTS
+from vitedge.export.coreml.weights import Weight
 from vitedge.mlprogram.blobs import Array
 from vitedge.program.constants import constant_values, sources
 from vitedge.program.modules import innermost_module

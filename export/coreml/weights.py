@@ -13,7 +13,7 @@ from itertools import chain
 import numpy as np
 
 from vitedge.errors import CheckFailed
-from vitedge.export.coreml_describe import PREFIX
+from vitedge.export.coreml.describe import PREFIX
 from vitedge.mlprogram.blobs import Array
 from vitedge.mlprogram.program import Argument, Named, Program
 

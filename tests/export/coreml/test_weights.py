@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.export.coreml_models import captured
+from tests.export.coreml.models import captured
 from vitedge.errors import CheckFailed
-from vitedge.export.coreml_describe import PREFIX
-from vitedge.export.coreml_quiet import load_coremltools, quiet
-from vitedge.export.coreml_reference import expected_weights
-from vitedge.export.coreml_weights import Weight, compare_weights, plain
+from vitedge.export.coreml.describe import PREFIX
+from vitedge.export.coreml.expected_weights import expected_weights
+from vitedge.export.coreml.quiet import load_coremltools, quiet
+from vitedge.export.coreml.weights import Weight, compare_weights, plain
 from vitedge.export.to_coreml import lower
 from vitedge.mlprogram.package import MODEL, read_package
 from vitedge.mlprogram.program import Program, read_program

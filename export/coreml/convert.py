@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from vitedge.errors import BadRecipe, CheckFailed
-from vitedge.export.coreml_graph import CoreMLGraph
-from vitedge.export.coreml_quantized import ACTIVATIONS
+from vitedge.export.coreml.graph import CoreMLGraph
+from vitedge.export.coreml.quantized import ACTIVATIONS
 from vitedge.records import TensorSpec
 
 MAX_RANK = 5

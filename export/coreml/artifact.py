@@ -12,9 +12,9 @@ import numpy as np
 
 from vitedge.digest import hash_file, hash_listing
 from vitedge.errors import BadRecipe, CheckFailed, UnreadableArtifact
-from vitedge.export.coreml_describe import PREFIX
-from vitedge.export.coreml_scheme import ROUNDED, count_integers, scheme_of
-from vitedge.export.coreml_weights import compare_weights, numbers, quantized_parts
+from vitedge.export.coreml.describe import PREFIX
+from vitedge.export.coreml.scheme import ROUNDED, count_integers, scheme_of
+from vitedge.export.coreml.weights import compare_weights, numbers, quantized_parts
 from vitedge.mlprogram import description
 from vitedge.mlprogram.blobs import Blobs, Place
 from vitedge.mlprogram.modules import blocks_of
@@ -80,8 +80,8 @@ def check(path: Path, artifact: Artifact, weights: Mapping[str, Any] | None = No
     Args:
         path: the ``.mlpackage`` folder.
         artifact: what it should be.
-        weights: what its constants should be, from `vitedge.export.coreml_reference.expected_weights`; None leaves
-            them to the hashes.
+        weights: what its constants should be, from `vitedge.export.coreml.expected_weights`; None leaves them to the
+            hashes.
 
     Raises:
         MissingBackend: coremltools is not installed.

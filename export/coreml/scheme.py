@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vitedge.export.coreml_describe import PREFIX
+from vitedge.export.coreml.describe import PREFIX
 from vitedge.mlprogram import description
 from vitedge.mlprogram.program import Program
 from vitedge.recipe import SCHEMES

@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.export.coreml_models import captured
+from tests.export.coreml.models import captured
 from tests.export.quantized_captures import images, quantized
 from vitedge.digest import hash_file
 from vitedge.errors import BadRecipe
-from vitedge.export.coreml_artifact import check, describe
-from vitedge.export.coreml_graph import prepare
+from vitedge.export.coreml.artifact import check, describe
+from vitedge.export.coreml.expected_weights import expected_weights
+from vitedge.export.coreml.graph import prepare
 from vitedge.export.coreml_layers import compare_program
-from vitedge.export.coreml_reference import expected_weights
 from vitedge.export.coreml_values import ReferenceValues, Rounding
 from vitedge.export.to_coreml import lower
 from vitedge.mlprogram.interpreter import Interpreter
