@@ -22,10 +22,10 @@ from tests.seeding import seeded
 from vitedge.errors import CheckFailed
 from vitedge.export.coreml.expected_weights import expected_weights
 from vitedge.export.coreml.weights import compare_weights
-from vitedge.export.coreml_layers import LayerComparison, compare_program
 from vitedge.export.to_coreml import lower
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import read_program
+from vitedge.parity.coreml.layers import LayerComparison, compare_program
 from vitedge.program.program import Program
 from vitedge.recipe import ExportRecipe
 

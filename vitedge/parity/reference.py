@@ -8,9 +8,9 @@ from pathlib import Path
 
 from vitedge.bundle import ReferenceData
 from vitedge.calibration.images import ImageSet
-from vitedge.export.coreml_layers import compare_program
 from vitedge.models.reference import Reference
 from vitedge.parity.artifact import Evidence, Floats, compare_layers, feed
+from vitedge.parity.coreml.layers import compare_program
 from vitedge.program.capture import capture
 from vitedge.program.program import Program
 from vitedge.records import Artifact, Bar, ParityReport

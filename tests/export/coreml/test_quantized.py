@@ -20,13 +20,13 @@ from vitedge.errors import BadRecipe
 from vitedge.export.coreml.artifact import check, describe
 from vitedge.export.coreml.expected_weights import expected_weights
 from vitedge.export.coreml.graph import prepare
-from vitedge.export.coreml_layers import compare_program
-from vitedge.export.coreml_values import ReferenceValues, Rounding
 from vitedge.export.to_coreml import lower
 from vitedge.mlprogram.interpreter import Interpreter
 from vitedge.mlprogram.package import WEIGHTS, read_package
 from vitedge.mlprogram.program import Literal, Operation, ValueType, read_program
 from vitedge.mlprogram.program import Program as MLProgram
+from vitedge.parity.coreml.layers import compare_program
+from vitedge.parity.coreml.values import ReferenceValues, Rounding
 from vitedge.program.program import Program
 from vitedge.program.qdq import DEQUANTIZE, QUANTIZE
 from vitedge.recipe import ExportRecipe

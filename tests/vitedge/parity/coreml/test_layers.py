@@ -17,11 +17,11 @@ from tests.export.coreml.models import FAMILIES, captured
 from tests.seeding import seeded
 from vitedge.export.coreml.graph import prepare
 from vitedge.export.coreml.quiet import load_coremltools, quiet
-from vitedge.export.coreml_alignment import Alignment, align
-from vitedge.export.coreml_layers import EXACT_DB, LayerComparison, compare_program
 from vitedge.export.to_coreml import lower
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import read_program
+from vitedge.parity.coreml.alignment import Alignment, align
+from vitedge.parity.coreml.layers import EXACT_DB, LayerComparison, compare_program
 from vitedge.program.capture import capture
 from vitedge.program.program import Program
 from vitedge.recipe import ExportRecipe

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from vitedge.export.coreml.graph import CoreMLGraph
 from vitedge.export.coreml.quantized import ACTIVATIONS, CONSTANTS
-from vitedge.export.coreml_alignment import Alignment, Anchor
 from vitedge.mlprogram.program import Operation, Program
+from vitedge.parity.coreml.alignment import Alignment, Anchor
 
 
 @dataclass(frozen=True)
