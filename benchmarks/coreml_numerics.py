@@ -31,7 +31,7 @@ from vitedge.checkpoints.read import read
 from vitedge.devices import local
 from vitedge.errors import CheckFailed
 from vitedge.export.coreml.artifact import describe
-from vitedge.export.sensitivity import find_noisy
+from vitedge.export.float16.noise import find_noisy
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import read_program
 from vitedge.models.reference import Reference, load_reference

@@ -19,7 +19,7 @@ from vitedge.calibration.images import load
 from vitedge.calibration.synthetic import synthesize
 from vitedge.checkpoints.read import read
 from vitedge.demo.assets import IMAGES, MODELS, DemoModel, images
-from vitedge.export.sensitivity import find_noisy
+from vitedge.export.float16.noise import find_noisy
 from vitedge.export.to_coreml import lower
 from vitedge.mlprogram.package import MODEL, read_package
 from vitedge.models.reference import load_reference

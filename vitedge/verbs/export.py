@@ -23,8 +23,8 @@ from vitedge.checkpoints.read import Checkpoint, read
 from vitedge.digest import hash_file
 from vitedge.errors import CheckFailed, DeviceFailed, MissingBackend, UserError
 from vitedge.export.coreml.expected_weights import expected_weights
-from vitedge.export.ranges import find_islands
-from vitedge.export.sensitivity import find_noisy
+from vitedge.export.float16.noise import find_noisy
+from vitedge.export.float16.ranges import find_islands
 from vitedge.export.tensorrt_readiness import check_tensorrt
 from vitedge.models.reference import Reference, load_reference
 from vitedge.output import replacing

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from tests.export import tiny
-from vitedge.export.ranges import find_islands
-from vitedge.export.sensitivity import IMAGES, find_noisy, predict_noise
+from vitedge.export.float16.noise import IMAGES, find_noisy, predict_noise
+from vitedge.export.float16.ranges import find_islands
 from vitedge.export.to_onnx import lower
 from vitedge.parity.artifact import Floats
 from vitedge.parity.metrics import compare

@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.export import tiny
 from vitedge.errors import CheckFailed
-from vitedge.export.ranges import find_islands, measure_ranges
+from vitedge.export.float16.ranges import find_islands, measure_ranges
 from vitedge.export.to_coreml import lower as lower_coreml
 from vitedge.export.to_onnx import lower
 from vitedge.mlprogram.stress import stress
