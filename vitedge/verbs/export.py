@@ -25,7 +25,7 @@ from vitedge.errors import CheckFailed, DeviceFailed, MissingBackend, UserError
 from vitedge.export.coreml.expected_weights import expected_weights
 from vitedge.export.float16.noise import find_noisy
 from vitedge.export.float16.ranges import find_islands
-from vitedge.export.tensorrt_readiness import check_tensorrt
+from vitedge.export.tensorrt.readiness import check_tensorrt
 from vitedge.models.reference import Reference, load_reference
 from vitedge.output import replacing
 from vitedge.parity.artifact import Evidence, check_parity, check_structure, feed

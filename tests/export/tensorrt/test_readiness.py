@@ -11,7 +11,7 @@ from onnx import parser
 
 from tests.export import tiny
 from vitedge.errors import UnreadableArtifact
-from vitedge.export.tensorrt_readiness import CHECKS, check_tensorrt
+from vitedge.export.tensorrt.readiness import CHECKS, check_tensorrt
 from vitedge.export.to_onnx import lower
 from vitedge.recipe import ExportRecipe
 
