@@ -6,7 +6,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from vitedge.accuracy_records import Evaluation, PairedAccuracy, Proportion
+from vitedge.accuracy.records import Evaluation, PairedAccuracy, Proportion
 from vitedge.render_screen import document, lines, next_command, show, table
 
 _NAMED = 5

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from vitedge import render_screen
-from vitedge.accuracy import mcnemar, proportion
-from vitedge.accuracy_records import Evaluation, PairedAccuracy, SubjectAccuracy
+from vitedge.accuracy.metrics import mcnemar, proportion
+from vitedge.accuracy.records import Evaluation, PairedAccuracy, SubjectAccuracy
 from vitedge.render_accuracy import evaluation
 
 REFERENCE = SubjectAccuracy(

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitedge.accuracy_count import Count, Predictor, classify
+from vitedge.accuracy.count import Count, Predictor, classify
 from vitedge.calibration.labelled import LabelledSet
 from vitedge.calibration.preprocess import normalize
 from vitedge.errors import BadImages, BadRecipe, MissingBackend

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitedge import registry
-from vitedge.accuracy_count import Predictor, Scores
+from vitedge.accuracy.count import Predictor, Scores
 from vitedge.bundle import MANIFEST, ReferenceData, check_files, read_manifest
 from vitedge.errors import BadRecipe, UnreadableArtifact
 from vitedge.parity.artifact import FORMAT_OF, RUNTIMES_OF, Evidence, image_size, run

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vitedge.accuracy import agrees, finite, mcnemar, proportion, ranks
-from vitedge.accuracy_records import PairedAccuracy, SubjectAccuracy
+from vitedge.accuracy.metrics import agrees, finite, mcnemar, proportion, ranks
+from vitedge.accuracy.records import PairedAccuracy, SubjectAccuracy
 from vitedge.calibration.labelled import LabelledSet
 from vitedge.calibration.stream import ImageStream
 from vitedge.errors import BadImages

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from vitedge.accuracy import agrees, mcnemar, proportion, ranks
+from vitedge.accuracy.metrics import agrees, mcnemar, proportion, ranks
 
 NAN = float("nan")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vitedge.accuracy_records import Proportion
+from vitedge.accuracy.records import Proportion
 from vitedge.parity.metrics import TIE
 
 Z95 = 1.959963984540054
