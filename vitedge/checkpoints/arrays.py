@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.lib import format as npy_format
 
-from vitedge.checkpoints.family import State
+from vitedge.checkpoints.families.family import State
 from vitedge.errors import RefusedPickle, UnreadableCheckpoint
 from vitedge.sentences import short
 

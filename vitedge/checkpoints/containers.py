@@ -17,7 +17,7 @@ from typing import Any
 from safetensors import safe_open
 
 from vitedge.checkpoints import arrays, folders, torchfiles
-from vitedge.checkpoints.family import State
+from vitedge.checkpoints.families.family import State
 from vitedge.digest import hash_file, hash_listing
 from vitedge.errors import UnreadableCheckpoint
 from vitedge.sentences import short

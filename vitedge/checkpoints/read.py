@@ -13,8 +13,8 @@ import torch
 
 from vitedge.checkpoints import hub
 from vitedge.checkpoints.containers import Container, open_container
-from vitedge.checkpoints.families import FAMILIES
-from vitedge.checkpoints.family import Family, Hints, State
+from vitedge.checkpoints.families.family import Family, Hints, State
+from vitedge.checkpoints.families.table import FAMILIES
 from vitedge.checkpoints.identify import identify
 from vitedge.checkpoints.overrides import apply_overrides, parse_overrides
 from vitedge.checkpoints.unwrap import WeightSet, choose, weight_sets

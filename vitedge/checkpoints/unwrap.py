@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from vitedge.checkpoints.family import State
+from vitedge.checkpoints.families.family import State
 from vitedge.errors import BadRecipe, UnreadableCheckpoint
 from vitedge.sentences import some
 

@@ -16,8 +16,8 @@ import torch
 
 from tests.seeding import seeded
 from vitedge.checkpoints.containers import open_container
-from vitedge.checkpoints.families import FAMILIES
-from vitedge.checkpoints.family import Converted, Family, Hints, Naming, State
+from vitedge.checkpoints.families.family import Converted, Family, Hints, Naming, State
+from vitedge.checkpoints.families.table import FAMILIES
 from vitedge.checkpoints.identify import identify
 from vitedge.checkpoints.overrides import apply_overrides, parse_overrides
 from vitedge.checkpoints.read import Checkpoint, read

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from vitedge.checkpoints.family import State
+from vitedge.checkpoints.families.family import State
 from vitedge.checkpoints.unwrap import BARE, choose, spellings, weight_sets
 from vitedge.errors import BadRecipe, UnreadableCheckpoint
 

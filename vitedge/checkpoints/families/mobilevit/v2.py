@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from vitedge.checkpoints import mobilevit_cvnets, mobilevit_huggingface
-from vitedge.checkpoints.family import Converted, Hints, Naming, State
-from vitedge.checkpoints.mobilevit_structure import Structure, Traits, infer_spec
-from vitedge.checkpoints.renaming import with_batch_counters
+from vitedge.checkpoints.families.family import Converted, Hints, Naming, State
+from vitedge.checkpoints.families.mobilevit import cvnets as mobilevit_cvnets
+from vitedge.checkpoints.families.mobilevit import huggingface as mobilevit_huggingface
+from vitedge.checkpoints.families.mobilevit.structure import Structure, Traits, infer_spec
+from vitedge.checkpoints.families.renaming import with_batch_counters
 from vitedge.records import ModelSpec, Preprocessing
 
 NAME = "mobilevitv2"

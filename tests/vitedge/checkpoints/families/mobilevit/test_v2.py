@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from transformers import MobileViTV2ForImageClassification, MobileViTV2ForSemanticSegmentation, MobileViTV2Model
 
 from tests.seeding import seeded
-from tests.vitedge.checkpoints.mobilevit_models import (
+from tests.vitedge.checkpoints.families.mobilevit.models import (
     cvnets_names,
     huggingface_config_v2,
     images,
@@ -15,8 +15,9 @@ from tests.vitedge.checkpoints.mobilevit_models import (
     rebuilt,
     tiny,
 )
-from vitedge.checkpoints import mobilevit, mobilevitv2
-from vitedge.checkpoints.family import Hints
+from vitedge.checkpoints.families.family import Hints
+from vitedge.checkpoints.families.mobilevit import v1 as mobilevit
+from vitedge.checkpoints.families.mobilevit import v2 as mobilevitv2
 from vitedge.errors import WeightsMismatch
 from vitedge.models.mobilevitv2 import features, resize
 from vitedge.records import Origin

@@ -2,8 +2,8 @@
 """What a family of architectures says about its checkpoints.
 
 Every family is one module beside this one with the same public names: ``NAME``, ``TITLE``, ``NAMINGS`` and ``infer``.
-``FAMILIES`` in `vitedge.checkpoints.families` lists them. A foreign naming is converted to timm's names first, so that
-`infer` and everything after it sees one spelling.
+``FAMILIES`` in `vitedge.checkpoints.families.table` lists them. A foreign naming is converted to timm's names first, so
+that `infer` and everything after it sees one spelling.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Mapping
 
-from vitedge.checkpoints.attention import join_projections
 from vitedge.checkpoints.configuration import (
     find_activation,
     find_image_size,
@@ -20,8 +19,9 @@ from vitedge.checkpoints.configuration import (
     mlp_ratio,
     shape_of,
 )
-from vitedge.checkpoints.family import Converted, Hints, Naming, State
-from vitedge.checkpoints.renaming import Rule, rename
+from vitedge.checkpoints.families.attention import join_projections
+from vitedge.checkpoints.families.family import Converted, Hints, Naming, State
+from vitedge.checkpoints.families.renaming import Rule, rename
 from vitedge.errors import UnknownArchitecture, WeightsMismatch
 from vitedge.records import ModelSpec, Origin, Preprocessing
 
@@ -139,7 +139,7 @@ NAMINGS = (
 
 
 def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
-    """Everything that shapes tell, and the rest from elsewhere; see `vitedge.checkpoints.family.Family.infer`."""
+    """Infers the spec from the shapes, and the rest from hints and tables; see `Family.infer`."""
     width, channels, patch, across = shape_of(state, "patch_embed.proj.weight")
     if patch != across:
         raise UnknownArchitecture(f"BEiT has square patches; patch_embed.proj.weight has {patch}x{across}.")

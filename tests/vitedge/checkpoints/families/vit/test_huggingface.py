@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tests.seeding import seeded
 from tests.vitedge.checkpoints.vit_rebuilding import assert_equal, convert, images_for, rebuild
-from vitedge.checkpoints.family import Hints
+from vitedge.checkpoints.families.family import Hints
 from vitedge.errors import WeightsMismatch
 from vitedge.models import vit as builder
 from vitedge.records import Origin

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.vitedge.checkpoints.vit_rebuilding import assert_equal, convert, images_for, rebuild
-from vitedge.checkpoints import vit_google
-from vitedge.checkpoints.family import Hints
+from vitedge.checkpoints.families.family import Hints
+from vitedge.checkpoints.families.vit import google as vit_google
 from vitedge.errors import WeightsMismatch
 from vitedge.models import vit as builder
 from vitedge.records import Origin

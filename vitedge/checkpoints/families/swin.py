@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
-from vitedge.checkpoints.attention import join_projections
 from vitedge.checkpoints.configuration import (
     find_activation,
     find_image_size,
@@ -21,8 +20,9 @@ from vitedge.checkpoints.configuration import (
     mlp_ratio,
     shape_of,
 )
-from vitedge.checkpoints.family import Converted, Hints, Naming, State
-from vitedge.checkpoints.renaming import Rule, rename
+from vitedge.checkpoints.families.attention import join_projections
+from vitedge.checkpoints.families.family import Converted, Hints, Naming, State
+from vitedge.checkpoints.families.renaming import Rule, rename
 from vitedge.errors import UnknownArchitecture, WeightsMismatch
 from vitedge.records import ModelSpec, Origin, Preprocessing
 
@@ -149,7 +149,7 @@ class _Stage:
 
 
 def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
-    """Everything but the image size from shapes; see `vitedge.checkpoints.family.Family.infer`."""
+    """Everything but the image size from shapes; see `vitedge.checkpoints.families.family.Family.infer`."""
     stages = tuple(_read_stage(state, stage) for stage in range(_count(state, "layers.")))
     channels, patch = _read_stem(state, stages)
     image_size, size_origin = _find_image_size(stages, patch, hints)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import torch
 
-from vitedge.checkpoints.attention import join_projections
-from vitedge.checkpoints.family import Converted, Hints, State
-from vitedge.checkpoints.renaming import Rule, rename
-from vitedge.checkpoints.vit_pytorch import fold_class_position
+from vitedge.checkpoints.families.attention import join_projections
+from vitedge.checkpoints.families.family import Converted, Hints, State
+from vitedge.checkpoints.families.renaming import Rule, rename
+from vitedge.checkpoints.families.vit.pytorch import fold_class_position
 from vitedge.errors import WeightsMismatch
 
 _MODEL = r"(?:\w+\.)?"

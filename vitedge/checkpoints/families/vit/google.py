@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from vitedge.checkpoints.attention import join_projections
-from vitedge.checkpoints.family import Converted, Hints, State
-from vitedge.checkpoints.vit_stem import standardized
+from vitedge.checkpoints.families.attention import join_projections
+from vitedge.checkpoints.families.family import Converted, Hints, State
+from vitedge.checkpoints.families.vit.stem import standardized
 from vitedge.errors import WeightsMismatch
 
 _PREFIXES = ("opt/target/", "params/img/", "params/")

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from vitedge.checkpoints import vit_google, vit_huggingface, vit_pytorch
 from vitedge.checkpoints.configuration import (
     edges,
     find_activation,
@@ -23,8 +22,11 @@ from vitedge.checkpoints.configuration import (
     mlp_ratio,
     shape_of,
 )
-from vitedge.checkpoints.family import Hints, Naming, State
-from vitedge.checkpoints.vit_published import Shape, find_brand, find_heads, find_recipe, find_variant
+from vitedge.checkpoints.families.family import Hints, Naming, State
+from vitedge.checkpoints.families.vit import google as vit_google
+from vitedge.checkpoints.families.vit import huggingface as vit_huggingface
+from vitedge.checkpoints.families.vit import pytorch as vit_pytorch
+from vitedge.checkpoints.families.vit.published import Shape, find_brand, find_heads, find_recipe, find_variant
 from vitedge.errors import UnknownArchitecture, WeightsMismatch
 from vitedge.records import ModelSpec, Origin
 

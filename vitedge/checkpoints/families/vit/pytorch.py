@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """ViTs in PyTorch that differ from timm in few names: timm's own, DeiT-III, MAE, HPM, DINO, DINOv2.
 
-Their signatures are told apart in `vitedge.checkpoints.vit`; one converter serves them all, because what one of them
-renames or drops means the same in every other.
+Their signatures are told apart in `vitedge.checkpoints.families.vit.spec`; one converter serves them all, because what
+one of them renames or drops means the same in every other.
 """
 
 from __future__ import annotations
 
 import re
 
-from vitedge.checkpoints.family import Converted, Hints, State
-from vitedge.checkpoints.vit_stem import standardized
+from vitedge.checkpoints.families.family import Converted, Hints, State
+from vitedge.checkpoints.families.vit.stem import standardized
 
 _DROPPED = (
     (r"decoder_.*", "the decoder is for pre-training only"),

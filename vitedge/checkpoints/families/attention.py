@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 
-from vitedge.checkpoints.family import State
+from vitedge.checkpoints.families.family import State
 from vitedge.errors import WeightsMismatch
 
 _PARTS = ("q", "k", "v")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
-from vitedge.checkpoints.family import Converted, State
+from vitedge.checkpoints.families.family import Converted, State
 from vitedge.errors import WeightsMismatch
 
 Rule = tuple[str, "str | Callable[[re.Match[str]], str]"]

@@ -4,8 +4,8 @@ import torch
 from timm.models.pit import PoolingVisionTransformer
 
 from tests.seeding import seeded
-from vitedge.checkpoints.family import Hints, State
-from vitedge.checkpoints.pit import NAMINGS, infer
+from vitedge.checkpoints.families.family import Hints, State
+from vitedge.checkpoints.families.pit import NAMINGS, infer
 from vitedge.errors import BadRecipe, UnknownArchitecture, WeightsMismatch
 from vitedge.models.pit import build
 from vitedge.records import Origin

@@ -30,7 +30,7 @@ from vitedge.checkpoints.configuration import (
     mlp_ratio,
     shape_of,
 )
-from vitedge.checkpoints.family import Hints, State
+from vitedge.checkpoints.families.family import Hints, State
 from vitedge.errors import BadRecipe, UnknownArchitecture
 from vitedge.records import ModelSpec, Origin, Preprocessing
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import MobileViTConfig, MobileViTV2Config
 
 from tests.seeding import seeded
-from vitedge.checkpoints.family import Hints
+from vitedge.checkpoints.families.family import Hints
 from vitedge.models import mobilevit as build_v1
 from vitedge.models import mobilevitv2 as build_v2
 from vitedge.records import ModelSpec

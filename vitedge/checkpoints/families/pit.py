@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 
 from vitedge.checkpoints.configuration import find_image_size, find_labels, find_preprocessing, mlp_ratio, shape_of
-from vitedge.checkpoints.family import Converted, Hints, Naming, State
-from vitedge.checkpoints.renaming import rename
+from vitedge.checkpoints.families.family import Converted, Hints, Naming, State
+from vitedge.checkpoints.families.renaming import rename
 from vitedge.errors import BadRecipe, UnknownArchitecture
 from vitedge.records import ModelSpec, Origin, Preprocessing
 

@@ -7,8 +7,8 @@ import re
 
 import torch
 
-from vitedge.checkpoints.family import Converted, Hints, State
-from vitedge.checkpoints.renaming import Rule, rename, with_batch_counters
+from vitedge.checkpoints.families.family import Converted, Hints, State
+from vitedge.checkpoints.families.renaming import Rule, rename, with_batch_counters
 from vitedge.errors import WeightsMismatch
 
 _DROPS = {r"segmentation_head\..+": "segmentation head"}

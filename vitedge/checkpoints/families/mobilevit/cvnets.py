@@ -6,8 +6,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from vitedge.checkpoints.family import Converted, Hints, State
-from vitedge.checkpoints.renaming import Rule, rename, with_batch_counters
+from vitedge.checkpoints.families.family import Converted, Hints, State
+from vitedge.checkpoints.families.renaming import Rule, rename, with_batch_counters
 
 _DROPS = {
     r"(seg_head|aux_head)\..+": "segmentation head",

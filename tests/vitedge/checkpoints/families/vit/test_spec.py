@@ -9,8 +9,8 @@ from torch import Tensor
 
 from tests.seeding import seeded
 from tests.vitedge.checkpoints.vit_rebuilding import convert, naming_of
-from vitedge.checkpoints import vit
-from vitedge.checkpoints.family import Hints, State
+from vitedge.checkpoints.families.family import Hints, State
+from vitedge.checkpoints.families.vit import spec as vit
 from vitedge.checkpoints.read import read
 from vitedge.errors import UnknownArchitecture, WeightsMismatch
 from vitedge.models.vit import build

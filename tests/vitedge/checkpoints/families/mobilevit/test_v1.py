@@ -8,7 +8,7 @@ from torch import nn
 from transformers import MobileViTForImageClassification, MobileViTForSemanticSegmentation, MobileViTModel
 
 from tests.seeding import seeded
-from tests.vitedge.checkpoints.mobilevit_models import (
+from tests.vitedge.checkpoints.families.mobilevit.models import (
     cvnets_names,
     huggingface_config,
     images,
@@ -16,8 +16,8 @@ from tests.vitedge.checkpoints.mobilevit_models import (
     rebuilt,
     tiny,
 )
-from vitedge.checkpoints import mobilevit
-from vitedge.checkpoints.family import Hints
+from vitedge.checkpoints.families.family import Hints
+from vitedge.checkpoints.families.mobilevit import v1 as mobilevit
 from vitedge.errors import BadRecipe, UnknownArchitecture, WeightsMismatch
 from vitedge.models.mobilevit import features
 from vitedge.records import Origin

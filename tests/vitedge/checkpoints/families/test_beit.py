@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from tests.seeding import seeded
 from tests.vitedge.checkpoints.rebuild import images, naming_of, rebuilt, relative_error
-from vitedge.checkpoints import beit as family
-from vitedge.checkpoints.family import Hints
+from vitedge.checkpoints.families import beit as family
+from vitedge.checkpoints.families.family import Hints
 from vitedge.errors import UnknownArchitecture, WeightsMismatch
 from vitedge.models import beit as builder
 from vitedge.records import Origin

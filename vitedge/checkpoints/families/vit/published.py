@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vitedge.checkpoints.family import Hints
+from vitedge.checkpoints.families.family import Hints
 from vitedge.errors import UnknownArchitecture
 from vitedge.records import Origin, Preprocessing
 
