@@ -9,7 +9,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from vitedge.checkpoints import hub
+from vitedge.checkpoints.files import hub
 from vitedge.errors import HubUnreachable
 
 

@@ -81,7 +81,7 @@ def weight_sets(content: Any, where: str) -> dict[str, WeightSet]:
     """All sets of weights in what a container holds, the default one first.
 
     Args:
-        content: as `vitedge.checkpoints.containers.Container.content`.
+        content: as `vitedge.checkpoints.files.container.Container.content`.
         where: the file, for messages.
 
     Raises:

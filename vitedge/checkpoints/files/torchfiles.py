@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from vitedge.checkpoints import pickles
+from vitedge.checkpoints.files import pickles
 from vitedge.errors import RefusedPickle, UnreadableCheckpoint
 from vitedge.sentences import short, some
 

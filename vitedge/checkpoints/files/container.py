@@ -16,8 +16,8 @@ from typing import Any
 
 from safetensors import safe_open
 
-from vitedge.checkpoints import arrays, folders, torchfiles
 from vitedge.checkpoints.families.family import State
+from vitedge.checkpoints.files import arrays, folders, torchfiles
 from vitedge.digest import hash_file, hash_listing
 from vitedge.errors import UnreadableCheckpoint
 from vitedge.sentences import short

@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vitedge.checkpoints.containers import open_container
+from vitedge.checkpoints.files.container import open_container
 from vitedge.errors import RefusedPickle, UnreadableCheckpoint
 
 WEIGHTS = {"a.weight": torch.arange(12.0).reshape(3, 4), "b.bias": torch.ones(2)}
@@ -215,7 +215,7 @@ def test_npz_of_objects_is_a_refused_pickle(tmp_path: Path) -> None:
 def test_large_tensors_are_mapped_and_not_read(tmp_path: Path) -> None:
     torch.save({"a.weight": torch.zeros(64 * 2**20)}, tmp_path / "large.pth")
     code = (
-        "import resource, sys; from vitedge.checkpoints.containers import open_container\n"
+        "import resource, sys; from vitedge.checkpoints.files.container import open_container\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "open_container(sys.argv[1])\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"

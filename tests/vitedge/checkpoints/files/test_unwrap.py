@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vitedge.checkpoints.families.family import State
-from vitedge.checkpoints.unwrap import BARE, choose, spellings, weight_sets
+from vitedge.checkpoints.files.unwrap import BARE, choose, spellings, weight_sets
 from vitedge.errors import BadRecipe, UnreadableCheckpoint
 
 

@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 import torch
 
-from vitedge.checkpoints import pickles
-from vitedge.checkpoints.containers import open_container
+from vitedge.checkpoints.files import pickles
+from vitedge.checkpoints.files.container import open_container
 from vitedge.errors import RefusedPickle, UnreadableCheckpoint
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vitedge.checkpoints import folders
+from vitedge.checkpoints.files import folders
 from vitedge.errors import HubUnreachable
 
 SCHEMES = ("timm:", "hf:")
