@@ -13,7 +13,7 @@ from typing import Any
 from rich.table import Table
 
 from vitedge import render_quantization
-from vitedge.demo_records import DemoResult, DemoRow
+from vitedge.demo.records import DemoResult, DemoRow
 from vitedge.profiles import Profile
 from vitedge.records import (
     Artifact,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from vitedge import render, render_screen
-from vitedge.demo_records import DemoResult, DemoRow
+from vitedge.demo.records import DemoResult, DemoRow
 from vitedge.profiles import profiles
 from vitedge.records import (
     Artifact,

@@ -16,7 +16,7 @@ from vitedge.benchmark import REFERENCE
 from vitedge.calibration.images import ImageSet, load
 from vitedge.checkpoints.read import read
 from vitedge.demo.assets import IMAGES, MODELS, DemoModel, images
-from vitedge.demo_records import DemoResult, DemoRow
+from vitedge.demo.records import DemoResult, DemoRow
 from vitedge.latency import Rule, Subject
 from vitedge.models.reference import load_reference
 from vitedge.parity.artifact import RUNTIMES_OF, Evidence
