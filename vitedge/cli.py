@@ -45,9 +45,9 @@ from vitedge.cli_options import (
     Weights,
 )
 from vitedge.cli_quantize import quantize
+from vitedge.devices.profiles import apply
+from vitedge.devices.profiles import profiles as table
 from vitedge.errors import BadRecipe, VitedgeError
-from vitedge.profiles import apply
-from vitedge.profiles import profiles as table
 from vitedge.quantize.header import SUFFIX
 from vitedge.recipe import IMAGE_COUNT, SCHEMES, ExportRecipe, read_entries
 from vitedge.records import Bar
@@ -182,11 +182,11 @@ def validate(
     if sum(given is not None for given in (kit, imported, against)) > 1:
         raise BadRecipe("--kit, --import and --against do three different things: give one of them.")
     if kit is not None:
-        from vitedge.kit import write_kit
+        from vitedge.devices.mac_kit.kit import write_kit
 
         return render.kit(subject, str(write_kit(Path(subject), kit, force=force)), as_json=json)
     if imported is not None:
-        from vitedge.kit import import_result
+        from vitedge.devices.mac_kit.kit import import_result
 
         result = import_result(Path(subject), imported)
     else:

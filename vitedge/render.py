@@ -14,7 +14,7 @@ from rich.table import Table
 
 from vitedge import render_quantization
 from vitedge.demo.records import DemoResult, DemoRow
-from vitedge.profiles import Profile
+from vitedge.devices.profiles import Profile
 from vitedge.records import (
     Artifact,
     BenchReport,

@@ -12,7 +12,7 @@ import pytest
 
 from vitedge import render, render_screen
 from vitedge.demo.records import DemoResult, DemoRow
-from vitedge.profiles import profiles
+from vitedge.devices.profiles import profiles
 from vitedge.records import (
     Artifact,
     Bar,

@@ -16,10 +16,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from vitedge import profiles, registry
+from vitedge import registry
 from vitedge.bundle import REFERENCE, ReferenceData, versions, write_manifest, write_reference
 from vitedge.calibration.images import load
 from vitedge.checkpoints.read import Checkpoint, read
+from vitedge.devices import profiles
 from vitedge.digest import hash_file
 from vitedge.errors import CheckFailed, DeviceFailed, MissingBackend, UserError
 from vitedge.export.coreml.expected_weights import expected_weights

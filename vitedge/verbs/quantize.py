@@ -15,10 +15,10 @@ from vitedge.calibration.images import load
 from vitedge.calibration.labelled import find_labelled
 from vitedge.calibration.stream import open_images
 from vitedge.checkpoints.read import read
+from vitedge.devices.profiles import profiles
 from vitedge.errors import BadRecipe, UnusableActivations
 from vitedge.models.reference import Reference, load_reference
 from vitedge.output import refuse_existing_file, replacing_file
-from vitedge.profiles import profiles
 from vitedge.quantize.file import Model, write_model
 from vitedge.quantize.header import SUFFIX
 from vitedge.quantize.recording import record

@@ -6,9 +6,9 @@ from dataclasses import replace
 import coremltools
 import pytest
 
-from vitedge import profiles as module
+from vitedge.devices import profiles as module
+from vitedge.devices.profiles import apply, profiles
 from vitedge.errors import BadRecipe
-from vitedge.profiles import apply, profiles
 from vitedge.recipe import FORMATS, SCHEMES, ExportRecipe
 
 NAMES = ("cpu-x86", "cpu-arm", "jetson-xavier", "jetson-orin-nano", "rtx", "iphone", "mac")

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vitedge.devices.mac_kit.verify import UNITS
 from vitedge.errors import UnreadableArtifact
-from vitedge.kit_script import UNITS
 
 FORMAT_VERSION = 1
 MACHINE = ("name", "model", "chip", "macos", "python", "coremltools", "numpy")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The script that a kit carries to a Mac. Core ML itself is played by the stand-in of `tests.vitedge.mac`."""
+"""The script that a kit carries to a Mac. Core ML itself is played by the stand-in of `mac`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.vitedge.mac import play, run_kit
-from vitedge import kit_script
-from vitedge.kit import write_kit
+from tests.vitedge.devices.mac_kit.mac import play, run_kit
+from vitedge.devices.mac_kit import verify as kit_script
+from vitedge.devices.mac_kit.kit import write_kit
 from vitedge.parity.metrics import compare
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitedge import kit_script
+from vitedge.devices.mac_kit import verify as kit_script
 from vitedge.runtimes.mlprogram import Runtime
 
 

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vitedge.bundle import MANIFEST, REFERENCE, check_files, read_manifest, write_manifest
+from vitedge.devices.mac_kit.result import FORMAT_VERSION, Result, Run, read_result
+from vitedge.devices.mac_kit.verify import content_hash
 from vitedge.digest import hash_file
 from vitedge.errors import BadRecipe, CheckFailed, OutputRefused, UnreadableArtifact
-from vitedge.kit_result import FORMAT_VERSION, Result, Run, read_result
-from vitedge.kit_script import content_hash
 from vitedge.output import replacing
 from vitedge.parity.artifact import Evidence, judged, run, sealed_evidence
 from vitedge.records import Artifact, Manifest, ParityReport, Validation
@@ -69,7 +69,7 @@ def write_kit(bundle: Path, folder: Path, *, force: bool = False) -> Path:
             shutil.copyfile(bundle / name, partial / name)
         np.savez(partial / "inputs.npz", allow_pickle=False, **inputs)
         np.savez(partial / "expected.npz", allow_pickle=False, **evidence.data.outputs)
-        shutil.copyfile(Path(__file__).with_name("kit_script.py"), partial / SCRIPT)
+        shutil.copyfile(Path(__file__).with_name("verify.py"), partial / SCRIPT)
         (partial / "README.md").write_text(_readme(packages, manifest), encoding="utf-8")
         listing = _listing(packages, manifest, evidence, partial)
         (partial / KIT).write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a bundle to a kit, to a Mac and back. Core ML itself is played by the stand-in of `tests.vitedge.mac`."""
+"""From a bundle to a kit, to a Mac and back. Core ML itself is played by the stand-in of `mac`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from tests.bad_files import VIT
-from tests.vitedge.mac import play, run_kit
+from tests.vitedge.devices.mac_kit.mac import play, run_kit
 from vitedge.bundle import add_latency, check_files, read_manifest, write_manifest
+from vitedge.devices.mac_kit.kit import import_result, write_kit
 from vitedge.errors import BadRecipe, BundleDamaged, CheckFailed, OutputRefused, UnreadableArtifact
-from vitedge.kit import import_result, write_kit
 from vitedge.recipe import ExportRecipe
 from vitedge.records import BenchReport
 from vitedge.verbs.export import export
