@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from vitedge.digest import hash_file, hash_listing
 from vitedge.errors import BadRecipe
 from vitedge.export.coreml.convert import (
     PROBABILITIES,
@@ -23,6 +22,7 @@ from vitedge.export.coreml.graph import prepare
 from vitedge.export.coreml.package import write_package
 from vitedge.export.coreml.quantized import add_conversions, check_forms
 from vitedge.export.coreml.quiet import load_coremltools, quiet
+from vitedge.files.digest import hash_file, hash_listing
 from vitedge.mlprogram.package import MANIFEST, MODEL, WEIGHTS
 from vitedge.program.program import Program
 from vitedge.recipe import ExportRecipe

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitedge import latency, registry
-from vitedge.bundle import MANIFEST, add_latency, read_manifest
+from vitedge.files.bundle import MANIFEST, add_latency, read_manifest
 from vitedge.latency import Rule, Subject
 from vitedge.parity.artifact import FORMAT_OF, RUNTIMES_OF
 from vitedge.records import BenchReport

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from vitedge.digest import hash_file, hash_listing
 from vitedge.errors import BadRecipe, CheckFailed, UnreadableArtifact
 from vitedge.export.coreml.describe import PREFIX
 from vitedge.export.coreml.scheme import ROUNDED, count_integers, scheme_of
 from vitedge.export.coreml.weights import compare_weights, numbers, quantized_parts
+from vitedge.files.digest import hash_file, hash_listing
 from vitedge.mlprogram import description
 from vitedge.mlprogram.blobs import Blobs, Place
 from vitedge.mlprogram.modules import blocks_of

@@ -12,9 +12,9 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from vitedge.digest import hash_file
 from vitedge.errors import BadRecipe, CheckFailed, UnreadableArtifact
 from vitedge.export.onnx.skeleton import read_skeleton
+from vitedge.files.digest import hash_file
 from vitedge.records import Artifact, ModelSpec, StructureReport, TensorSpec
 from vitedge.serialization import from_dict
 

@@ -17,18 +17,18 @@ from typing import Any, cast
 import numpy as np
 
 from vitedge import registry
-from vitedge.bundle import REFERENCE, ReferenceData, versions, write_manifest, write_reference
 from vitedge.calibration.images import load
 from vitedge.checkpoints.read import Checkpoint, read
 from vitedge.devices import profiles
-from vitedge.digest import hash_file
 from vitedge.errors import CheckFailed, DeviceFailed, MissingBackend, UserError
 from vitedge.export.coreml.expected_weights import expected_weights
 from vitedge.export.float16.noise import find_noisy
 from vitedge.export.float16.ranges import find_islands
 from vitedge.export.tensorrt.readiness import check_tensorrt
+from vitedge.files.bundle import REFERENCE, ReferenceData, versions, write_manifest, write_reference
+from vitedge.files.digest import hash_file
+from vitedge.files.replacing import replacing
 from vitedge.models.reference import Reference, load_reference
-from vitedge.output import replacing
 from vitedge.parity.artifact import Evidence, check_parity, check_structure, feed
 from vitedge.parity.float16_range import lower_in_range
 from vitedge.parity.metrics import compare, default_bar, judge

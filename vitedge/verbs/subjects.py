@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from vitedge import registry
 from vitedge.accuracy.count import Predictor, Scores
-from vitedge.bundle import MANIFEST, ReferenceData, check_files, read_manifest
 from vitedge.errors import BadRecipe, UnreadableArtifact
+from vitedge.files.bundle import MANIFEST, ReferenceData, check_files, read_manifest
 from vitedge.parity.artifact import FORMAT_OF, RUNTIMES_OF, Evidence, image_size, run
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact, Bar, ModelSpec

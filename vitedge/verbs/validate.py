@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitedge import registry
-from vitedge.bundle import MANIFEST, check_files, read_manifest
 from vitedge.errors import BadRecipe, UnreadableArtifact
+from vitedge.files.bundle import MANIFEST, check_files, read_manifest
 from vitedge.mlprogram.lint import lint
 from vitedge.parity.artifact import FORMAT_OF, Evidence, check_parity, check_structure, image_size, sealed_evidence
 from vitedge.parity.float16_range import stress

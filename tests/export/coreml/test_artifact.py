@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from tests.export.coreml.models import captured
-from vitedge.digest import hash_file
 from vitedge.export.coreml.artifact import check
 from vitedge.export.coreml.expected_weights import expected_weights
 from vitedge.export.coreml.weights import Weight
 from vitedge.export.to_coreml import lower
+from vitedge.files.digest import hash_file
 from vitedge.mlprogram.package import MODEL, WEIGHTS, read_package
 from vitedge.mlprogram.program import read_program
 from vitedge.recipe import ExportRecipe

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from tests.export.coreml.models import captured
 from tests.export.quantized_captures import images, quantized
-from vitedge.digest import hash_file
 from vitedge.errors import BadRecipe
 from vitedge.export.coreml.artifact import check, describe
 from vitedge.export.coreml.expected_weights import expected_weights
 from vitedge.export.coreml.graph import prepare
 from vitedge.export.to_coreml import lower
+from vitedge.files.digest import hash_file
 from vitedge.mlprogram.interpreter import Interpreter
 from vitedge.mlprogram.package import WEIGHTS, read_package
 from vitedge.mlprogram.program import Literal, Operation, ValueType, read_program

@@ -12,9 +12,9 @@ import torch
 
 from tests.bad_files import VIT, vit_state
 from tests.vitedge.mlprogram.mil import program as mil
-from vitedge.bundle import ReferenceData
 from vitedge.checkpoints.read import read
 from vitedge.errors import CheckFailed
+from vitedge.files.bundle import ReferenceData
 from vitedge.mlprogram.stress import FLOAT16_MAX
 from vitedge.models.reference import load_reference
 from vitedge.parity import float16_range as stressing

@@ -18,8 +18,8 @@ from safetensors import safe_open
 
 from vitedge.checkpoints.families.family import State
 from vitedge.checkpoints.files import arrays, folders, torchfiles
-from vitedge.digest import hash_file, hash_listing
 from vitedge.errors import UnreadableCheckpoint
+from vitedge.files.digest import hash_file, hash_listing
 from vitedge.sentences import short
 
 LARGEST_HEADER = 32 * 2**20

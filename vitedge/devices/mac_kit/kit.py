@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vitedge.bundle import MANIFEST, REFERENCE, check_files, read_manifest, write_manifest
 from vitedge.devices.mac_kit.result import FORMAT_VERSION, Result, Run, read_result
 from vitedge.devices.mac_kit.verify import content_hash
-from vitedge.digest import hash_file
 from vitedge.errors import BadRecipe, CheckFailed, OutputRefused, UnreadableArtifact
-from vitedge.output import replacing
+from vitedge.files.bundle import MANIFEST, REFERENCE, check_files, read_manifest, write_manifest
+from vitedge.files.digest import hash_file
+from vitedge.files.replacing import replacing
 from vitedge.parity.artifact import Evidence, judged, run, sealed_evidence
 from vitedge.records import Artifact, Manifest, ParityReport, Validation
 from vitedge.serialization import to_dict

@@ -16,9 +16,9 @@ import pytest
 
 from tests.bad_files import VIT
 from tests.vitedge.devices.mac_kit.mac import play, run_kit
-from vitedge.bundle import add_latency, check_files, read_manifest, write_manifest
 from vitedge.devices.mac_kit.kit import import_result, write_kit
 from vitedge.errors import BadRecipe, BundleDamaged, CheckFailed, OutputRefused, UnreadableArtifact
+from vitedge.files.bundle import add_latency, check_files, read_manifest, write_manifest
 from vitedge.recipe import ExportRecipe
 from vitedge.records import BenchReport
 from vitedge.verbs.export import export

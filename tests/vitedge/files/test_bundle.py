@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vitedge.bundle import (
+from vitedge.errors import BundleDamaged, UnreadableArtifact
+from vitedge.files.bundle import (
     REFERENCE,
     ReferenceData,
     add_latency,
@@ -18,8 +19,7 @@ from vitedge.bundle import (
     write_manifest,
     write_reference,
 )
-from vitedge.digest import hash_file
-from vitedge.errors import BundleDamaged, UnreadableArtifact
+from vitedge.files.digest import hash_file
 from vitedge.records import (
     Artifact,
     Bar,

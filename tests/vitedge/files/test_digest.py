@@ -4,7 +4,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from vitedge.digest import hash_file, hash_listing
+from vitedge.files.digest import hash_file, hash_listing
 
 
 def test_the_hash_of_a_file_is_that_of_all_its_bytes(tmp_path: Path) -> None:

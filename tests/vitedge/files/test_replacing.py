@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from vitedge import output
 from vitedge.errors import OutputRefused
+from vitedge.files import replacing as output
 
 WRITER = """
 import sys, time
 from pathlib import Path
-from vitedge.output import replacing
+from vitedge.files.replacing import replacing
 target, text = Path(sys.argv[1]), sys.argv[2]
 print("start", flush=True)
 with replacing(target, force=True) as folder:

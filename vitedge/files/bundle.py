@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vitedge import registry
-from vitedge.digest import hash_file
 from vitedge.errors import BadRecipe, BundleDamaged, UnreadableArtifact
-from vitedge.output import write_file
+from vitedge.files.digest import hash_file
+from vitedge.files.replacing import write_file
 from vitedge.records import BenchReport, Manifest
 from vitedge.serialization import from_dict, to_dict
 
