@@ -24,10 +24,10 @@ from torch import Tensor
 
 from vitedge.calibration import ranges
 from vitedge.calibration.cache import Observed, hash_key, resumable
-from vitedge.calibration.labelled import LabelledSet
 from vitedge.calibration.observations import Stats
-from vitedge.calibration.preprocess import normalize
-from vitedge.calibration.stream import ImageStream
+from vitedge.images.labelled import LabelledSet
+from vitedge.images.preprocess import normalize
+from vitedge.images.stream import ImageStream
 from vitedge.memory import freed_at_once
 from vitedge.models.reference import Reference, output_names
 from vitedge.parity.metrics import compare

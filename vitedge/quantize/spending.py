@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitedge.accuracy.count import Count, Predictor, classify
-from vitedge.calibration.labelled import LabelledSet
-from vitedge.calibration.preprocess import normalize
 from vitedge.errors import BadImages, BadRecipe, MissingBackend
+from vitedge.images.labelled import LabelledSet
+from vitedge.images.preprocess import normalize
 from vitedge.parity.metrics import compare
 from vitedge.program.execution import Execution
 from vitedge.program.program import Program

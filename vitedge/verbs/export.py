@@ -17,7 +17,6 @@ from typing import Any, cast
 import numpy as np
 
 from vitedge import registry
-from vitedge.calibration.images import load
 from vitedge.checkpoints.read import Checkpoint, read
 from vitedge.devices import profiles
 from vitedge.errors import CheckFailed, DeviceFailed, MissingBackend, UserError
@@ -28,6 +27,7 @@ from vitedge.export.tensorrt.readiness import check_tensorrt
 from vitedge.files.bundle import REFERENCE, ReferenceData, versions, write_manifest, write_reference
 from vitedge.files.digest import hash_file
 from vitedge.files.replacing import replacing
+from vitedge.images.image_set import load
 from vitedge.models.reference import Reference, load_reference
 from vitedge.parity.artifact import Evidence, check_parity, check_structure, feed
 from vitedge.parity.float16_range import lower_in_range

@@ -12,8 +12,8 @@ import torch
 from tests.export import tiny
 from tests.vitedge.quantize import small_models as small
 from tests.vitedge.quantize.captures import captured_once
-from vitedge.calibration.preprocess import normalize
-from vitedge.calibration.stream import open_images
+from vitedge.images.preprocess import normalize
+from vitedge.images.stream import open_images
 from vitedge.models.reference import Reference
 from vitedge.parity.metrics import compare
 from vitedge.program.qdq import CHOOSE, QUANTIZE

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.vitedge.quantize import small_models as small
-from vitedge.calibration.preprocess import normalize
+from vitedge.images.preprocess import normalize
 from vitedge.parity.metrics import compare
 from vitedge.quantize.simulation import TOLERANCE_DB, hold_to, simulate
 from vitedge.records import Bar, OutputParity, ParityReport

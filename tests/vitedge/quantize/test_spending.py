@@ -15,9 +15,9 @@ from torch import Tensor
 from tests.export import tiny
 from tests.vitedge.quantize import plans
 from tests.vitedge.quantize.small_models import Heads, Mixture, captured, run
-from vitedge.calibration.class_names import Classes
-from vitedge.calibration.labelled import find_labelled
 from vitedge.errors import BadImages
+from vitedge.images.class_names import Classes
+from vitedge.images.labelled import find_labelled
 from vitedge.program.canonical import canonicalize
 from vitedge.program.execution import Execution
 from vitedge.program.program import Program

@@ -10,9 +10,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from timm.data import create_transform
 
-from tests.calibration.specs import make_spec
-from vitedge.calibration.preprocess import as_image, normalize, prepare
+from tests.vitedge.images.specs import make_spec
 from vitedge.errors import BadImages, BadRecipe
+from vitedge.images.preprocess import as_image, normalize, prepare
 from vitedge.records import Preprocessing
 
 PHOTOS = [Image.fromarray(photo) for photo in load_sample_images().images]

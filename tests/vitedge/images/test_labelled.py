@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from tests.vitedge.grey_models import GREYS, NAMES, spec, write_arrays, write_folders
-from vitedge.calibration.class_names import Classes
-from vitedge.calibration.labelled import LabelledSet, find_labelled
 from vitedge.errors import BadImages, BadRecipe
+from vitedge.images.class_names import Classes
+from vitedge.images.labelled import LabelledSet, find_labelled
 
 CLASSES = Classes(len(GREYS), NAMES)
 

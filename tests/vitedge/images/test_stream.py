@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.calibration.specs import make_spec
-from vitedge.calibration.images import load
-from vitedge.calibration.stream import ImageStream, open_images
+from tests.vitedge.images.specs import make_spec
 from vitedge.errors import BadImages, BadRecipe
+from vitedge.images.image_set import load
+from vitedge.images.stream import ImageStream, open_images
 
 SPEC = make_spec((32, 32))
 PIXELS = np.random.default_rng(0).integers(0, 255, (12, 40, 36, 3), np.uint8)

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.calibration.specs import make_spec
-from vitedge.calibration.images import load
-from vitedge.calibration.preprocess import as_image, prepare
+from tests.vitedge.images.specs import make_spec
 from vitedge.errors import BadImages
+from vitedge.images.image_set import load
+from vitedge.images.preprocess import as_image, prepare
 
 SPEC = make_spec((32, 32))
 PIXELS = np.random.default_rng(0).integers(0, 255, (12, 40, 36, 3), np.uint8)

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from vitedge.calibration.sources import Source, find_source
 from vitedge.errors import BadImages, BadRecipe
+from vitedge.images.sources import Source, find_source
 from vitedge.records import ModelSpec
 
 CORRUPT_SHARE = 0.05

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vitedge.calibration.stream import open_images, tell_shortage
 from vitedge.errors import BadImages
+from vitedge.images.stream import open_images, tell_shortage
 from vitedge.records import ModelSpec
 
 MAX_BYTES = 8 * 2**30
@@ -43,7 +43,7 @@ class ImageSet:
 
 
 def load(source: str | Path, spec: ModelSpec, count: int, seed: int = 0) -> ImageSet:
-    """Collects images, prepared for a model: those of `vitedge.calibration.stream.open_images`, all in memory.
+    """Collects images, prepared for a model: those of `vitedge.images.stream.open_images`, all in memory.
 
     Args:
         source: as `open_images` takes it.

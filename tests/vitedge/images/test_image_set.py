@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.calibration.specs import make_spec
-from vitedge.calibration.images import load
-from vitedge.calibration.preprocess import prepare
-from vitedge.calibration.synthetic import synthesize
+from tests.vitedge.images.specs import make_spec
 from vitedge.errors import BadImages, BadRecipe
+from vitedge.images.image_set import load
+from vitedge.images.preprocess import prepare
+from vitedge.images.synthetic import synthesize
 
 SPEC = make_spec((32, 32))
 

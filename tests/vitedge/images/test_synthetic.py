@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from vitedge.calibration.synthetic import synthesize
+from vitedge.images.synthetic import synthesize
 
 
 def slope(channel: np.ndarray) -> float:

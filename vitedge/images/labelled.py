@@ -16,12 +16,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vitedge.calibration.arrays import ArrayFile
-from vitedge.calibration.class_names import Classes, check_range, number_folders, number_labels
-from vitedge.calibration.preprocess import as_image, prepare
-from vitedge.calibration.sources import SUFFIXES, SYNTHETIC, Candidate, Source, find_source
-from vitedge.calibration.stream import ImageStream
 from vitedge.errors import BadImages, BadRecipe
+from vitedge.images.arrays import ArrayFile
+from vitedge.images.class_names import Classes, check_range, number_folders, number_labels
+from vitedge.images.preprocess import as_image, prepare
+from vitedge.images.sources import SUFFIXES, SYNTHETIC, Candidate, Source, find_source
+from vitedge.images.stream import ImageStream
 from vitedge.records import ModelSpec
 
 KINDS = "a folder with one sub-folder a class, a .csv of path and label, or an .npz of images and labels"

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from vitedge.calibration.preprocess import MAX_PIXELS
-from vitedge.calibration.synthetic import Uniform
 from vitedge.errors import BadImages
+from vitedge.images.preprocess import MAX_PIXELS
+from vitedge.images.synthetic import Uniform
 
 MAX_IMAGES = 10_000_000
 """More cannot be drawn from without a list that is itself large."""

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vitedge.calibration.arrays import ArrayFile
-from vitedge.calibration.preprocess import MAX_PIXELS, as_image, prepare
-from vitedge.calibration.synthetic import synthesize_image
 from vitedge.errors import BadImages
+from vitedge.images.arrays import ArrayFile
+from vitedge.images.preprocess import MAX_PIXELS, as_image, prepare
+from vitedge.images.synthetic import synthesize_image
 from vitedge.records import ModelSpec
 
 SYNTHETIC = "synthetic"

@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import pytest
 
-from vitedge.calibration.class_names import Classes, check_range, number_folders, number_labels
 from vitedge.errors import BadImages
+from vitedge.images.class_names import Classes, check_range, number_folders, number_labels
 
 ZOO = Classes(4, ("tench, Tinca tinca", "crane", "crane", "White_Shark"))
 
