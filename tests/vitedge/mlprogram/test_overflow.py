@@ -10,8 +10,8 @@ import pytest
 from tests.vitedge.mlprogram.mil import Build
 from tests.vitedge.mlprogram.mil import program as mil
 from vitedge.errors import BadRecipe
+from vitedge.mlprogram.overflow import FLOAT16_MAX, SAFETY, stress
 from vitedge.mlprogram.package import MODEL
-from vitedge.mlprogram.stress import FLOAT16_MAX, SAFETY, stress
 from vitedge.records import StressReport, ValueRange
 
 GENERATOR = np.random.default_rng(3)
