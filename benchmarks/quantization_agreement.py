@@ -36,7 +36,7 @@ from vitedge.parity.metrics import compare
 from vitedge.program.execution import Execution
 from vitedge.program.modules import enclosing_modules
 from vitedge.program.program import Program
-from vitedge.quantize.run import Quantization
+from vitedge.quantization.run import Quantization
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
 from vitedge.verbs.quantize import prepare
 

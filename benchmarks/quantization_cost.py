@@ -48,7 +48,7 @@ import vitedge
 from vitedge.images.preprocess import normalize
 from vitedge.images.stream import open_images
 from vitedge.verbs.quantize import prepare
-from vitedge.quantize.observing import BATCH
+from vitedge.quantization.observing import BATCH
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
 
 def forward():

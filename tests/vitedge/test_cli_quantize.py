@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 
 from tests.bad_files import VIT, State, changed
-from tests.vitedge.quantize.captures import captured_once
+from tests.vitedge.quantization.captures import captured_once
 from vitedge import cli
 from vitedge.calibration import cache
-from vitedge.quantize import run
-from vitedge.quantize.file import read_model
+from vitedge.quantization import run
+from vitedge.quantization.file import read_model
 
 QUICK = tuple(
     f"-q{setting}"

@@ -36,12 +36,12 @@ from vitedge.parity.reference import gather, judge_layers, judge_program
 from vitedge.program.capture import BATCH_AXIS, capture
 from vitedge.program.modules import execution_order
 from vitedge.program.program import Program
-from vitedge.quantize.file import Model, read_model
-from vitedge.quantize.header import SUFFIX
-from vitedge.quantize.recording import record
-from vitedge.quantize.records import SpeedVerdict
-from vitedge.quantize.run import Quantization
-from vitedge.quantize.simulation import hold_to, simulate
+from vitedge.quantization.file import Model, read_model
+from vitedge.quantization.header import SUFFIX
+from vitedge.quantization.recording import record
+from vitedge.quantization.records import SpeedVerdict
+from vitedge.quantization.run import Quantization
+from vitedge.quantization.simulation import hold_to, simulate
 from vitedge.recipe import SCHEMES, ExportRecipe
 from vitedge.records import (
     Artifact,
