@@ -23,7 +23,7 @@ from vitedge.program.modules import innermost_module
 from vitedge.program.program import Program
 from vitedge.program.qdq import DEQUANTIZE, DEQUANTIZE_TENSOR, QUANTIZE, QUANTIZE_TENSOR
 from vitedge.program.structure import find_structure
-from vitedge.quantization.attention_diagnostics import ATTENTIONS, AttentionSums, probabilities, rounded_probabilities
+from vitedge.quantization.attention.diagnostics import ATTENTIONS, AttentionSums, probabilities, rounded_probabilities
 from vitedge.quantization.records import AttentionDiagnosis, LayerDiagnosis
 
 BATCH = 4

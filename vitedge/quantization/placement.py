@@ -58,7 +58,7 @@ def choose(structure: Structure, recipe: QuantizationRecipe, target: str) -> dic
     Args:
         structure: of the canonical program.
         recipe: its scheme is the global setting; a name goes before a pattern, a pattern before a kind.
-        target: a key of `vitedge.quantization.attention_policy.TARGETS`.
+        target: a key of `vitedge.quantization.attention.policy.TARGETS`.
 
     Raises:
         BadRecipe: an entry of ``recipe.layers`` is no layer, no pattern that fits one, and no kind.

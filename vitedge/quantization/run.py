@@ -37,8 +37,8 @@ from vitedge.program.execution import Execution
 from vitedge.program.program import Program
 from vitedge.program.structure import Layer, Structure, find_structure
 from vitedge.quantization.activation import activation_grid
-from vitedge.quantization.attention import attention_grids
-from vitedge.quantization.attention_policy import TARGETS, Decision, decide
+from vitedge.quantization.attention.parameters import attention_grids
+from vitedge.quantization.attention.policy import TARGETS, Decision, decide
 from vitedge.quantization.budget import budget_of
 from vitedge.quantization.correction import measure_bias
 from vitedge.quantization.diagnostics import diagnose, measure_attended
@@ -73,7 +73,7 @@ class Quantization:
     reference: Reference
     recipe: QuantizationRecipe
     target: str
-    """A key of `vitedge.quantization.attention_policy.TARGETS`."""
+    """A key of `vitedge.quantization.attention.policy.TARGETS`."""
     activations: str
     """``uint8`` with zero points or ``int8`` without."""
     stream: ImageStream | None = None

@@ -123,7 +123,7 @@ def settings(recipe: ExportRecipe) -> QuantizationRecipe:
 
 
 def target(recipe: ExportRecipe) -> str:
-    """What the program is made for, a key of `vitedge.quantization.attention_policy.TARGETS`.
+    """What the program is made for, a key of `vitedge.quantization.attention.policy.TARGETS`.
 
     Where several formats get the same program, the strictest decides: TensorRT takes no zero points, Core ML computes
     attention in float.

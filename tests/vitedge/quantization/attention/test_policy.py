@@ -10,7 +10,7 @@ from tests.export.tiny import BLOCKS, model, spec
 from vitedge.program.canonical import canonicalize
 from vitedge.program.capture import capture
 from vitedge.program.structure import Attention, find_structure
-from vitedge.quantization.attention_policy import SCORES, TARGETS, WHOLE, Decision, decide
+from vitedge.quantization.attention.policy import SCORES, TARGETS, WHOLE, Decision, decide
 
 
 @cache

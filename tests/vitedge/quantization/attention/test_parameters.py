@@ -12,8 +12,8 @@ from tests.vitedge.quantization import small_models as small
 from vitedge.errors import UnusableActivations
 from vitedge.program.canonical import canonicalize
 from vitedge.program.structure import find_structure
-from vitedge.quantization.attention import attention_grids
-from vitedge.quantization.attention_policy import WHOLE
+from vitedge.quantization.attention.parameters import attention_grids
+from vitedge.quantization.attention.policy import WHOLE
 from vitedge.quantization.insert import insert
 from vitedge.quantization.plan import Grid, Plan
 

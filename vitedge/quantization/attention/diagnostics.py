@@ -15,7 +15,7 @@ from torch.fx import Node
 from vitedge.program.editor import aten
 from vitedge.program.qdq import DEQUANTIZE, QUANTIZE
 from vitedge.program.tracing import readers
-from vitedge.quantization.attention_measures import (
+from vitedge.quantization.attention.measures import (
     dead_fraction,
     distance,
     distance_to_centroid,

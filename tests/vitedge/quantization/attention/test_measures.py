@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.export.tiny import spec
-from vitedge.quantization.attention_measures import (
+from vitedge.quantization.attention.measures import (
     dead_fraction,
     distance,
     distance_to_centroid,
