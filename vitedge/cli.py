@@ -48,7 +48,7 @@ from vitedge.cli_quantize import quantize
 from vitedge.devices.profiles import apply
 from vitedge.devices.profiles import profiles as table
 from vitedge.errors import BadRecipe, VitedgeError
-from vitedge.quantization.header import SUFFIX
+from vitedge.quantization.file.header import SUFFIX
 from vitedge.recipe import IMAGE_COUNT, SCHEMES, ExportRecipe, read_entries
 from vitedge.records import Bar
 from vitedge.render_screen import error as say_error

@@ -20,7 +20,7 @@ from tests.vitedge.quantization.captures import captured_once
 from vitedge import cli
 from vitedge.calibration import cache
 from vitedge.quantization import run
-from vitedge.quantization.file import read_model
+from vitedge.quantization.file.model import read_model
 
 QUICK = tuple(
     f"-q{setting}"

@@ -36,8 +36,8 @@ from vitedge.parity.reference import gather, judge_layers, judge_program
 from vitedge.program.capture import BATCH_AXIS, capture
 from vitedge.program.modules import execution_order
 from vitedge.program.program import Program
-from vitedge.quantization.file import Model, read_model
-from vitedge.quantization.header import SUFFIX
+from vitedge.quantization.file.header import SUFFIX
+from vitedge.quantization.file.model import Model, read_model
 from vitedge.quantization.recording import record
 from vitedge.quantization.records import SpeedVerdict
 from vitedge.quantization.run import Quantization

@@ -19,8 +19,8 @@ from vitedge.images.image_set import load
 from vitedge.images.labelled import find_labelled
 from vitedge.images.stream import open_images
 from vitedge.models.reference import Reference, load_reference
-from vitedge.quantization.file import Model, write_model
-from vitedge.quantization.header import SUFFIX
+from vitedge.quantization.file.header import SUFFIX
+from vitedge.quantization.file.model import Model, write_model
 from vitedge.quantization.recording import record
 from vitedge.quantization.records import QuantizationResult
 from vitedge.quantization.run import Quantization

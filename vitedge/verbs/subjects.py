@@ -145,7 +145,7 @@ def _run_checkpoint(subject: Subject, weights: Weights, _borrowed: ModelSpec | N
 
 @contextmanager
 def _run_program(subject: Subject, _weights: Weights, _borrowed: ModelSpec | None) -> Iterator[Predictor]:
-    from vitedge.quantization.file import read_model  # noqa: PLC0415  (PyTorch, which artifacts do without)
+    from vitedge.quantization.file.model import read_model  # noqa: PLC0415  (PyTorch, which artifacts do without)
     from vitedge.quantization.simulation import simulate  # noqa: PLC0415
 
     program = read_model(Path(subject.source)).program
@@ -197,7 +197,7 @@ def _artifact(source: str) -> Subject:
 
 
 def _program(source: str) -> Subject:
-    from vitedge.quantization.file import read_model  # noqa: PLC0415  (as above)
+    from vitedge.quantization.file.model import read_model  # noqa: PLC0415  (as above)
 
     path = Path(source)
     spec = read_model(path).program.spec

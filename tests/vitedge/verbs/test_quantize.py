@@ -14,7 +14,7 @@ from vitedge.checkpoints.read import read
 from vitedge.errors import BadRecipe, OutputRefused
 from vitedge.files.bundle import ReferenceData
 from vitedge.models.reference import load_reference
-from vitedge.quantization.file import Model
+from vitedge.quantization.file.model import Model
 from vitedge.quantization.records import LayerChoice, QuantizationRecord
 from vitedge.recipe import CALIBRATED, SCHEMES, ExportRecipe, QuantizationRecipe
 from vitedge.records import CheckpointIdentity

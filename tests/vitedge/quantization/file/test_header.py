@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vitedge.errors import UnreadableArtifact
-from vitedge.quantization.header import FORMAT_VERSION, Header, read_header
+from vitedge.quantization.file.header import FORMAT_VERSION, Header, read_header
 
 CONTENT: dict[str, Any] = {
     "format_version": FORMAT_VERSION,

@@ -20,8 +20,8 @@ from vitedge.errors import RefusedPickle, UnreadableArtifact, UserError
 from vitedge.files.bundle import ReferenceData
 from vitedge.program.canonical import canonicalize
 from vitedge.program.structure import find_structure
-from vitedge.quantization.file import Model, read_model, write_model
-from vitedge.quantization.header import FORMAT_VERSION
+from vitedge.quantization.file.header import FORMAT_VERSION
+from vitedge.quantization.file.model import Model, read_model, write_model
 from vitedge.quantization.insert import insert
 from vitedge.quantization.plan import Plan
 from vitedge.quantization.records import LayerChoice, QuantizationRecord
