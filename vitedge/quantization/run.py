@@ -39,16 +39,16 @@ from vitedge.program.structure import Layer, Structure, find_structure
 from vitedge.quantization.activation import activation_grid
 from vitedge.quantization.attention.parameters import attention_grids
 from vitedge.quantization.attention.policy import TARGETS, Decision, decide
-from vitedge.quantization.budget import budget_of
 from vitedge.quantization.correction import measure_bias
 from vitedge.quantization.diagnostics import diagnose, measure_attended
 from vitedge.quantization.insert import insert
 from vitedge.quantization.memory import freed_at_once
+from vitedge.quantization.mixed_precision.apply import Material, Spent, give_back, spend
+from vitedge.quantization.mixed_precision.search import budget_of
 from vitedge.quantization.observing import BATCH, identify, measure_moments, readings, watcher
 from vitedge.quantization.placement import SCHEMES, Choice, Scheme, choose, is_asked_for
 from vitedge.quantization.plan import Plan, fake_quantize
 from vitedge.quantization.records import AttentionDiagnosis, LayerDiagnosis, StepRecord
-from vitedge.quantization.spending import Material, Spent, give_back, spend
 from vitedge.quantization.steps.judging import Precision
 from vitedge.quantization.steps.sequence import STEPS
 from vitedge.quantization.weights import adaround, gptq, nearest

@@ -22,12 +22,12 @@ from vitedge.program.canonical import canonicalize
 from vitedge.program.execution import Execution
 from vitedge.program.program import Program
 from vitedge.program.structure import Structure, find_structure
-from vitedge.quantization.budget import Budget
-from vitedge.quantization.costs import owner
 from vitedge.quantization.insert import insert
+from vitedge.quantization.mixed_precision.apply import Material, copied, give_back, spend
+from vitedge.quantization.mixed_precision.costs import owner
+from vitedge.quantization.mixed_precision.search import Budget
+from vitedge.quantization.mixed_precision.sensitivity import Exemption, Mixed, find_swaps, measure_gains
 from vitedge.quantization.plan import Plan
-from vitedge.quantization.sensitivity import Exemption, Mixed, find_swaps, measure_gains
-from vitedge.quantization.spending import Material, copied, give_back, spend
 
 IMAGES = tiny.images(16)
 LAYERS = ("conv", "left", "right", "head")

@@ -13,9 +13,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vitedge.quantization.costs import Costs
+from vitedge.quantization.mixed_precision.costs import Costs
+from vitedge.quantization.mixed_precision.sensitivity import FLOAT, Exemption
 from vitedge.quantization.records import FrontierPoint
-from vitedge.quantization.sensitivity import FLOAT, Exemption
 from vitedge.recipe import QuantizationRecipe
 
 MIXED_DB = 30.0

@@ -6,9 +6,17 @@ from collections.abc import Sequence
 
 import pytest
 
-from vitedge.quantization.budget import MIXED_DB, Budget, Quality, Search, budget_of, candidates, put_in_order
-from vitedge.quantization.costs import Costs
-from vitedge.quantization.sensitivity import Exemption
+from vitedge.quantization.mixed_precision.costs import Costs
+from vitedge.quantization.mixed_precision.search import (
+    MIXED_DB,
+    Budget,
+    Quality,
+    Search,
+    budget_of,
+    candidates,
+    put_in_order,
+)
+from vitedge.quantization.mixed_precision.sensitivity import Exemption
 from vitedge.recipe import QuantizationRecipe
 
 GAINS = {"a": 4e-3, "b": 3e-3, "c": 2e-3, "d": 5e-4, "e": 4e-4}

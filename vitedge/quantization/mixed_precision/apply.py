@@ -20,12 +20,19 @@ from vitedge.parity.metrics import compare
 from vitedge.program.execution import Execution
 from vitedge.program.program import Program
 from vitedge.program.structure import Structure, find_structure
-from vitedge.quantization.budget import Budget, Held, Quality, Search, candidates, put_in_order
-from vitedge.quantization.costs import Costs, measure_costs
 from vitedge.quantization.insert import insert
+from vitedge.quantization.mixed_precision.costs import Costs, measure_costs
+from vitedge.quantization.mixed_precision.search import Budget, Held, Quality, Search, candidates, put_in_order
+from vitedge.quantization.mixed_precision.sensitivity import (
+    FLOAT,
+    Exemption,
+    Mixed,
+    find_swaps,
+    measure_gains,
+    weight_of_eight_bits,
+)
 from vitedge.quantization.plan import Plan
 from vitedge.quantization.records import FrontierPoint
-from vitedge.quantization.sensitivity import FLOAT, Exemption, Mixed, find_swaps, measure_gains, weight_of_eight_bits
 from vitedge.quantization.weights.rounding import Rounding
 
 SENSITIVITY_IMAGES = 8
