@@ -15,8 +15,8 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 from vitedge.digest import hash_file
 from vitedge.errors import BadRecipe, CheckFailed, UnreadableArtifact
 from vitedge.export.onnx_skeleton import read_skeleton
+from vitedge.files.plain import from_dict
 from vitedge.records import Artifact, ModelSpec, StructureReport, TensorSpec
-from vitedge.serialization import from_dict
 
 _PREFIX = "vitedge."
 

@@ -35,10 +35,10 @@ from vitedge.export.passes.opset import check_opset, retarget
 from vitedge.export.passes.quantized import lay_out_integers
 from vitedge.export.passes.weight_only import CONTRIB, lay_out_weights
 from vitedge.export.program import Program
+from vitedge.files.plain import to_dict
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact, TensorSpec
 from vitedge.registry import UNINSTALLED, versions
-from vitedge.serialization import to_dict
 
 DEFAULT_OPSET = 18
 BATCH_SIZES = (1, 2, 5)

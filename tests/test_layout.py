@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "vitedge.digest",
         "vitedge.memory",
         "vitedge.stopping",
-        "vitedge.serialization",
+        "vitedge.files",
         "vitedge.output",
     ),
     ("vitedge.recipe",),

@@ -21,10 +21,10 @@ from vitedge.cli_options import (
     Source,
     Weights,
 )
+from vitedge.files.plain import from_dict
 from vitedge.profiles import apply
 from vitedge.recipe import CALIBRATION_COUNT, SCHEMES, ExportRecipe, read_entries
 from vitedge.render_screen import progress
-from vitedge.serialization import from_dict
 
 
 def quantize(

@@ -18,11 +18,11 @@ from vitedge import registry
 from vitedge.bundle import ReferenceData, read_reference
 from vitedge.calibration.preprocess import normalize
 from vitedge.errors import BadRecipe, UnreadableArtifact
+from vitedge.files.plain import from_dict
 from vitedge.mlprogram import COMPUTE
 from vitedge.parity import compare, default_bar, judge
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact, Bar, Manifest, ModelSpec, ParityReport, StructureReport, TensorSpec
-from vitedge.serialization import from_dict
 
 Floats = Mapping[str, npt.NDArray[np.float32]]
 

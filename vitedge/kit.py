@@ -20,11 +20,11 @@ from vitedge.bundle import MANIFEST, REFERENCE, check_files, read_manifest, writ
 from vitedge.comparison import Evidence, judged, run, sealed_evidence
 from vitedge.digest import hash_file
 from vitedge.errors import BadRecipe, CheckFailed, OutputRefused, UnreadableArtifact
+from vitedge.files.plain import to_dict
 from vitedge.kit_result import FORMAT_VERSION, Result, Run, read_result
 from vitedge.kit_script import content_hash
 from vitedge.output import replacing
 from vitedge.records import Artifact, Manifest, ParityReport, Validation
-from vitedge.serialization import to_dict
 
 KIT = "kit.json"
 SCRIPT = "verify.py"

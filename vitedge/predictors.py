@@ -22,9 +22,9 @@ from vitedge.accuracy_count import Predictor, Scores
 from vitedge.bundle import MANIFEST, ReferenceData, check_files, read_manifest
 from vitedge.comparison import FORMAT_OF, RUNTIMES_OF, Evidence, image_size, run
 from vitedge.errors import BadRecipe, UnreadableArtifact
+from vitedge.files.plain import from_dict
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact, Bar, ModelSpec
-from vitedge.serialization import from_dict
 
 if TYPE_CHECKING:
     from vitedge.models.reference import Reference

@@ -15,7 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vitedge.serialization import to_dict
+from vitedge.files.plain import to_dict
 from vitedge.stopping import leave_if_asked
 
 # Names are the user's own: a bracket or a colon in one is no markup.

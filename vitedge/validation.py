@@ -15,11 +15,11 @@ from vitedge import registry
 from vitedge.bundle import MANIFEST, check_files, read_manifest
 from vitedge.comparison import FORMAT_OF, Evidence, check_parity, check_structure, image_size, sealed_evidence
 from vitedge.errors import BadRecipe, UnreadableArtifact
+from vitedge.files.plain import from_dict
 from vitedge.mlprogram.lint import lint
 from vitedge.parity import default_bar
 from vitedge.recipe import IMAGE_COUNT, ExportRecipe
 from vitedge.records import Artifact, Bar, Finding, Manifest, ParityReport, StressReport, StructureReport, Validation
-from vitedge.serialization import from_dict
 from vitedge.stressing import stress
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from vitedge.bundle import MANIFEST, check_files, read_manifest, read_reference
 from vitedge.digest import hash_file
 from vitedge.errors import CheckFailed, MissingBackend, OutputRefused, UserError
 from vitedge.export.coreml_weights import Weight
+from vitedge.files.plain import from_dict
 from vitedge.pipeline import STAGES, Job, export
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Bar
-from vitedge.serialization import from_dict
 from vitedge.validation import validate
 
 SMALL = ExportRecipe(image_count=2)

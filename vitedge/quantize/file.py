@@ -19,11 +19,11 @@ from torch.export import ExportedProgram
 from vitedge.bundle import ReferenceData
 from vitedge.errors import UnreadableArtifact, UserError
 from vitedge.export.program import Program
+from vitedge.files.plain import from_dict, to_dict
 from vitedge.quantize.archive import refuse_code
 from vitedge.quantize.header import ENTRY, FORMAT_VERSION, SUFFIX
 from vitedge.quantize.records import QuantizationRecord
 from vitedge.records import CheckpointIdentity, ModelSpec, TensorSpec
-from vitedge.serialization import from_dict, to_dict
 
 _EVIDENCE = "reference.npz.base64"
 

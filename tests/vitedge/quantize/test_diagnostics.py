@@ -15,13 +15,13 @@ from tests.export import tiny
 from tests.seeding import seeded
 from vitedge.export.capture import capture
 from vitedge.export.program import Program
+from vitedge.files.plain import from_dict, to_dict
 from vitedge.quantize.canonical import canonicalize
 from vitedge.quantize.diagnostics import BATCH, diagnose, measure_attended
 from vitedge.quantize.insert import insert
 from vitedge.quantize.plan import Grid, Plan, dequantize, fake_quantize, quantize
 from vitedge.quantize.records import AttentionDiagnosis, LayerDiagnosis, QuantizationRecord
 from vitedge.quantize.structure import find_structure
-from vitedge.serialization import from_dict, to_dict
 
 IMAGES = tiny.images(6)
 

@@ -14,6 +14,7 @@ from tests.vitedge.quantize import small_models as small
 from tests.vitedge.quantize.captures import captured_once
 from vitedge.calibration.preprocess import normalize
 from vitedge.calibration.stream import open_images
+from vitedge.files.plain import from_dict, to_dict
 from vitedge.models.reference import Reference
 from vitedge.parity import compare
 from vitedge.quantize import run
@@ -24,7 +25,6 @@ from vitedge.quantize.records import QuantizationRecord
 from vitedge.quantize.run import STAGES, Quantization, quantize
 from vitedge.quantize.structure import find_structure
 from vitedge.recipe import QuantizationRecipe
-from vitedge.serialization import from_dict, to_dict
 
 IMAGES = 12
 LAYERS = {"blocks.1.mlp.fc1": "float", "blocks.1.mlp.fc2": "w4", "head": "w8a16", "blocks.0.mlp.fc1": "int8-dynamic"}
