@@ -65,14 +65,6 @@ def short_path(text: str) -> str:
     return text if len(text) <= 40 else f"…{text[-39:]}"
 
 
-def readable_size(size: int) -> str:
-    """A size with its unit."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= scale:
-            return f"{size / scale:.1f} {unit}"
-    return f"{size} bytes"
-
-
 def next_command(command: str) -> str:
     """The last line of a command: what to type now."""
     return f"next: {command}"
