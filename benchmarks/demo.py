@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.export_cost import provenance
 from vitedge.demo.run import run
-from vitedge.serialization import to_dict
+from vitedge.files.plain import to_dict
 
 RESULTS = Path(__file__).parent / "results" / "demo.json"
 

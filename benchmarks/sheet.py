@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-from vitedge.serialization import from_dict
+from vitedge.files.plain import from_dict
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import platformdirs
 from numpy.typing import NDArray
 
 from vitedge.calibration.observations import Stats, refuse_unusable
@@ -77,18 +78,14 @@ def hash_key(parts: Mapping[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def find_folder(environment: Mapping[str, str] | None = None) -> Path:
-    """Where entries lie: ``$VITEDGE_CACHE/calibration``, or ``vitedge/calibration`` in the user's cache.
+def find_folder() -> Path:
+    """Returns where entries lie: ``$VITEDGE_CACHE/calibration``, or ``vitedge/calibration`` in the user's cache.
 
-    Args:
-        environment: the variables; those of the process without.
+    The latter is where the platform has it, such as ``~/.cache``, ``$XDG_CACHE_HOME`` or ``~/Library/Caches``.
     """
-    variables = os.environ if environment is None else environment
-    if named := variables.get("VITEDGE_CACHE"):
+    if named := os.environ.get("VITEDGE_CACHE"):
         return Path(named).expanduser() / "calibration"
-    # The specification of XDG has relative paths ignored.
-    base = Path(variables.get("XDG_CACHE_HOME") or "")
-    return (base if base.is_absolute() else Path.home() / ".cache") / "vitedge" / "calibration"
+    return platformdirs.user_cache_path("vitedge", appauthor=False) / "calibration"
 
 
 class Cache:

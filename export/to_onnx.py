@@ -33,12 +33,12 @@ from vitedge.export.onnx.quantized_translation import needed_opset
 from vitedge.export.onnx.skeleton import read_skeleton
 from vitedge.export.onnx.translation import LAYER_NORMALIZATION_SINCE, translations
 from vitedge.export.onnx.writer import WrittenFile, write_onnx
+from vitedge.files.plain import to_dict
 from vitedge.program.modules import block_outputs, innermost_module
 from vitedge.program.program import Program
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact, TensorSpec
 from vitedge.registry import UNINSTALLED, versions
-from vitedge.serialization import to_dict
 
 DEFAULT_OPSET = 18
 BATCH_SIZES = (1, 2, 5)

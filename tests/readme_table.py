@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from rich import filesize
+
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 RESULT = ROOT / "benchmarks" / "results" / "demo.json"
@@ -36,7 +38,7 @@ def table(result: dict[str, Any]) -> str:
         figures = f"{parity['relative_error']:.1e} | {parity['centred_sqnr_db']:.0f} dB | {row['top1']:.1%}"
         time = "on a Mac" if median is None else f"{median:.2f} ms"
         name = row["format"] if row["precision"] == "fp32" else f"{row['format']} {row['precision']}"
-        lines.append(f"| | {name} | {row['size'] / 1e3:.0f} kB | {figures} | {time} |")
+        lines.append(f"| | {name} | {filesize.decimal(row['size'], precision=0)} | {figures} | {time} |")
     return "\n".join(lines) + "\n"
 
 

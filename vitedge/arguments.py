@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from vitedge.errors import BadRecipe
+from vitedge.files.plain import to_dict
 from vitedge.quantization.file.header import read_header
 from vitedge.recipe import SCHEMES
 from vitedge.records import Bar
-from vitedge.serialization import to_dict
 
 _SETTLED = {
     "images": "--images",

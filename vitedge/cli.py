@@ -48,12 +48,12 @@ from vitedge.cli_quantize import quantize
 from vitedge.devices.profiles import apply
 from vitedge.devices.profiles import profiles as table
 from vitedge.errors import BadRecipe, VitedgeError
+from vitedge.files.plain import from_dict
 from vitedge.quantization.file.header import SUFFIX
 from vitedge.recipe import IMAGE_COUNT, SCHEMES, ExportRecipe, read_entries
 from vitedge.records import Bar
 from vitedge.render_screen import error as say_error
 from vitedge.render_screen import progress
-from vitedge.serialization import from_dict
 from vitedge.stopping import obeying_signals
 
 _OBJECTS_BEFORE_COLLECTION = 200_000

@@ -22,9 +22,9 @@ from vitedge.cli_options import (
     Weights,
 )
 from vitedge.devices.profiles import apply
+from vitedge.files.plain import from_dict
 from vitedge.recipe import CALIBRATION_COUNT, SCHEMES, ExportRecipe, read_entries
 from vitedge.render_screen import progress
-from vitedge.serialization import from_dict
 
 
 def quantize(

@@ -20,9 +20,9 @@ import numpy as np
 
 from vitedge import registry
 from vitedge.errors import BadRecipe
+from vitedge.files.plain import to_dict
 from vitedge.latency_process import WorkerProcess
 from vitedge.records import BenchReport, LatencyRatio, LatencyReport, Quantiles
-from vitedge.serialization import to_dict
 
 DRIFT_LIMIT = 0.03
 """Above it the machine was heating up or throttling."""

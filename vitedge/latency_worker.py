@@ -15,9 +15,9 @@ import numpy as np
 
 from vitedge import registry
 from vitedge.errors import BadRecipe, VitedgeError
+from vitedge.files.plain import from_dict
 from vitedge.latency import Rule, Subject, burst, warm_up
 from vitedge.records import TensorSpec
-from vitedge.serialization import from_dict
 
 SEED = 0
 """Of the images; latency does not depend on them as long as they are no denormal numbers."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from vitedge.errors import BadRecipe
+from vitedge.files.plain import from_dict
 from vitedge.records import Bar
-from vitedge.serialization import from_dict
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one vocabulary: what every stage takes and returns.
 
-Frozen dataclasses without behaviour; `vitedge.serialization` turns them into plain JSON values and back. Nothing here
+Frozen dataclasses without behaviour; `vitedge.files.plain` turns them into plain JSON values and back. Nothing here
 imports a framework, so a bundle can be read where PyTorch is not installed.
 """
 

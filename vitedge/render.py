@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rich import filesize
 from rich.table import Table
 
 from vitedge import render_quantization
@@ -26,7 +27,7 @@ from vitedge.records import (
     Validation,
 )
 from vitedge.render_parity import finding_lines, layer_table, stress_table, verdicts
-from vitedge.render_screen import document, lines, next_command, readable_size, short_path, show, table
+from vitedge.render_screen import document, lines, next_command, short_path, show, table
 
 _NAMED = 2
 """Labels that are shown before their number."""
@@ -38,7 +39,7 @@ def inspection(result: Inspection, *, as_json: bool) -> None:
         return document(result)
     spec = result.spec
     drawn = table("", "", "from")
-    drawn.add_row("file", short_path(result.source), f"{result.container}, {readable_size(result.size)}")
+    drawn.add_row("file", short_path(result.source), f"{result.container}, {filesize.decimal(result.size)}")
     drawn.add_row("weights", _weight_sets(result), f"{spec.naming} names")
     for name, value in _facts(spec):
         drawn.add_row(name.rpartition(".")[2].replace("_", " "), value, _origin(spec, name))
@@ -65,7 +66,7 @@ def export_result(result: ExportResult, *, as_json: bool) -> None:
         *(f"note: {note}" for note in manifest.spec.notes),
         *render_quantization.verdict(manifest.quantization),
         *result.pending,
-        f"{result.bundle}: {readable_size(result.size)}, verified, in {sum(result.seconds.values()):.1f} s",
+        f"{result.bundle}: {filesize.decimal(result.size)}, verified, in {sum(result.seconds.values()):.1f} s",
         next_command(f"vitedge bench {shlex.quote(result.bundle)}"),
     )
     return None
@@ -157,7 +158,7 @@ def _not_timed(result: DemoResult) -> tuple[str, ...]:
 
 def _demo_cells(row: DemoRow) -> tuple[str, ...]:
     return (
-        readable_size(row.size),
+        filesize.decimal(row.size),
         f"{row.parity.relative_error:.1e}",
         f"{row.parity.centred_sqnr_db:.0f}",
         f"{row.top1:.1%}",
@@ -205,7 +206,11 @@ def _artifact_table(artifacts: Iterable[Artifact]) -> Table:
         image = artifact.inputs[0]
         shape = "x".join(str(edge) for edge in image.shape)
         drawn.add_row(
-            artifact.path, artifact.target, artifact.precision, f"{shape} {image.dtype}", readable_size(artifact.size)
+            artifact.path,
+            artifact.target,
+            artifact.precision,
+            f"{shape} {image.dtype}",
+            filesize.decimal(artifact.size),
         )
     return drawn
 

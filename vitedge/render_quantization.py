@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rich import filesize
 from rich.table import Table
 
 from vitedge.quantization.records import QuantizationRecord, QuantizationResult
-from vitedge.render_screen import document, lines, next_command, readable_size, show, table
+from vitedge.render_screen import document, lines, next_command, show, table
 
 _NUMBERED = re.compile(r"(.*\.\d+)\.(.+)")
 _SHOWN = 3
@@ -37,7 +38,7 @@ def result(done: QuantizationResult, *, profile: str | None, layers: bool, as_js
         *(f"note: {note}" for note in record.notes),
         *_verdict(record),
         *([f"budget missed: {done.failed}; this is the best that was found"] if done.failed else []),
-        f"{done.path}: {readable_size(done.size)}, in {sum(record.seconds.values()):.1f} s",
+        f"{done.path}: {filesize.decimal(done.size)}, in {sum(record.seconds.values()):.1f} s",
         next_command(f"vitedge export {shlex.quote(done.path)} -o BUNDLE {wanted}"),
     )
     return None

@@ -15,7 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vitedge.serialization import to_dict
+from vitedge.files.plain import to_dict
 from vitedge.stopping import leave_if_asked
 
 # Names are the user's own: a bracket or a colon in one is no markup.
@@ -63,14 +63,6 @@ def table(*headers: str, right: Iterable[int] = ()) -> Table:
 def short_path(text: str) -> str:
     """The end of a path that is too long for a table."""
     return text if len(text) <= 40 else f"…{text[-39:]}"
-
-
-def readable_size(size: int) -> str:
-    """A size with its unit."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= scale:
-            return f"{size / scale:.1f} {unit}"
-    return f"{size} bytes"
 
 
 def next_command(command: str) -> str:

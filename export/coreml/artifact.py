@@ -15,6 +15,7 @@ from vitedge.export.coreml.describe import PREFIX
 from vitedge.export.coreml.scheme import ROUNDED, count_integers, scheme_of
 from vitedge.export.coreml.weights import compare_weights, numbers, quantized_parts
 from vitedge.files.digest import hash_file, hash_listing
+from vitedge.files.plain import from_dict
 from vitedge.mlprogram import description
 from vitedge.mlprogram.blobs import Blobs, Place
 from vitedge.mlprogram.modules import blocks_of
@@ -22,7 +23,6 @@ from vitedge.mlprogram.package import WEIGHTS, Package, read_package
 from vitedge.mlprogram.program import Operation, Output, Program, read_program
 from vitedge.recipe import SCHEMES
 from vitedge.records import Artifact, ModelSpec, StructureReport, TensorSpec
-from vitedge.serialization import from_dict
 
 MAX_RANK = 5
 _TARGETS = {6: "iOS15", 7: "iOS16", 8: "iOS17", 9: "iOS18", 10: "iOS26"}

@@ -7,11 +7,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vitedge.files.plain import to_dict
 from vitedge.mlprogram.modules import BLOCKS, MODULES
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Preprocessing
 from vitedge.registry import UNINSTALLED, versions
-from vitedge.serialization import to_dict
 
 if TYPE_CHECKING:
     # It imports PyTorch, and what is written here is looked for where that is not installed.

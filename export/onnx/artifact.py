@@ -15,8 +15,8 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 from vitedge.errors import BadRecipe, CheckFailed, UnreadableArtifact
 from vitedge.export.onnx.skeleton import read_skeleton
 from vitedge.files.digest import hash_file
+from vitedge.files.plain import from_dict
 from vitedge.records import Artifact, ModelSpec, StructureReport, TensorSpec
-from vitedge.serialization import from_dict
 
 _PREFIX = "vitedge."
 

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import platformdirs
 import pytest
 import torch
+from platformdirs.macos import MacOS
+from platformdirs.unix import Unix
 
 from tests.vitedge.images.specs import make_spec
 from vitedge.calibration import cache as module
@@ -81,16 +84,21 @@ def assert_same(one: Observed, other: Observed) -> None:
             assert np.array_equal(array, kept[key]), (name, key)
 
 
-def test_the_folder_follows_the_environment(tmp_path: Path) -> None:
-    assert find_folder({"VITEDGE_CACHE": "/a", "XDG_CACHE_HOME": "/b"}) == Path("/a/calibration")
-    assert find_folder({"XDG_CACHE_HOME": "/b"}) == Path("/b/vitedge/calibration")
-    for ignored in ({}, {"XDG_CACHE_HOME": "relative"}, {"XDG_CACHE_HOME": ""}):
-        assert find_folder(ignored) == Path.home() / ".cache" / "vitedge" / "calibration"
-
-
-def test_the_folder_of_the_process_is_its_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_folder_is_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VITEDGE_CACHE", str(tmp_path))
-    assert Cache().folder == tmp_path / "calibration"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/b")
+    assert find_folder() == Cache().folder == tmp_path / "calibration"
+
+
+def test_the_folder_is_otherwise_in_the_cache_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    for unset in ("VITEDGE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(unset, raising=False)
+    for platform, place in ((Unix, ".cache"), (MacOS, "Library/Caches")):
+        monkeypatch.setattr(platformdirs, "PlatformDirs", platform)
+        assert find_folder() == Path.home() / place / "vitedge" / "calibration"
+    monkeypatch.setattr(platformdirs, "PlatformDirs", Unix)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/b")
+    assert find_folder() == Path("/b/vitedge/calibration")
 
 
 def test_keys_tell_every_part_apart() -> None:

@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from tests.vitedge.images.specs import make_spec
+from vitedge.files.plain import to_dict
 from vitedge.records import ModelSpec, Preprocessing
-from vitedge.serialization import to_dict
 
 GREYS = (10, 40, 70, 100, 130, 160, 190)
 """Of class 0, 1, …"""

@@ -17,10 +17,10 @@ import pytest
 
 from tests.vitedge.onnx_models import write_model
 from vitedge.errors import BadRecipe, DeviceFailed, UnreadableArtifact
+from vitedge.files.plain import from_dict, to_dict
 from vitedge.latency import Rule, Subject, bench, quantiles, size_of
 from vitedge.latency_worker import make_feeds
 from vitedge.records import BenchReport, TensorSpec
-from vitedge.serialization import from_dict, to_dict
 
 QUICK = Rule(warmup_s=0.02, warmup_limit_s=0.2, samples=40, seconds=2.0, rounds=5, patience_s=60.0)
 HERE = "tests.vitedge.test_latency_process"

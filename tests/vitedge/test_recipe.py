@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from vitedge.errors import BadRecipe
+from vitedge.files.plain import from_dict, to_dict
 from vitedge.recipe import ExportRecipe, read_entries
 from vitedge.records import Bar
-from vitedge.serialization import from_dict, to_dict
 
 
 def test_the_default_is_one_fp32_onnx_file() -> None:

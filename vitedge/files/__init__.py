@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files: bundles, digests and writing in one step."""
+"""Files: bundles, digests, writing in one step, records as plain values, headers of arrays."""

@@ -22,9 +22,9 @@ import numpy.typing as npt
 from vitedge import registry
 from vitedge.errors import BadRecipe, BundleDamaged, UnreadableArtifact
 from vitedge.files.digest import hash_file
+from vitedge.files.plain import from_dict, to_dict
 from vitedge.files.replacing import write_file
 from vitedge.records import BenchReport, Manifest
-from vitedge.serialization import from_dict, to_dict
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"

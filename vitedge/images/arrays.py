@@ -11,10 +11,10 @@ from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from vitedge.errors import BadImages
+from vitedge.files.npy import read_header
 from vitedge.images.preprocess import MAX_PIXELS
 from vitedge.images.synthetic import Uniform
 
@@ -58,7 +58,10 @@ class ArrayFile:
             self._archive = zipfile.ZipFile(self._path)
             member = self._member()
             self._file, size = self._archive.open(member), self._archive.getinfo(member).file_size
-        self._shape, dtype, self._start = _header(self._file)
+        header = read_header(self._file)
+        self._shape, self._start, dtype = header.shape, header.start, header.dtype
+        if header.fortran_order and len(self._shape) > 1:
+            raise ValueError("it is in Fortran order; save np.ascontiguousarray of it")
         if dtype != np.uint8 or not (3 <= len(self._shape) <= 4) or min(self._shape) < 1:
             raise BadImages(
                 f"{self._path} holds {dtype} of shape {self._shape}; images are uint8, (images, height, width, 3)."
@@ -69,7 +72,7 @@ class ArrayFile:
             raise BadImages(f"{self._path} holds arrays of shape {self._shape}; images have 1, 3 or 4 channels.")
         if len(self) > MAX_IMAGES or prod(self._shape[1:]) > MAX_PIXELS * channels:
             raise BadImages(f"{self._path} says that it holds arrays of shape {self._shape}, more than can be images.")
-        if size != self._start + prod(self._shape):
+        if size != header.file_size:
             raise BadImages(f"{self._path} is cut short or damaged: its length does not fit the shape {self._shape}.")
 
     def _member(self) -> str:
@@ -120,12 +123,15 @@ class ArrayFile:
             return None
         try:
             with self._archive.open("labels.npy") as file:
-                shape, dtype, _ = _header(file)
-                if shape != (len(self),) or dtype.kind not in "iu":
+                header = read_header(file)
+                if header.shape != (len(self),) or header.dtype.kind not in "iu":
                     raise BadImages(
-                        f"The labels of {self._path} are {dtype} {shape}; they have to be one number per image."
+                        f"The labels of {self._path} are {header.dtype} {header.shape}; they have to be one number per "
+                        "image."
                     )
-                return np.frombuffer(file.read(prod(shape) * dtype.itemsize), dtype)
+                if self._archive.getinfo("labels.npy").file_size != header.file_size:
+                    raise ValueError("they are cut short")
+                return np.frombuffer(file.read(), header.dtype)
         except DAMAGE as error:
             raise BadImages(f"The labels of {self._path} cannot be read: {error}.") from error
 
@@ -143,15 +149,3 @@ class ArrayFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], int]:
-    """Shape, type, and where the numbers begin; nothing of the file is evaluated or unpickled."""
-    version = npy.read_magic(file)  # type: ignore[no-untyped-call]
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"NumPy format {version[0]}.{version[1]} is not for plain arrays")
-    reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = reader(file)  # type: ignore[no-untyped-call]
-    if fortran and len(shape) > 1:
-        raise ValueError("it is in Fortran order; save np.ascontiguousarray of it")
-    return shape, dtype, file.tell()

@@ -18,13 +18,13 @@ from vitedge import registry
 from vitedge.errors import BadRecipe, UnreadableArtifact
 from vitedge.export.formats import CHECKERS, FORMATS
 from vitedge.files.bundle import ReferenceData, read_reference
+from vitedge.files.plain import from_dict
 from vitedge.mlprogram import COMPUTE
 from vitedge.parity.metrics import compare, default_bar, judge
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact, Bar, Manifest, ModelSpec, ParityReport, StructureReport
 from vitedge.runtimes.base import Runtime
 from vitedge.runtimes.feeding import output_names, run
-from vitedge.serialization import from_dict
 
 Floats = Mapping[str, npt.NDArray[np.float32]]
 

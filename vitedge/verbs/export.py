@@ -23,6 +23,7 @@ from vitedge.export.formats import FORMATS, LOWERINGS
 from vitedge.export.formats import lowered as lowered_formats
 from vitedge.files.bundle import REFERENCE, versions, write_manifest, write_reference
 from vitedge.files.digest import hash_file
+from vitedge.files.plain import to_dict
 from vitedge.files.replacing import replacing
 from vitedge.images.image_set import load
 from vitedge.models.reference import load_reference
@@ -37,7 +38,6 @@ from vitedge.quantization.recording import record
 from vitedge.quantization.records import SpeedVerdict
 from vitedge.recipe import SCHEMES, ExportRecipe
 from vitedge.records import Artifact, CheckpointIdentity, ExportResult, Manifest, ParityReport, StructureReport
-from vitedge.serialization import to_dict
 from vitedge.verbs.lowering import Built, Lowered, Quantized, Request, Source, float_program, lower
 from vitedge.verbs.quantize import form_for, of_model, prepare
 from vitedge.verdict import judge_speed

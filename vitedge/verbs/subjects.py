@@ -22,11 +22,11 @@ from vitedge.accuracy.count import Predictor, Scores
 from vitedge.errors import BadRecipe, UnreadableArtifact
 from vitedge.export.formats import CHECKERS, FORMATS, of_file
 from vitedge.files.bundle import MANIFEST, check_files, read_manifest
+from vitedge.files.plain import from_dict
 from vitedge.parity.artifact import image_size
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact, ModelSpec
 from vitedge.runtimes.feeding import run
-from vitedge.serialization import from_dict
 
 if TYPE_CHECKING:
     from vitedge.models.reference import Reference

@@ -15,13 +15,13 @@ from vitedge import registry
 from vitedge.errors import BadRecipe, UnreadableArtifact
 from vitedge.export.formats import CHECKERS, FORMATS, of_file
 from vitedge.files.bundle import MANIFEST, check_files, read_manifest
+from vitedge.files.plain import from_dict
 from vitedge.parity.artifact import Evidence, image_size, sealed_evidence
 from vitedge.parity.check import CheckOptions, Original, check_artifact
 from vitedge.parity.float16_range import check_overflow
 from vitedge.parity.metrics import default_bar
 from vitedge.recipe import IMAGE_COUNT, ExportRecipe
 from vitedge.records import Artifact, Bar, Finding, Manifest, ParityReport, StressReport, StructureReport, Validation
-from vitedge.serialization import from_dict
 
 if TYPE_CHECKING:
     from vitedge.models.reference import Reference

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import io
 import struct
 import tracemalloc
 import zipfile
@@ -8,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.lib import format as npy_format
 
 from tests.vitedge.images.specs import make_spec
 from vitedge.errors import BadImages
+from vitedge.images.arrays import ArrayFile
 from vitedge.images.image_set import load
 from vitedge.images.preprocess import as_image, prepare
 
@@ -81,6 +84,40 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, suffix: str, keep: float) -
     path.write_bytes(whole[: int(keep if keep >= 1 else keep * len(whole))])
     with pytest.raises(BadImages, match=r"set\.np"):
         load(path, SPEC, 12)
+
+
+@pytest.mark.parametrize("text", ["{[]: 1}", "(" * 9000, "'''", "{'descr': '<q9'}"])
+def test_a_header_of_nonsense_is_one_short_sentence(tmp_path: Path, text: str) -> None:
+    content = npy_format.magic(1, 0) + struct.pack("<H", len(text)) + text.encode()
+    (tmp_path / "bad.npy").write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "bad.npz", "w") as archive:
+        archive.writestr("images.npy", content)
+    for name in ("bad.npy", "bad.npz"):
+        with pytest.raises(BadImages, match="its header") as caught:
+            load(tmp_path / name, SPEC, 4)
+        said = str(caught.value).replace(str(tmp_path), "")
+        assert len(said) < 200
+        assert len(said.splitlines()) == 1
+
+
+def test_a_header_that_expands_does_not_eat_memory(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images.npy", npy_format.magic(2, 0) + struct.pack("<I", 2**26) + b" " * 2**26)
+    tracemalloc.start()
+    with pytest.raises(BadImages, match="its header"):
+        load(tmp_path / "bomb.npz", SPEC, 4)
+    assert tracemalloc.get_traced_memory()[1] < 5e6
+    tracemalloc.stop()
+
+
+def test_labels_cut_short_are_refused(tmp_path: Path) -> None:
+    labels = io.BytesIO()
+    np.save(labels, np.arange(len(PIXELS)))
+    np.savez(tmp_path / "set.npz", images=PIXELS)
+    with zipfile.ZipFile(tmp_path / "set.npz", "a") as archive:
+        archive.writestr("labels.npy", labels.getvalue()[:-8])
+    with ArrayFile(tmp_path / "set.npz") as file, pytest.raises(BadImages, match=r"labels of .* cut short"):
+        file.labels()
 
 
 def test_a_lying_header_does_not_eat_memory(tmp_path: Path) -> None:

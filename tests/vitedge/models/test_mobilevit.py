@@ -10,9 +10,9 @@ from tests.vitedge.checkpoints.families.mobilevit.models import tiny
 from vitedge.checkpoints.families.family import Hints
 from vitedge.checkpoints.families.mobilevit.v1 import infer
 from vitedge.errors import ImpossibleSize
+from vitedge.files.plain import from_dict, to_dict
 from vitedge.models.mobilevit import blocks, build, features, resize
 from vitedge.records import ModelSpec, Origin
-from vitedge.serialization import from_dict, to_dict
 
 PARAMETERS = {
     "mobilevit_xxs": (1_272_024, "MobileViT-XXS"),

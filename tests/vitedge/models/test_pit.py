@@ -10,8 +10,8 @@ from tests.vitedge.checkpoints.families.test_pit import tiny
 from vitedge.checkpoints.families.family import Hints
 from vitedge.checkpoints.families.pit import infer
 from vitedge.errors import ImpossibleSize
+from vitedge.files.plain import from_dict, to_dict
 from vitedge.models.pit import blocks, build, features, resize
-from vitedge.serialization import from_dict, to_dict
 
 PARAMETERS = {
     "pit_ti_224": (4_847_272, "PiT-Ti"),

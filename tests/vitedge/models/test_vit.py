@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from tests.seeding import seeded
 from tests.vitedge.checkpoints.vit_rebuilding import assert_equal, convert, images_for, rebuild
 from vitedge.errors import BadRecipe, ImpossibleSize
+from vitedge.files.plain import from_dict, to_dict
 from vitedge.models import vit
 from vitedge.records import ModelSpec, Origin, Preprocessing
-from vitedge.serialization import from_dict, to_dict
 
 TINY: dict[str, Any] = {
     "img_size": 32,

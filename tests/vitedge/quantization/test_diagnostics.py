@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tests.export import tiny
 from tests.seeding import seeded
+from vitedge.files.plain import from_dict, to_dict
 from vitedge.program.canonical import canonicalize
 from vitedge.program.capture import capture
 from vitedge.program.program import Program
@@ -22,7 +23,6 @@ from vitedge.quantization.insert import insert
 from vitedge.quantization.plan import Grid, Plan, dequantize, fake_quantize, quantize
 from vitedge.quantization.records import AttentionDiagnosis, LayerDiagnosis, QuantizationRecord
 from vitedge.runtimes.feeding import DYNAMIC_BATCH
-from vitedge.serialization import from_dict, to_dict
 
 IMAGES = tiny.images(6)
 

@@ -13,6 +13,7 @@ from tests.export import tiny
 from tests.vitedge.quantization import small_models as small
 from tests.vitedge.quantization.captures import captured_once
 from vitedge.export.formats import PROCESSOR, TENSORRT, QuantizedForm
+from vitedge.files.plain import from_dict, to_dict
 from vitedge.images.preprocess import normalize
 from vitedge.images.stream import open_images
 from vitedge.models.reference import Reference
@@ -25,7 +26,6 @@ from vitedge.quantization.recording import record
 from vitedge.quantization.records import QuantizationRecord
 from vitedge.quantization.run import STAGES, Quantization, quantize
 from vitedge.recipe import QuantizationRecipe
-from vitedge.serialization import from_dict, to_dict
 
 IMAGES = 12
 LAYERS = {"blocks.1.mlp.fc1": "float", "blocks.1.mlp.fc2": "w4", "head": "w8a16", "blocks.0.mlp.fc1": "int8-dynamic"}

@@ -18,9 +18,9 @@ from vitedge.export.coreml import expected_weights
 from vitedge.export.coreml.weights import Weight
 from vitedge.files.bundle import MANIFEST, check_files, read_manifest, read_reference
 from vitedge.files.digest import hash_file
+from vitedge.files.plain import from_dict
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Bar
-from vitedge.serialization import from_dict
 from vitedge.verbs import export as pipeline
 from vitedge.verbs import lowering
 from vitedge.verbs.export import STAGES, Request, export, parameters

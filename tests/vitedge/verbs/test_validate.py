@@ -67,7 +67,7 @@ def other_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_bundle_proves_itself_where_pytorch_is_not_installed(demo_bundle: Path) -> None:
     script = (
         f"import sys; sys.modules.update(dict.fromkeys({BLOCKED!r}))\n"
-        "from pathlib import Path; from vitedge.serialization import to_dict; import json\n"
+        "from pathlib import Path; from vitedge.files.plain import to_dict; import json\n"
         "from vitedge.verbs.validate import validate\n"
         f"print(json.dumps(to_dict(validate(Path({str(demo_bundle)!r})))))"
     )

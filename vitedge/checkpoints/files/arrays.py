@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import math
 import zipfile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from numpy.lib import format as npy_format
 
 from vitedge.checkpoints.families.family import State
 from vitedge.errors import RefusedPickle, UnreadableCheckpoint
+from vitedge.files.npy import read_header
 from vitedge.sentences import short
 
 npy: Any = npy_format  # NumPy leaves its functions without annotations
@@ -48,26 +48,19 @@ def read_npz(path: Path, archive: zipfile.ZipFile) -> State:
 
 def _read(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> torch.Tensor | None:
     with archive.open(member) as stream:
-        shape, dtype, offset = _header(stream)
-    if dtype.hasobject:
+        header = read_header(stream)
+    if header.dtype.hasobject:
         raise RefusedPickle(
             f"{path} is refused because {member.filename} is a pickle of Python objects; "
             "save plain arrays with numpy.savez."
         )
-    if offset + math.prod(shape) * dtype.itemsize != member.file_size:
+    if header.file_size != member.file_size:
         raise UnreadableCheckpoint(
             f"{path} is cut short or damaged: {member.filename} does not have the bytes that its header declares; "
             "fetch it again."
         )
     with archive.open(member) as stream:
         return _tensor(npy.read_array(stream, allow_pickle=False))
-
-
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], int]:
-    version = npy.read_magic(stream)
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, _, dtype = read(stream)
-    return shape, dtype, stream.tell()
 
 
 def _tensor(array: np.ndarray[Any, np.dtype[Any]]) -> torch.Tensor | None:

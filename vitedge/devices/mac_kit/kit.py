@@ -21,11 +21,11 @@ from vitedge.devices.mac_kit.verify import content_hash
 from vitedge.errors import BadRecipe, CheckFailed, OutputRefused, UnreadableArtifact
 from vitedge.files.bundle import MANIFEST, REFERENCE, check_files, read_manifest, write_manifest
 from vitedge.files.digest import hash_file
+from vitedge.files.plain import to_dict
 from vitedge.files.replacing import replacing
 from vitedge.parity.artifact import Evidence, report_on, sealed_evidence
 from vitedge.records import Artifact, Manifest, ParityReport, Validation
 from vitedge.runtimes.feeding import inputs, joined, output_names
-from vitedge.serialization import to_dict
 
 KIT = "kit.json"
 SCRIPT = "verify.py"

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import ast
+import io
 import json
 import math
 import zipfile
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from vitedge.devices.mac_kit.verify import UNITS
 from vitedge.errors import UnreadableArtifact
+from vitedge.files.npy import read_header
 
 FORMAT_VERSION = 1
 MACHINE = ("name", "model", "chip", "macos", "python", "coremltools", "numpy")
@@ -26,9 +27,6 @@ _ABOUT_LIMIT = 1 << 20
 _HEADER_LIMIT = 1 << 14
 """Bytes of the JSON text, and of what stands around an array in the file."""
 _TEXT_LIMIT = 200
-_MAGIC = b"\x93NUMPY\x01\x00"
-_START = len(_MAGIC) + 2
-"""Bytes before the header of version 1.0: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html."""
 
 Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
 """Path of an artifact to the shapes of its outputs, all images together."""
@@ -140,24 +138,16 @@ def _array(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any], limit: int
     if info.compress_type != zipfile.ZIP_STORED or info.file_size > limit + _HEADER_LIMIT:
         raise ValueError(f"{name} is compressed, or larger than it can be")
     content = archive.read(info)
-    if content[: len(_MAGIC)] != _MAGIC or len(content) < _START:
-        raise ValueError(f"{name} is in another format than version 1.0 of NumPy's")
-    start = _START + int.from_bytes(content[len(_MAGIC) : _START], "little")
-    header = ast.literal_eval(content[_START:start].decode("latin1"))
-    shape = _shape(header, dtype)
-    if math.prod(shape) * dtype.itemsize != len(content) - start:
+    try:
+        header = read_header(io.BytesIO(content))
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be read: {error}") from error
+    if header.dtype != dtype or header.fortran_order:
+        raise ValueError(f"{name} is not of {dtype} in C order")
+    if header.file_size != len(content):
         raise ValueError(f"{name} does not hold what its header says")
-    values: npt.NDArray[Any] = np.frombuffer(content, dtype, offset=start).reshape(shape)
+    values: npt.NDArray[Any] = np.frombuffer(content, dtype, offset=header.start).reshape(header.shape)
     return values
-
-
-def _shape(header: Any, dtype: np.dtype[Any]) -> tuple[int, ...]:
-    if not isinstance(header, dict) or header.get("descr") != dtype.str or header.get("fortran_order") is not False:
-        raise ValueError(f"an array is not of {dtype} in C order")
-    shape = header.get("shape")
-    if not isinstance(shape, tuple) or not all(type(edge) is int and edge >= 0 for edge in shape):
-        raise ValueError("an array has no shape")
-    return shape
 
 
 def _taken(mapping: dict[str, Any], key: str, kind: type) -> Any:

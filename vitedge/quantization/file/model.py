@@ -18,12 +18,12 @@ from torch.export import ExportedProgram
 
 from vitedge.errors import UnreadableArtifact, UserError
 from vitedge.files.bundle import ReferenceData
+from vitedge.files.plain import from_dict, to_dict
 from vitedge.program.program import Program
 from vitedge.quantization.file.archive import refuse_code
 from vitedge.quantization.file.header import ENTRY, FORMAT_VERSION, SUFFIX
 from vitedge.quantization.records import QuantizationRecord
 from vitedge.records import CheckpointIdentity, ModelSpec, TensorSpec
-from vitedge.serialization import from_dict, to_dict
 
 _EVIDENCE = "reference.npz.base64"
 

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The header of an ``.npy`` file, read before anything that it claims is believed.
+
+NumPy parses it, and evaluates or unpickles nothing of it. The format is described in
+https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import sys
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy_format
+
+_npy: Any = npy_format  # NumPy leaves its functions without annotations
+_READERS = {(1, 0): _npy.read_array_header_1_0, (2, 0): _npy.read_array_header_2_0}
+_LIMIT = 10_000
+"""Bytes of a header that are read: those that NumPy parses. A plain array has about a hundred."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """The header of an ``.npy`` file."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    """Of objects, where the elements are a pickle."""
+    fortran_order: bool
+    start: int
+    """Bytes before the first element."""
+
+    @property
+    def file_size(self) -> int:
+        """Bytes that the whole file has, if it is neither cut short nor damaged nor a pickle."""
+        return self.start + math.prod(self.shape) * self.dtype.itemsize
+
+
+def read_header(file: IO[bytes]) -> Header:
+    """Reads the header of an ``.npy`` file, and leaves the file at the first element.
+
+    Args:
+        file: open at its beginning, and seekable; a member of an archive will do. At most 10 kB of it are read.
+
+    Raises:
+        ValueError: it is no such file, cut short within the header, or of a format for other than plain arrays; with
+            one short sentence, without its full stop.
+    """
+    head = io.BytesIO(file.read(_npy.MAGIC_LEN + 4 + _LIMIT))
+    try:
+        version = _npy.read_magic(head)
+    except ValueError as error:
+        raise ValueError("it does not begin as an .npy file does") from error
+    if version not in _READERS:
+        raise ValueError(f"NumPy format {version[0]}.{version[1]} is not for plain arrays")
+    try:
+        shape, fortran_order, dtype = _READERS[version](head)
+    except Exception as error:  # NumPy lets through whatever Python's tokenizer, its parser and its own types raise
+        raise ValueError("its header is cut short, or does not describe an array") from error
+    if any(isinstance(size, bool) or not 0 <= size <= sys.maxsize for size in shape):
+        raise ValueError("its header has a dimension that no array has")
+    start = head.tell()
+    file.seek(start)
+    return Header(shape, dtype, fortran_order, start)
