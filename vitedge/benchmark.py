@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `bench` was told to measure, as subjects of `vitedge.latency`."""
+"""The verb ``bench``: bundles, artifacts and checkpoints, measured in turn."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vitedge import latency, registry
+from vitedge import registry
 from vitedge.bundle import MANIFEST, add_latency, read_manifest
 from vitedge.comparison import FORMAT_OF, RUNTIMES_OF
-from vitedge.latency import Rule, Subject
+from vitedge.latency import interleave
+from vitedge.latency.model import MeasuredModel
+from vitedge.latency.sampling import Rule
 from vitedge.records import BenchReport
 
 REFERENCE = "vitedge.models.reference:measured"
@@ -44,13 +46,13 @@ def bench(
         DeviceFailed: a process died, hung or failed.
     """
     chosen = [entry for subject in subjects for entry in _subjects(subject, threads, image_size)]
-    report = latency.bench(_told_apart(chosen), rule, device, progress)
+    report = interleave.measure_in_turn(_told_apart(chosen), rule, device, progress)
     if len(subjects) == 1 and _is_bundle(Path(subjects[0])):
         add_latency(Path(subjects[0]), report)
     return report
 
 
-def _subjects(text: str, threads: int | None, image_size: tuple[int, int] | None) -> Iterable[Subject]:
+def _subjects(text: str, threads: int | None, image_size: tuple[int, int] | None) -> Iterable[MeasuredModel]:
     path = Path(text)
     if _is_bundle(path):
         runtimes = {artifact.path: RUNTIMES_OF[artifact.format][-1] for artifact in read_manifest(path).artifacts}
@@ -59,18 +61,18 @@ def _subjects(text: str, threads: int | None, image_size: tuple[int, int] | None
                 registry.load(registry.RUNTIMES, runtime)  # says where it does work
         for name, runtime in runtimes.items():
             if registry.works_here(registry.RUNTIMES, runtime):
-                yield Subject(f"{path.name}/{name}", runtime, str(path / name), threads=threads)
+                yield MeasuredModel(f"{path.name}/{name}", runtime, str(path / name), threads=threads)
     elif path.suffix in FORMAT_OF:
-        yield Subject(path.name, RUNTIMES_OF[FORMAT_OF[path.suffix]][-1], text, threads=threads)
+        yield MeasuredModel(path.name, RUNTIMES_OF[FORMAT_OF[path.suffix]][-1], text, threads=threads)
     else:
         options = {} if image_size is None else {"image_size": list(image_size)}
-        yield Subject(path.name, "torch", text, threads=threads, factory=REFERENCE, options=options)
+        yield MeasuredModel(path.name, "torch", text, threads=threads, factory=REFERENCE, options=options)
 
 
-def _told_apart(subjects: Sequence[Subject]) -> list[Subject]:
-    """Subjects of one name, such as ``model.onnx`` of two bundles, go by their whole paths."""
-    count = Counter(subject.label for subject in subjects)
-    return [replace(subject, label=subject.source) if count[subject.label] > 1 else subject for subject in subjects]
+def _told_apart(models: Sequence[MeasuredModel]) -> list[MeasuredModel]:
+    """Models of one name, such as ``model.onnx`` of two bundles, go by their whole paths."""
+    count = Counter(model.label for model in models)
+    return [replace(model, label=model.source) if count[model.label] > 1 else model for model in models]
 
 
 def _is_bundle(path: Path) -> bool:

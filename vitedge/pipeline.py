@@ -30,6 +30,7 @@ from vitedge.export.program import Program
 from vitedge.export.ranges import execution_order, find_islands
 from vitedge.export.sensitivity import find_noisy
 from vitedge.export.tensorrt_readiness import check_tensorrt
+from vitedge.latency.speedup import judge_speed
 from vitedge.models.reference import Reference, load_reference
 from vitedge.output import replacing
 from vitedge.parity import compare, default_bar, judge
@@ -52,7 +53,6 @@ from vitedge.records import (
 )
 from vitedge.serialization import to_dict
 from vitedge.stressing import lower_in_range
-from vitedge.verdict import judge_speed
 
 FILE_NAMES = {"onnx": "model.onnx", "coreml": "model.mlpackage"}
 """Format to the name of its artifact in the bundle."""

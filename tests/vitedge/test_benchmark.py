@@ -9,11 +9,12 @@ import pytest
 
 from tests.bad_files import VIT
 from tests.vitedge.onnx_models import write_model
-from vitedge import latency
 from vitedge.benchmark import bench
 from vitedge.bundle import read_manifest, write_manifest
 from vitedge.errors import BadRecipe, MissingBackend, UserError
-from vitedge.latency import Rule, Subject
+from vitedge.latency import interleave
+from vitedge.latency.model import MeasuredModel
+from vitedge.latency.sampling import Rule
 from vitedge.records import BenchReport
 from vitedge.validation import validate
 
@@ -51,15 +52,15 @@ def test_a_bundle_beside_its_checkpoint_gives_a_ratio_and_is_not_written(bundle:
     assert (bundle / "manifest.json").read_bytes() == before
 
 
-def chosen(monkeypatch: pytest.MonkeyPatch, *subjects: str, **settings: object) -> list[Subject]:
+def chosen(monkeypatch: pytest.MonkeyPatch, *subjects: str, **settings: object) -> list[MeasuredModel]:
     """What would be measured."""
-    found: list[Subject] = []
+    found: list[MeasuredModel] = []
 
-    def keep(asked: list[Subject], *_others: object) -> BenchReport:
+    def keep(asked: list[MeasuredModel], *_others: object) -> BenchReport:
         found.extend(asked)
         return BenchReport(())
 
-    monkeypatch.setattr(latency, "bench", keep)
+    monkeypatch.setattr(interleave, "measure_in_turn", keep)
     bench(subjects, **settings)  # type: ignore[arg-type]
     return found
 

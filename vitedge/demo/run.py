@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vitedge import latency, registry
+from vitedge import registry
 from vitedge.benchmark import REFERENCE
 from vitedge.calibration.images import ImageSet, load
 from vitedge.checkpoints.read import read
@@ -20,7 +20,9 @@ from vitedge.comparison import run as run_artifact
 from vitedge.demo.assets import IMAGES, MODELS, DemoModel, images
 from vitedge.demo_records import DemoResult, DemoRow
 from vitedge.evidence import gather
-from vitedge.latency import Rule, Subject
+from vitedge.latency.interleave import measure_in_turn
+from vitedge.latency.model import MeasuredModel
+from vitedge.latency.sampling import Rule
 from vitedge.models.reference import load_reference
 from vitedge.parity import default_bar
 from vitedge.pipeline import export
@@ -121,11 +123,11 @@ def _top1(logits: npt.NDArray[np.generic], labels: tuple[int, ...]) -> float:
 def _latencies(model: DemoModel, parts: Sequence[tuple[Path, ExportResult]]) -> Mapping[str, float]:
     """Median milliseconds of PyTorch and of every artifact that runs here, measured in turn."""
     options = {"overrides": dict(model.overrides)}
-    subjects = [Subject("PyTorch", "torch", str(model.path), factory=REFERENCE, options=options)]
+    models = [MeasuredModel("PyTorch", "torch", str(model.path), factory=REFERENCE, options=options)]
     for folder, result in parts:
         for artifact in result.manifest.artifacts:
             name, path = RUNTIMES_OF[artifact.format][-1], str(folder / artifact.path)
             if registry.works_here(registry.RUNTIMES, name):
-                subjects.append(Subject(path, name, path))
-    report = latency.bench(subjects, _RULE)
+                models.append(MeasuredModel(path, name, path))
+    report = measure_in_turn(models, _RULE)
     return {found.subject: found.quantiles.median for found in report.reports}

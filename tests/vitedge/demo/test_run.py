@@ -9,7 +9,7 @@ import pytest
 from vitedge.bundle import read_manifest
 from vitedge.demo import run as demo
 from vitedge.demo.assets import MODELS, images
-from vitedge.latency import Rule
+from vitedge.latency.sampling import Rule
 from vitedge.validation import validate
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from vitedge import registry
 from vitedge.export.onnx_fusion import count_unpacked, unfused
 from vitedge.export.program import Program
-from vitedge.latency import Rule, Subject, bench
+from vitedge.latency.interleave import measure_in_turn
+from vitedge.latency.model import MeasuredModel
+from vitedge.latency.sampling import Rule
 from vitedge.quantize.records import SpeedVerdict
 from vitedge.recipe import ExportRecipe
 from vitedge.records import LatencyRatio
@@ -44,8 +46,8 @@ def judge_speed(
         paths = {recipe.precision: quantized, **{name: Path(folder) / f"{name}.onnx" for name in BASELINES}}
         for name in BASELINES:
             target.lower(program, replace(recipe, precision=name, quantization=None), paths[name])
-        report = bench(
-            [Subject(name, "onnxruntime", str(path)) for name, path in paths.items()], rule, progress=progress
+        report = measure_in_turn(
+            [MeasuredModel(name, "onnxruntime", str(path)) for name, path in paths.items()], rule, progress=progress
         )
     medians = {entry.subject: entry.quantiles.median for entry in report.reports}
     ratios = tuple(_turned(ratio) for ratio in report.ratios)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The near end of a process that measures one subject; the far end is `vitedge.latency_worker`.
+"""The near end of a process that measures one model; the far end is `vitedge.latency.worker`.
 
 One JSON document a line in both directions. A process of its own because a native crash must not take the command
 with it, because peak memory belongs to a process, and because two libraries in one disturb each other's threads.
@@ -31,7 +31,7 @@ DOING = {
 
 
 class WorkerProcess:
-    """A child that loads one subject and runs it when told to, and blocks on its pipe otherwise."""
+    """A child that loads one model and runs it when told to, and blocks on its pipe otherwise."""
 
     def __init__(self, label: str, patience_s: float) -> None:
         self._label = label
@@ -39,7 +39,7 @@ class WorkerProcess:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill()
         search = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "vitedge.latency_worker"],
+            [sys.executable, "-m", "vitedge.latency.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

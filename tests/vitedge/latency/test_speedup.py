@@ -9,10 +9,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.export import tiny
-from vitedge.latency import Rule
+from vitedge.latency.sampling import Rule
+from vitedge.latency.speedup import judge_speed, sentence
 from vitedge.recipe import ExportRecipe
 from vitedge.records import LatencyRatio
-from vitedge.verdict import judge_speed, sentence
 
 SHORT = Rule(warmup_s=0.0, warmup_limit_s=0.05, samples=25, seconds=0.5, rounds=5)
 LEFT = "head: Gemm in float, its weight is dequantized at every run"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The far end: loads one subject and runs it in bursts. `vitedge.latency_process` starts it and speaks JSON lines."""
+"""The far end of a worker process: loads one model and runs it in bursts, as it is told in JSON lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import numpy as np
 
 from vitedge import registry
 from vitedge.errors import BadRecipe, VitedgeError
-from vitedge.latency import Rule, Subject, burst, warm_up
+from vitedge.latency.model import MeasuredModel
+from vitedge.latency.sampling import Rule, burst, warm_up
 from vitedge.records import TensorSpec
 from vitedge.serialization import from_dict
 
@@ -31,9 +32,9 @@ class Worker:
         self._runtime: Any = None
         self._feeds: dict[str, np.ndarray[Any, Any]] = {}
 
-    def load(self, subject: Mapping[str, Any]) -> dict[str, Any]:
-        """Opens the subject. The time of importing libraries is not counted: a program that serves pays it once."""
-        order = from_dict(Subject, subject)
+    def load(self, model: Mapping[str, Any]) -> dict[str, Any]:
+        """Opens the model. The time of importing libraries is not counted: a program that serves pays it once."""
+        order = from_dict(MeasuredModel, model)
         module = registry.load(registry.RUNTIMES, order.runtime)
         factory = registry.function(order.factory) if order.factory else None
         begin = time.perf_counter()
@@ -58,7 +59,7 @@ class Worker:
         return {"raw_ms": burst(self._run, samples, seconds)}
 
     def end(self) -> dict[str, Any]:
-        """Frees the subject and tells the largest memory of this process."""
+        """Frees the model and tells the largest memory of this process."""
         peak = registry.load(registry.DEVICES, "local").peak_memory_mb()
         self._stack.close()
         return {"peak_memory_mb": peak}
@@ -67,23 +68,23 @@ class Worker:
         self._runtime.run(self._feeds)
 
 
-def make_feeds(inputs: tuple[TensorSpec, ...], subject: Subject) -> tuple[int, dict[str, np.ndarray[Any, Any]]]:
+def make_feeds(inputs: tuple[TensorSpec, ...], model: MeasuredModel) -> tuple[int, dict[str, np.ndarray[Any, Any]]]:
     """Seeded inputs of the declared shapes and types, and the batch size that they have.
 
     Raises:
         BadRecipe: the artifact has another fixed batch than was asked for, or a dynamic axis beside the batch.
     """
     generator = np.random.default_rng(SEED)
-    batch, feeds = subject.batch or 1, {}
+    batch, feeds = model.batch or 1, {}
     for spec in inputs:
         first, *rest = spec.shape
         if any(isinstance(side, str) for side in rest):
-            raise BadRecipe(f"{subject.label} has a dynamic axis beside the batch in {spec.name} {spec.shape}.")
+            raise BadRecipe(f"{model.label} has a dynamic axis beside the batch in {spec.name} {spec.shape}.")
         if isinstance(first, int):
-            if subject.batch not in (None, first):
+            if model.batch not in (None, first):
                 raise BadRecipe(
-                    f"{subject.label} has a fixed batch of {first}, not {subject.batch}; leave --batch out, "
-                    f"or export it with --batch {subject.batch}."
+                    f"{model.label} has a fixed batch of {first}, not {model.batch}; leave --batch out, "
+                    f"or export it with --batch {model.batch}."
                 )
             batch = first
         feeds[spec.name] = _noise(generator, (batch, *(int(side) for side in rest)), np.dtype(spec.dtype))
