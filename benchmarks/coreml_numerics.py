@@ -29,7 +29,7 @@ from tests.seeding import seeded
 from vitedge.calibration.images import load
 from vitedge.checkpoints.read import read
 from vitedge.comparison import Evidence, feed, run
-from vitedge.devices import local
+from vitedge.devices import machine
 from vitedge.errors import CheckFailed
 from vitedge.evidence import gather
 from vitedge.export.capture import capture
@@ -184,7 +184,7 @@ def main() -> None:
         "weights": "seeded, matrices 1.5 times as wide as keeps the variance; MobileViT with settled batch norms",
         "images": f"synthetic, seed 0, {IMAGES} images",
         "bars": "fp32 1e-5 relative (MobileViT v2 1e-4) and every top-1; fp16 45 dB centred SQNR",
-        "device": local.identity(),
+        "device": machine.identity(),
         "versions": versions(("torch", "timm", "coremltools", "numpy")),
         "threads": torch.get_num_threads(),
     }

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from vitedge.bundle import versions
-from vitedge.devices import local
+from vitedge.devices import machine
 
 RESULTS = Path(__file__).parent / "results" / "export_cost.json"
 TIMED = ("vit_small_patch16_224", "pit_s_224", "mobilevit_s", "swin_tiny_patch4_window7_224")
@@ -182,7 +182,7 @@ def provenance() -> dict[str, Any]:
     """Where and with what it was measured."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "machine": local.identity(),
+        "machine": machine.identity(),
         "versions": versions(),
         "processor": platform.processor() or platform.machine(),
         "rounds": ROUNDS,

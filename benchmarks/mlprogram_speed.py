@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vitedge.bundle import versions
-from vitedge.devices import local
+from vitedge.devices import machine
 
 RESULTS = Path(__file__).with_name("results") / "mlprogram_speed.json"
 MODELS = ("vit_small_patch16_224", "pit_s_224", "mobilevit_s")
@@ -188,7 +188,7 @@ def provenance(rounds: int) -> dict[str, Any]:
     """Where and with what it was measured."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "machine": local.identity(),
+        "machine": machine.identity(),
         "versions": versions(),
         "processor": platform.processor() or platform.machine(),
         "rounds": rounds,

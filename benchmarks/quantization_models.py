@@ -32,7 +32,7 @@ from vitedge.calibration.images import load
 from vitedge.calibration.preprocess import normalize
 from vitedge.calibration.synthetic import synthesize
 from vitedge.checkpoints.read import read
-from vitedge.devices import local
+from vitedge.devices import machine
 from vitedge.models.reference import load_reference
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
 from vitedge.records import Bar
@@ -140,7 +140,7 @@ def provenance(**settings: Any) -> dict[str, Any]:
     """Where, when and with what something was measured."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "machine": local.identity(),
+        "machine": machine.identity(),
         "versions": {**versions(), **registry.versions(PACKAGES)},
         "weights": WEIGHTS,
         "images": "synthetic",

@@ -19,6 +19,7 @@ from pathlib import Path
 from benchmarks.quantization_models import MODELS, lower, provenance, write_checkpoint, write_images
 from benchmarks.quantization_peers import quantize
 from benchmarks.sheet import Sheet, parser
+from vitedge.devices.session import connect
 from vitedge.latency.interleave import measure_in_turn
 from vitedge.latency.model import MeasuredModel
 from vitedge.latency.sampling import Rule
@@ -79,8 +80,8 @@ def subjects(title: str, folder: Path) -> list[MeasuredModel]:
 
 def measure(title: str) -> list[Row]:
     """One model, all subjects in turn."""
-    with tempfile.TemporaryDirectory() as folder:
-        report = measure_in_turn(subjects(title, Path(folder)), RULE)
+    with tempfile.TemporaryDirectory() as folder, connect("local") as session:
+        report = measure_in_turn(subjects(title, Path(folder)), session, RULE)
     against = {ratio.subject: ratio for ratio in report.ratios}  # the first, ours, is what all are compared with
     return [_row(title, entry, against.get(entry.subject)) for entry in report.reports]
 

@@ -55,7 +55,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "vitedge.render_quantization",
         "vitedge.inspection",
         "vitedge.validation",
-        "vitedge.benchmark",
+        "vitedge.verbs",
         "vitedge.arguments",
         "vitedge.predictors",
         "vitedge.evaluation",

@@ -84,8 +84,8 @@ def validate(
 
 
 def bench(subjects: Sequence[str], *, device: str = "local", threads: int | None = None) -> BenchReport:
-    """Measures latency, interleaved. See `vitedge.benchmark.bench`."""
-    from vitedge.benchmark import bench as run
+    """Measures latency, interleaved. See `vitedge.verbs.bench.bench`."""
+    from vitedge.verbs.bench import bench as run
 
     return run(subjects, device=device, threads=threads)
 

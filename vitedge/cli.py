@@ -230,7 +230,7 @@ def bench(
     json: AsJson = False,
 ) -> None:
     """Measure latency, in turn, with its spread and tail."""
-    from vitedge.benchmark import bench as run
+    from vitedge.verbs.bench import bench as run
 
     size = parse_size(image_size)
     result = run(subjects, device=device, threads=threads, image_size=size, progress=progress)

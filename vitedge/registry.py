@@ -94,10 +94,9 @@ def load(table: Table, name: str) -> ModuleType:
         MissingBackend: a package is not installed, or the part does not work on this machine.
     """
     part = _part(table, name)
-    if not part.module:
-        raise MissingBackend(f"{part.title} is not reached from here: {part.otherwise}.")
-    if part.systems and platform.system() not in part.systems:
-        raise MissingBackend(f"{part.title} does not run on {platform.system()}: {part.otherwise}.")
+    refused = refusal(table, name)
+    if refused:
+        raise MissingBackend(refused)
     absent = missing(table, name)
     if absent:
         raise MissingBackend(f"{part.title} needs {', '.join(absent)}, which is not installed; type: {part.install}")
@@ -135,10 +134,25 @@ def generated(package: str, folder: str, module: str) -> ModuleType:
         raise MissingBackend(f"{package} cannot be used ({error}); type: pip install '{package}'") from error
 
 
+def refusal(table: Table, name: str, system: str | None = None) -> str:
+    """Returns why a part does not work on an operating system, whatever is installed; empty where it does.
+
+    Args:
+        table: one of this module's.
+        name: a key of it.
+        system: a value of ``platform.system()``; None is this machine's.
+    """
+    part, here = _part(table, name), system or platform.system()
+    if not part.module:
+        return f"{part.title} is not reached from here: {part.otherwise}."
+    if part.systems and here not in part.systems:
+        return f"{part.title} does not run on {here}: {part.otherwise}."
+    return ""
+
+
 def works_here(table: Table, name: str) -> bool:
     """Whether the part runs on this operating system at all, whatever is installed."""
-    part = _part(table, name)
-    return bool(part.module) and (not part.systems or platform.system() in part.systems)
+    return not refusal(table, name)
 
 
 def missing(table: Table, name: str) -> tuple[str, ...]:

@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from vitedge import registry
-from vitedge.benchmark import REFERENCE
 from vitedge.calibration.images import ImageSet, load
 from vitedge.checkpoints.read import read
 from vitedge.comparison import RUNTIMES_OF, Evidence
 from vitedge.comparison import run as run_artifact
 from vitedge.demo.assets import IMAGES, MODELS, DemoModel, images
 from vitedge.demo_records import DemoResult, DemoRow
+from vitedge.devices.session import connect
 from vitedge.evidence import gather
 from vitedge.latency.interleave import measure_in_turn
 from vitedge.latency.model import MeasuredModel
@@ -28,6 +28,7 @@ from vitedge.parity import default_bar
 from vitedge.pipeline import export
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
 from vitedge.records import Artifact, ExportResult, OutputParity
+from vitedge.verbs.bench import REFERENCE
 
 FORMATS = ("onnx", "coreml")
 QUANTIZED = ("onnx",)
@@ -124,10 +125,11 @@ def _latencies(model: DemoModel, parts: Sequence[tuple[Path, ExportResult]]) -> 
     """Median milliseconds of PyTorch and of every artifact that runs here, measured in turn."""
     options = {"overrides": dict(model.overrides)}
     models = [MeasuredModel("PyTorch", "torch", str(model.path), factory=REFERENCE, options=options)]
-    for folder, result in parts:
-        for artifact in result.manifest.artifacts:
-            name, path = RUNTIMES_OF[artifact.format][-1], str(folder / artifact.path)
-            if registry.works_here(registry.RUNTIMES, name):
-                models.append(MeasuredModel(path, name, path))
-    report = measure_in_turn(models, _RULE)
+    with connect("local") as session:
+        for folder, result in parts:
+            for artifact in result.manifest.artifacts:
+                name, path = RUNTIMES_OF[artifact.format][-1], str(folder / artifact.path)
+                if not session.refusal(name):
+                    models.append(MeasuredModel(path, name, path))
+        report = measure_in_turn(models, session, _RULE)
     return {found.subject: found.quantiles.median for found in report.reports}

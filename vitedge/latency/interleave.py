@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vitedge import registry
+from vitedge.devices.session import Session
 from vitedge.errors import BadRecipe
 from vitedge.latency.model import MeasuredModel
-from vitedge.latency.process import WorkerProcess
 from vitedge.latency.sampling import Rule, Samples
 from vitedge.latency.statistics import quantiles, ratio
 from vitedge.records import BenchReport, LatencyReport
@@ -25,64 +23,62 @@ METHOD = "wall time of one synchronous inference on the host, inputs and outputs
 
 def measure_in_turn(
     models: Sequence[MeasuredModel],
+    session: Session,
     rule: Rule | None = None,
-    device: str = "local",
     progress: Callable[[str], None] = lambda _message: None,
 ) -> BenchReport:
     """Measures every model in a process of its own, in turn, and compares each with the first.
 
     Args:
-        models: at least one, with labels that differ.
+        models: at least one, with labels that differ; artifacts are paths on this machine.
+        session: with the device that they are measured on; a worker ends when its model was measured.
         rule: how long; None is the rule of a result to be published.
-        device: a name of `vitedge.registry.DEVICES`.
         progress: is told what begins.
 
     Raises:
         BadRecipe: a model cannot be run as it was asked for.
-        DeviceFailed: a process died, hung or failed; none of the others is left behind.
+        DeviceFailed: a process died, hung or failed; the others end when the session is closed.
     """
     rule = rule or Rule()
     if not models or len({model.label for model in models}) < len(models):
         raise BadRecipe("A measurement needs at least one model, and every model a label of its own.")
-    machine = registry.load(registry.DEVICES, device)
-    cores = machine.cores()
-    chosen = [dataclasses.replace(model, threads=model.threads or cores) for model in models]
-    before = machine.condition()
-    with contextlib.ExitStack() as stack:
-        runs = [_Run(model, rule, stack) for model in chosen]
-        for run in runs:
-            progress(f"warming up {run.model.label}")
-            run.prepare()
-        progress("measuring in turn: " + ", ".join(run.model.label for run in runs))
-        _take_turns(runs, rule)
-        state = {**machine.identity(), "before": before, "after": machine.condition(), "method": METHOD}
-        reports = tuple(run.report(state) for run in runs)
+    cores = session.cores()
+    before = session.condition()
+    runs = [_Run(dataclasses.replace(model, threads=model.threads or cores), session, rule) for model in models]
+    for run in runs:
+        progress(f"warming up {run.model.label}")
+        run.prepare()
+    progress("measuring in turn: " + ", ".join(run.model.label for run in runs))
+    _take_turns(runs, rule)
+    state = {**session.identity(), "before": before, "after": session.condition(), "method": METHOD}
+    reports = tuple(run.report(state) for run in runs)
     baseline = (runs[0].model.label, runs[0].rounds)
     ratios = tuple(ratio((run.model.label, run.rounds), baseline) for run in runs[1:])
     return BenchReport(reports, ratios)
 
 
 class _Run:
-    """One model, its process, and what it has answered so far."""
+    """One model on the device, its worker, and what it has answered so far."""
 
-    def __init__(self, model: MeasuredModel, rule: Rule, stack: contextlib.ExitStack) -> None:
+    def __init__(self, model: MeasuredModel, session: Session, rule: Rule) -> None:
         self.model = model
         self.rounds: list[tuple[float, ...]] = []
         self._rule = rule
-        self._process = WorkerProcess(model.label, rule.patience_s)
-        stack.callback(self._process.kill)
+        self._worker = session.start(model.label, rule.patience_s)
+        path = Path(model.source)
+        self._there = dataclasses.replace(model, source=session.push(path)) if path.exists() else model
         self._facts: dict[str, Any] = {}
 
     def prepare(self) -> None:
         """Loads, runs once, warms up."""
-        self._facts.update(self._process.ask("load", model=to_dict(self.model)))
-        self._facts.update(self._process.ask("first"))
-        self._facts.update(self._process.ask("warm_up", rule=to_dict(self._rule)))
+        self._facts.update(self._worker.ask("load", model=to_dict(self._there)))
+        self._facts.update(self._worker.ask("first"))
+        self._facts.update(self._worker.ask("warm_up", rule=to_dict(self._rule)))
 
     def take_turn(self) -> None:
         """One round of samples."""
         share, seconds = -(-self._rule.samples // self._rule.rounds), self._rule.seconds / self._rule.rounds
-        self.rounds.append(tuple(self._process.ask("burst", samples=share, seconds=seconds)["raw_ms"]))
+        self.rounds.append(tuple(self._worker.ask("burst", samples=share, seconds=seconds)["raw_ms"]))
 
     def is_done(self) -> bool:
         """Whether there are samples enough, or time enough was spent."""
@@ -90,8 +86,8 @@ class _Run:
         return len(taken) >= self._rule.samples or sum(taken) >= self._rule.seconds * 1e3
 
     def report(self, state: Mapping[str, Any]) -> LatencyReport:
-        """Ends the process and sums up."""
-        self._facts.update(self._process.ask("end"))
+        """Ends the worker and sums up."""
+        self._facts.update(self._worker.ask("end"))
         raw = tuple(sample for samples in self.rounds for sample in samples)
         return LatencyReport(
             subject=self.model.label,

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitedge import registry
+from vitedge.devices.session import connect
 from vitedge.export.onnx_fusion import count_unpacked, unfused
 from vitedge.export.program import Program
 from vitedge.latency.interleave import measure_in_turn
@@ -46,9 +47,9 @@ def judge_speed(
         paths = {recipe.precision: quantized, **{name: Path(folder) / f"{name}.onnx" for name in BASELINES}}
         for name in BASELINES:
             target.lower(program, replace(recipe, precision=name, quantization=None), paths[name])
-        report = measure_in_turn(
-            [MeasuredModel(name, "onnxruntime", str(path)) for name, path in paths.items()], rule, progress=progress
-        )
+        models = [MeasuredModel(name, "onnxruntime", str(path)) for name, path in paths.items()]
+        with connect("local") as session:
+            report = measure_in_turn(models, session, rule, progress)
     medians = {entry.subject: entry.quantiles.median for entry in report.reports}
     ratios = tuple(_turned(ratio) for ratio in report.ratios)
     left = unfused(quantized)

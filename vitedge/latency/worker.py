@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from vitedge import registry
+from vitedge.devices.machine import peak_memory_mb
 from vitedge.errors import BadRecipe, VitedgeError
 from vitedge.latency.model import MeasuredModel
 from vitedge.latency.sampling import Rule, burst, warm_up
@@ -25,7 +26,7 @@ SEED = 0
 
 
 class Worker:
-    """One public method a request; what it returns is the answer."""
+    """One public method for each of `vitedge.devices.session.REQUESTS`; what it returns is the answer."""
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
@@ -59,8 +60,8 @@ class Worker:
         return {"raw_ms": burst(self._run, samples, seconds)}
 
     def end(self) -> dict[str, Any]:
-        """Frees the model and tells the largest memory of this process."""
-        peak = registry.load(registry.DEVICES, "local").peak_memory_mb()
+        """Frees the model and tells the largest memory of this process, which ends after that answer."""
+        peak = peak_memory_mb()
         self._stack.close()
         return {"peak_memory_mb": peak}
 
@@ -92,18 +93,21 @@ def make_feeds(inputs: tuple[TensorSpec, ...], model: MeasuredModel) -> tuple[in
 
 
 def serve(requests: IO[str], replies: IO[str]) -> None:
-    """Answers requests until there are no more. What goes wrong is an answer too."""
+    """Answers requests until there are no more, or until it was told to end. What goes wrong is an answer too."""
     worker = Worker()
     for line in requests:
         request = json.loads(line)
+        do = request.pop("do")
         try:
-            answer = getattr(worker, request.pop("do"))(**request)
+            answer = getattr(worker, do)(**request)
         except VitedgeError as error:
             answer = {"error": type(error).__name__, "message": str(error)}
         except Exception as error:  # a library failed: the other end says so in one sentence
             answer = {"error": type(error).__name__, "message": (str(error).splitlines() or ["no message"])[0]}
         replies.write(json.dumps(answer) + "\n")
         replies.flush()
+        if do == "end":
+            return
 
 
 def main() -> None:

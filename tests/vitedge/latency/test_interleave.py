@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ import numpy as np
 import pytest
 
 from tests.vitedge.onnx_models import write_model
+from vitedge.devices import local
+from vitedge.devices.session import connect
 from vitedge.errors import BadRecipe, DeviceFailed, UnreadableArtifact
 from vitedge.latency.interleave import measure_in_turn, size_of
 from vitedge.latency.model import MeasuredModel
@@ -58,6 +62,12 @@ def talkative(source: str) -> tuple[str, tuple[()]]:
     return source, ()
 
 
+def noting_its_path(source: str, log: str) -> tuple[str, tuple[()]]:
+    """Writes down what the other process opens."""
+    Path(log).write_text(source, encoding="utf-8")
+    return source, ()
+
+
 def linear(source: str, width: int) -> tuple[Any, tuple[TensorSpec, ...]]:
     """A PyTorch module; the source is its seed."""
     import torch  # noqa: PLC0415 - only in the other process
@@ -78,6 +88,14 @@ FAULTS: Mapping[str, Callable[[], object]] = {
 }
 
 
+def bench(
+    models: Sequence[MeasuredModel], rule: Rule, progress: Callable[[str], None] = lambda _message: None
+) -> BenchReport:
+    """On this machine."""
+    with connect("local") as session:
+        return measure_in_turn(models, session, rule, progress)
+
+
 def measured(path: Path, label: str = "a", **options: Any) -> MeasuredModel:
     factory = f"{HERE}:instrumented" if options else ""
     return MeasuredModel(label, "onnxruntime", str(path), threads=1, factory=factory, options=options)
@@ -91,7 +109,7 @@ def file(tmp_path: Path) -> Path:
 def test_onnx_and_torch_side_by_side(file: Path) -> None:
     told: list[str] = []
     torch_model = MeasuredModel("reference", "torch", "3", batch=2, factory=f"{HERE}:linear", options={"width": 8})
-    found = measure_in_turn([torch_model, measured(file, "onnx")], QUICK, progress=told.append)
+    found = bench([torch_model, measured(file, "onnx")], QUICK, progress=told.append)
     reference, onnx = found.reports
     assert (reference.runtime, reference.batch, reference.file_size) == ("torch", 2, 0)
     assert (onnx.runtime, onnx.batch, onnx.file_size) == ("onnxruntime", 1, file.stat().st_size)
@@ -111,9 +129,50 @@ def test_onnx_and_torch_side_by_side(file: Path) -> None:
     assert from_dict(BenchReport, to_dict(found)) == found
 
 
+class Elsewhere(local.Session):
+    """A device with a folder and facts of its own."""
+
+    folder: Path
+
+    def identity(self) -> dict[str, Any]:
+        return {"model": "a board"}
+
+    def condition(self) -> dict[str, Any]:
+        return {"governor": "schedutil"}
+
+    def cores(self) -> int:
+        return 1
+
+    def push(self, path: Path) -> str:
+        return str(shutil.copy(path, self.folder / f"pushed-{path.name}"))
+
+
+def test_facts_and_paths_are_those_of_the_device(file: Path, tmp_path: Path) -> None:
+    session = Elsewhere()
+    session.folder = tmp_path / "far"
+    session.folder.mkdir()
+    where = str(tmp_path / "where")
+    model = MeasuredModel("a", "onnxruntime", str(file), factory=f"{HERE}:noting_its_path", options={"log": where})
+    with contextlib.closing(session):
+        (report,) = measure_in_turn([model], session, QUICK).reports
+    assert Path(where).read_text() == str(tmp_path / "far" / f"pushed-{file.name}")
+    assert (report.device["model"], report.device["threads"]) == ("a board", 1)
+    assert report.device["before"] == report.device["after"] == {"governor": "schedutil"}
+    assert "os" not in report.device
+    assert report.file_size == file.stat().st_size
+
+
+def test_a_worker_ends_when_its_model_was_measured(file: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with connect("local") as session:
+        measure_in_turn([measured(file, log=str(log))], session, QUICK)
+        (worker,) = session._workers  # type: ignore[attr-defined]
+        assert worker._process.wait(timeout=30) == 0
+
+
 def test_turns_are_taken_in_order_and_never_overlap(file: Path, tmp_path: Path) -> None:
     log = str(tmp_path / "log")
-    found = measure_in_turn([measured(file, "a", log=log), measured(file, "b", log=log)], QUICK)
+    found = bench([measured(file, "a", log=log), measured(file, "b", log=log)], QUICK)
     order = (tmp_path / "log").read_text().split()
     turns = [pid for place, pid in enumerate(order) if place == 0 or order[place - 1] != pid]
     # Warm-up of a, warm-up of b, then five rounds; each turn is one run for the caches and eight samples.
@@ -125,7 +184,7 @@ def test_turns_are_taken_in_order_and_never_overlap(file: Path, tmp_path: Path) 
 
 
 def test_the_slower_of_two_is_called_slower(file: Path) -> None:
-    found = measure_in_turn([measured(file, "fast", pause_s=0.002), measured(file, "slow", pause_s=0.006)], QUICK)
+    found = bench([measured(file, "fast", pause_s=0.002), measured(file, "slow", pause_s=0.006)], QUICK)
     (ratio,) = found.ratios
     assert ratio.verdict == "slower"
     assert 1.5 < ratio.low <= ratio.ratio <= ratio.high < 4.5
@@ -133,13 +192,13 @@ def test_the_slower_of_two_is_called_slower(file: Path) -> None:
 
 def test_a_slow_model_is_measured_for_its_time_only(file: Path) -> None:
     rule = replace(QUICK, samples=1000, seconds=0.5, rounds=50)
-    found = measure_in_turn([measured(file, pause_s=0.05)], rule)
+    found = bench([measured(file, pause_s=0.05)], rule)
     assert 5 <= found.reports[0].samples <= 15
     assert found.reports[0].quantiles.p95 is None
 
 
 def test_what_libraries_print_does_not_reach_the_answers(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    found = measure_in_turn([MeasuredModel("a", "onnxruntime", str(file), factory=f"{HERE}:talkative")], QUICK)
+    found = bench([MeasuredModel("a", "onnxruntime", str(file), factory=f"{HERE}:talkative")], QUICK)
     assert found.reports[0].samples == 40
     assert capfd.readouterr() == ("", "")
 
@@ -167,7 +226,7 @@ def test_a_process_that_fails_is_one_sentence_and_takes_no_other_with_it(
 ) -> None:
     log = tmp_path / "log"
     with pytest.raises(DeviceFailed) as caught:
-        measure_in_turn([measured(file, "a", log=str(log)), measured(file, "b", fault=fault, at=at)], QUICK)
+        bench([measured(file, "a", log=str(log)), measured(file, "b", fault=fault, at=at)], QUICK)
     assert str(caught.value).startswith(sentence)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 5
@@ -183,13 +242,13 @@ def test_a_process_that_is_killed_between_two_turns_is_noticed(file: Path, tmp_p
             os.kill(int(log.read_text().split()[0]), signal.SIGKILL)
 
     with pytest.raises(DeviceFailed, match=r"killed by SIGKILL, perhaps for want of memory, while being measured"):
-        measure_in_turn([measured(file, log=str(log))], QUICK, progress=kill)
+        bench([measured(file, log=str(log))], QUICK, progress=kill)
 
 
 def test_a_process_that_hangs_is_ended(file: Path) -> None:
     begin = time.perf_counter()
     with pytest.raises(DeviceFailed, match=r"gave no answer for 5 s while in its first inference; it was ended\."):
-        measure_in_turn([measured(file, fault="hang")], replace(QUICK, patience_s=5.0))
+        bench([measured(file, fault="hang")], replace(QUICK, patience_s=5.0))
     assert time.perf_counter() - begin < 30
 
 
@@ -201,9 +260,7 @@ def test_interrupting_leaves_no_process_behind(file: Path, tmp_path: Path) -> No
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure_in_turn(
-            [measured(file, "a", log=str(log)), measured(file, "b", log=str(log))], QUICK, progress=interrupt
-        )
+        bench([measured(file, "a", log=str(log)), measured(file, "b", log=str(log))], QUICK, progress=interrupt)
     pids = {int(pid) for pid in log.read_text().split()}
     assert len(pids) == 2
     assert not any(is_running(pid) for pid in pids)
@@ -211,17 +268,17 @@ def test_interrupting_leaves_no_process_behind(file: Path, tmp_path: Path) -> No
 
 def test_errors_of_the_user_arrive_as_themselves(file: Path, tmp_path: Path) -> None:
     with pytest.raises(UnreadableArtifact, match=r"none\.onnx is not there"):
-        measure_in_turn([measured(tmp_path / "none.onnx")], QUICK)
+        bench([measured(tmp_path / "none.onnx")], QUICK)
     with pytest.raises(BadRecipe, match="choose from torch, onnxruntime"):
-        measure_in_turn([MeasuredModel("a", "tflite", str(file))], QUICK)
+        bench([MeasuredModel("a", "tflite", str(file))], QUICK)
     with pytest.raises(BadRecipe, match="is not a function"):
-        measure_in_turn([MeasuredModel("a", "onnxruntime", str(file), factory="nowhere:nothing")], QUICK)
+        bench([MeasuredModel("a", "onnxruntime", str(file), factory="nowhere:nothing")], QUICK)
 
 
 def test_models_need_labels_of_their_own(file: Path) -> None:
     for models in ([], [measured(file), measured(file)]):
         with pytest.raises(BadRecipe, match="a label of its own"):
-            measure_in_turn(models, QUICK)
+            bench(models, QUICK)
 
 
 def test_size_counts_weights_that_lie_beside_the_file(tmp_path: Path) -> None:
