@@ -3,19 +3,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from vitedge.accuracy_count import count_top1
 from vitedge.bundle import ReferenceData
 from vitedge.calibration.class_names import Classes
 from vitedge.calibration.images import load
 from vitedge.calibration.labelled import find_labelled
 from vitedge.calibration.stream import open_images
 from vitedge.checkpoints.read import read
+from vitedge.devices.session import connect
 from vitedge.errors import BadRecipe, UnusableActivations
+from vitedge.export.program import Program
+from vitedge.latency.kernels import kernel_times
 from vitedge.models.reference import Reference, load_reference
 from vitedge.output import refuse_existing_file, replacing_file
 from vitedge.profiles import profiles
@@ -91,13 +96,29 @@ def prepare(
             f"{asked.scheme} is not written for TensorRT; ask for --precision int8, or leave the profile out."
         )
     activations = asked.activations or ("uint8" if chosen == "onnxruntime" else "int8")
-    job = Quantization(reference, asked, chosen, activations, stream, features=features, progress=progress)
+    job = Quantization(
+        reference,
+        asked,
+        chosen,
+        activations,
+        stream,
+        features=features,
+        kernel_times=_kernel_times_here,
+        progress=progress,
+    )
     if asked.max_drop is not None and asked.eval_images is not None:
         spec = reference.spec
         if features:
             raise BadRecipe("--max-drop counts classes, and features are none: ask for --min-sqnr instead.")
-        job.labelled = find_labelled(asked.eval_images, Classes(spec.classes, spec.labels), seed=asked.seed)
+        labelled = find_labelled(asked.eval_images, Classes(spec.classes, spec.labels), seed=asked.seed)
+        job.count_top1 = partial(count_top1, labelled, spec)
     return run(job)
+
+
+def _kernel_times_here(program: Program) -> Mapping[str, float]:
+    """Kernel to its microseconds on this machine."""
+    with connect("local") as session:
+        return kernel_times(program, session)
 
 
 def settings(recipe: ExportRecipe) -> QuantizationRecipe:

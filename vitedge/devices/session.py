@@ -23,6 +23,7 @@ REQUESTS: Mapping[str, str] = {
     "first": "in its first inference",
     "warm_up": "warming up",
     "burst": "being measured",
+    "profile": "being profiled",
     "end": "ending",
 }
 """Every request that a worker answers, to what it is doing meanwhile; `vitedge.latency.worker` has the arguments."""

@@ -24,7 +24,6 @@ from torch import Tensor
 
 from vitedge.calibration import ranges
 from vitedge.calibration.cache import Observed, hash_key, resumable
-from vitedge.calibration.labelled import LabelledSet
 from vitedge.calibration.observations import Stats
 from vitedge.calibration.preprocess import normalize
 from vitedge.calibration.stream import ImageStream
@@ -39,6 +38,7 @@ from vitedge.quantize.attention_policy import TARGETS, Decision, decide
 from vitedge.quantize.budget import budget_of
 from vitedge.quantize.canonical import canonicalize
 from vitedge.quantize.correction import measure_bias
+from vitedge.quantize.costs import KernelTimes
 from vitedge.quantize.diagnostics import diagnose, measure_attended
 from vitedge.quantize.execution import Execution
 from vitedge.quantize.graph import duplicate
@@ -47,7 +47,7 @@ from vitedge.quantize.observing import BATCH, identify, measure_moments, reading
 from vitedge.quantize.placement import SCHEMES, Choice, Scheme, choose, is_asked_for
 from vitedge.quantize.plan import Plan, fake_quantize
 from vitedge.quantize.records import AttentionDiagnosis, LayerDiagnosis, StepRecord
-from vitedge.quantize.spending import Material, Spent, give_back, spend
+from vitedge.quantize.spending import CountTop1, Material, Spent, give_back, spend
 from vitedge.quantize.steps.judging import Precision
 from vitedge.quantize.steps.sequence import STEPS
 from vitedge.quantize.structure import Layer, Structure, find_structure
@@ -79,8 +79,10 @@ class Quantization:
     stream: ImageStream | None = None
     """The calibration images; None for a scheme that needs none."""
     features: bool = False
-    labelled: LabelledSet | None = None
-    """The images on which a budget counts top-1."""
+    kernel_times: KernelTimes | None = None
+    """Measures what a budget costs; without it precision is given back by what it gains alone."""
+    count_top1: CountTop1 | None = None
+    """Counts top-1 for a budget."""
     progress: Callable[[str], None] = lambda _text: None
     structure: Structure = field(init=False)
     choices: dict[str, Choice] = field(init=False)
@@ -195,9 +197,18 @@ def hold_budget(job: Quantization) -> None:
         **{name: choice.scheme for name, choice in job.choices.items()},
         **dict.fromkeys(job.plan.attention, "int8"),
     }
-    job.spent = spend(
-        Material(job.structure, job.plan, schemes, fixed, job.images, job.captured, job.labelled, job.progress), budget
+    material = Material(
+        job.structure,
+        job.plan,
+        schemes,
+        fixed,
+        job.images,
+        job.captured,
+        kernel_times=job.kernel_times,
+        count_top1=job.count_top1,
+        progress=job.progress,
     )
+    job.spent = spend(material, budget)
     give_back(job.plan, job.structure, job.spent.held.given, job.roundings)
     for part, scheme, reason in job.spent.reasons():
         if part in job.choices:
