@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 
 from vitedge import profiles, registry
-from vitedge.bundle import REFERENCE, ReferenceData, versions, write_manifest, write_reference
+from vitedge.bundle import FORMAT_VERSION, REFERENCE, ReferenceData, versions, write_manifest, write_reference
 from vitedge.calibration.images import load
 from vitedge.checkpoints.read import Checkpoint, read
 from vitedge.comparison import Evidence, check_parity, check_structure, feed
@@ -30,7 +30,8 @@ from vitedge.export.program import Program
 from vitedge.export.ranges import execution_order, find_islands
 from vitedge.export.sensitivity import find_noisy
 from vitedge.export.tensorrt_readiness import check_tensorrt
-from vitedge.latency.speedup import judge_speed
+from vitedge.latency.speedup import compare_speed as measure_speed
+from vitedge.latency.speedup import refuse_incomparable
 from vitedge.models.reference import Reference, load_reference
 from vitedge.output import replacing
 from vitedge.parity import compare, default_bar, judge
@@ -38,7 +39,6 @@ from vitedge.quantization import of_model, prepare, target
 from vitedge.quantize.file import Model, read_model
 from vitedge.quantize.header import SUFFIX
 from vitedge.quantize.recording import record
-from vitedge.quantize.records import SpeedVerdict
 from vitedge.quantize.run import Quantization
 from vitedge.quantize.simulation import hold_to, simulate
 from vitedge.recipe import SCHEMES, ExportRecipe
@@ -49,6 +49,7 @@ from vitedge.records import (
     Manifest,
     ModelSpec,
     ParityReport,
+    SpeedComparison,
     StructureReport,
 )
 from vitedge.serialization import to_dict
@@ -85,8 +86,9 @@ class Job:
     artifacts: list[Artifact] = field(default_factory=list)
     parity: list[ParityReport] = field(default_factory=list)
     structure: list[StructureReport] = field(default_factory=list)
-    verdict: SpeedVerdict | None = None
-    """Whether quantization paid on this machine."""
+    compare_speed: bool = False
+    """Whether the quantized file is timed beside float ones."""
+    speed: SpeedComparison | None = None
     manifest: Manifest = field(init=False)
 
     @property
@@ -207,23 +209,19 @@ def _explained(job: Job, path: Path, artifact: Artifact, reports: tuple[ParityRe
 
 def time_quantized(job: Job) -> None:
     """Measures whether the quantized ONNX file is faster than float ones; an answer, not a condition."""
-    quantization, name = job.quantization, "onnx"
-    if quantization is None or quantization.recipe.verdict == "off" or name not in job.programs:
+    if not job.compare_speed:
         return
-    if quantization.target == "tensorrt":
-        return  # its form is slow on a processor by design
+    quantized, program = job.folder / FILE_NAMES["onnx"], _float_program(job, job.recipe.batch)
     try:
-        job.verdict = judge_speed(
-            job.folder / FILE_NAMES[name], _float_program(job, job.recipe.batch), job.recipe, progress=job.progress
-        )
+        job.speed = measure_speed(quantized, program, job.recipe, progress=job.progress)
     except DeviceFailed as failed:
-        job.verdict = SpeedVerdict(f"Whether it is faster could not be measured: {failed}")
+        job.speed = SpeedComparison(f"Whether it is faster could not be measured: {failed}")
 
 
 def seal(job: Job) -> None:
     """Writes the manifest, the last file of the bundle."""
     job.manifest = Manifest(
-        format_version=1,
+        format_version=FORMAT_VERSION,
         checkpoint=job.identity,
         spec=job.spec,
         recipe=to_dict(job.recipe),
@@ -232,6 +230,7 @@ def seal(job: Job) -> None:
         structure=tuple(job.structure),
         latency=None,
         quantization=_quantization(job),
+        speed=job.speed,
         files={REFERENCE: hash_file(job.folder / REFERENCE)},
         versions=versions(),
     )
@@ -244,7 +243,7 @@ def _quantization(job: Job) -> Mapping[str, Any] | None:
         return cast("Mapping[str, Any]", to_dict(job.model.record))
     if job.quantization is None:
         return None
-    return cast("Mapping[str, Any]", to_dict(replace(record(job.quantization), verdict=job.verdict)))
+    return cast("Mapping[str, Any]", to_dict(record(job.quantization)))
 
 
 STAGES: tuple[tuple[str, Callable[[Job], None]], ...] = (
@@ -265,6 +264,7 @@ def export(
     recipe: ExportRecipe | None = None,
     *,
     force: bool = False,
+    compare_speed: bool = False,
     progress: Callable[[str], None] = lambda _text: None,
 ) -> ExportResult:
     """Writes a verified bundle of a checkpoint.
@@ -274,6 +274,7 @@ def export(
         bundle: the folder to write; what is there stays until the new bundle is complete and verified.
         recipe: what to write; the default is one fp32 ONNX file.
         force: replace a bundle that is there.
+        compare_speed: time the quantized ONNX file beside float ones, on this machine.
         progress: called with one line a stage.
 
     Raises:
@@ -282,12 +283,16 @@ def export(
         CheckFailed: an artifact missed its bar; nothing was written.
     """
     recipe = profiles.apply(recipe or ExportRecipe())
+    if compare_speed:
+        refuse_incomparable(source, recipe, target(recipe))
     _refuse_missing(recipe)
     seconds: dict[str, float] = {}
     with replacing(bundle, force=force) as folder:
-        job = Job(source, recipe, folder, progress=progress)
+        job = Job(source, recipe, folder, compare_speed=compare_speed, progress=progress)
         for title, stage in STAGES:
-            if stage not in (quantize, time_quantized) or recipe.precision in SCHEMES:
+            if (stage is not quantize or recipe.precision in SCHEMES) and (
+                stage is not time_quantized or compare_speed
+            ):
                 progress(f"{title} …")
             start = time.perf_counter()
             with _within_memory(title):

@@ -61,7 +61,12 @@ def _show(model: DemoModel, bundle: Path, progress: Callable[[str], None]) -> li
         (
             folder,
             export(
-                str(model.path), folder, recipe, force=True, progress=lambda text: progress(f"{model.name}: {text}")
+                str(model.path),
+                folder,
+                recipe,
+                force=True,
+                compare_speed=recipe.quantization is not None,
+                progress=lambda text: progress(f"{model.name}: {text}"),
             ),
         )
         for folder, recipe in _recipes(model, bundle)
@@ -82,6 +87,7 @@ def _show(model: DemoModel, bundle: Path, progress: Callable[[str], None]) -> li
             top1=_artifact_top1(folder, artifact, evidence, labels),
             reference_ms=times["PyTorch"],
             median_ms=times.get(str(folder / artifact.path)),
+            speed=result.manifest.speed,
         )
         for folder, result in parts
         for artifact in result.manifest.artifacts
@@ -92,7 +98,7 @@ def _recipes(model: DemoModel, bundle: Path) -> Iterator[tuple[Path, ExportRecip
     """What is exported, and where to: the checkpoint as it is, and as integers."""
     common = ExportRecipe(images=str(IMAGES), image_count=_PARITY_IMAGES, overrides=dict(model.overrides))
     yield bundle, replace(common, formats=FORMATS)
-    quantization = QuantizationRecipe(images=str(IMAGES), image_count=_CALIBRATION_IMAGES, verdict="off")
+    quantization = QuantizationRecipe(images=str(IMAGES), image_count=_CALIBRATION_IMAGES)
     yield (
         bundle.with_name(f"{bundle.name}-int8"),
         replace(common, formats=QUANTIZED, precision=quantization.scheme, quantization=quantization),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether quantization paid: the quantized file against float files of the same export, in turn, on this machine."""
+"""What quantization gains in speed: the quantized file beside float files of the same export, measured in turn."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from pathlib import Path
 
 from vitedge import registry
 from vitedge.devices.session import connect
+from vitedge.errors import BadRecipe
 from vitedge.export.onnx_fusion import count_unpacked, unfused
 from vitedge.export.program import Program
 from vitedge.latency.interleave import measure_in_turn
 from vitedge.latency.model import MeasuredModel
 from vitedge.latency.sampling import Rule
-from vitedge.quantize.records import SpeedVerdict
-from vitedge.recipe import ExportRecipe
-from vitedge.records import LatencyRatio
+from vitedge.quantize.header import SUFFIX
+from vitedge.recipe import SCHEMES, ExportRecipe
+from vitedge.records import LatencyRatio, SpeedComparison
 
 RULE = Rule(warmup_s=0.2, warmup_limit_s=0.6, samples=60, seconds=1.5, rounds=10, patience_s=120.0)
 """Short: ten turns, which show differences of a few percent and not of less."""
@@ -26,13 +27,40 @@ _NAMED = 3
 _OPPOSITE = {"faster": "slower", "slower": "faster", "no difference": "no difference"}
 
 
-def judge_speed(
+def refuse_incomparable(source: str, recipe: ExportRecipe, target: str) -> None:
+    """Refuses an export whose speed cannot be compared, before any work is done.
+
+    Args:
+        source: of the export.
+        recipe: of the export.
+        target: what the program is made for, a key of `vitedge.quantize.attention_policy.TARGETS`.
+
+    Raises:
+        BadRecipe: says what to do.
+    """
+    if source.endswith(SUFFIX):
+        raise BadRecipe(f"{source} has no float program that --compare-speed could time: export the checkpoint.")
+    if recipe.precision not in SCHEMES:
+        raise BadRecipe(
+            "--compare-speed times a quantized file beside float ones: add --precision "
+            f"{'|'.join(SCHEMES)}, or compare bundles with vitedge bench."
+        )
+    if target == "tensorrt":
+        raise BadRecipe(
+            "What is quantized for TensorRT is slow on a processor by design, so --compare-speed shows nothing: "
+            "time the engine on the device."
+        )
+    if "onnx" not in recipe.formats:
+        raise BadRecipe("--compare-speed times ONNX files: add --format onnx.")
+
+
+def compare_speed(
     quantized: Path,
     program: Program,
     recipe: ExportRecipe,
     rule: Rule = RULE,
     progress: Callable[[str], None] = lambda _text: None,
-) -> SpeedVerdict:
+) -> SpeedComparison:
     """Measures a quantized ONNX file and says whether it is faster, and if not why.
 
     Args:
@@ -54,7 +82,7 @@ def judge_speed(
     ratios = tuple(_turned(ratio) for ratio in report.ratios)
     left = unfused(quantized)
     text = sentence(recipe.precision, ratios, medians, left, count_unpacked(quantized))
-    return SpeedVerdict(text, ratios, medians, left)
+    return SpeedComparison(text, ratios, medians, left)
 
 
 def sentence(
@@ -64,7 +92,7 @@ def sentence(
     left: tuple[str, ...],
     unpacked: int = 0,
 ) -> str:
-    """The verdict in one line.
+    """Returns the comparison in one line.
 
     Args:
         name: of the scheme.

@@ -20,7 +20,7 @@ from vitedge.bundle import ReferenceData
 from vitedge.errors import UnreadableArtifact, UserError
 from vitedge.export.program import Program
 from vitedge.quantize.archive import refuse_code
-from vitedge.quantize.header import ENTRY, FORMAT_VERSION, SUFFIX
+from vitedge.quantize.header import ENTRY, FORMAT_VERSION, SUFFIX, is_readable
 from vitedge.quantize.records import QuantizationRecord
 from vitedge.records import CheckpointIdentity, ModelSpec, TensorSpec
 from vitedge.serialization import from_dict, to_dict
@@ -90,10 +90,11 @@ def _model(path: Path, exported: ExportedProgram, content: dict[str, Any], evide
     Raises:
         UnreadableArtifact: it is of another version of the format.
     """
-    if content.get("format_version") != FORMAT_VERSION:
-        raise UnreadableArtifact(
-            f"{path} has format {content.get('format_version')}; this vitedge reads {FORMAT_VERSION}."
-        )
+    version = content.get("format_version")
+    if not is_readable(version):
+        raise UnreadableArtifact(f"{path} has format {version}; this vitedge reads {FORMAT_VERSION} and older.")
+    if version == 1:  # it had a place for how fast an export is, which was always empty here
+        content["record"].pop("verdict", None)
     program = Program(
         exported,
         from_dict(ModelSpec, content["spec"]),
