@@ -27,7 +27,7 @@ from tests.export.coreml.foreign import convert
 from tests.family_map_files import settled
 from tests.seeding import seeded
 from vitedge.checkpoints.read import read
-from vitedge.devices import local
+from vitedge.devices import machine
 from vitedge.errors import CheckFailed
 from vitedge.export.coreml.artifact import describe
 from vitedge.export.float16.noise import find_noisy
@@ -185,7 +185,7 @@ def main() -> None:
         "weights": "seeded, matrices 1.5 times as wide as keeps the variance; MobileViT with settled batch norms",
         "images": f"synthetic, seed 0, {IMAGES} images",
         "bars": "fp32 1e-5 relative (MobileViT v2 1e-4) and every top-1; fp16 45 dB centred SQNR",
-        "device": local.identity(),
+        "device": machine.identity(),
         "versions": versions(("torch", "timm", "coremltools", "numpy")),
         "threads": torch.get_num_threads(),
     }

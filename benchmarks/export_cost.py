@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vitedge.devices import local
+from vitedge.devices import machine
 from vitedge.files.bundle import versions
 
 RESULTS = Path(__file__).parent / "results" / "export_cost.json"
@@ -182,7 +182,7 @@ def provenance() -> dict[str, Any]:
     """Where and with what it was measured."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "machine": local.identity(),
+        "machine": machine.identity(),
         "versions": versions(),
         "processor": platform.processor() or platform.machine(),
         "rounds": ROUNDS,

@@ -24,7 +24,7 @@ from torch import Tensor
 from tests.family_map_files import settled
 from tests.seeding import seeded
 from vitedge.checkpoints.read import read
-from vitedge.devices import local
+from vitedge.devices import machine
 from vitedge.images.image_set import load
 from vitedge.models.reference import load_reference
 from vitedge.parity.metrics import compare, default_bar, judge
@@ -162,7 +162,7 @@ def main() -> None:
         "seed": SEED,
         "weights": "seeded, matrices 1.5 times as wide as keeps the variance; MobileViT with settled batch norms",
         "images": f"synthetic, seed 0, {IMAGES} images",
-        "device": local.identity(),
+        "device": machine.identity(),
         "threads": torch.get_num_threads(),
     }
     measured: list[dict[str, Any]] = []

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from vitedge.devices import local
+from vitedge.devices import machine
 from vitedge.files.bundle import versions
 
 RESULTS = Path(__file__).with_name("results") / "mlprogram_speed.json"
@@ -188,7 +188,7 @@ def provenance(rounds: int) -> dict[str, Any]:
     """Where and with what it was measured."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "machine": local.identity(),
+        "machine": machine.identity(),
         "versions": versions(),
         "processor": platform.processor() or platform.machine(),
         "rounds": rounds,

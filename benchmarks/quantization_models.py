@@ -28,7 +28,7 @@ import vitedge
 from tests.seeding import seeded
 from vitedge import registry
 from vitedge.checkpoints.read import read
-from vitedge.devices import local
+from vitedge.devices import machine
 from vitedge.files.bundle import versions
 from vitedge.images.image_set import load
 from vitedge.images.preprocess import normalize
@@ -140,7 +140,7 @@ def provenance(**settings: Any) -> dict[str, Any]:
     """Where, when and with what something was measured."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "machine": local.identity(),
+        "machine": machine.identity(),
         "versions": {**versions(), **registry.versions(PACKAGES)},
         "weights": WEIGHTS,
         "images": "synthetic",

@@ -19,7 +19,10 @@ from pathlib import Path
 from benchmarks.quantization_models import MODELS, lower, provenance, write_checkpoint, write_images
 from benchmarks.quantization_peers import quantize
 from benchmarks.sheet import Sheet, parser
-from vitedge.latency import Rule, Subject, bench
+from vitedge.devices.session import connect
+from vitedge.latency.interleave import measure_in_turn
+from vitedge.latency.model import MeasuredModel
+from vitedge.latency.sampling import Rule
 from vitedge.records import LatencyRatio, LatencyReport
 
 RESULTS = Path(__file__).with_name("results") / "quantization_speed.json"
@@ -61,7 +64,7 @@ class Row:
     """Bounds of the ratio's 95 % bootstrap interval."""
 
 
-def subjects(title: str, folder: Path) -> list[Subject]:
+def subjects(title: str, folder: Path) -> list[MeasuredModel]:
     """Everything that is measured of one model."""
     checkpoint = write_checkpoint(title, folder)
     images = write_images(checkpoint, folder / "images.npy", IMAGES)
@@ -70,15 +73,15 @@ def subjects(title: str, folder: Path) -> list[Subject]:
     dynamic, nncf = (quantize(method, model, images, folder) for method in ("dynamic", "nncf-openvino"))
     files = (ours, model, dynamic, model, nncf, ours)
     return [
-        Subject(label, runtime, str(path), threads=THREADS)
+        MeasuredModel(label, runtime, str(path), threads=THREADS)
         for (label, runtime), path in zip(SUBJECTS.items(), files, strict=True)
     ]
 
 
 def measure(title: str) -> list[Row]:
     """One model, all subjects in turn."""
-    with tempfile.TemporaryDirectory() as folder:
-        report = bench(subjects(title, Path(folder)), RULE)
+    with tempfile.TemporaryDirectory() as folder, connect("local") as session:
+        report = measure_in_turn(subjects(title, Path(folder)), session, RULE)
     against = {ratio.subject: ratio for ratio in report.ratios}  # the first, ours, is what all are compared with
     return [_row(title, entry, against.get(entry.subject)) for entry in report.reports]
 

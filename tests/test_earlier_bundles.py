@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 import vitedge
+from vitedge.files.bundle import FORMAT_VERSION, read_manifest
 from vitedge.recipe import ExportRecipe
+from vitedge.serialization import from_dict
 
 EARLIER = Path(__file__).parent / "earlier"
 BUNDLES = sorted(path.name for path in EARLIER.iterdir() if path.is_dir())
@@ -29,6 +31,16 @@ def test_a_bundle_still_validates(name: str) -> None:
 
 def test_what_a_mac_brought_back_is_still_shown() -> None:
     assert any(report.machine for report in vitedge.validate(EARLIER / "fp16").parity)
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_a_manifest_is_read_as_one_of_today(name: str) -> None:
+    manifest = read_manifest(EARLIER / name)
+    assert manifest.format_version == FORMAT_VERSION
+    recipe = from_dict(ExportRecipe, manifest.recipe)
+    assert recipe.precision == manifest.artifacts[0].precision
+    assert (recipe.quantization is None) == (manifest.quantization is None)
+    assert manifest.speed is None
 
 
 @pytest.mark.parametrize("name", ["fp32", "w4-dynamic-batch"])

@@ -45,11 +45,18 @@ def load(
     return load_reference(read(source, weights=weights, overrides=overrides), image_size)
 
 
-def export(source: str, bundle: str | Path, recipe: ExportRecipe | None = None, *, force: bool = False) -> ExportResult:
+def export(
+    source: str,
+    bundle: str | Path,
+    recipe: ExportRecipe | None = None,
+    *,
+    force: bool = False,
+    compare_speed: bool = False,
+) -> ExportResult:
     """Writes a verified bundle of a checkpoint. See `vitedge.verbs.export.export`."""
     from vitedge.verbs.export import export as run
 
-    return run(source, Path(bundle), recipe, force=force)
+    return run(source, Path(bundle), recipe, force=force, compare_speed=compare_speed)
 
 
 def quantize(source: str, out: str | Path, recipe: ExportRecipe, *, force: bool = False) -> QuantizationResult:
@@ -84,8 +91,8 @@ def validate(
 
 
 def bench(subjects: Sequence[str], *, device: str = "local", threads: int | None = None) -> BenchReport:
-    """Measures latency, interleaved. See `vitedge.benchmark.bench`."""
-    from vitedge.benchmark import bench as run
+    """Measures latency, interleaved. See `vitedge.verbs.bench.bench`."""
+    from vitedge.verbs.bench import bench as run
 
     return run(subjects, device=device, threads=threads)
 

@@ -112,6 +112,9 @@ def export(
     ] = None,
     *,
     features: Annotated[bool, typer.Option("--features", help="Tokens and pooled features, not logits.")] = False,
+    compare_speed: Annotated[
+        bool, typer.Option("--compare-speed", help="Time the quantized ONNX file beside float ones.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the bundle that is there.")] = False,
     json: AsJson = False,
 ) -> None:
@@ -144,7 +147,7 @@ def export(
     asked = apply(from_dict(ExportRecipe, entries), entries)
     from vitedge.verbs.export import export as run
 
-    result = run(source, output, asked, force=force, progress=progress)
+    result = run(source, output, asked, force=force, compare_speed=compare_speed, progress=progress)
     render.export_result(result, as_json=json)
     if result.pending:
         raise typer.Exit(3)
@@ -230,7 +233,7 @@ def bench(
     json: AsJson = False,
 ) -> None:
     """Measure latency, in turn, with its spread and tail."""
-    from vitedge.benchmark import bench as run
+    from vitedge.verbs.bench import bench as run
 
     size = parse_size(image_size)
     result = run(subjects, device=device, threads=threads, image_size=size, progress=progress)

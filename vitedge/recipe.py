@@ -77,8 +77,6 @@ class QuantizationRecipe:
     """A labelled folder or list."""
     min_sqnr: float | None = None
     """Budget: centred SQNR in dB on the calibration images."""
-    verdict: str = "on"
-    """Whether an export compares its quantized file with float ones on this machine: ``on`` or ``off``."""
 
     def __post_init__(self) -> None:
         _check_choice("scheme", (self.scheme,), SCHEMES)
@@ -87,8 +85,7 @@ class QuantizationRecipe:
         _check_choice("rounding", (self.rounding,), ROUNDINGS)
         _check_choice("choice of attentions", (self.attention,), ATTENTION)
         _check_choice("scheme of a layer", tuple(self.layers.values()), LAYER_SCHEMES)
-        for name in ("verdict", "bias_correction"):
-            _check_choice(name, (getattr(self, name),), ON_OFF)
+        _check_choice("bias_correction", (self.bias_correction,), ON_OFF)
         for name in ("smoothing", "equalization", "shift", "rotation"):
             _check_choice(name, (getattr(self, name),), SWITCHES)
         if self.block < 16 or self.block & (self.block - 1):

@@ -270,6 +270,20 @@ class LatencyRatio:
 
 
 @dataclass(frozen=True)
+class SpeedComparison:
+    """A quantized file beside float files of the same export, measured in turn on one machine."""
+
+    text: str
+    """One line."""
+    ratios: tuple[LatencyRatio, ...] = ()
+    """Quantized / fp32 and quantized / fp16."""
+    milliseconds: Mapping[str, float] = field(default_factory=dict)
+    """Precision to the median of one inference."""
+    unfused: tuple[str, ...] = ()
+    """What ONNX Runtime computes in float though it was quantized, ``MODULE: WHAT``."""
+
+
+@dataclass(frozen=True)
 class BenchReport:
     """All subjects of one `bench`, and each against the first."""
 
@@ -345,6 +359,8 @@ class Manifest:
     """Packages and the platform that wrote the bundle."""
     quantization: Mapping[str, Any] | None = None
     """`vitedge.quantization.records.QuantizationRecord` as plain values."""
+    speed: SpeedComparison | None = None
+    """The quantized file beside float ones; None where that was not asked for."""
 
 
 @dataclass(frozen=True)

@@ -86,10 +86,9 @@ def imported(part: Part) -> ModuleType:
     Raises:
         MissingBackend: a package is not installed, or the part does not work on this machine.
     """
-    if not part.module:
-        raise MissingBackend(f"{part.title} is not reached from here: {part.otherwise}.")
-    if part.systems and platform.system() not in part.systems:
-        raise MissingBackend(f"{part.title} does not run on {platform.system()}: {part.otherwise}.")
+    refused = refusal_of(part)
+    if refused:
+        raise MissingBackend(refused)
     absent = absent_packages(part)
     if absent:
         raise MissingBackend(f"{part.title} needs {', '.join(absent)}, which is not installed; type: {part.install}")
@@ -127,10 +126,30 @@ def generated(package: str, folder: str, module: str) -> ModuleType:
         raise MissingBackend(f"{package} cannot be used ({error}); type: pip install '{package}'") from error
 
 
+def refusal(table: Table, name: str, system: str | None = None) -> str:
+    """Returns why a part does not work on an operating system, whatever is installed; empty where it does.
+
+    Args:
+        table: one of this module's.
+        name: a key of it.
+        system: a value of ``platform.system()``; None is this machine's.
+    """
+    return refusal_of(_part(table, name), system)
+
+
+def refusal_of(part: Part, system: str | None = None) -> str:
+    """Returns why a part does not work on an operating system; see `refusal`."""
+    here = system or platform.system()
+    if not part.module:
+        return f"{part.title} is not reached from here: {part.otherwise}."
+    if part.systems and here not in part.systems:
+        return f"{part.title} does not run on {here}: {part.otherwise}."
+    return ""
+
+
 def works_here(table: Table, name: str) -> bool:
     """Whether the part runs on this operating system at all, whatever is installed."""
-    part = _part(table, name)
-    return bool(part.module) and (not part.systems or platform.system() in part.systems)
+    return not refusal(table, name)
 
 
 def missing(table: Table, name: str) -> tuple[str, ...]:

@@ -13,7 +13,6 @@ from typing import Any
 from rich import filesize
 from rich.table import Table
 
-from vitedge import render_quantization
 from vitedge.demo.records import DemoResult, DemoRow
 from vitedge.devices.profiles import Profile
 from vitedge.records import (
@@ -64,7 +63,7 @@ def export_result(result: ExportResult, *, as_json: bool) -> None:
     lines(
         *(f"note: {artifact.path}: {note}" for artifact in manifest.artifacts for note in artifact.notes),
         *(f"note: {note}" for note in manifest.spec.notes),
-        *render_quantization.verdict(manifest.quantization),
+        *([] if manifest.speed is None else [f"speed: {manifest.speed.text}"]),
         *result.pending,
         f"{result.bundle}: {filesize.decimal(result.size)}, verified, in {sum(result.seconds.values()):.1f} s",
         next_command(f"vitedge bench {shlex.quote(result.bundle)}"),
@@ -140,6 +139,7 @@ def demo(result: DemoResult, *, as_json: bool) -> None:
     show(drawn)
     lines(
         f"top-1 on {result.images} test images; median latency at batch 1, measured in turn",
+        *(f"{row.model}: {row.speed.text}" for row in result.rows if row.speed is not None),
         *_not_timed(result),
         f"{result.folder}: {len(result.rows)} artifacts, every one verified, in {result.seconds:.0f} s",
         next_command(f"vitedge validate {shlex.quote(result.folder)}/{result.rows[0].model.lower()}"),

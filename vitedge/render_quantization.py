@@ -6,8 +6,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from rich import filesize
 from rich.table import Table
@@ -36,7 +35,7 @@ def result(done: QuantizationResult, *, profile: str | None, layers: bool, as_js
         f"{done.variant}: {_schemes(record)}",
         *(f"skipped: {name}: {reason}" for name, reason in record.skipped.items()),
         *(f"note: {note}" for note in record.notes),
-        *_verdict(record),
+        *_simulated(record),
         *([f"budget missed: {done.failed}; this is the best that was found"] if done.failed else []),
         f"{done.path}: {filesize.decimal(done.size)}, in {sum(record.seconds.values()):.1f} s",
         next_command(f"vitedge export {shlex.quote(done.path)} -o BUNDLE {wanted}"),
@@ -44,14 +43,7 @@ def result(done: QuantizationResult, *, profile: str | None, layers: bool, as_js
     return None
 
 
-def verdict(quantization: Mapping[str, Any] | None) -> Iterator[str]:
-    """What an export found of the speed of its quantized file; nothing where it did not look."""
-    found = (quantization or {}).get("verdict")
-    if found:
-        yield f"verdict: {found['text']}"
-
-
-def _verdict(record: QuantizationRecord) -> Iterator[str]:
+def _simulated(record: QuantizationRecord) -> Iterator[str]:
     if record.sqnr_db is not None:
         agreement = "" if record.agreement is None else f", {record.agreement:.1%} of the images keep their top-1"
         yield f"calibrated on {record.images} images: {record.image_source}"

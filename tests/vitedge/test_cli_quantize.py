@@ -234,6 +234,17 @@ def test_a_missed_bar_says_what_to_do(scheme: str, remedy: str, vitedge: Command
     assert names(tmp_path) == []
 
 
+def test_a_file_is_timed_where_that_is_asked_for_and_not_otherwise(vitedge: Command, tmp_path: Path) -> None:
+    check_refusal(vitedge("export", VIT, "-o", tmp_path / "out", "--compare-speed"), "add --precision int8")
+    asked = ("export", VIT, "-o", tmp_path / "out", "--precision", "w8", "--force")
+    outcome = vitedge(*asked)
+    assert outcome.code == 0
+    assert "speed: " not in outcome.out
+    outcome = vitedge(*asked, "--compare-speed")
+    assert outcome.code == 0
+    assert "\nspeed: w8 takes " in outcome.out
+
+
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_run_leaves_what_was_there_and_is_gone_on_with(
     stop: signal.Signals, vitedge: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -31,6 +31,7 @@ from vitedge.records import (
     ParityReport,
     Preprocessing,
     Quantiles,
+    SpeedComparison,
     StressReport,
     StructureReport,
     TensorSpec,
@@ -133,6 +134,7 @@ MANIFEST = Manifest(
     None,
     {},
     {},
+    speed=SpeedComparison("fp16 takes 1.00 ms here: 0.50 x fp32 (0.40 to 0.60); it is faster"),
 )
 TIMES = Quantiles(1234.5, 1300.25, 1301.0, 1400.5, 1500.75, 1600.25, 0.1234, -0.0567)
 
@@ -154,6 +156,9 @@ DEMO = DemoResult(
     (
         DemoRow("MobileViT", "onnx", "fp32", 637_000, PARITY, 0.987, 0.985, 12.345, 1.234),
         DemoRow("MobileViT", "coreml", "fp32", 712_000, PARITY, 0.987, 0.985, 12.345, None),
+        DemoRow(
+            "MobileViT", "onnx", "int8", 212_000, PARITY, 0.987, 0.985, 12.345, 0.9, SpeedComparison("int8 is fast")
+        ),
     ),
     58.2,
 )
@@ -200,6 +205,7 @@ CASES: dict[str, tuple[Callable[..., None], Any, tuple[str, ...]]] = {
             "passed",
             "TensorRT is not reached.",
             "Softmax stays in float32.",
+            "speed: fp16 takes 1.00 ms here",
             "my bundle: 2.5 GB, verified, in 3.5 s",
             "next: vitedge bench 'my bundle'",
         ),
@@ -249,6 +255,7 @@ CASES: dict[str, tuple[Callable[..., None], Any, tuple[str, ...]]] = {
             "its own runtime is not on this machine",
             "637.0 kB",
             "540 test images",
+            "MobileViT: int8 is fast",
             "validate 'demo out'/mobilevit",
         ),
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vitedge.records import OutputParity
+from vitedge.records import OutputParity, SpeedComparison
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class DemoRow:
     """Median latency of PyTorch eager, measured in turn with the artifact."""
     median_ms: float | None
     """None where what it is deployed in does not run on this machine."""
+    speed: SpeedComparison | None = None
+    """A quantized artifact beside float ones; None for a float one."""
 
 
 @dataclass(frozen=True)

@@ -11,20 +11,23 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vitedge import latency, registry
-from vitedge.benchmark import REFERENCE
+from vitedge import registry
 from vitedge.checkpoints.read import read
 from vitedge.demo.assets import IMAGES, MODELS, DemoModel, images
 from vitedge.demo.records import DemoResult, DemoRow
+from vitedge.devices.session import connect
 from vitedge.export.formats import FORMATS
 from vitedge.images.image_set import ImageSet, load
-from vitedge.latency import Rule, Subject
+from vitedge.latency.interleave import measure_in_turn
+from vitedge.latency.model import MeasuredModel
+from vitedge.latency.sampling import Rule
 from vitedge.models.reference import load_reference
 from vitedge.parity.artifact import Evidence, outputs_of
 from vitedge.parity.metrics import default_bar
 from vitedge.parity.reference import gather
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
 from vitedge.records import Artifact, ExportResult, OutputParity
+from vitedge.verbs.bench import REFERENCE
 from vitedge.verbs.export import export
 
 SHOWN = ("onnx", "coreml")
@@ -58,7 +61,12 @@ def _show(model: DemoModel, bundle: Path, progress: Callable[[str], None]) -> li
         (
             folder,
             export(
-                str(model.path), folder, recipe, force=True, progress=lambda text: progress(f"{model.name}: {text}")
+                str(model.path),
+                folder,
+                recipe,
+                force=True,
+                compare_speed=recipe.quantization is not None,
+                progress=lambda text: progress(f"{model.name}: {text}"),
             ),
         )
         for folder, recipe in _recipes(model, bundle)
@@ -79,6 +87,7 @@ def _show(model: DemoModel, bundle: Path, progress: Callable[[str], None]) -> li
             top1=_artifact_top1(folder, artifact, evidence, labels),
             reference_ms=times["PyTorch"],
             median_ms=times.get(str(folder / artifact.path)),
+            speed=result.manifest.speed,
         )
         for folder, result in parts
         for artifact in result.manifest.artifacts
@@ -89,7 +98,7 @@ def _recipes(model: DemoModel, bundle: Path) -> Iterator[tuple[Path, ExportRecip
     """What is exported, and where to: the checkpoint as it is, and as integers."""
     common = ExportRecipe(images=str(IMAGES), image_count=_PARITY_IMAGES, overrides=dict(model.overrides))
     yield bundle, replace(common, formats=SHOWN)
-    quantization = QuantizationRecipe(images=str(IMAGES), image_count=_CALIBRATION_IMAGES, verdict="off")
+    quantization = QuantizationRecipe(images=str(IMAGES), image_count=_CALIBRATION_IMAGES)
     yield (
         bundle.with_name(f"{bundle.name}-int8"),
         replace(common, formats=QUANTIZED, precision=quantization.scheme, quantization=quantization),
@@ -121,11 +130,12 @@ def _top1(logits: npt.NDArray[np.generic], labels: tuple[int, ...]) -> float:
 def _latencies(model: DemoModel, parts: Sequence[tuple[Path, ExportResult]]) -> Mapping[str, float]:
     """Median milliseconds of PyTorch and of every artifact that runs here, measured in turn."""
     options = {"overrides": dict(model.overrides)}
-    subjects = [Subject("PyTorch", "torch", str(model.path), factory=REFERENCE, options=options)]
-    for folder, result in parts:
-        for artifact in result.manifest.artifacts:
-            name, path = FORMATS[artifact.format].runtimes[-1], str(folder / artifact.path)
-            if registry.works_here(registry.RUNTIMES, name):
-                subjects.append(Subject(path, name, path))
-    report = latency.bench(subjects, _RULE)
+    models = [MeasuredModel("PyTorch", "torch", str(model.path), factory=REFERENCE, options=options)]
+    with connect("local") as session:
+        for folder, result in parts:
+            for artifact in result.manifest.artifacts:
+                name, path = FORMATS[artifact.format].runtimes[-1], str(folder / artifact.path)
+                if not session.refusal(name):
+                    models.append(MeasuredModel(path, name, path))
+        report = measure_in_turn(models, session, _RULE)
     return {found.subject: found.quantiles.median for found in report.reports}

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where an artifact is measured: one module a kind of device, with the same public names."""
+"""Where a model is measured: one module a kind of device, each with one class `Session`; this machine's own facts."""

@@ -26,7 +26,8 @@ from vitedge.files.plain import from_dict, to_dict
 from vitedge.files.replacing import write_file
 from vitedge.records import BenchReport, Manifest
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""What is written; older ones are read."""
 MANIFEST = "manifest.json"
 REFERENCE = "reference.npz"
 _PACKAGES = ("vitedge", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "coremltools", "numpy", "pillow")
@@ -85,14 +86,32 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleDamaged(f"{path} is damaged: {error}.") from error
     if not isinstance(content, dict) or content.pop("seal", None) != _seal(content):
         raise BundleDamaged(f"{path} was changed after it was written: its seal does not fit its content.")
-    if content.get("format_version") != FORMAT_VERSION:
-        raise UnreadableArtifact(
-            f"{path} has format {content.get('format_version')}; this vitedge reads {FORMAT_VERSION}."
-        )
+    version = content.get("format_version")
+    if version not in range(1, FORMAT_VERSION + 1):
+        raise UnreadableArtifact(f"{path} has format {version}; this vitedge reads {FORMAT_VERSION} and older.")
     try:
-        return from_dict(Manifest, content)
+        return from_dict(Manifest, content if version == FORMAT_VERSION else _from_first_format(content))
     except (BadRecipe, ValueError) as error:
         raise UnreadableArtifact(f"{path} cannot be read: {error}") from error
+
+
+def _from_first_format(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the content of a manifest of format 1 as format 2 has it.
+
+    Format 1 kept among the settings of quantization whether an export times its file, and what that found among what
+    quantization did. Neither is part of quantization: timing is asked for by itself, and its result is ``speed``.
+    """
+    current = {**content, "format_version": FORMAT_VERSION}
+    recipe, record = content.get("recipe"), content.get("quantization")
+    if isinstance(recipe, dict) and isinstance(recipe.get("quantization"), dict):
+        current["recipe"] = {**recipe, "quantization": _without_verdict(recipe["quantization"])}
+    if isinstance(record, dict):
+        current["quantization"], current["speed"] = _without_verdict(record), record.get("verdict")
+    return current
+
+
+def _without_verdict(entries: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in entries.items() if name != "verdict"}
 
 
 def add_latency(folder: Path, report: BenchReport) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vitedge.records import CheckpointIdentity, LatencyRatio
+from vitedge.records import CheckpointIdentity
 
 
 @dataclass(frozen=True)
@@ -133,20 +133,6 @@ class FrontierPoint:
 
 
 @dataclass(frozen=True)
-class SpeedVerdict:
-    """The quantized file against float files of the same export, on the machine that exported it."""
-
-    text: str
-    """One line."""
-    ratios: tuple[LatencyRatio, ...] = ()
-    """Quantized / fp32 and quantized / fp16."""
-    milliseconds: Mapping[str, float] = field(default_factory=dict)
-    """Precision to the median of one inference."""
-    unfused: tuple[str, ...] = ()
-    """What ONNX Runtime computes in float though it was quantized, ``MODULE: WHAT``."""
-
-
-@dataclass(frozen=True)
 class QuantizationRecord:
     """Everything that one quantization did."""
 
@@ -169,7 +155,6 @@ class QuantizationRecord:
     """What was tried for a budget, the least given back first, each more exact than those before."""
     missed: str = ""
     """How a budget was missed, or empty."""
-    verdict: SpeedVerdict | None = None
     sqnr_db: float | None = None
     """Of the simulation against the float reference, after each output's mean over the images is removed."""
     agreement: float | None = None

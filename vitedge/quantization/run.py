@@ -26,7 +26,6 @@ from vitedge.calibration import ranges
 from vitedge.calibration.cache import Observed, hash_key, resumable
 from vitedge.calibration.observations import Stats
 from vitedge.export.formats import QuantizedForm
-from vitedge.images.labelled import LabelledSet
 from vitedge.images.preprocess import normalize
 from vitedge.images.stream import ImageStream
 from vitedge.models.reference import Reference, output_names
@@ -44,7 +43,8 @@ from vitedge.quantization.correction import measure_bias
 from vitedge.quantization.diagnostics import diagnose, measure_attended
 from vitedge.quantization.insert import insert
 from vitedge.quantization.memory import freed_at_once
-from vitedge.quantization.mixed_precision.apply import Material, Spent, give_back, spend
+from vitedge.quantization.mixed_precision.apply import CountTop1, Material, Spent, give_back, spend
+from vitedge.quantization.mixed_precision.costs import KernelTimes
 from vitedge.quantization.mixed_precision.search import budget_of
 from vitedge.quantization.observing import BATCH, identify, measure_moments, readings, watcher
 from vitedge.quantization.placement import SCHEMES, Choice, Scheme, choose, is_asked_for
@@ -80,8 +80,10 @@ class Quantization:
     stream: ImageStream | None = None
     """The calibration images; None for a scheme that needs none."""
     features: bool = False
-    labelled: LabelledSet | None = None
-    """The images on which a budget counts top-1."""
+    kernel_times: KernelTimes | None = None
+    """Measures what a budget costs; without it precision is given back by what it gains alone."""
+    count_top1: CountTop1 | None = None
+    """Counts top-1 for a budget."""
     progress: Callable[[str], None] = lambda _text: None
     structure: Structure = field(init=False)
     choices: dict[str, Choice] = field(init=False)
@@ -196,9 +198,18 @@ def hold_budget(job: Quantization) -> None:
         **{name: choice.scheme for name, choice in job.choices.items()},
         **dict.fromkeys(job.plan.attention, "int8"),
     }
-    job.spent = spend(
-        Material(job.structure, job.plan, schemes, fixed, job.images, job.captured, job.labelled, job.progress), budget
+    material = Material(
+        job.structure,
+        job.plan,
+        schemes,
+        fixed,
+        job.images,
+        job.captured,
+        kernel_times=job.kernel_times,
+        count_top1=job.count_top1,
+        progress=job.progress,
     )
+    job.spent = spend(material, budget)
     give_back(job.plan, job.structure, job.spent.held.given, job.roundings)
     for part, scheme, reason in job.spent.reasons():
         if part in job.choices:

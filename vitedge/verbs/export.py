@@ -11,7 +11,7 @@ import contextlib
 import time
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from vitedge.devices import profiles
 from vitedge.errors import CheckFailed, DeviceFailed, MissingBackend, UserError
 from vitedge.export.formats import FORMATS, LOWERINGS
 from vitedge.export.formats import lowered as lowered_formats
-from vitedge.files.bundle import REFERENCE, versions, write_manifest, write_reference
+from vitedge.files.bundle import FORMAT_VERSION, REFERENCE, versions, write_manifest, write_reference
 from vitedge.files.digest import hash_file
 from vitedge.files.plain import to_dict
 from vitedge.files.replacing import replacing
 from vitedge.images.image_set import load
+from vitedge.latency.speedup import compare_speed as measure_speed
+from vitedge.latency.speedup import refuse_incomparable
 from vitedge.models.reference import load_reference
 from vitedge.parity.artifact import Evidence
 from vitedge.parity.check import CheckOptions, Original, check_artifact
@@ -35,12 +37,18 @@ from vitedge.parity.simulation import simulate
 from vitedge.quantization.file.header import SUFFIX
 from vitedge.quantization.file.model import Model, read_model
 from vitedge.quantization.recording import record
-from vitedge.quantization.records import SpeedVerdict
 from vitedge.recipe import SCHEMES, ExportRecipe
-from vitedge.records import Artifact, CheckpointIdentity, ExportResult, Manifest, ParityReport, StructureReport
+from vitedge.records import (
+    Artifact,
+    CheckpointIdentity,
+    ExportResult,
+    Manifest,
+    ParityReport,
+    SpeedComparison,
+    StructureReport,
+)
 from vitedge.verbs.lowering import Built, Lowered, Quantized, Request, Source, float_program, lower
 from vitedge.verbs.quantize import form_for, of_model, prepare
-from vitedge.verdict import judge_speed
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Checked:
 class Timed:
     """How fast a quantized file is beside float ones; None where that was not measured."""
 
-    speed: SpeedVerdict | None
+    speed: SpeedComparison | None
 
 
 def read_source(request: Request) -> Source:
@@ -134,14 +142,14 @@ def check(request: Request, source: Source, built: Built, evidence: Evidence, lo
 def time_quantized(request: Request, source: Source, built: Built, quantized: Quantized, checked: Checked) -> Timed:
     """Measures whether a quantized file for processors is faster than float ones; an answer, not a condition."""
     recipe, found = source.recipe, quantized.quantization
-    if found is None or found.recipe.verdict == "off" or not found.form.on_processors:
+    if found is None or not request.compare_speed:
         return Timed(None)
     files = [artifact.path for artifact in checked.artifacts if FORMATS[artifact.format].form is found.form]
     try:
         program = float_program(source, built, recipe.batch)
-        return Timed(judge_speed(request.folder / files[0], program, recipe, progress=request.progress))
+        return Timed(measure_speed(request.folder / files[0], program, recipe, progress=request.progress))
     except DeviceFailed as failed:
-        return Timed(SpeedVerdict(f"Whether it is faster could not be measured: {failed}"))
+        return Timed(SpeedComparison(f"Whether it is faster could not be measured: {failed}"))
 
 
 def seal(
@@ -149,7 +157,7 @@ def seal(
 ) -> Manifest:
     """Writes the manifest, the last file of the bundle."""
     manifest = Manifest(
-        format_version=1,
+        format_version=FORMAT_VERSION,
         checkpoint=source.identity,
         spec=evidence.spec,
         recipe=to_dict(source.recipe),
@@ -157,7 +165,8 @@ def seal(
         parity=checked.parity,
         structure=checked.structure,
         latency=None,
-        quantization=_quantization(source, quantized, timed),
+        quantization=_quantization(source, quantized),
+        speed=timed.speed,
         files={REFERENCE: hash_file(request.folder / REFERENCE)},
         versions=versions(),
     )
@@ -183,6 +192,7 @@ def export(
     recipe: ExportRecipe | None = None,
     *,
     force: bool = False,
+    compare_speed: bool = False,
     progress: Callable[[str], None] = lambda _text: None,
 ) -> ExportResult:
     """Writes a verified bundle of a checkpoint.
@@ -192,6 +202,7 @@ def export(
         bundle: the folder to write; what is there stays until the new bundle is complete and verified.
         recipe: what to write; the default is one fp32 ONNX file.
         force: replace a bundle that is there.
+        compare_speed: time the quantized file for processors beside float ones, on this machine.
         progress: called with one line a stage.
 
     Raises:
@@ -200,12 +211,16 @@ def export(
         CheckFailed: an artifact exceeded its tolerance; nothing was written.
     """
     recipe = profiles.apply(recipe or ExportRecipe())
+    if compare_speed:
+        refuse_incomparable(source, recipe, form_for(recipe))
     _refuse_missing(recipe)
     seconds: dict[str, float] = {}
     with replacing(bundle, force=force) as folder:
-        made: dict[type, Any] = {Request: Request(source, recipe, folder, progress)}
+        made: dict[type, Any] = {Request: Request(source, recipe, folder, compare_speed, progress)}
         for title, stage in STAGES:
-            if stage not in (quantize, time_quantized) or recipe.precision in SCHEMES:
+            if not (stage is quantize and recipe.precision not in SCHEMES) and not (
+                stage is time_quantized and not compare_speed
+            ):
                 progress(f"{title} …")
             start = time.perf_counter()
             with _within_memory(title):
@@ -232,12 +247,12 @@ def _remedy(recipe: ExportRecipe, report: ParityReport | StructureReport) -> str
     return " Ask for --precision mixed, which leaves in float what loses most, or lower the bar with --min-sqnr."
 
 
-def _quantization(source: Source, quantized: Quantized, timed: Timed) -> Mapping[str, Any] | None:
+def _quantization(source: Source, quantized: Quantized) -> Mapping[str, Any] | None:
     """Returns what quantization did, as plain values."""
     if isinstance(source.content, Model):
         done = source.content.record
     elif quantized.quantization is not None:
-        done = replace(record(quantized.quantization), verdict=timed.speed)
+        done = record(quantized.quantization)
     else:
         return None
     plain: Mapping[str, Any] = to_dict(done)

@@ -32,6 +32,8 @@ class Request:
     recipe: ExportRecipe
     folder: Path
     """Where files are written; it gets the bundle's own name when all stages are done."""
+    compare_speed: bool
+    """Whether a quantized file is timed beside float ones."""
     progress: Callable[[str], None]
 
 

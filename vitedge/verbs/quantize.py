@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from vitedge.accuracy.count import count_top1
 from vitedge.checkpoints.read import read
 from vitedge.devices.profiles import profiles
+from vitedge.devices.session import connect
 from vitedge.errors import BadRecipe, UnusableActivations
 from vitedge.export.formats import QuantizedForm, form_of
 from vitedge.files.bundle import ReferenceData
@@ -19,7 +22,9 @@ from vitedge.images.class_names import Classes
 from vitedge.images.image_set import load
 from vitedge.images.labelled import find_labelled
 from vitedge.images.stream import open_images
+from vitedge.latency.kernels import kernel_times
 from vitedge.models.reference import Reference, load_reference
+from vitedge.program.program import Program
 from vitedge.quantization.file.header import SUFFIX
 from vitedge.quantization.file.model import Model, write_model
 from vitedge.quantization.recording import record
@@ -93,13 +98,29 @@ def prepare(
             "or leave the profile out."
         )
     activations = asked.activations or form.activations
-    job = Quantization(reference, asked, form, activations, stream, features=features, progress=progress)
+    job = Quantization(
+        reference,
+        asked,
+        form,
+        activations,
+        stream,
+        features=features,
+        kernel_times=_kernel_times_here,
+        progress=progress,
+    )
     if asked.max_drop is not None and asked.eval_images is not None:
         spec = reference.spec
         if features:
             raise BadRecipe("--max-drop counts classes, and features are none: ask for --min-sqnr instead.")
-        job.labelled = find_labelled(asked.eval_images, Classes(spec.classes, spec.labels), seed=asked.seed)
+        labelled = find_labelled(asked.eval_images, Classes(spec.classes, spec.labels), seed=asked.seed)
+        job.count_top1 = partial(count_top1, labelled, spec)
     return run(job)
+
+
+def _kernel_times_here(program: Program) -> Mapping[str, float]:
+    """Kernel to its microseconds on this machine."""
+    with connect("local") as session:
+        return kernel_times(program, session)
 
 
 def settings(recipe: ExportRecipe) -> QuantizationRecipe:

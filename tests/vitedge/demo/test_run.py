@@ -9,7 +9,7 @@ import pytest
 from vitedge.demo import run as demo
 from vitedge.demo.assets import MODELS, images
 from vitedge.files.bundle import read_manifest
-from vitedge.latency import Rule
+from vitedge.latency.sampling import Rule
 from vitedge.verbs.validate import validate
 
 
@@ -30,6 +30,9 @@ def test_one_model_from_its_file_to_what_it_classifies(monkeypatch: pytest.Monke
     assert onnx.top1 == onnx.reference_top1 == coreml.reference_top1 == coreml.top1
     assert max(onnx.parity.relative_error, coreml.parity.relative_error) <= 1e-5
     assert small.parity.centred_sqnr_db > 25
+    assert (onnx.speed, coreml.speed) == (None, None)
+    assert small.speed is not None
+    assert small.speed.text.startswith("int8 takes ")
     assert onnx.top1 - small.top1 <= 3 / 540
     assert small.size < 0.5 * onnx.size
     assert onnx.median_ms is not None

@@ -1,101 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import json
-import os
 import platform
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from vitedge.devices import local
+from vitedge.devices import machine
+from vitedge.devices.local import Session
+from vitedge.devices.session import connect
+from vitedge.errors import BadRecipe
 
 
-def write(root: Path, name: str, text: str) -> None:
-    path = root / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+def test_the_facts_are_those_of_this_machine() -> None:
+    with connect("local") as session:
+        assert session.identity() == machine.identity()
+        assert session.cores() == machine.cores()
+        assert session.condition().keys() == machine.condition().keys()
 
 
-@pytest.fixture
-def board(tmp_path: Path) -> Path:
-    """What a Jetson tells about itself."""
-    write(tmp_path, "proc/device-tree/model", "NVIDIA Jetson Orin Nano Developer Kit\0")
-    write(tmp_path, "proc/cpuinfo", "processor\t: 0\nmodel name\t: ARMv8 Processor rev 1 (v8l)\n")
-    write(tmp_path, "proc/meminfo", "MemTotal:        7804892 kB\nMemFree: 1 kB\n")
-    write(tmp_path, "etc/nv_tegra_release", "# R36 (release), REVISION: 4.3, GCID: 1\nmore\n")
-    write(tmp_path, "etc/os-release", 'NAME="Ubuntu"\nPRETTY_NAME="Ubuntu 22.04.5 LTS"\n')
-    for cpu in (0, 1, 10):
-        write(tmp_path, f"sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_cur_freq", f"{1510400 + cpu * 1000}\n")
-    write(tmp_path, "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "schedutil\n")
-    write(tmp_path, "sys/class/thermal/thermal_zone0/temp", "48312\n")
-    write(tmp_path, "sys/class/thermal/thermal_zone0/type", "cpu-thermal\n")
-    return tmp_path
+def test_what_runs_here_follows_from_the_operating_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    assert Session().refusal("onnxruntime") == ""
+    assert Session().refusal("coreml").startswith("Core ML does not run on Linux: ")
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    assert Session().refusal("coreml") == ""
 
 
-def test_identity_of_a_board(board: Path) -> None:
-    found = local.identity(board)
-    assert found["model"] == "NVIDIA Jetson Orin Nano Developer Kit"
-    assert found["processor"] == "ARMv8 Processor rev 1 (v8l)"
-    assert found["memory_mb"] == 7992
-    assert found["os"] == "Ubuntu 22.04.5 LTS"
-    assert found["l4t"].startswith("# R36 (release), REVISION: 4.3")
-    assert found["versions"]["numpy"] == np.__version__
-    assert found["python"] == platform.python_version()
+def test_a_file_stays_where_it_is_and_comes_back_from_where_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"weights")
+    session = Session()
+    assert session.push(path) == str(path)
+    session.pull(str(path), tmp_path / "copy.onnx")
+    assert (tmp_path / "copy.onnx").read_bytes() == b"weights"
+    session.pull(str(path), path)
+    assert path.read_bytes() == b"weights"
 
 
-def test_condition_of_a_board(board: Path) -> None:
-    found = local.condition(board)
-    assert found["governor"] == "schedutil"
-    assert found["clocks_mhz"] == [1510, 1511, 1520]
-    assert found["temperatures"] == {"thermal_zone0 cpu-thermal": 48.312}
+def test_closing_ends_every_worker() -> None:
+    session = Session()
+    workers = [session.start(label, 60.0) for label in "ab"]
+    assert all(worker._process.poll() is None for worker in workers)
+    session.close()
+    assert all(worker._process.poll() is not None for worker in workers)
 
 
-def test_nothing_fails_where_nothing_is_told(tmp_path: Path) -> None:
-    write(tmp_path, "sys/class/thermal/thermal_zone0/temp", "unreadable\n")
-    assert "governor" not in local.condition(tmp_path)
-    assert "model" not in local.identity(tmp_path) or platform.system() == "Darwin"
-    assert local.cores(tmp_path) >= 1
-    json.dumps([local.identity(tmp_path), local.condition(tmp_path)])
-
-
-def test_this_machine_is_plain_data() -> None:
-    found = local.identity()
-    assert found["cores"] <= (os.cpu_count() or 1)
-    json.dumps([found, local.condition()])
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="affinity is told on Linux only")
-def test_cores_are_the_physical_ones_that_may_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3})
-    assert local.cores(tmp_path) == 4
-    for cpu, twins in enumerate(("0,2", "1,3", "0,2", "1,3")):
-        write(tmp_path, f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list", twins)
-    assert local.cores(tmp_path) == 2
-    write(tmp_path, "sys/fs/cgroup/cpu.max", "50000 100000\n")
-    assert local.cores(tmp_path) == 1
-    write(tmp_path, "sys/fs/cgroup/cpu.max", "max 100000\n")
-    assert local.cores(tmp_path) == 2
-
-
-def test_peak_memory_grows_with_what_is_used_and_never_shrinks() -> None:
-    script = (
-        "from vitedge.devices.local import peak_memory_mb as peak; before = peak(); "
-        "block = bytearray(200_000_000); block[::4096] = b'x' * len(block[::4096]); during = peak(); del block; "
-        "print(before, during, peak())"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    before, during, after = map(float, done.stdout.split())
-    assert 190 < during - before < 260
-    assert after >= during - 1
-
-
-def test_peak_memory_is_not_the_parents() -> None:
-    block = np.ones(60_000_000)  # 480 MB, written to
-    script = "from vitedge.devices.local import peak_memory_mb; print(peak_memory_mb())"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert block.sum() == block.size
-    assert float(done.stdout) < 300
+def test_this_machine_has_no_address() -> None:
+    with pytest.raises(BadRecipe, match="--device is local and not local:orin"), connect("local:orin"):
+        pass

@@ -10,6 +10,8 @@ import pytest
 
 from vitedge.errors import BundleDamaged, UnreadableArtifact
 from vitedge.files.bundle import (
+    FORMAT_VERSION,
+    MANIFEST,
     REFERENCE,
     ReferenceData,
     add_latency,
@@ -20,6 +22,8 @@ from vitedge.files.bundle import (
     write_reference,
 )
 from vitedge.files.digest import hash_file
+from vitedge.files.plain import from_dict
+from vitedge.recipe import ExportRecipe, QuantizationRecipe
 from vitedge.records import (
     Artifact,
     Bar,
@@ -31,6 +35,7 @@ from vitedge.records import (
     OutputParity,
     ParityReport,
     Preprocessing,
+    SpeedComparison,
     TensorSpec,
 )
 
@@ -70,7 +75,7 @@ def folder(tmp_path: Path) -> Path:
     )
     nothing = OutputParity("logits", 0.0, float("inf"), float("inf"), 1.0, 1.0, 0.0)
     manifest = Manifest(
-        format_version=1,
+        format_version=FORMAT_VERSION,
         checkpoint=CheckpointIdentity("a.pth", "0" * 64, 7, "model"),
         spec=SPEC,
         recipe={"formats": ["onnx"]},
@@ -158,6 +163,35 @@ def test_a_bundle_of_another_format_is_refused(folder: Path) -> None:
     write_manifest(folder, replace(read_manifest(folder), format_version=99))
     with pytest.raises(UnreadableArtifact, match="format 99"):
         read_manifest(folder)
+
+
+def test_a_bundle_of_the_first_format_is_read_as_one_of_this(folder: Path) -> None:
+    """What it says of timing was a setting of quantization then, and part of what quantization had done."""
+    found = {"text": "int8 is faster", "ratios": [], "milliseconds": {"int8": 0.5}, "unfused": ["head: Gemm in float"]}
+    earlier = replace(
+        read_manifest(folder),
+        format_version=1,
+        recipe={"precision": "int8", "quantization": {"scheme": "int8", "images": "synthetic", "verdict": "on"}},
+        quantization={"scheme": "int8", "verdict": found},
+    )
+    write_manifest(folder, earlier)
+    manifest = read_manifest(folder)
+    assert manifest.format_version == FORMAT_VERSION
+    assert from_dict(ExportRecipe, manifest.recipe).quantization == QuantizationRecipe("int8", images="synthetic")
+    assert manifest.quantization == {"scheme": "int8"}
+    assert manifest.speed == SpeedComparison("int8 is faster", (), {"int8": 0.5}, ("head: Gemm in float",))
+    add_latency(folder, BenchReport(reports=()))
+    written = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    assert written["format_version"] == FORMAT_VERSION
+    assert "verdict" not in written["quantization"]
+    assert read_manifest(folder).speed == manifest.speed
+
+
+@pytest.mark.parametrize("recipe", [{"quantization": None}, {"quantization": "int8"}, {}])
+def test_a_bundle_of_the_first_format_that_quantized_nothing_is_read(folder: Path, recipe: dict[str, object]) -> None:
+    write_manifest(folder, replace(read_manifest(folder), format_version=1, recipe=recipe))
+    manifest = read_manifest(folder)
+    assert (manifest.format_version, manifest.recipe, manifest.speed) == (FORMAT_VERSION, recipe, None)
 
 
 def test_a_measurement_goes_into_the_manifest_under_a_new_seal(folder: Path) -> None:

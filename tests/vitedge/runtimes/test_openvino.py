@@ -10,8 +10,11 @@ import openvino
 import pytest
 
 from tests.vitedge.onnx_models import WEIGHT, expected, write_model
+from vitedge.devices.session import connect
 from vitedge.errors import BadRecipe, DeviceFailed, UnreadableArtifact
-from vitedge.latency import Rule, Subject, bench
+from vitedge.latency.interleave import measure_in_turn
+from vitedge.latency.model import MeasuredModel
+from vitedge.latency.sampling import Rule
 from vitedge.records import TensorSpec
 from vitedge.runtimes.openvino import Runtime
 
@@ -116,7 +119,8 @@ def test_leaving_frees_the_model(tmp_path: Path) -> None:
 def test_is_measured_like_every_other_runtime(tmp_path: Path) -> None:
     path = str(write_model(tmp_path / "m.onnx"))
     rule = Rule(warmup_s=0.0, warmup_limit_s=0.0, samples=5, seconds=1.0, rounds=1)
-    (report,) = bench([Subject("m", "openvino", path, threads=1)], rule).reports
+    with connect("local") as session:
+        (report,) = measure_in_turn([MeasuredModel("m", "openvino", path, threads=1)], session, rule).reports
     assert report.samples == 5
     assert report.device["library"] == "openvino"
 

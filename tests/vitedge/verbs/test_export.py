@@ -6,27 +6,34 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 import numpy as np
 import pytest
 import torch
 
 from tests.bad_files import VIT, vit_state
-from vitedge.errors import CheckFailed, MissingBackend, OutputRefused, UserError
+from vitedge.errors import BadRecipe, CheckFailed, DeviceFailed, MissingBackend, OutputRefused, UserError
 from vitedge.export.coreml import expected_weights
 from vitedge.export.coreml.weights import Weight
 from vitedge.files.bundle import MANIFEST, check_files, read_manifest, read_reference
 from vitedge.files.digest import hash_file
 from vitedge.files.plain import from_dict
-from vitedge.recipe import ExportRecipe
-from vitedge.records import Bar
+from vitedge.recipe import ExportRecipe, QuantizationRecipe
+from vitedge.records import Bar, SpeedComparison
 from vitedge.verbs import export as pipeline
 from vitedge.verbs import lowering
 from vitedge.verbs.export import STAGES, Request, export, parameters
 from vitedge.verbs.validate import validate
 
 SMALL = ExportRecipe(image_count=2)
+INT8 = ExportRecipe(
+    image_count=6,
+    precision="int8",
+    quantization=QuantizationRecipe(
+        "int8", images="synthetic", image_count=8, smoothing="off", equalization="off", ranges="minmax"
+    ),
+)
 TITLES = [title for title, _ in STAGES]
 
 
@@ -80,6 +87,67 @@ def test_an_engine_starts_from_the_onnx_file_of_its_profile(tmp_path: Path) -> N
     assert from_dict(ExportRecipe, result.manifest.recipe).formats == ("tensorrt", "onnx")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MANIFEST, "model.onnx", "reference.npz"]
     assert result.size == sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
+
+
+def no_worker(*_arguments: object) -> NoReturn:
+    raise AssertionError("a worker process was started")
+
+
+def test_quantizing_starts_no_worker_process_unless_it_is_asked_to(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("vitedge.devices.process.WorkerProcess.__init__", no_worker)
+    manifest = export(str(VIT), tmp_path / "out", INT8).manifest
+    assert manifest.artifacts[0].precision == "int8"
+    assert manifest.speed is None
+    with pytest.raises(AssertionError, match="a worker process was started"):
+        export(str(VIT), tmp_path / "timed", INT8, compare_speed=True)
+
+
+def test_a_quantized_file_is_timed_beside_float_ones(tmp_path: Path) -> None:
+    told: list[str] = []
+    recipe = replace(SMALL, precision="w8", image_count=6, batch=2)
+    result = export(str(VIT), tmp_path / "out", recipe, compare_speed=True, progress=told.append)
+    assert [text for text in told if text in {f"{title} …" for title in TITLES}] == [f"{title} …" for title in TITLES]
+    assert "measuring in turn: w8, fp32, fp16" in told
+    speed = read_manifest(tmp_path / "out").speed
+    assert speed is not None
+    assert speed == result.manifest.speed
+    assert speed.text.startswith("w8 takes ")
+    assert speed.milliseconds.keys() == {"w8", "fp32", "fp16"}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MANIFEST, "model.onnx", "reference.npz"]
+
+
+def test_a_speed_that_cannot_be_measured_is_told_and_the_bundle_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def dying(*_arguments: object, **_named: object) -> NoReturn:
+        raise DeviceFailed("w8: its process was killed by SIGKILL.")
+
+    monkeypatch.setattr(pipeline, "measure_speed", dying)
+    result = export(str(VIT), tmp_path / "out", replace(SMALL, precision="w8", image_count=6), compare_speed=True)
+    assert result.manifest.speed == SpeedComparison(
+        "Whether it is faster could not be measured: w8: its process was killed by SIGKILL."
+    )
+    assert validate(tmp_path / "out").passed
+
+
+@pytest.mark.parametrize(
+    ("source", "recipe", "sentence"),
+    [
+        ("vit.pth", SMALL, "beside float ones: add --precision int8|"),
+        ("vit.pt2", replace(SMALL, precision="w8"), "vit.pt2 has no float program"),
+        ("vit.pth", replace(SMALL, precision="w8", formats=("coreml",)), "times ONNX files: add --format onnx"),
+        ("vit.pth", replace(INT8, formats=("tensorrt",)), "slow on a processor by design"),
+        ("vit.pth", replace(INT8, profile="jetson-orin-nano"), "slow on a processor by design"),
+    ],
+)
+def test_a_speed_that_there_is_nothing_to_compare_with_is_refused_first(
+    source: str, recipe: ExportRecipe, sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BadRecipe) as caught:
+        export(source, tmp_path / "out", recipe, compare_speed=True)
+    assert sentence in str(caught.value)
 
 
 def test_a_dynamic_batch_is_fixed_for_core_ml_alone(tmp_path: Path) -> None:

@@ -141,3 +141,14 @@ def test_a_failure_while_writing_leaves_what_was_there(tmp_path: Path, monkeypat
         quantize(str(VIT), tmp_path / "m.pt2", ExportRecipe(precision="w8"), force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["m.pt2"]
     assert (tmp_path / "m.pt2").read_bytes() == b"old"
+
+
+def test_a_budget_weighs_what_layers_cost_on_this_machine() -> None:
+    quick = {"smoothing": "off", "equalization": "off", "bias_correction": "off", "ranges": "minmax"}
+    asked = QuantizationRecipe("mixed", images="synthetic", image_count=8, min_sqnr=60.0, **quick)  # type: ignore[arg-type]
+    recipe = ExportRecipe(precision="mixed", quantization=asked)
+    job = prepare(load_reference(read(str(VIT)), None), recipe, features=False, progress=lambda _text: None)
+    frontier = job.spent.held.frontier
+    assert len(frontier) > 1
+    assert all(point.microseconds is not None and point.microseconds > 0 for point in frontier)
+    assert job.spent.notes == ()

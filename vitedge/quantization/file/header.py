@@ -11,7 +11,8 @@ from pathlib import Path
 from vitedge.errors import UnreadableArtifact
 
 SUFFIX = ".pt2"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""What is written; older ones are read."""
 ENTRY = "vitedge.json"
 
 
@@ -37,13 +38,20 @@ def read_header(path: Path) -> Header:
     try:
         with zipfile.ZipFile(path) as archive:
             content = json.loads(archive.read(_place(archive)))
-        if content["format_version"] == FORMAT_VERSION:
+        if is_readable(content["format_version"]):
             image = content["inputs"][0]
             batch = image["shape"][0]
             return Header(content["record"]["scheme"], batch if isinstance(batch, int) else "dynamic", image["dtype"])
     except Exception as error:  # a damaged archive may say anything
         raise UnreadableArtifact(f"{path} is not a {SUFFIX} file that vitedge quantize wrote.") from error
-    raise UnreadableArtifact(f"{path} has format {content['format_version']}; this vitedge reads {FORMAT_VERSION}.")
+    raise UnreadableArtifact(
+        f"{path} has format {content['format_version']}; this vitedge reads {FORMAT_VERSION} and older."
+    )
+
+
+def is_readable(version: object) -> bool:
+    """Whether this vitedge reads a format."""
+    return version in range(1, FORMAT_VERSION + 1)
 
 
 def _place(archive: zipfile.ZipFile) -> str:

@@ -21,7 +21,7 @@ from vitedge.files.bundle import ReferenceData
 from vitedge.files.plain import from_dict, to_dict
 from vitedge.program.program import Program
 from vitedge.quantization.file.archive import refuse_code
-from vitedge.quantization.file.header import ENTRY, FORMAT_VERSION, SUFFIX
+from vitedge.quantization.file.header import ENTRY, FORMAT_VERSION, SUFFIX, is_readable
 from vitedge.quantization.records import QuantizationRecord
 from vitedge.records import CheckpointIdentity, ModelSpec, TensorSpec
 
@@ -90,10 +90,11 @@ def _model(path: Path, exported: ExportedProgram, content: dict[str, Any], evide
     Raises:
         UnreadableArtifact: it is of another version of the format.
     """
-    if content.get("format_version") != FORMAT_VERSION:
-        raise UnreadableArtifact(
-            f"{path} has format {content.get('format_version')}; this vitedge reads {FORMAT_VERSION}."
-        )
+    version = content.get("format_version")
+    if not is_readable(version):
+        raise UnreadableArtifact(f"{path} has format {version}; this vitedge reads {FORMAT_VERSION} and older.")
+    if version == 1:  # it had a place for how fast an export is, which was always empty here
+        content["record"].pop("verdict", None)
     program = Program(
         exported,
         from_dict(ModelSpec, content["spec"]),

@@ -12,16 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitedge.accuracy.count import Count, Predictor, classify
-from vitedge.errors import BadImages, BadRecipe, MissingBackend
-from vitedge.images.labelled import LabelledSet
+from vitedge.errors import BadImages, BadRecipe, DeviceFailed, MissingBackend
 from vitedge.images.preprocess import normalize
 from vitedge.parity.metrics import compare
 from vitedge.program.execution import Execution
 from vitedge.program.program import Program
 from vitedge.program.structure import Structure, find_structure
 from vitedge.quantization.insert import insert
-from vitedge.quantization.mixed_precision.costs import Costs, measure_costs
+from vitedge.quantization.mixed_precision.costs import Costs, KernelTimes, measure_costs
 from vitedge.quantization.mixed_precision.search import Budget, Held, Quality, Search, candidates, put_in_order
 from vitedge.quantization.mixed_precision.sensitivity import (
     FLOAT,
@@ -38,6 +36,10 @@ from vitedge.quantization.weights.rounding import Rounding
 SENSITIVITY_IMAGES = 8
 """Images over which parts are measured one by one; they are put in order by it, and judged on all that were kept."""
 _BATCH = 8
+Scores = Callable[[NDArray[np.uint8]], NDArray[np.floating[Any]]]
+"""Class scores ``(images, classes)`` of images ``(images, channels, height, width)``, 0 to 255."""
+CountTop1 = Callable[[Scores], tuple[int, int]]
+"""Counts how many labelled images are classified correctly, and how many there are."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,10 @@ class Material:
     """``(images, channels, height, width)``, float32, normalized."""
     capture: Callable[[int | str], Program]
     """Makes the canonical float program of the reference at a batch."""
-    labelled: LabelledSet | None = None
-    """The images on which top-1 is counted."""
+    kernel_times: KernelTimes | None = None
+    """Measures what parts cost; without it gains alone decide."""
+    count_top1: CountTop1 | None = None
+    """Top-1 on labelled images; None where no budget asks for it."""
     progress: Callable[[str], None] = lambda _text: None
 
 
@@ -135,7 +139,9 @@ def give_back(
 
 
 def _costs(material: Material, exemptions: Sequence[Exemption]) -> tuple[Costs | None, tuple[str, ...]]:
-    """What the exemptions cost on this machine, or why that is not known."""
+    """What the exemptions cost, or why that is not known."""
+    if material.kernel_times is None:
+        return None, ()
     material.progress("measuring what each part costs in ONNX Runtime …")
 
     def planned(given: Sequence[Exemption]) -> Program:
@@ -148,8 +154,8 @@ def _costs(material: Material, exemptions: Sequence[Exemption]) -> tuple[Costs |
         levels.setdefault(one.scheme, []).append(one)
     makers = {scheme: _later(planned, given) for scheme, given in levels.items()}
     try:
-        return measure_costs(planned(()), makers, material.schemes), ()
-    except (BadRecipe, MissingBackend) as error:
+        return measure_costs(planned(()), makers, material.schemes, material.kernel_times), ()
+    except (BadRecipe, DeviceFailed, MissingBackend) as error:
         return None, (f"precision is given back by what it gains alone, because its cost cannot be measured: {error}",)
 
 
@@ -190,27 +196,18 @@ class _Bench:
         if parity.degenerate:
             raise BadImages(f"No budget can be measured on these calibration images: {parity.degenerate}.")
         self._material.progress(f"{len(given)} parts given back: {parity.centred_sqnr_db:.1f} dB")
-        if self._material.labelled is None:
+        if self._material.count_top1 is None:
             return Quality(parity.centred_sqnr_db)
         if self._right is None:
-            self._right, _ = self._count(lambda batch: self._plain(batch)[0])
-        right, total = self._count(lambda batch: self._mixed.outputs(batch, given))
+            self._right, _ = self._material.count_top1(self._scores(lambda batch: self._plain(batch)[0]))
+        right, total = self._material.count_top1(self._scores(lambda batch: self._mixed.outputs(batch, given)))
         return Quality(parity.centred_sqnr_db, right / total, 100 * (self._right - right) / total)
 
     def _outputs(self, run: Callable[[Tensor], Tensor]) -> Tensor:
         images = self._material.images
         return torch.cat([run(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)])
 
-    def _count(self, run: Callable[[Tensor], Tensor]) -> tuple[int, int]:
-        """How many labelled images are classified correctly, and how many there are."""
-        labelled, spec = self._material.labelled, self._program.spec
-        if labelled is None:
-            raise ValueError("there are no labelled images")
-
-        def scores(pixels: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
-            return run(torch.from_numpy(normalize(pixels, spec.preprocessing))).numpy()
-
-        count = Count([Predictor("", "", "torch", spec, spec.classes, scores)], with_reference=False)
-        classify(count, labelled, lambda _text: None)
-        (row,) = count.rows()
-        return row.top1.count, row.top1.total
+    def _scores(self, run: Callable[[Tensor], Tensor]) -> Scores:
+        """The same for images as they are labelled, not normalized yet."""
+        preprocessing = self._program.spec.preprocessing
+        return lambda pixels: run(torch.from_numpy(normalize(pixels, preprocessing))).numpy()

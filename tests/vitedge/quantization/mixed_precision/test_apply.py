@@ -15,16 +15,18 @@ from torch import Tensor
 from tests.export import tiny
 from tests.vitedge.quantization import plans
 from tests.vitedge.quantization.small_models import Heads, Mixture, captured, run
-from vitedge.errors import BadImages
+from vitedge.accuracy.count import count_top1
+from vitedge.errors import BadImages, DeviceFailed, MissingBackend
 from vitedge.images.class_names import Classes
 from vitedge.images.labelled import find_labelled
+from vitedge.images.preprocess import normalize
 from vitedge.program.canonical import canonicalize
 from vitedge.program.execution import Execution
 from vitedge.program.program import Program
 from vitedge.program.structure import Structure, find_structure
 from vitedge.quantization.insert import insert
-from vitedge.quantization.mixed_precision.apply import Material, copied, give_back, spend
-from vitedge.quantization.mixed_precision.costs import owner
+from vitedge.quantization.mixed_precision.apply import Material, Scores, copied, give_back, spend
+from vitedge.quantization.mixed_precision.costs import measure_costs, owner
 from vitedge.quantization.mixed_precision.search import Budget
 from vitedge.quantization.mixed_precision.sensitivity import Exemption, Mixed, find_swaps, measure_gains
 from vitedge.quantization.plan import Plan
@@ -64,9 +66,15 @@ def _keep_largest(largest: dict[str, Tensor], name: str, value: Tensor) -> None:
     largest[name] = value.abs().max()
 
 
+def ten_each(program: Program) -> Mapping[str, float]:
+    """Every part takes ten microseconds at any precision, and what belongs to none takes five."""
+    return {**{f"{name}/MatMul": 10.0 for name in LAYERS}, "reshape": 5.0}
+
+
 def material(schemes: Mapping[str, str] | None = None, **changes: Any) -> Material:
     fixed = changes.pop("fixed", frozenset())
     schemes = schemes or dict.fromkeys(LAYERS, "int8")
+    changes.setdefault("kernel_times", ten_each)
     return Material(structure(), copied(rounded()), schemes, fixed, IMAGES, capture, **changes)
 
 
@@ -149,7 +157,7 @@ def test_a_budget_is_held_with_as_little_as_possible() -> None:
     assert done.held.given == (Exemption(COARSE, "float"),)
     assert not done.held.missed
     assert done.held.frontier[0].sqnr_db < 25.0 <= done.held.frontier[1].sqnr_db
-    assert all(point.microseconds is not None and point.microseconds > 0 for point in done.held.frontier)
+    assert {point.microseconds for point in done.held.frontier} == {45.0}
     assert list(done.reasons()) == [
         (COARSE, "float", f"given back by the budget: {done.shares[COARSE]:.1%} of the noise")
     ]
@@ -162,6 +170,39 @@ def test_a_budget_that_holds_from_the_start_measures_no_parts() -> None:
     assert (done.held.given, done.shares, len(done.held.frontier)) == ((), {}, 1)
 
 
+def test_costs_are_asked_for_at_every_precision_and_booked_to_their_parts() -> None:
+    asked: list[Program] = []
+
+    def times(program: Program) -> Mapping[str, float]:
+        """Float layers take a quarter more than those of eight bits."""
+        asked.append(program)
+        return {name: value * (1.0 if len(asked) == 1 else 1.25) for name, value in ten_each(program).items()}
+
+    found = measure_costs(capture(1), {"float": lambda: capture(1)}, LAYERS, times)
+    assert len(asked) == 2
+    assert found.total == 45.0
+    assert {found.extra[name, "float"] for name in LAYERS} == {2.5}
+
+
+def test_without_costs_gains_alone_decide() -> None:
+    done = spend(material(kernel_times=None), Budget(25.0, None))
+    assert done.held.given == (Exemption(COARSE, "float"),)
+    assert all(point.microseconds is None for point in done.held.frontier)
+    assert done.notes == ()
+
+
+@pytest.mark.parametrize("error", [DeviceFailed("it died"), MissingBackend("it is not installed")])
+def test_costs_that_cannot_be_measured_are_told(error: Exception) -> None:
+    def times(_program: Program) -> Mapping[str, float]:
+        raise error
+
+    done = spend(material(kernel_times=times), Budget(25.0, None))
+    assert done.held.given == (Exemption(COARSE, "float"),)
+    assert done.notes == (
+        f"precision is given back by what it gains alone, because its cost cannot be measured: {error}",
+    )
+
+
 def test_what_the_user_asked_for_stays_and_may_be_the_reason_of_a_miss() -> None:
     done = spend(material(fixed=frozenset({"head"})), Budget(90.0, None))
     assert {one.part for one in done.held.given} == {"conv", "left", "right"}
@@ -170,15 +211,29 @@ def test_what_the_user_asked_for_stays_and_may_be_the_reason_of_a_miss() -> None
 
 
 def test_top1_is_counted_on_labelled_images(tmp_path: Path) -> None:
-    """Labelled by the float program itself, which is then right about everything."""
     pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
     spec = replace(tiny.spec("vit"), classes=5)
     np.savez(tmp_path / "images.npz", images=pixels, labels=np.arange(24) % 5)
     labelled = find_labelled(tmp_path / "images.npz", Classes(spec.classes))
-    done = spend(material(labelled=labelled), Budget(None, 100.0))
+    done = spend(material(count_top1=partial(count_top1, labelled, tiny.spec("vit"))), Budget(None, 100.0))
     (point,) = done.held.frontier
     assert point.top1 is not None
     assert point.top1 * 24 == pytest.approx(round(point.top1 * 24))
+
+
+def test_top1_that_is_lost_beyond_the_budget_is_given_back() -> None:
+    """Labelled by the float program itself, which is then right about everything."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 3, 32, 32), dtype=np.uint8)
+    labels = run(capture("dynamic"), torch.from_numpy(normalize(pixels, tiny.spec("vit").preprocessing))).argmax(1)
+
+    def count(scores: Scores) -> tuple[int, int]:
+        return int((scores(pixels).argmax(1) == labels.numpy()).sum()), len(pixels)
+
+    done = spend(material(count_top1=count), Budget(None, 0.0))
+    first, *_, last = done.held.frontier
+    assert first.top1 is not None
+    assert first.top1 < 1.0 == last.top1
+    assert done.held.given
 
 
 def test_images_that_look_alike_judge_nothing() -> None:

@@ -9,10 +9,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.export import tiny
-from vitedge.latency import Rule
+from vitedge.latency.sampling import Rule
+from vitedge.latency.speedup import compare_speed, sentence
 from vitedge.recipe import ExportRecipe
 from vitedge.records import LatencyRatio
-from vitedge.verdict import judge_speed, sentence
 
 SHORT = Rule(warmup_s=0.0, warmup_limit_s=0.05, samples=25, seconds=0.5, rounds=5)
 LEFT = "head: Gemm in float, its weight is dequantized at every run"
@@ -45,18 +45,18 @@ def slow(path: Path) -> Path:
 def test_a_slow_file_is_called_slow_with_the_reason(tmp_path: Path) -> None:
     path = slow(tmp_path / "model.onnx")
     before = sorted(tmp_path.iterdir())
-    verdict = judge_speed(path, tiny.program("vit")[1], ExportRecipe(precision="int8"), SHORT)
+    found = compare_speed(path, tiny.program("vit")[1], ExportRecipe(precision="int8"), SHORT)
     assert sorted(tmp_path.iterdir()) == before
-    assert [one.baseline for one in verdict.ratios] == ["fp32", "fp16"]
-    for one in verdict.ratios:
+    assert [one.baseline for one in found.ratios] == ["fp32", "fp16"]
+    for one in found.ratios:
         assert one.low <= one.ratio <= one.high
-        expected = verdict.milliseconds["int8"] / verdict.milliseconds[one.baseline]
+        expected = found.milliseconds["int8"] / found.milliseconds[one.baseline]
         assert one.ratio == pytest.approx(expected, rel=1e-6)
-    assert verdict.ratios[0].verdict == "slower"
-    assert verdict.unfused == ("head: Conv in float, its weight is dequantized at every run",)
-    assert "it is not faster than fp32" in verdict.text
-    assert verdict.text.endswith("head: Conv in float, its weight is dequantized at every run")
-    assert "\n" not in verdict.text
+    assert found.ratios[0].verdict == "slower"
+    assert found.unfused == ("head: Conv in float, its weight is dequantized at every run",)
+    assert "it is not faster than fp32" in found.text
+    assert found.text.endswith("head: Conv in float, its weight is dequantized at every run")
+    assert "\n" not in found.text
 
 
 def test_what_is_faster_needs_no_reason() -> None:

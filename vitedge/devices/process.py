@@ -1,49 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The near end of a process that measures one subject; the far end is `vitedge.latency_worker`.
+"""The near end of a worker process: a `vitedge.devices.session.Worker` behind the standard streams of a command.
 
-One JSON document a line in both directions. A process of its own because a native crash must not take the command
-with it, because peak memory belongs to a process, and because two libraries in one disturb each other's threads.
+The command is the worker itself, or a client such as ssh that hands its streams through to a worker elsewhere. A
+process of its own because a native crash must not take the command line with it, because peak memory belongs to a
+process, and because two libraries in one disturb each other's threads.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import queue
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vitedge import errors
+from vitedge.devices.session import REQUESTS
 from vitedge.errors import DeviceFailed, VitedgeError
-
-DOING = {
-    "load": "loading",
-    "first": "in its first inference",
-    "warm_up": "warming up",
-    "burst": "being measured",
-    "end": "ending",
-}
-"""Request to what the process was doing when it failed."""
 
 
 class WorkerProcess:
-    """A child that loads one subject and runs it when told to, and blocks on its pipe otherwise."""
+    """A child that loads one model and runs it when told to, and blocks on its pipe otherwise.
 
-    def __init__(self, label: str, patience_s: float) -> None:
+    Args:
+        command: the program and its arguments, started without a shell.
+        label: the model's name in sentences.
+        patience_s: seconds that an answer may take before the child is given up.
+        environment: of the child; None is that of this process.
+    """
+
+    def __init__(
+        self, command: Sequence[str], label: str, patience_s: float, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._label = label
         self._patience_s = patience_s
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill()
-        search = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "vitedge.latency_worker"],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={**os.environ, "PYTHONPATH": search},
+            env=environment,
             start_new_session=True,  # Ctrl-C reaches the command alone, which then ends its children
         )
         self._replies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -51,6 +51,10 @@ class WorkerProcess:
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         """Sends one request and waits for its answer.
+
+        Args:
+            do: one of `vitedge.devices.session.REQUESTS`.
+            **arguments: its arguments, plain JSON values.
 
         Raises:
             VitedgeError: what the child raised, as itself.
@@ -64,10 +68,10 @@ class WorkerProcess:
             line = b""  # it is gone; how is found below
         except queue.Empty:
             raise DeviceFailed(
-                f"{self._label} gave no answer for {self._patience_s:g} s while {DOING[do]}; it was ended."
+                f"{self._label} gave no answer for {self._patience_s:g} s while {REQUESTS[do]}; it was ended."
             ) from None
         if not line:
-            raise DeviceFailed(f"{self._label}: its process {self._fate()} while {DOING[do]}{self._last_words()}.")
+            raise DeviceFailed(f"{self._label}: its process {self._fate()} while {REQUESTS[do]}{self._last_words()}.")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise self._error(answer, do)
@@ -101,7 +105,7 @@ class WorkerProcess:
         kind = getattr(errors, answer["error"], None)
         if isinstance(kind, type) and issubclass(kind, VitedgeError):
             return kind(answer["message"])
-        return DeviceFailed(f"{self._label} failed while {DOING[do]}: {answer['error']}: {answer['message']}.")
+        return DeviceFailed(f"{self._label} failed while {REQUESTS[do]}: {answer['error']}: {answer['message']}.")
 
     def _fate(self) -> str:
         code = self._process.wait()

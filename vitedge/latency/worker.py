@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The far end: loads one subject and runs it in bursts. `vitedge.latency_process` starts it and speaks JSON lines."""
+"""The far end of a worker process: loads one model and runs it in bursts, as it is told in JSON lines."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
 
 from vitedge import registry
+from vitedge.devices.machine import peak_memory_mb
 from vitedge.errors import BadRecipe, VitedgeError
 from vitedge.files.plain import from_dict
-from vitedge.latency import Rule, Subject, burst, warm_up
+from vitedge.latency.model import MeasuredModel
+from vitedge.latency.sampling import Rule, burst, warm_up
 from vitedge.records import TensorSpec
 
 SEED = 0
@@ -24,16 +26,16 @@ SEED = 0
 
 
 class Worker:
-    """One public method a request; what it returns is the answer."""
+    """One public method for each of `vitedge.devices.session.REQUESTS`; what it returns is the answer."""
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
         self._runtime: Any = None
         self._feeds: dict[str, np.ndarray[Any, Any]] = {}
 
-    def load(self, subject: Mapping[str, Any]) -> dict[str, Any]:
-        """Opens the subject. The time of importing libraries is not counted: a program that serves pays it once."""
-        order = from_dict(Subject, subject)
+    def load(self, model: Mapping[str, Any]) -> dict[str, Any]:
+        """Opens the model. The time of importing libraries is not counted: a program that serves pays it once."""
+        order = from_dict(MeasuredModel, model)
         module = registry.load(registry.RUNTIMES, order.runtime)
         factory = registry.function(order.factory) if order.factory else None
         begin = time.perf_counter()
@@ -57,9 +59,18 @@ class Worker:
         self._run()
         return {"raw_ms": burst(self._run, samples, seconds)}
 
+    def profile(self, model: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], runs: int) -> dict[str, Any]:
+        """Microseconds of every kernel of an ONNX file; asked in place of the requests above."""
+        order = from_dict(MeasuredModel, model)
+        registry.load(registry.RUNTIMES, order.runtime)
+        from vitedge.latency.profiler import profile  # noqa: PLC0415 - ONNX Runtime, which the other requests do without
+
+        _, feeds = make_feeds(tuple(from_dict(TensorSpec, entry) for entry in inputs), order)
+        return {"microseconds": profile(order.source, order.threads, feeds, runs)}
+
     def end(self) -> dict[str, Any]:
-        """Frees the subject and tells the largest memory of this process."""
-        peak = registry.load(registry.DEVICES, "local").peak_memory_mb()
+        """Frees the model and tells the largest memory of this process, which ends after that answer."""
+        peak = peak_memory_mb()
         self._stack.close()
         return {"peak_memory_mb": peak}
 
@@ -67,23 +78,23 @@ class Worker:
         self._runtime.run(self._feeds)
 
 
-def make_feeds(inputs: tuple[TensorSpec, ...], subject: Subject) -> tuple[int, dict[str, np.ndarray[Any, Any]]]:
+def make_feeds(inputs: tuple[TensorSpec, ...], model: MeasuredModel) -> tuple[int, dict[str, np.ndarray[Any, Any]]]:
     """Seeded inputs of the declared shapes and types, and the batch size that they have.
 
     Raises:
         BadRecipe: the artifact has another fixed batch than was asked for, or a dynamic axis beside the batch.
     """
     generator = np.random.default_rng(SEED)
-    batch, feeds = subject.batch or 1, {}
+    batch, feeds = model.batch or 1, {}
     for spec in inputs:
         first, *rest = spec.shape
         if any(isinstance(side, str) for side in rest):
-            raise BadRecipe(f"{subject.label} has a dynamic axis beside the batch in {spec.name} {spec.shape}.")
+            raise BadRecipe(f"{model.label} has a dynamic axis beside the batch in {spec.name} {spec.shape}.")
         if isinstance(first, int):
-            if subject.batch not in (None, first):
+            if model.batch not in (None, first):
                 raise BadRecipe(
-                    f"{subject.label} has a fixed batch of {first}, not {subject.batch}; leave --batch out, "
-                    f"or export it with --batch {subject.batch}."
+                    f"{model.label} has a fixed batch of {first}, not {model.batch}; leave --batch out, "
+                    f"or export it with --batch {model.batch}."
                 )
             batch = first
         feeds[spec.name] = _noise(generator, (batch, *(int(side) for side in rest)), np.dtype(spec.dtype))
@@ -91,18 +102,21 @@ def make_feeds(inputs: tuple[TensorSpec, ...], subject: Subject) -> tuple[int, d
 
 
 def serve(requests: IO[str], replies: IO[str]) -> None:
-    """Answers requests until there are no more. What goes wrong is an answer too."""
+    """Answers requests until there are no more, or until it was told to end. What goes wrong is an answer too."""
     worker = Worker()
     for line in requests:
         request = json.loads(line)
+        do = request.pop("do")
         try:
-            answer = getattr(worker, request.pop("do"))(**request)
+            answer = getattr(worker, do)(**request)
         except VitedgeError as error:
             answer = {"error": type(error).__name__, "message": str(error)}
         except Exception as error:  # a library failed: the other end says so in one sentence
             answer = {"error": type(error).__name__, "message": (str(error).splitlines() or ["no message"])[0]}
         replies.write(json.dumps(answer) + "\n")
         replies.flush()
+        if do == "end":
+            return
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether quantization paid: the quantized file against float files of the same export, in turn, on this machine."""
+"""What quantization gains in speed: the quantized file beside float files of the same export, measured in turn."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitedge import registry
-from vitedge.export.formats import LOWERINGS
+from vitedge.devices.session import connect
+from vitedge.errors import BadRecipe
+from vitedge.export.formats import DEFAULT, LOWERINGS, QuantizedForm
 from vitedge.export.onnx.fusion import count_unpacked, unfused
-from vitedge.latency import Rule, Subject, bench
+from vitedge.latency.interleave import measure_in_turn
+from vitedge.latency.model import MeasuredModel
+from vitedge.latency.sampling import Rule
 from vitedge.program.program import Program
-from vitedge.quantization.records import SpeedVerdict
-from vitedge.recipe import ExportRecipe
-from vitedge.records import LatencyRatio
+from vitedge.quantization.file.header import SUFFIX
+from vitedge.recipe import SCHEMES, ExportRecipe
+from vitedge.records import LatencyRatio, SpeedComparison
 
 RULE = Rule(warmup_s=0.2, warmup_limit_s=0.6, samples=60, seconds=1.5, rounds=10, patience_s=120.0)
 """Short: ten turns, which show differences of a few percent and not of less."""
@@ -24,13 +28,38 @@ _NAMED = 3
 _OPPOSITE = {"faster": "slower", "slower": "faster", "no difference": "no difference"}
 
 
-def judge_speed(
+def refuse_incomparable(source: str, recipe: ExportRecipe, form: QuantizedForm) -> None:
+    """Refuses an export whose speed cannot be compared, before any work is done.
+
+    Args:
+        source: of the export.
+        recipe: of the export.
+        form: of the quantized program.
+
+    Raises:
+        BadRecipe: says what to do.
+    """
+    if source.endswith(SUFFIX):
+        raise BadRecipe(f"{source} has no float program that --compare-speed could time: export the checkpoint.")
+    if recipe.precision not in SCHEMES:
+        raise BadRecipe(
+            "--compare-speed times a quantized file beside float ones: add --precision "
+            f"{'|'.join(SCHEMES)}, or compare bundles with vitedge bench."
+        )
+    if not form.on_processors:
+        raise BadRecipe(
+            f"What is quantized for {form.title} is slow on a processor by design, so --compare-speed shows nothing: "
+            "time the engine on the device."
+        )
+
+
+def compare_speed(
     quantized: Path,
     program: Program,
     recipe: ExportRecipe,
     rule: Rule = RULE,
     progress: Callable[[str], None] = lambda _text: None,
-) -> SpeedVerdict:
+) -> SpeedComparison:
     """Measures a quantized ONNX file and says whether it is faster, and if not why.
 
     Args:
@@ -40,19 +69,19 @@ def judge_speed(
         rule: how long to measure.
         progress: is told what begins.
     """
-    target = registry.load(LOWERINGS, "onnx")
+    target = registry.load(LOWERINGS, DEFAULT)
     with tempfile.TemporaryDirectory(prefix="vitedge-") as folder:
         paths = {recipe.precision: quantized, **{name: Path(folder) / f"{name}.onnx" for name in BASELINES}}
         for name in BASELINES:
             target.lower(program, replace(recipe, precision=name, quantization=None), paths[name])
-        report = bench(
-            [Subject(name, "onnxruntime", str(path)) for name, path in paths.items()], rule, progress=progress
-        )
+        models = [MeasuredModel(name, "onnxruntime", str(path)) for name, path in paths.items()]
+        with connect("local") as session:
+            report = measure_in_turn(models, session, rule, progress)
     medians = {entry.subject: entry.quantiles.median for entry in report.reports}
     ratios = tuple(_turned(ratio) for ratio in report.ratios)
     left = unfused(quantized)
     text = sentence(recipe.precision, ratios, medians, left, count_unpacked(quantized))
-    return SpeedVerdict(text, ratios, medians, left)
+    return SpeedComparison(text, ratios, medians, left)
 
 
 def sentence(
@@ -62,7 +91,7 @@ def sentence(
     left: tuple[str, ...],
     unpacked: int = 0,
 ) -> str:
-    """The verdict in one line.
+    """Returns the comparison in one line.
 
     Args:
         name: of the scheme.

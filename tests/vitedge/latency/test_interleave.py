@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Subjects in processes of their own. The factories below run in those processes."""
+"""Models in processes of their own. The factories below run in those processes."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,18 @@ import numpy as np
 import pytest
 
 from tests.vitedge.onnx_models import write_model
+from vitedge.devices import local
+from vitedge.devices.session import connect
 from vitedge.errors import BadRecipe, DeviceFailed, UnreadableArtifact
 from vitedge.files.plain import from_dict, to_dict
-from vitedge.latency import Rule, Subject, bench, quantiles, size_of
-from vitedge.latency_worker import make_feeds
+from vitedge.latency.interleave import measure_in_turn, size_of
+from vitedge.latency.model import MeasuredModel
+from vitedge.latency.sampling import Rule
+from vitedge.latency.statistics import quantiles
 from vitedge.records import BenchReport, TensorSpec
 
 QUICK = Rule(warmup_s=0.02, warmup_limit_s=0.2, samples=40, seconds=2.0, rounds=5, patience_s=60.0)
-HERE = "tests.vitedge.test_latency_process"
+HERE = "tests.vitedge.latency.test_interleave"
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 
 
@@ -56,6 +62,12 @@ def talkative(source: str) -> tuple[str, tuple[()]]:
     return source, ()
 
 
+def noting_its_path(source: str, log: str) -> tuple[str, tuple[()]]:
+    """Writes down what the other process opens."""
+    Path(log).write_text(source, encoding="utf-8")
+    return source, ()
+
+
 def linear(source: str, width: int) -> tuple[Any, tuple[TensorSpec, ...]]:
     """A PyTorch module; the source is its seed."""
     import torch  # noqa: PLC0415 - only in the other process
@@ -76,23 +88,31 @@ FAULTS: Mapping[str, Callable[[], object]] = {
 }
 
 
-def subject(path: Path, label: str = "a", **options: Any) -> Subject:
+def bench(
+    models: Sequence[MeasuredModel], rule: Rule, progress: Callable[[str], None] = lambda _message: None
+) -> BenchReport:
+    """On this machine."""
+    with connect("local") as session:
+        return measure_in_turn(models, session, rule, progress)
+
+
+def measured(path: Path, label: str = "a", **options: Any) -> MeasuredModel:
     factory = f"{HERE}:instrumented" if options else ""
-    return Subject(label, "onnxruntime", str(path), threads=1, factory=factory, options=options)
+    return MeasuredModel(label, "onnxruntime", str(path), threads=1, factory=factory, options=options)
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
+def file(tmp_path: Path) -> Path:
     return write_model(tmp_path / "m.onnx", batch="batch")
 
 
-def test_onnx_and_torch_side_by_side(model: Path) -> None:
+def test_onnx_and_torch_side_by_side(file: Path) -> None:
     told: list[str] = []
-    torch_subject = Subject("reference", "torch", "3", batch=2, factory=f"{HERE}:linear", options={"width": 8})
-    found = bench([torch_subject, subject(model, "onnx")], QUICK, progress=told.append)
+    torch_model = MeasuredModel("reference", "torch", "3", batch=2, factory=f"{HERE}:linear", options={"width": 8})
+    found = bench([torch_model, measured(file, "onnx")], QUICK, progress=told.append)
     reference, onnx = found.reports
     assert (reference.runtime, reference.batch, reference.file_size) == ("torch", 2, 0)
-    assert (onnx.runtime, onnx.batch, onnx.file_size) == ("onnxruntime", 1, model.stat().st_size)
+    assert (onnx.runtime, onnx.batch, onnx.file_size) == ("onnxruntime", 1, file.stat().st_size)
     for report in found.reports:
         assert report.samples == len(report.raw_ms) == 40
         assert report.quantiles == quantiles(report.raw_ms)
@@ -109,9 +129,50 @@ def test_onnx_and_torch_side_by_side(model: Path) -> None:
     assert from_dict(BenchReport, to_dict(found)) == found
 
 
-def test_turns_are_taken_in_order_and_never_overlap(model: Path, tmp_path: Path) -> None:
+class Elsewhere(local.Session):
+    """A device with a folder and facts of its own."""
+
+    folder: Path
+
+    def identity(self) -> dict[str, Any]:
+        return {"model": "a board"}
+
+    def condition(self) -> dict[str, Any]:
+        return {"governor": "schedutil"}
+
+    def cores(self) -> int:
+        return 1
+
+    def push(self, path: Path) -> str:
+        return str(shutil.copy(path, self.folder / f"pushed-{path.name}"))
+
+
+def test_facts_and_paths_are_those_of_the_device(file: Path, tmp_path: Path) -> None:
+    session = Elsewhere()
+    session.folder = tmp_path / "far"
+    session.folder.mkdir()
+    where = str(tmp_path / "where")
+    model = MeasuredModel("a", "onnxruntime", str(file), factory=f"{HERE}:noting_its_path", options={"log": where})
+    with contextlib.closing(session):
+        (report,) = measure_in_turn([model], session, QUICK).reports
+    assert Path(where).read_text() == str(tmp_path / "far" / f"pushed-{file.name}")
+    assert (report.device["model"], report.device["threads"]) == ("a board", 1)
+    assert report.device["before"] == report.device["after"] == {"governor": "schedutil"}
+    assert "os" not in report.device
+    assert report.file_size == file.stat().st_size
+
+
+def test_a_worker_ends_when_its_model_was_measured(file: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with connect("local") as session:
+        measure_in_turn([measured(file, log=str(log))], session, QUICK)
+        (worker,) = session._workers  # type: ignore[attr-defined]
+        assert worker._process.wait(timeout=30) == 0
+
+
+def test_turns_are_taken_in_order_and_never_overlap(file: Path, tmp_path: Path) -> None:
     log = str(tmp_path / "log")
-    found = bench([subject(model, "a", log=log), subject(model, "b", log=log)], QUICK)
+    found = bench([measured(file, "a", log=log), measured(file, "b", log=log)], QUICK)
     order = (tmp_path / "log").read_text().split()
     turns = [pid for place, pid in enumerate(order) if place == 0 or order[place - 1] != pid]
     # Warm-up of a, warm-up of b, then five rounds; each turn is one run for the caches and eight samples.
@@ -122,22 +183,22 @@ def test_turns_are_taken_in_order_and_never_overlap(model: Path, tmp_path: Path)
     assert [report.samples for report in found.reports] == [40, 40]
 
 
-def test_the_slower_of_two_is_called_slower(model: Path) -> None:
-    found = bench([subject(model, "fast", pause_s=0.002), subject(model, "slow", pause_s=0.006)], QUICK)
+def test_the_slower_of_two_is_called_slower(file: Path) -> None:
+    found = bench([measured(file, "fast", pause_s=0.002), measured(file, "slow", pause_s=0.006)], QUICK)
     (ratio,) = found.ratios
     assert ratio.verdict == "slower"
     assert 1.5 < ratio.low <= ratio.ratio <= ratio.high < 4.5
 
 
-def test_a_slow_subject_is_measured_for_its_time_only(model: Path) -> None:
+def test_a_slow_model_is_measured_for_its_time_only(file: Path) -> None:
     rule = replace(QUICK, samples=1000, seconds=0.5, rounds=50)
-    found = bench([subject(model, pause_s=0.05)], rule)
+    found = bench([measured(file, pause_s=0.05)], rule)
     assert 5 <= found.reports[0].samples <= 15
     assert found.reports[0].quantiles.p95 is None
 
 
-def test_what_libraries_print_does_not_reach_the_answers(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    found = bench([Subject("a", "onnxruntime", str(model), factory=f"{HERE}:talkative")], QUICK)
+def test_what_libraries_print_does_not_reach_the_answers(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    found = bench([MeasuredModel("a", "onnxruntime", str(file), factory=f"{HERE}:talkative")], QUICK)
     assert found.reports[0].samples == 40
     assert capfd.readouterr() == ("", "")
 
@@ -161,11 +222,11 @@ def is_running(pid: int) -> bool:
     ],
 )
 def test_a_process_that_fails_is_one_sentence_and_takes_no_other_with_it(
-    model: Path, tmp_path: Path, fault: str, at: int, sentence: str
+    file: Path, tmp_path: Path, fault: str, at: int, sentence: str
 ) -> None:
     log = tmp_path / "log"
     with pytest.raises(DeviceFailed) as caught:
-        bench([subject(model, "a", log=str(log)), subject(model, "b", fault=fault, at=at)], QUICK)
+        bench([measured(file, "a", log=str(log)), measured(file, "b", fault=fault, at=at)], QUICK)
     assert str(caught.value).startswith(sentence)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 5
@@ -173,7 +234,7 @@ def test_a_process_that_fails_is_one_sentence_and_takes_no_other_with_it(
 
 
 @posix
-def test_a_process_that_is_killed_between_two_turns_is_noticed(model: Path, tmp_path: Path) -> None:
+def test_a_process_that_is_killed_between_two_turns_is_noticed(file: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
 
     def kill(message: str) -> None:
@@ -181,17 +242,17 @@ def test_a_process_that_is_killed_between_two_turns_is_noticed(model: Path, tmp_
             os.kill(int(log.read_text().split()[0]), signal.SIGKILL)
 
     with pytest.raises(DeviceFailed, match=r"killed by SIGKILL, perhaps for want of memory, while being measured"):
-        bench([subject(model, log=str(log))], QUICK, progress=kill)
+        bench([measured(file, log=str(log))], QUICK, progress=kill)
 
 
-def test_a_process_that_hangs_is_ended(model: Path) -> None:
+def test_a_process_that_hangs_is_ended(file: Path) -> None:
     begin = time.perf_counter()
     with pytest.raises(DeviceFailed, match=r"gave no answer for 5 s while in its first inference; it was ended\."):
-        bench([subject(model, fault="hang")], replace(QUICK, patience_s=5.0))
+        bench([measured(file, fault="hang")], replace(QUICK, patience_s=5.0))
     assert time.perf_counter() - begin < 30
 
 
-def test_interrupting_leaves_no_process_behind(model: Path, tmp_path: Path) -> None:
+def test_interrupting_leaves_no_process_behind(file: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
 
     def interrupt(message: str) -> None:
@@ -199,44 +260,25 @@ def test_interrupting_leaves_no_process_behind(model: Path, tmp_path: Path) -> N
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        bench([subject(model, "a", log=str(log)), subject(model, "b", log=str(log))], QUICK, progress=interrupt)
+        bench([measured(file, "a", log=str(log)), measured(file, "b", log=str(log))], QUICK, progress=interrupt)
     pids = {int(pid) for pid in log.read_text().split()}
     assert len(pids) == 2
     assert not any(is_running(pid) for pid in pids)
 
 
-def test_errors_of_the_user_arrive_as_themselves(model: Path, tmp_path: Path) -> None:
+def test_errors_of_the_user_arrive_as_themselves(file: Path, tmp_path: Path) -> None:
     with pytest.raises(UnreadableArtifact, match=r"none\.onnx is not there"):
-        bench([subject(tmp_path / "none.onnx")], QUICK)
+        bench([measured(tmp_path / "none.onnx")], QUICK)
     with pytest.raises(BadRecipe, match="choose from torch, onnxruntime"):
-        bench([Subject("a", "tflite", str(model))], QUICK)
+        bench([MeasuredModel("a", "tflite", str(file))], QUICK)
     with pytest.raises(BadRecipe, match="is not a function"):
-        bench([Subject("a", "onnxruntime", str(model), factory="nowhere:nothing")], QUICK)
+        bench([MeasuredModel("a", "onnxruntime", str(file), factory="nowhere:nothing")], QUICK)
 
 
-def test_subjects_need_labels_of_their_own(model: Path) -> None:
-    for subjects in ([], [subject(model), subject(model)]):
+def test_models_need_labels_of_their_own(file: Path) -> None:
+    for models in ([], [measured(file), measured(file)]):
         with pytest.raises(BadRecipe, match="a label of its own"):
-            bench(subjects, QUICK)
-
-
-def test_feeds_have_the_declared_shapes_types_and_ranges() -> None:
-    inputs = (TensorSpec("image", ("n", 3, 8, 8), "float16"), TensorSpec("raw", ("n", 3, 8, 8), "uint8"))
-    batch, feeds = make_feeds(inputs, Subject("a", "onnxruntime", "", batch=5))
-    assert batch == 5
-    assert (feeds["image"].shape, feeds["image"].dtype) == ((5, 3, 8, 8), np.float16)
-    assert 0.8 < feeds["image"].astype(np.float32).std() < 1.2
-    assert (feeds["raw"].dtype, feeds["raw"].max() > 200) == (np.uint8, True)
-    assert make_feeds(inputs, Subject("a", "onnxruntime", ""))[0] == 1
-
-
-def test_a_fixed_batch_is_taken_and_not_overruled() -> None:
-    fixed = (TensorSpec("image", (4, 3), "float32"),)
-    assert make_feeds(fixed, Subject("a", "onnxruntime", ""))[0] == 4
-    with pytest.raises(BadRecipe, match="fixed batch of 4, not 8; leave --batch out, or export it with --batch 8"):
-        make_feeds(fixed, Subject("a", "onnxruntime", "", batch=8))
-    with pytest.raises(BadRecipe, match="dynamic axis beside the batch in image"):
-        make_feeds((TensorSpec("image", (1, 3, "height", 8), "float32"),), Subject("a", "onnxruntime", ""))
+            bench(models, QUICK)
 
 
 def test_size_counts_weights_that_lie_beside_the_file(tmp_path: Path) -> None:

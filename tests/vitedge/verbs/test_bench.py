@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import ast
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,13 @@ import pytest
 
 from tests.bad_files import VIT
 from tests.vitedge.onnx_models import write_model
-from vitedge import latency
-from vitedge.benchmark import bench
 from vitedge.errors import BadRecipe, MissingBackend, UserError
 from vitedge.files.bundle import read_manifest, write_manifest
-from vitedge.latency import Rule, Subject
+from vitedge.latency.model import MeasuredModel
+from vitedge.latency.sampling import Rule
 from vitedge.records import BenchReport
+from vitedge.verbs import bench as verb
+from vitedge.verbs.bench import bench
 from vitedge.verbs.validate import validate
 
 SHORT = Rule(warmup_s=0.02, warmup_limit_s=0.1, samples=10, seconds=0.2, rounds=5)
@@ -51,15 +53,15 @@ def test_a_bundle_beside_its_checkpoint_gives_a_ratio_and_is_not_written(bundle:
     assert (bundle / "manifest.json").read_bytes() == before
 
 
-def chosen(monkeypatch: pytest.MonkeyPatch, *subjects: str, **settings: object) -> list[Subject]:
+def chosen(monkeypatch: pytest.MonkeyPatch, *subjects: str, **settings: object) -> list[MeasuredModel]:
     """What would be measured."""
-    found: list[Subject] = []
+    found: list[MeasuredModel] = []
 
-    def keep(asked: list[Subject], *_others: object) -> BenchReport:
+    def keep(asked: list[MeasuredModel], *_others: object) -> BenchReport:
         found.extend(asked)
         return BenchReport(())
 
-    monkeypatch.setattr(latency, "bench", keep)
+    monkeypatch.setattr("vitedge.verbs.bench.measure_in_turn", keep)
     bench(subjects, **settings)  # type: ignore[arg-type]
     return found
 
@@ -95,6 +97,19 @@ def test_a_bundle_that_nothing_here_can_run_says_where_it_runs(monkeypatch: pyte
     write_manifest(bundle, replace(manifest, artifacts=only))
     with pytest.raises(MissingBackend, match="Core ML does not run on Linux"):
         bench([str(bundle)], rule=SHORT)
+
+
+def test_a_device_that_is_not_known_is_refused(bundle: Path) -> None:
+    with pytest.raises(BadRecipe, match="There is no 'toaster'; choose from local"):
+        bench([str(bundle)], device="toaster:4", rule=SHORT)
+
+
+def test_nothing_of_the_verb_assumes_this_machine() -> None:
+    """The device says what it is and what runs there; nothing of this machine is asked in its place."""
+    tree = ast.parse(Path(verb.__file__).read_text(encoding="utf-8"))
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert "vitedge.devices.session" in imported
+    assert not imported & {"vitedge.devices", "vitedge.devices.local", "vitedge.devices.machine", "vitedge", "platform"}
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:

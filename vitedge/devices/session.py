@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A session with a device: what is measured there is brought, started, asked, and its files brought back.
+
+A kind of device is a module of `vitedge.registry.DEVICES` with a class `Session`, and nothing else of it is public.
+Whoever measures talks to the device through a session alone: the facts of the machine are the device's, a path is
+called what the device calls it, and a worker is a process there, reached through a pipe, ssh or adb.
+
+A request and its answer are one JSON document a line. A worker answers ``{"do": REQUEST, ARGUMENT: …}`` with a document
+of its own, or with ``{"error": TYPE, "message": SENTENCE}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from vitedge import registry
+
+REQUESTS: Mapping[str, str] = {
+    "load": "loading",
+    "first": "in its first inference",
+    "warm_up": "warming up",
+    "burst": "being measured",
+    "profile": "being profiled",
+    "end": "ending",
+}
+"""Every request that a worker answers, to what it is doing meanwhile; `vitedge.latency.worker` has the arguments."""
+
+
+class Worker(Protocol):
+    """A process on the device that runs one model when told to, does nothing in between, and exits after ``end``."""
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Sends one of `REQUESTS` and waits for its answer.
+
+        Raises:
+            VitedgeError: what the worker raised, as itself.
+            DeviceFailed: it died, failed in another way, stayed silent too long, or the device is out of reach.
+        """
+        ...
+
+
+class Session(Protocol):
+    """A device that was reached."""
+
+    def __init__(self, address: str = "") -> None:
+        """Reaches the device.
+
+        Args:
+            address: what follows the colon in the device's name, such as the host of ``ssh:HOST``.
+
+        Raises:
+            BadRecipe: this kind of device has no such address.
+            DeviceFailed: it cannot be reached.
+        """
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what does not change during a measurement: model, processor, memory, system, versions."""
+        ...
+
+    def condition(self) -> dict[str, Any]:
+        """Returns what does change: load, governor, clocks in MHz, temperatures in degrees Celsius."""
+        ...
+
+    def cores(self) -> int:
+        """Returns the number of physical cores that a process may use there."""
+        ...
+
+    def refusal(self, runtime: str) -> str:
+        """Returns why a runtime of `vitedge.registry.RUNTIMES` does not work on the device; empty where it does."""
+        ...
+
+    def push(self, path: Path) -> str:
+        """Brings a file, with the weights that lie beside it, or a folder to the device; returns its path there."""
+        ...
+
+    def start(self, label: str, patience_s: float) -> Worker:
+        """Starts a process for one model.
+
+        Args:
+            label: the model's name in sentences.
+            patience_s: seconds that an answer may take before the worker is given up.
+        """
+        ...
+
+    def pull(self, name: str, path: Path) -> None:
+        """Brings a file back: ``name`` is its path on the device, ``path`` where it is written here."""
+        ...
+
+    def close(self) -> None:
+        """Ends every worker, whatever it does, and leaves nothing on the device that was not there before."""
+        ...
+
+
+@contextmanager
+def connect(device: str) -> Iterator[Session]:
+    """Opens a session for the time of a ``with``.
+
+    Args:
+        device: a key of `vitedge.registry.DEVICES`, with an address after a colon where that kind has one.
+
+    Raises:
+        BadRecipe: there is no such device.
+        DeviceFailed: it cannot be reached.
+    """
+    kind, _, address = device.partition(":")
+    session: Session = registry.load(registry.DEVICES, kind).Session(address)
+    try:
+        yield session
+    finally:
+        session.close()
