@@ -298,7 +298,7 @@ def command(*arguments: str, limit: int | None = None, **environment: str) -> Ou
 
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "vitedge.cli", *arguments],
+        [sys.executable, "-m", "vitedge", *arguments],
         capture_output=True,
         text=True,
         check=False,

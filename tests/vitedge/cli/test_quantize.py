@@ -17,8 +17,8 @@ from PIL import Image
 
 from tests.bad_files import VIT, State, changed
 from tests.vitedge.quantize.captures import captured_once
-from vitedge import cli
 from vitedge.calibration import cache
+from vitedge.cli.main import main
 from vitedge.quantize import run
 from vitedge.quantize.file import read_model
 
@@ -63,7 +63,7 @@ def vitedge(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         monkeypatch.setattr(sys, "argv", ["vitedge", *(str(argument) for argument in arguments)])
         capfd.readouterr()
         with pytest.raises(SystemExit) as caught:
-            cli.main()
+            main()
         return Outcome(int(caught.value.code or 0), *capfd.readouterr())
 
     yield command

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``quantize``: parse, one library call, render."""
+"""The command ``quantize``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vitedge.arguments import parse_batch, parse_overrides, parse_size, quantization_entries
-from vitedge.cli_options import (
+from vitedge.cli.options import (
     AsJson,
     Batch,
     ImageSize,
@@ -21,9 +20,9 @@ from vitedge.cli_options import (
     Source,
     Weights,
 )
+from vitedge.cli.values import parse_batch, parse_overrides, parse_size, quantization_entries
 from vitedge.profiles import apply
 from vitedge.recipe import CALIBRATION_COUNT, SCHEMES, ExportRecipe, read_entries
-from vitedge.render_screen import progress
 from vitedge.serialization import from_dict
 
 
@@ -85,6 +84,7 @@ def quantize(
     asked = apply(from_dict(ExportRecipe, entries), entries)
     from vitedge import render_quantization
     from vitedge.quantization import quantize as run
+    from vitedge.render_screen import progress
 
     result = run(source, output, asked, force=force, progress=progress)
     render_quantization.result(result, profile=asked.profile, layers=diagnose, as_json=json)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from vitedge.arguments import parse_batch, parse_overrides, parse_size
+from vitedge.cli.values import parse_batch, parse_overrides, parse_size
 from vitedge.errors import BadRecipe
 
 

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitedge.cli.options import (
+    PRECISIONS,
+    AsJson,
+    Batch,
+    ImageCount,
+    Images,
+    ImageSize,
+    InputType,
+    Layers,
+    MaxError,
+    MinAgreement,
+    MinSqnr,
+    Overrides,
+    Profile,
+    Settings,
+    Source,
+    Weights,
+)
+from vitedge.cli.values import (
+    bar_entries,
+    parse_batch,
+    parse_overrides,
+    parse_size,
+    quantization_entries,
+    settled_entries,
+)
+from vitedge.profiles import apply
+from vitedge.quantize.header import SUFFIX
+from vitedge.recipe import SCHEMES, ExportRecipe, read_entries
+from vitedge.serialization import from_dict
+
+
+def export(
+    source: Source,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="BUNDLE", help="The folder to write.")],
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", metavar="onnx|coreml|tensorrt", help="Repeat for several.")
+    ] = None,
+    profile: Profile = None,
+    precision: Annotated[str | None, typer.Option(metavar=PRECISIONS, help="fp32 if not given.")] = None,
+    image_size: ImageSize = None,
+    batch: Batch = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set; 18, or the profile's.")] = None,
+    coreml_target: Annotated[
+        str | None, typer.Option(metavar="iOS16|…", help="Deployment target; iOS17, or the profile's.")
+    ] = None,
+    input_type: InputType = None,
+    images: Images = None,
+    image_count: ImageCount = None,
+    layers: Layers = None,
+    settings: Settings = None,
+    seed: Annotated[int | None, typer.Option(help="Of the synthetic images or of the choice from a folder.")] = None,
+    weights: Weights = None,
+    overrides: Overrides = None,
+    max_error: MaxError = None,
+    min_sqnr: MinSqnr = None,
+    min_agreement: MinAgreement = None,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Read options from a file; those given here win.")
+    ] = None,
+    *,
+    features: Annotated[bool, typer.Option("--features", help="Tokens and pooled features, not logits.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the bundle that is there.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Write a bundle: artifacts, with the proof of what they compute."""
+    given = {
+        "formats": tuple(formats) if formats else None,
+        "profile": profile,
+        "precision": precision,
+        "image_size": parse_size(image_size),
+        "batch": parse_batch(batch),
+        "opset": opset,
+        "coreml_target": coreml_target,
+        "input": input_type,
+        "images": images,
+        "image_count": image_count,
+        "seed": seed,
+        "weights": weights,
+        "overrides": parse_overrides(overrides) or None,
+        "features": features or None,
+        "bar": bar_entries(max_error, min_sqnr, min_agreement),
+    }
+    entries = read_entries(recipe) if recipe else {}
+    entries.update({name: value for name, value in given.items() if value is not None})
+    if source.endswith(SUFFIX):
+        entries = settled_entries(source, entries, {"--quantization": settings, "--layer": layers})
+    elif entries.get("precision") in SCHEMES or settings or layers:
+        calibration = {"images": images, "seed": seed}
+        found = entries.get("quantization")
+        entries["quantization"] = quantization_entries(entries.get("precision"), found, calibration, settings, layers)
+    asked = apply(from_dict(ExportRecipe, entries), entries)
+    from vitedge import render
+    from vitedge.pipeline import export as run
+    from vitedge.render_screen import progress
+
+    result = run(source, output, asked, force=force, progress=progress)
+    render.export_result(result, as_json=json)
+    if result.pending:
+        raise typer.Exit(3)

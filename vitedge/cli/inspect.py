@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``inspect``."""
+
+from __future__ import annotations
+
+from vitedge.cli.options import AsJson, Overrides, Source, Weights
+from vitedge.cli.values import parse_overrides
+
+
+def inspect(source: Source, weights: Weights = None, overrides: Overrides = None, *, json: AsJson = False) -> None:
+    """Say what is in a checkpoint, and what it costs to run."""
+    from vitedge import render
+    from vitedge.inspection import inspect as run
+
+    render.inspection(run(source, weights=weights, overrides=parse_overrides(overrides)), as_json=json)

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``validate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitedge.cli.options import AsJson, ImageCount, Images, MaxError, MinAgreement, MinSqnr, Overrides, Weights
+from vitedge.cli.values import bar_entries, parse_overrides
+from vitedge.errors import BadRecipe
+from vitedge.recipe import IMAGE_COUNT
+from vitedge.records import Bar
+from vitedge.serialization import from_dict
+
+
+def validate(
+    subject: Annotated[str, typer.Argument(metavar="BUNDLE|ARTIFACT", help="A bundle, an .onnx or an .mlpackage.")],
+    against: Annotated[
+        str | None, typer.Option(metavar="CHECKPOINT", help="Compare with this checkpoint; an artifact needs it.")
+    ] = None,
+    images: Images = None,
+    image_count: ImageCount = None,
+    weights: Weights = None,
+    overrides: Overrides = None,
+    max_error: MaxError = None,
+    min_sqnr: MinSqnr = None,
+    min_agreement: MinAgreement = None,
+    compute: Annotated[
+        str, typer.Option(metavar="declared|fp32", help="Core ML: fp32 shows the conversion without its rounding.")
+    ] = "declared",
+    kit: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write what a Mac needs to run the bundle's Core ML package.")
+    ] = None,
+    imported: Annotated[
+        Path | None, typer.Option("--import", metavar="FILE", help="Check what a kit brought back, and seal it.")
+    ] = None,
+    *,
+    layers: Annotated[bool, typer.Option("--layers", help="Compare layer by layer; needs --against.")] = False,
+    stress: Annotated[bool, typer.Option("--stress", help="Watch Core ML's values against float16's range.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the kit that is there.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Check a bundle, or compare an artifact with a checkpoint."""
+    from vitedge import render
+
+    if sum(given is not None for given in (kit, imported, against)) > 1:
+        raise BadRecipe("--kit, --import and --against do three different things: give one of them.")
+    if kit is not None:
+        from vitedge.kit import write_kit
+
+        return render.kit(subject, str(write_kit(Path(subject), kit, force=force)), as_json=json)
+    if imported is not None:
+        from vitedge.kit import import_result
+
+        result = import_result(Path(subject), imported)
+    else:
+        from vitedge.validation import Against, Manner
+        from vitedge.validation import validate as run
+
+        bar = bar_entries(max_error, min_sqnr, min_agreement)
+        if against is None and (layers or bar):
+            raise BadRecipe("--layers and bars are for a comparison with a checkpoint: add --against CHECKPOINT.")
+        reference = (
+            None
+            if against is None
+            else Against(
+                against,
+                images or "synthetic",
+                image_count or IMAGE_COUNT,
+                layers=layers,
+                weights=weights,
+                bar=None if bar is None else from_dict(Bar, bar),
+                overrides=parse_overrides(overrides),
+            )
+        )
+        result = run(Path(subject), reference, Manner(compute, stress))
+    render.validation(result, as_json=json)
+    if not result.passed:
+        raise typer.Exit(4)
+    return None
