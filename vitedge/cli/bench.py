@@ -24,10 +24,10 @@ def bench(
     json: AsJson = False,
 ) -> None:
     """Measure latency, in turn, with its spread and tail."""
-    from vitedge import render
     from vitedge.benchmark import bench as run
-    from vitedge.render_screen import progress
+    from vitedge.render.bench import render
+    from vitedge.render.screen import progress
 
     size = parse_size(image_size)
     result = run(subjects, device=device, threads=threads, image_size=size, progress=progress)
-    render.bench(result, as_json=json)
+    render(result, as_json=json)

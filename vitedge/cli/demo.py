@@ -19,8 +19,8 @@ def demo(
     json: AsJson = False,
 ) -> None:
     """Run the whole job on three small models that come with vitedge."""
-    from vitedge import render
     from vitedge.demo.run import run
-    from vitedge.render_screen import progress
+    from vitedge.render.demo import render
+    from vitedge.render.screen import progress
 
-    render.demo(run(output, progress=progress), as_json=json)
+    render(run(output, progress=progress), as_json=json)

@@ -42,15 +42,15 @@ def evaluate(
     json: AsJson = False,
 ) -> None:
     """Count what is classified correctly: top-1, top-5, agreement."""
-    from vitedge import render_accuracy
     from vitedge.evaluation import Request
     from vitedge.evaluation import evaluate as run
     from vitedge.predictors import Weights as Choice
-    from vitedge.render_screen import progress
+    from vitedge.render.evaluate import render
+    from vitedge.render.screen import progress
 
     choice = Choice(weights, parse_overrides(overrides), parse_size(image_size))
     request = Request(images, image_count, seed, against, max_drop, choice)
     result = run(subjects, request, progress)
-    render_accuracy.evaluation(result, as_json=json)
+    render(result, as_json=json)
     if not result.passed:
         raise typer.Exit(4)

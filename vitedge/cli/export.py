@@ -100,11 +100,11 @@ def export(
         found = entries.get("quantization")
         entries["quantization"] = quantization_entries(entries.get("precision"), found, calibration, settings, layers)
     asked = apply(from_dict(ExportRecipe, entries), entries)
-    from vitedge import render
     from vitedge.pipeline import export as run
-    from vitedge.render_screen import progress
+    from vitedge.render.export import render
+    from vitedge.render.screen import progress
 
     result = run(source, output, asked, force=force, progress=progress)
-    render.export_result(result, as_json=json)
+    render(result, as_json=json)
     if result.pending:
         raise typer.Exit(3)

@@ -67,7 +67,7 @@ def main() -> None:
 
 def _failed(sentence: str, code: int) -> int:
     """Says what went wrong; returns the exit code."""
-    from vitedge.render_screen import error
+    from vitedge.render.screen import error
 
     error(sentence)
     return code

@@ -8,7 +8,7 @@ from vitedge.cli.options import AsJson
 
 def profiles(*, json: AsJson = False) -> None:
     """Print the table of devices that --for knows, with sources."""
-    from vitedge import render
     from vitedge.profiles import profiles as table
+    from vitedge.render.profiles import render
 
-    render.profiles(table(), as_json=json)
+    render(table(), as_json=json)

@@ -82,11 +82,11 @@ def quantize(
     calibration = {"images": images, "image_count": image_count, "seed": seed, **budget}
     entries["quantization"] = quantization_entries(entries["precision"], found, calibration, settings, layers)
     asked = apply(from_dict(ExportRecipe, entries), entries)
-    from vitedge import render_quantization
     from vitedge.quantization import quantize as run
-    from vitedge.render_screen import progress
+    from vitedge.render.quantize import render
+    from vitedge.render.screen import progress
 
     result = run(source, output, asked, force=force, progress=progress)
-    render_quantization.result(result, profile=asked.profile, layers=diagnose, as_json=json)
+    render(result, profile=asked.profile, layers=diagnose, as_json=json)
     if result.failed:
         raise typer.Exit(4)

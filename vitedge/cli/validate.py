@@ -44,14 +44,15 @@ def validate(
     json: AsJson = False,
 ) -> None:
     """Check a bundle, or compare an artifact with a checkpoint."""
-    from vitedge import render
+    from vitedge.render.validate import render
 
     if sum(given is not None for given in (kit, imported, against)) > 1:
         raise BadRecipe("--kit, --import and --against do three different things: give one of them.")
     if kit is not None:
         from vitedge.kit import write_kit
+        from vitedge.render.kit import kit as render_kit
 
-        return render.kit(subject, str(write_kit(Path(subject), kit, force=force)), as_json=json)
+        return render_kit(subject, str(write_kit(Path(subject), kit, force=force)), as_json=json)
     if imported is not None:
         from vitedge.kit import import_result
 
@@ -77,7 +78,7 @@ def validate(
             )
         )
         result = run(Path(subject), reference, Manner(compute, stress))
-    render.validation(result, as_json=json)
+    render(result, as_json=json)
     if not result.passed:
         raise typer.Exit(4)
     return None

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from vitedge import render_screen
 from vitedge.accuracy import mcnemar, proportion
 from vitedge.accuracy_records import Evaluation, PairedAccuracy, SubjectAccuracy
-from vitedge.render_accuracy import evaluation
+from vitedge.render import screen
+from vitedge.render.evaluate import render
 
 REFERENCE = SubjectAccuracy(
     "a-checkpoint-of-a-long-name.safetensors (reference)",
@@ -52,14 +52,14 @@ RESULT = Evaluation(
 
 @pytest.fixture(autouse=True)
 def _narrow() -> Iterator[None]:
-    before = render_screen._OUT.width
-    render_screen._OUT.width = 80
+    before = screen._OUT.width
+    screen._OUT.width = 80
     yield
-    render_screen._OUT.width = before
+    screen._OUT.width = before
 
 
 def shown(result: Evaluation, capsys: pytest.CaptureFixture[str]) -> str:
-    evaluation(result, as_json=False)
+    render(result, as_json=False)
     text = capsys.readouterr().out
     assert [line for line in text.splitlines() if len(line) > 80 and ": " not in line and "interval" not in line] == []
     return text
@@ -115,7 +115,7 @@ def test_nothing_lost_is_a_plain_nought(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
-    evaluation(RESULT, as_json=True)
+    render(RESULT, as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["comparisons"][0]["lost_images"][0] == "n00/image.JPEG"
     assert found["subjects"][0]["agreement"] is None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `evaluate` found: shares with their intervals, and what was lost and gained."""
+"""The answer of `evaluate`: shares with their intervals, and the images lost and gained."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import shlex
 from collections.abc import Iterator
 
 from vitedge.accuracy_records import Evaluation, PairedAccuracy, Proportion
-from vitedge.render_screen import document, lines, next_command, show, table
+from vitedge.render.screen import document, lines, next_command, show, table
 
 _NAMED = 5
 """Images that are named of those skipped and of those lost."""
 
 
-def evaluation(result: Evaluation, *, as_json: bool) -> None:
-    """Top-1, top-5 and agreement of every subject."""
+def render(result: Evaluation, *, as_json: bool) -> None:
+    """Prints top-1, top-5 and agreement of every subject."""
     if as_json:
         return document(result)
     agreement = ("agreement",) if result.reference else ()

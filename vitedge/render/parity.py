@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verdicts as tables: parity, structure, layers, ranges and findings."""
+"""Tables that several commands show: parity, structure, layers, ranges and findings."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping
 from rich.table import Table
 
 from vitedge.records import Finding, OutputParity, ParityReport, StressReport, StructureReport
-from vitedge.render_screen import lines, show, table
+from vitedge.render.screen import lines, show, table
 
 _SHOWN = 10
 """Values that are shown of a program's ranges."""
 
 
 def verdicts(parity: Iterable[ParityReport], structure: Iterable[StructureReport]) -> None:
-    """Every artifact against its reference, and why it failed where it did."""
+    """Prints every artifact against its reference, and why it failed where it did."""
     drawn = table("artifact", "checked in", "output", "relative", "SQNR dB", "top-1", "verdict", right=range(3, 6))
     for report in parity:
         verdict = "passed" if report.passed else "FAILED"
@@ -39,7 +39,7 @@ def verdicts(parity: Iterable[ParityReport], structure: Iterable[StructureReport
 
 
 def stress_table(report: StressReport) -> None:
-    """The largest values of a package."""
+    """Prints the largest values of a package."""
     drawn = table("operation", "module", "magnitude", "", right=(2,))
     for entry in report.ranges[:_SHOWN]:
         magnitude = "-" if entry.magnitude is None else f"{entry.magnitude:.4g}"
@@ -54,7 +54,7 @@ def stress_table(report: StressReport) -> None:
 
 
 def finding_lines(finding: Finding) -> tuple[str, str]:
-    """What will cost speed or precision, and the remedy."""
+    """Returns what will cost speed or precision, and the remedy."""
     return (
         f"{finding.artifact}: {finding.rule}: {finding.where}: {finding.reason}",
         f"  remedy: {finding.remedy}",
@@ -62,7 +62,7 @@ def finding_lines(finding: Finding) -> tuple[str, str]:
 
 
 def layer_table(report: ParityReport) -> Table:
-    """One row a module: its worst value, where it has several."""
+    """A table of one row a module: its worst value, where it has several."""
     drawn = table("layer", "relative", "SQNR dB", "", right=(1, 2))
     worst: dict[str, OutputParity] = {}
     for row in report.layers:

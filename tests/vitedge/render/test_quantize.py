@@ -11,7 +11,7 @@ from vitedge.quantize.records import (
     QuantizationResult,
 )
 from vitedge.records import CheckpointIdentity
-from vitedge.render_quantization import result
+from vitedge.render.quantize import render
 
 LAYERS = (
     "patch_embed.proj",
@@ -34,7 +34,7 @@ def test_long_names_stand_below_their_module_and_no_line_wraps(
         "int8", 8, "synthetic", "", layers=choices, diagnoses=diagnoses, attentions=(attention,)
     )
     identity = CheckpointIdentity("model.pth", "0" * 64, 1, None)
-    result(QuantizationResult("m.pt2", 1, identity, "custom", record), profile="iphone", layers=True, as_json=False)
+    render(QuantizationResult("m.pt2", 1, identity, "custom", record), profile="iphone", layers=True, as_json=False)
     printed = [line.rstrip() for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert [line.split()[0] for line in printed[2:9]] == [
         "patch_embed.proj",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``quantize`` did, as tables for people or as one JSON document."""
+"""The file that `quantize` wrote: schemes, simulated accuracy, layers and attentions."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 from rich.table import Table
 
 from vitedge.quantize.records import QuantizationRecord, QuantizationResult
-from vitedge.render_screen import document, lines, next_command, readable_size, show, table
+from vitedge.render.screen import document, lines, next_command, readable_size, show, table
 
 _NUMBERED = re.compile(r"(.*\.\d+)\.(.+)")
 _SHOWN = 3
 """Parts that are named of those given back."""
 
 
-def result(done: QuantizationResult, *, profile: str | None, layers: bool, as_json: bool) -> None:
-    """The summary; with ``layers`` every layer and every attention; with a profile the next command is for that."""
+def render(done: QuantizationResult, *, profile: str | None, layers: bool, as_json: bool) -> None:
+    """Prints the summary; with ``layers`` every layer and attention; the next command is for the profile, if any."""
     if as_json:
         return document(done)
     record = done.record
@@ -44,7 +44,7 @@ def result(done: QuantizationResult, *, profile: str | None, layers: bool, as_js
 
 
 def verdict(quantization: Mapping[str, Any] | None) -> Iterator[str]:
-    """What an export found of the speed of its quantized file; nothing where it did not look."""
+    """Yields what an export found of the speed of its quantized file; nothing where it did not look."""
     found = (quantization or {}).get("verdict")
     if found:
         yield f"verdict: {found['text']}"
@@ -78,7 +78,7 @@ def _frontier_table(record: QuantizationRecord) -> Table:
 
 
 def _layer_table(record: QuantizationRecord) -> Table:
-    """A line a layer, below the name of the numbered module that it is in: whole names would fill a screen's width."""
+    """A line a layer, below the name of its numbered module: whole names would fill a screen's width."""
     drawn = table("layer", "scheme", "range", "SQNR dB", "alone", "clamped", right=range(3, 6))
     found = {diagnosis.layer: diagnosis for diagnosis in record.diagnoses}
     above = ""
@@ -94,7 +94,7 @@ def _layer_table(record: QuantizationRecord) -> Table:
 
 
 def _split(layer: str) -> tuple[str, str]:
-    """The innermost numbered module that a layer is in, or empty, and the layer's name within it."""
+    """Returns the innermost numbered module that a layer is in, or empty, and the layer's name within it."""
     numbered = _NUMBERED.fullmatch(layer)
     return ("", layer) if numbered is None else (numbered[1], numbered[2])
 

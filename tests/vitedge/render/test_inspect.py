@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.vitedge.render.samples import INSPECTION, SPEC
+from vitedge.render.inspect import render
+
+
+@pytest.mark.parametrize(
+    ("labels", "shown"), [(("cat",), "cat"), (("cat", "dog"), "cat, dog"), (("cat", "dog", "eel"), "cat, dog, … (3)")]
+)
+def test_labels_are_shown_however_few(labels: tuple[str, ...], shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    render(replace(INSPECTION, spec=replace(SPEC, labels=labels)), as_json=False)
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(" labels "))
+    assert row.split(maxsplit=1)[1].strip() == shown
