@@ -54,6 +54,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "vitedge.verdict",
     ),
     (
+        "vitedge.verbs",
         "vitedge.pipeline",
         "vitedge.quantization",
         "vitedge.inspection",

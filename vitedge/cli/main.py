@@ -9,35 +9,63 @@ import errno
 import gc
 import os
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import typer
+from typer.core import TyperGroup
 
 from vitedge.cli.bench import bench
 from vitedge.cli.demo import demo
 from vitedge.cli.evaluate import evaluate
 from vitedge.cli.export import export
 from vitedge.cli.inspect import inspect
+from vitedge.cli.kit import kit
 from vitedge.cli.profiles import profiles
 from vitedge.cli.quantize import quantize
 from vitedge.cli.validate import validate
 from vitedge.errors import VitedgeError
 from vitedge.stopping import obeying_signals
 
-COMMANDS = (inspect, export, quantize, validate, evaluate, bench, profiles, demo)
-"""In the order of ``vitedge --help``."""
+COMMANDS: Mapping[str, Callable[..., None] | typer.Typer] = {
+    "inspect": inspect,
+    "export": export,
+    "quantize": quantize,
+    "validate": validate,
+    "evaluate": evaluate,
+    "bench": bench,
+    "kit": kit,
+    "profiles": profiles,
+    "demo": demo,
+}
+"""Name to its function, or to a group of commands, in the order of ``vitedge --help``."""
+_MOVED = {"--kit": "vitedge kit write", "--import": "vitedge kit import"}
+"""Options of earlier versions to the commands that do it now."""
 _OBJECTS_BEFORE_COLLECTION = 200_000
+
+
+class _InOrder(TyperGroup):
+    """Lists the commands as `COMMANDS` does; typer would put groups before them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Returns their names."""
+        return sorted(super().list_commands(ctx), key=list(COMMANDS).index)
+
 
 app = typer.Typer(
     name="vitedge",
+    cls=_InOrder,
     help="Vision transformer checkpoints in, verified ONNX and Core ML out.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in COMMANDS:
-    app.command()(command)
+for name, command in COMMANDS.items():
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=name)
+    else:
+        app.command(name)(command)
 
 _USAGE = cast("type[Exception]", typer.BadParameter.__bases__[0])
 """What every mistake on the command line is; typer gives it no name of its own."""
@@ -46,6 +74,7 @@ _USAGE = cast("type[Exception]", typer.BadParameter.__bases__[0])
 def _usage(error: Any) -> str:
     """Returns in one sentence what typer found wrong with the command line."""
     where = error.ctx.command_path if error.ctx else "vitedge"
+    where = _MOVED.get(getattr(error, "option_name", ""), where)
     return f"{error.format_message().rstrip('.')}; see {where} --help."
 
 

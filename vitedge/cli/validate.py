@@ -31,54 +31,33 @@ def validate(
     compute: Annotated[
         str, typer.Option(metavar="declared|fp32", help="Core ML: fp32 shows the conversion without its rounding.")
     ] = "declared",
-    kit: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write what a Mac needs to run the bundle's Core ML package.")
-    ] = None,
-    imported: Annotated[
-        Path | None, typer.Option("--import", metavar="FILE", help="Check what a kit brought back, and seal it.")
-    ] = None,
     *,
     layers: Annotated[bool, typer.Option("--layers", help="Compare layer by layer; needs --against.")] = False,
     stress: Annotated[bool, typer.Option("--stress", help="Watch Core ML's values against float16's range.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the kit that is there.")] = False,
     json: AsJson = False,
 ) -> None:
     """Check a bundle, or compare an artifact with a checkpoint."""
     from vitedge.render.validate import render
+    from vitedge.validation import Against, Manner
+    from vitedge.validation import validate as run
 
-    if sum(given is not None for given in (kit, imported, against)) > 1:
-        raise BadRecipe("--kit, --import and --against do three different things: give one of them.")
-    if kit is not None:
-        from vitedge.kit import write_kit
-        from vitedge.render.kit import kit as render_kit
-
-        return render_kit(subject, str(write_kit(Path(subject), kit, force=force)), as_json=json)
-    if imported is not None:
-        from vitedge.kit import import_result
-
-        result = import_result(Path(subject), imported)
-    else:
-        from vitedge.validation import Against, Manner
-        from vitedge.validation import validate as run
-
-        bar = bar_entries(max_error, min_sqnr, min_agreement)
-        if against is None and (layers or bar):
-            raise BadRecipe("--layers and bars are for a comparison with a checkpoint: add --against CHECKPOINT.")
-        reference = (
-            None
-            if against is None
-            else Against(
-                against,
-                images or "synthetic",
-                image_count or IMAGE_COUNT,
-                layers=layers,
-                weights=weights,
-                bar=None if bar is None else from_dict(Bar, bar),
-                overrides=parse_overrides(overrides),
-            )
+    bar = bar_entries(max_error, min_sqnr, min_agreement)
+    if against is None and (layers or bar):
+        raise BadRecipe("--layers and bars are for a comparison with a checkpoint: add --against CHECKPOINT.")
+    reference = (
+        None
+        if against is None
+        else Against(
+            against,
+            images or "synthetic",
+            image_count or IMAGE_COUNT,
+            layers=layers,
+            weights=weights,
+            bar=None if bar is None else from_dict(Bar, bar),
+            overrides=parse_overrides(overrides),
         )
-        result = run(Path(subject), reference, Manner(compute, stress))
+    )
+    result = run(Path(subject), reference, Manner(compute, stress))
     render(result, as_json=json)
     if not result.passed:
         raise typer.Exit(4)
-    return None

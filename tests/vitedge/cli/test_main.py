@@ -27,7 +27,7 @@ def test_help_is_quick() -> None:
 def test_help_lists_every_command_in_order() -> None:
     shown = vitedge().stdout
     listed = re.findall(r"^  ([a-z]+)  ", shown[shown.index("Commands:") :], re.M)
-    assert listed == [command.__name__ for command in COMMANDS]
+    assert listed == list(COMMANDS)
 
 
 def test_the_page_about_the_command_line_is_what_the_command_line_says() -> None:
@@ -43,6 +43,10 @@ def test_the_page_about_the_command_line_is_what_the_command_line_says() -> None
         (["frobnicate"], "No such command 'frobnicate'; see vitedge --help."),
         (["inspect"], "Missing argument 'CHECKPOINT'; see vitedge inspect --help."),
         (["inspect", "nowhere.pth"], "nowhere.pth"),
+        (["kit"], "Missing command; see vitedge kit --help."),
+        (["kit", "write", "nowhere", "out"], "nowhere is not a bundle"),
+        (["validate", "nowhere", "--kit", "out"], "see vitedge kit write --help."),
+        (["validate", "nowhere", "--import", "result.npz"], "see vitedge kit import --help."),
         (["bench", "nowhere.onnx"], "nowhere.onnx"),
     ],
 )

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +15,9 @@ import torch
 from PIL import Image
 
 from tests.bad_files import VIT, State, changed
+from tests.vitedge.cli.command import Command, check_refusal
 from tests.vitedge.quantize.captures import captured_once
 from vitedge.calibration import cache
-from vitedge.cli.main import main
 from vitedge.quantize import run
 from vitedge.quantize.file import read_model
 
@@ -34,41 +33,6 @@ SEEN = ("--images", "synthetic", "--image-count", "8")
 def quick() -> Iterator[None]:
     with captured_once():
         yield
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def sentence(self) -> str:
-        """What was said beside progress."""
-        told = [
-            line for line in self.err.splitlines() if not line.endswith(" …") and not line.startswith("Calibration")
-        ]
-        assert len(told) <= 1, self.err
-        return told[0] if told else ""
-
-
-Command = Callable[..., Outcome]
-
-
-@pytest.fixture
-def vitedge(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Command]:
-    """The command line in this process; an exception that it does not answer itself fails the test."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def command(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["vitedge", *(str(argument) for argument in arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main()
-        return Outcome(int(caught.value.code or 0), *capfd.readouterr())
-
-    yield command
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def write_images(folder: Path, good: int = GOOD, bad: int = 0) -> Path:
@@ -90,14 +54,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-def check_refusal(outcome: Outcome, *words: str, code: int = 2) -> None:
-    assert outcome.code == code, outcome.err
-    assert outcome.out == ""
-    assert outcome.sentence.startswith("vitedge: ")
-    for word in words:
-        assert word in outcome.sentence
 
 
 SETTLED = {
