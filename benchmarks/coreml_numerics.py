@@ -32,18 +32,18 @@ from vitedge.comparison import Evidence, feed, run
 from vitedge.devices import local
 from vitedge.errors import CheckFailed
 from vitedge.evidence import gather
-from vitedge.export.capture import capture
 from vitedge.export.coreml_artifact import describe
 from vitedge.export.sensitivity import find_noisy
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import read_program
 from vitedge.models.reference import Reference, load_reference
 from vitedge.parity import compare, judge
-from vitedge.pipeline import export
+from vitedge.program.capture import capture
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Bar, OutputParity
 from vitedge.registry import versions
 from vitedge.runtimes.mlprogram import Runtime
+from vitedge.verbs.export import export
 
 RESULTS = Path(__file__).with_name("results") / "coreml_numerics.json"
 MODELS = (

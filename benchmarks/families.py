@@ -26,12 +26,12 @@ from tests.seeding import seeded
 from vitedge.calibration.images import load
 from vitedge.checkpoints.read import read
 from vitedge.devices import local
-from vitedge.inspection import inspect
 from vitedge.models.reference import load_reference
 from vitedge.parity import compare, default_bar, judge
-from vitedge.pipeline import export
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Bar
+from vitedge.verbs.export import export
+from vitedge.verbs.inspect import inspect
 
 RESULTS = Path(__file__).with_name("results") / "families.json"
 SEED = 0

@@ -35,7 +35,7 @@ MAKE = """
 import sys, timm, torch, warnings
 from pathlib import Path
 import vitedge
-from vitedge.export.capture import capture
+from vitedge.program.capture import capture
 from vitedge.export.to_coreml import lower
 from vitedge.recipe import ExportRecipe
 warnings.simplefilter("ignore")

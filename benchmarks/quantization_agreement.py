@@ -29,16 +29,16 @@ from vitedge import registry
 from vitedge.calibration.preprocess import normalize
 from vitedge.calibration.stream import open_images
 from vitedge.checkpoints.read import read
-from vitedge.export.capture import enclosing_modules
-from vitedge.export.program import Program
 from vitedge.export.to_coreml import lower as lower_to_coreml
 from vitedge.export.to_onnx import lower
 from vitedge.models.reference import load_reference
 from vitedge.parity import compare
-from vitedge.quantization import prepare
-from vitedge.quantize.execution import Execution
+from vitedge.program.execution import Execution
+from vitedge.program.modules import enclosing_modules
+from vitedge.program.program import Program
 from vitedge.quantize.run import Quantization
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
+from vitedge.verbs.quantize import prepare
 
 RESULTS = Path(__file__).with_name("results") / "quantization_agreement.json"
 CALIBRATION = 32

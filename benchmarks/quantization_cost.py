@@ -47,7 +47,7 @@ import torch
 import vitedge
 from vitedge.calibration.preprocess import normalize
 from vitedge.calibration.stream import open_images
-from vitedge.quantization import prepare
+from vitedge.verbs.quantize import prepare
 from vitedge.quantize.observing import BATCH
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
 

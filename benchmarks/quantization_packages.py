@@ -18,11 +18,11 @@ import torch
 from benchmarks.quantization_pieces import Array, Piece, apart, piece
 from vitedge.export.coreml_graph import CoreMLGraph, prepare
 from vitedge.export.coreml_values import ReferenceValues, Rounding
-from vitedge.export.program import Program
 from vitedge.mlprogram.interpreter import Interpreter
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import read_program
-from vitedge.quantize.insert import DEQUANTIZE, QUANTIZE
+from vitedge.program.program import Program
+from vitedge.program.qdq import DEQUANTIZE, QUANTIZE
 
 
 def compare(package: Path, program: Program, images: Array) -> Iterator[Piece]:

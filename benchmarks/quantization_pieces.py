@@ -22,10 +22,10 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from vitedge import registry
-from vitedge.export.capture import block_outputs
-from vitedge.export.program import Program
-from vitedge.quantize.execution import Execution
-from vitedge.quantize.insert import QUANTIZE
+from vitedge.program.execution import Execution
+from vitedge.program.modules import block_outputs
+from vitedge.program.program import Program
+from vitedge.program.qdq import QUANTIZE
 
 Array = np.ndarray[Any, Any]
 Key = tuple[float, int, int]

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from vitedge.checkpoints.sentences import some
 from vitedge.errors import BadImages
+from vitedge.sentences import some
 
 _WORDNET_ID = re.compile(r"n\d{8}")
 _NUMBER = re.compile(r"[+-]?\d+")

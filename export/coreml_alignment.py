@@ -23,10 +23,11 @@ from torch.fx import Node
 
 from vitedge.export.coreml_describe import PREFIX
 from vitedge.export.coreml_graph import CoreMLGraph
-from vitedge.export.coreml_reference import constant_values, fold, folds_into, sources
+from vitedge.export.coreml_reference import fold, folds_into
 from vitedge.export.coreml_weights import LIKENESS, Weight, by_content, content_key, cosine, plain
 from vitedge.mlprogram.blobs import Array
 from vitedge.mlprogram.program import Named, Operation, Program, ValueType
+from vitedge.program.constants import constant_values, sources
 
 _ATEN = torch.ops.aten
 _CAST = re.compile(r"_cast_(fp16|fp32|uint16|int16|int32)")

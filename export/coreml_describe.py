@@ -15,7 +15,7 @@ from vitedge.serialization import to_dict
 
 if TYPE_CHECKING:
     # It imports PyTorch, and what is written here is looked for where that is not installed.
-    from vitedge.export.program import Program
+    from vitedge.program.program import Program
 
 LABEL = "classLabel"
 LABEL_PROBABILITIES = "classLabel_probs"

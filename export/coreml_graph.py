@@ -18,9 +18,9 @@ from torch.export.graph_signature import InputKind, OutputKind, OutputSpec, Tens
 from torch.fx import Graph, Node
 
 from vitedge.export.coreml_quantized import ACTIVATIONS, CONSTANTS, write_constants
-from vitedge.export.program import Program
 from vitedge.mlprogram.modules import identifier
-from vitedge.quantize.insert import DEQUANTIZE
+from vitedge.program.program import Program
+from vitedge.program.qdq import DEQUANTIZE
 
 _ATEN = torch.ops.aten
 QUANTIZED = "_quantized"

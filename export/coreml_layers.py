@@ -24,12 +24,12 @@ from vitedge.export.coreml_alignment import Alignment, Anchor, align
 from vitedge.export.coreml_graph import prepare
 from vitedge.export.coreml_segments import Segment, divide, numbers
 from vitedge.export.coreml_values import ReferenceValues, Rounding
-from vitedge.export.program import Program
 from vitedge.mlprogram.description import is_bgr
 from vitedge.mlprogram.interpreter import Interpreter
 from vitedge.mlprogram.modules import identifier
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import Operation, read_program
+from vitedge.program.program import Program
 from vitedge.records import OutputParity
 
 EXACT_DB = 90.0

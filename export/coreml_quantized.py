@@ -19,9 +19,9 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from vitedge.errors import BadRecipe
-from vitedge.export.program import Program
-from vitedge.quantize.graph import Editor
-from vitedge.quantize.insert import (
+from vitedge.program.editor import Editor
+from vitedge.program.program import Program
+from vitedge.program.qdq import (
     CHOOSE,
     DEQUANTIZE,
     DEQUANTIZE_BLOCKS,

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
-from vitedge.export.capture import enclosing_modules
 from vitedge.export.coreml_quantized import BYTES, CONSTANTS
 from vitedge.export.coreml_weights import Weight
-from vitedge.export.program import Program
 from vitedge.mlprogram.blobs import Array
+from vitedge.program.constants import constant_values, sources
+from vitedge.program.modules import innermost_module
+from vitedge.program.program import Program
 
 _ATEN = torch.ops.aten
 _EPSILON: Mapping[Any, int] = {_ATEN.batch_norm.default: 7, _ATEN._native_batch_norm_legit_no_training.default: 6}
@@ -56,16 +56,16 @@ def _weights(exported: ExportedProgram) -> Iterator[tuple[str, Weight]]:
         convolution = folds_into(node)
         if convolution is not None:
             weight, bias = fold(node, values)
-            yield f"{convolution.name} folded", Weight(weight, _module(convolution), "folded")
-            yield f"{node.name} folded", Weight(bias, _module(node), "folded")
+            yield f"{convolution.name} folded", Weight(weight, innermost_module(convolution), "folded")
+            yield f"{node.name} folded", Weight(bias, innermost_module(node), "folded")
             folded |= {node, convolution}
     for node in calls:
         for source in () if node in folded else sources(node, values):
             if source.target in CONSTANTS:
-                yield from _stored(source, values, _module(node))
+                yield from _stored(source, values, innermost_module(node))
                 continue
             origin = "computed" if source in computed else "copied"
-            yield source.name, Weight(_numpy(values[source]), _module(node), origin)
+            yield source.name, Weight(_numpy(values[source]), innermost_module(node), origin)
 
 
 def _stored(node: Node, values: Mapping[Node, Tensor], module: str) -> Iterator[tuple[str, Weight]]:
@@ -78,11 +78,6 @@ def _stored(node: Node, values: Mapping[Node, Tensor], module: str) -> Iterator[
     yield integers.name, Weight(np.asarray(values[integers].detach().cpu().numpy()), module)
     yield scale.name, Weight(_numpy(values[scale]), module)
     yield zero_point.name, Weight(_numpy(values[zero_point]).astype(np.int8), module)
-
-
-def sources(node: Node, values: Mapping[Node, Tensor]) -> list[Node]:
-    """The nodes that hold the floating-point weights of a node, in the order of its arguments."""
-    return [source for source in node.all_input_nodes if source in values and values[source].is_floating_point()]
 
 
 def folds_into(node: Node) -> Node | None:
@@ -106,29 +101,6 @@ def fold(normalization: Node, values: Mapping[Node, Tensor]) -> tuple[Array, Arr
     return weight * scale.reshape(-1, 1, 1, 1), scale * shift + beta
 
 
-@torch.no_grad()
-def constant_values(exported: ExportedProgram) -> dict[Node, Tensor]:
-    """Every tensor of the graph that does not depend on the image."""
-    values: dict[Node, Any] = {}
-    tensors = parameters(exported)
-    for node in exported.graph.nodes:
-        if node.op == "placeholder" and node.name in tensors:
-            values[node] = tensors[node.name]
-        elif node.op == "call_function" and all(source in values for source in node.all_input_nodes):
-            arguments, options = torch.fx.map_arg((node.args, node.kwargs), lambda source: values[source])
-            values[node] = node.target(*arguments, **options)
-    return {node: value for node, value in values.items() if isinstance(value, Tensor)}
-
-
-def parameters(exported: ExportedProgram) -> dict[str, Tensor]:
-    """Name of a placeholder to the parameter, buffer or constant that it stands for."""
-    return {
-        spec.arg.name: exported.state_dict.get(spec.target, exported.constants.get(spec.target))
-        for spec in exported.graph_signature.input_specs
-        if spec.kind is not InputKind.USER_INPUT
-    }
-
-
 def _computed(values: dict[Node, Tensor]) -> set[Node]:
     """The values that some arithmetic made: another order of the same arithmetic rounds otherwise."""
     found: set[Node] = set()
@@ -144,10 +116,6 @@ def _computed(values: dict[Node, Tensor]) -> set[Node]:
 def _passes_several(node: Node) -> bool:
     """Whether it takes one of several results of an arithmetic node, which is no single tensor."""
     return node.target is operator.getitem and node.all_input_nodes[0].target not in _MOVEMENT
-
-
-def _module(node: Node) -> str:
-    return (enclosing_modules(node) or [""])[-1]
 
 
 def _numpy(tensor: Tensor) -> Array:

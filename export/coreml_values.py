@@ -14,7 +14,8 @@ from torch.export import ExportedProgram
 from torch.fx import Interpreter, Node
 from torch.fx.node import map_aggregate
 
-from vitedge.export.coreml_reference import constant_values, fold, folds_into, parameters
+from vitedge.export.coreml_reference import fold, folds_into
+from vitedge.program.constants import constant_values, parameters
 
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 

@@ -8,17 +8,18 @@ results are measured against float16's largest value, 65504.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch.fx import Interpreter, Node
 
-from vitedge.export.capture import enclosing_modules
 from vitedge.export.passes.half import FLOAT16_MAX
-from vitedge.export.program import Program
 from vitedge.mlprogram.stress import SAFETY
+from vitedge.program.execution import arguments, batches
+from vitedge.program.modules import execution_order, innermost_module
+from vitedge.program.program import Program
 
 WEIGHT_ERROR = 1e-2
 """Largest relative error that rounding to float16, subnormal numbers flushed to nought, may make in a weight."""
@@ -30,19 +31,13 @@ def find_islands(program: Program, images: torch.Tensor | np.ndarray[Any, Any]) 
     """The modules that need float32, in order of execution.
 
     Args:
-        program: what `vitedge.export.capture.capture` returned.
+        program: what `vitedge.program.capture.capture` returned.
         images: ``(images, channels, height, width)``, as the program takes them.
     """
     limit = FLOAT16_MAX / SAFETY
     large = {module for module, magnitude in measure_ranges(program, images).items() if not magnitude <= limit}
     fragile = set(_fragile_weights(program))
     return tuple(module for module in execution_order(program) if module in large | fragile)
-
-
-def execution_order(program: Program) -> tuple[str, ...]:
-    """The innermost modules that compute something, in order of execution."""
-    nodes = (node for node in program.exported.graph.nodes if node.op == "call_function")
-    return tuple(dict.fromkeys(innermost(node) for node in nodes))
 
 
 def measure_ranges(program: Program, images: torch.Tensor | np.ndarray[Any, Any]) -> Mapping[str, float]:
@@ -53,17 +48,6 @@ def measure_ranges(program: Program, images: torch.Tensor | np.ndarray[Any, Any]
         with torch.no_grad():
             interpreter.run(*arguments(program, batch))
     return interpreter.ranges
-
-
-def batches(program: Program, samples: torch.Tensor, chunk: int) -> Iterator[torch.Tensor]:
-    """The samples in batches that the program takes, of the chunk's size where any does; repetitions fill the last."""
-    size = program.inputs[0].shape[0]
-    chunk = size if isinstance(size, int) else chunk
-    for start in range(0, len(samples), chunk):
-        batch = samples[start : start + chunk]
-        if isinstance(size, int) and len(batch) < size:
-            batch = samples[[index % len(samples) for index in range(start, start + size)]]
-        yield batch
 
 
 class _Ranges(Interpreter):
@@ -80,21 +64,9 @@ class _Ranges(Interpreter):
         # Before the node runs: some operators work in place.
         seen = [_magnitude(args), _internal(n.target, args, kwargs)]
         result = super().run_node(n)
-        module = innermost(n)
+        module = innermost_module(n)
         self.ranges[module] = max(self.ranges.get(module, 0.0), *seen, _magnitude(result))
         return result
-
-
-def arguments(program: Program, batch: torch.Tensor) -> list[Any]:
-    """The program's inputs in the order of its signature."""
-    exported = program.exported
-    tensors = {**exported.constants, **exported.state_dict}
-    return [batch if spec.target is None else tensors[spec.target] for spec in exported.graph_signature.input_specs]
-
-
-def innermost(node: Node) -> str:
-    """The innermost module that a node belongs to; the reference itself is the empty name."""
-    return (enclosing_modules(node) or [""])[-1]
 
 
 def _magnitude(value: Any) -> float:
@@ -156,7 +128,7 @@ def _fragile_weights(program: Program) -> list[str]:
     signature = {**exported.graph_signature.inputs_to_parameters, **exported.graph_signature.inputs_to_buffers}
     tensors = {**exported.constants, **exported.state_dict}
     return [
-        innermost(reader)
+        innermost_module(reader)
         for node in exported.graph.nodes
         if node.op == "placeholder" and node.name in signature and not _fits(tensors[signature[node.name]])
         for reader in node.users

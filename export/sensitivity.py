@@ -21,8 +21,9 @@ import torch
 from torch.fx import Interpreter, Node
 
 from vitedge.export.passes.half import FLOAT16_MAX
-from vitedge.export.program import Program
-from vitedge.export.ranges import arguments, batches, execution_order, innermost
+from vitedge.program.execution import arguments, batches
+from vitedge.program.modules import execution_order, innermost_module
+from vitedge.program.program import Program
 
 MARGIN_DB = 3.0
 """How far above the bar the prediction has to be: it is of the first order, and from few images."""
@@ -81,7 +82,7 @@ def find_noisy(
     """A small set of modules with which every output is predicted to hold the bar, in order of execution.
 
     Args:
-        program: what `vitedge.export.capture.capture` returned.
+        program: what `vitedge.program.capture.capture` returned.
         images: ``(images, channels, height, width)``, as the program takes them; `IMAGES` are enough.
         reference: the program's outputs, ``(images, …)``, over all images for which the bar has to hold.
         bar_db: centred signal-to-noise ratio that the outputs have to reach.
@@ -139,7 +140,7 @@ def _choose(noise: Noise, allowed: float, chosen: set[str]) -> None:
 def _folded(program: Program) -> Mapping[str, str]:
     """The module of every convolution that disappears in a batch normalization, to the module of that."""
     return {
-        innermost(node): innermost(next(iter(node.users)))
+        innermost_module(node): innermost_module(next(iter(node.users)))
         for node in program.exported.graph.nodes
         if node.op == "call_function" and _is_folded(node)
     }
@@ -160,13 +161,12 @@ def _reasons(nodes: Sequence[Node], folded: Mapping[str, str], preamble: set[Nod
     for node in reversed(nodes):
         modules: set[str] = set()
         if node.op == "call_function" and node not in preamble and _name(node) not in _VANISHES:
-            modules.add(folded.get(innermost(node), innermost(node)))
+            modules.add(folded.get(innermost_module(node), innermost_module(node)))
         for user in node.users:
             if user.op == "call_function":
                 passed = reasons[user] if _name(user) in _PASSES_ON else frozenset()
-                modules |= (
-                    passed if _name(user) in _VANISHES else passed | {folded.get(innermost(user), innermost(user))}
-                )
+                reader = innermost_module(user)
+                modules |= passed if _name(user) in _VANISHES else passed | {folded.get(reader, reader)}
         reasons[node] = frozenset(modules)
     return reasons
 

@@ -23,8 +23,8 @@ from vitedge.export.coreml_graph import prepare
 from vitedge.export.coreml_package import write_package
 from vitedge.export.coreml_quantized import add_conversions, check_forms
 from vitedge.export.coreml_quiet import load_coremltools, quiet
-from vitedge.export.program import Program
 from vitedge.mlprogram.package import MANIFEST, MODEL, WEIGHTS
+from vitedge.program.program import Program
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact, TensorSpec
 

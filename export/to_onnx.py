@@ -20,7 +20,6 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass, ShapeInferenceP
 
 from vitedge.errors import CheckFailed
 from vitedge.export import onnx_writer
-from vitedge.export.capture import block_outputs, enclosing_modules
 from vitedge.export.onnx_quantized_translation import needed_opset
 from vitedge.export.onnx_skeleton import read_skeleton
 from vitedge.export.onnx_translation import LAYER_NORMALIZATION_SINCE, translations
@@ -34,7 +33,8 @@ from vitedge.export.passes.names import name_after_modules
 from vitedge.export.passes.opset import check_opset, retarget
 from vitedge.export.passes.quantized import lay_out_integers
 from vitedge.export.passes.weight_only import CONTRIB, lay_out_weights
-from vitedge.export.program import Program
+from vitedge.program.modules import block_outputs, innermost_module
+from vitedge.program.program import Program
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact, TensorSpec
 from vitedge.registry import UNINSTALLED, versions
@@ -53,7 +53,7 @@ def lower(program: Program, recipe: ExportRecipe, out: Path, islands: tuple[str,
     """Writes a program as ONNX.
 
     Args:
-        program: what `vitedge.export.capture.capture` returned.
+        program: what `vitedge.program.capture.capture` returned.
         recipe: its opset, precision, input and batch are read.
         out: where the model goes; weights beyond protobuf's limit go to ``<out>.data`` beside it.
         islands: modules that stay in float32 when the precision is fp16.
@@ -125,22 +125,18 @@ def _translate(program: Program, opset: int) -> Graph:
     if exported is None or exported.exported_program is None:
         raise RuntimeError("the exporter returned no program")
     for node in exported.model.graph:
-        node.meta[MODULES] = _innermost_module(node.meta.get("node"))
+        origin = node.meta.get("node")
+        node.meta[MODULES] = (innermost_module(origin) if origin is not None else "",)
     values = {value.name: value for node in exported.model.graph for value in node.outputs}
     names = block_outputs(exported.exported_program, program.blocks)
     weights = frozenset((*program.exported.state_dict, *program.exported.constants))
     return Graph(exported.model, weights, {block: values[name] for block, name in names.items() if name in values})
 
 
-def _innermost_module(origin: torch.fx.Node | None) -> tuple[str, ...]:
-    paths = [] if origin is None else enclosing_modules(origin)
-    return (paths[-1],) if paths else ("",)
-
-
 def _layer_norms(program: Program) -> tuple[str, ...]:
     """The modules that normalize: written as primitives, their squares leave the range of float16 first of all."""
     nodes = [node for node in program.exported.graph.nodes if node.target is torch.ops.aten.layer_norm.default]
-    return tuple(name for node in nodes for name in _innermost_module(node))
+    return tuple(innermost_module(node) for node in nodes)
 
 
 def _finish(graph: Graph, program: Program, recipe: ExportRecipe, opset: int) -> None:

@@ -20,7 +20,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 @pytest.fixture(scope="session")
 def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded ViT as ONNX and as Core ML, with six images. Not to be changed."""
-    from vitedge.pipeline import export  # noqa: PLC0415 - most test modules need no PyTorch
+    from vitedge.verbs.export import export  # noqa: PLC0415 - most test modules need no PyTorch
 
     folder = tmp_path_factory.mktemp("demo") / "vit"
     export(str(VIT), folder, ExportRecipe(formats=("onnx", "coreml"), image_count=6))

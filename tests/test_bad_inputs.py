@@ -22,8 +22,9 @@ import pytest
 import torch
 
 from tests import bad_files as bad
-from vitedge import cli, pipeline
+from vitedge import cli
 from vitedge.recipe import ExportRecipe
+from vitedge.verbs import export as pipeline
 
 
 class Bad(NamedTuple):
@@ -169,7 +170,7 @@ def vitedge(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[[Sequence[str]], Outcome]]:
     """The command line in this process: importing PyTorch once for every case would take minutes."""
-    for module in ("vitedge.pipeline", "vitedge.inspection", "vitedge.export.to_coreml"):
+    for module in ("vitedge.verbs.export", "vitedge.verbs.inspect", "vitedge.export.to_coreml"):
         importlib.import_module(module)  # before the clock starts
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 

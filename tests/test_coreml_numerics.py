@@ -21,12 +21,12 @@ from vitedge.checkpoints.read import read
 from vitedge.comparison import run
 from vitedge.demo.assets import IMAGES, MODELS, DemoModel, images
 from vitedge.evidence import gather
-from vitedge.export.capture import capture
 from vitedge.export.sensitivity import find_noisy
 from vitedge.export.to_coreml import lower
 from vitedge.mlprogram.package import MODEL, read_package
 from vitedge.models.reference import load_reference
 from vitedge.parity import compare
+from vitedge.program.capture import capture
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Bar, OutputParity
 from vitedge.runtimes.mlprogram import Runtime

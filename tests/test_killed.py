@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from vitedge import pipeline, validation
 from vitedge.demo import assets
 from vitedge.errors import BundleDamaged, UnreadableArtifact
 from vitedge.recipe import ExportRecipe
+from vitedge.verbs import export as pipeline
+from vitedge.verbs import validate as validation
 
 VIT = assets.MODELS[0].path
 KILLS = int(os.environ.get("VITEDGE_KILLS", "5"))

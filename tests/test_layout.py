@@ -18,57 +18,6 @@ else:
 
 ROOT = Path(__file__).parent.parent
 
-FLOORS: tuple[tuple[str, ...], ...] = (
-    (
-        "vitedge.records",
-        "vitedge.accuracy_records",
-        "vitedge.demo_records",
-        "vitedge.errors",
-        "vitedge.digest",
-        "vitedge.memory",
-        "vitedge.stopping",
-        "vitedge.serialization",
-        "vitedge.output",
-    ),
-    ("vitedge.recipe",),
-    ("vitedge.checkpoints", "vitedge.models", "vitedge.calibration", "vitedge.registry", "vitedge.profiles"),
-    ("vitedge.mlprogram",),
-    (
-        "vitedge.export",
-        "vitedge.quantize",
-        "vitedge.runtimes",
-        "vitedge.devices",
-        "vitedge.parity",
-        "vitedge.accuracy",
-        "vitedge.accuracy_count",
-        "vitedge.latency",
-        "vitedge.latency_process",
-        "vitedge.latency_worker",
-        "vitedge.bundle",
-        "vitedge.comparison",
-        "vitedge.kit",
-        "vitedge.kit_result",
-        "vitedge.kit_script",
-        "vitedge.evidence",
-        "vitedge.stressing",
-        "vitedge.verdict",
-    ),
-    (
-        "vitedge.verbs",
-        "vitedge.pipeline",
-        "vitedge.quantization",
-        "vitedge.inspection",
-        "vitedge.validation",
-        "vitedge.benchmark",
-        "vitedge.predictors",
-        "vitedge.evaluation",
-    ),
-    ("vitedge.demo",),
-    ("vitedge.cli", "vitedge.render", "vitedge.__main__"),
-    ("vitedge",),
-)
-"""From the ground up; a module imports from its own floor or from below. The package itself only names the verbs."""
-
 HEAVY = ("torch", "onnx", "onnxruntime", "tensorrt", "coremltools", "timm", "numpy")
 
 
@@ -119,19 +68,6 @@ def _executed(tree: ast.Module) -> Iterator[ast.AST]:
             continue
         yield node
         pending.extend(ast.iter_child_nodes(node))
-
-
-def floor(name: str) -> int:
-    for level, modules in enumerate(FLOORS):
-        if any(name == module or (module != "vitedge" and name.startswith(module + ".")) for module in modules):
-            return level
-    raise AssertionError(f"{name} is on no floor: give it one in FLOORS")
-
-
-@pytest.mark.parametrize("name", sorted(SOURCES))
-def test_imports_run_downwards(name: str) -> None:
-    upwards = {module for module in imports(name, lazy=False) if floor(module) > floor(name)}
-    assert not upwards
 
 
 def test_there_is_no_circle() -> None:

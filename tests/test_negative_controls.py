@@ -23,10 +23,10 @@ from vitedge.errors import CheckFailed
 from vitedge.export.coreml_layers import LayerComparison, compare_program
 from vitedge.export.coreml_reference import expected_weights
 from vitedge.export.coreml_weights import compare_weights
-from vitedge.export.program import Program
 from vitedge.export.to_coreml import lower
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import read_program
+from vitedge.program.program import Program
 from vitedge.recipe import ExportRecipe
 
 

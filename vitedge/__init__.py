@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from vitedge.quantize.records import QuantizationResult
     from vitedge.recipe import ExportRecipe
     from vitedge.records import BenchReport, ExportResult, Inspection, Validation
-    from vitedge.validation import Against
+    from vitedge.verbs.validate import Against
 
 __all__ = ["bench", "evaluate", "export", "inspect", "load", "quantize", "validate"]
 
 
 def inspect(source: str, *, weights: str | None = None, overrides: Mapping[str, Any] | None = None) -> Inspection:
-    """Says what is in a checkpoint. See `vitedge.inspection.inspect`."""
-    from vitedge.inspection import inspect as run
+    """Says what is in a checkpoint. See `vitedge.verbs.inspect.inspect`."""
+    from vitedge.verbs.inspect import inspect as run
 
     return run(source, weights=weights, overrides=overrides)
 
@@ -46,15 +46,15 @@ def load(
 
 
 def export(source: str, bundle: str | Path, recipe: ExportRecipe | None = None, *, force: bool = False) -> ExportResult:
-    """Writes a verified bundle of a checkpoint. See `vitedge.pipeline.export`."""
-    from vitedge.pipeline import export as run
+    """Writes a verified bundle of a checkpoint. See `vitedge.verbs.export.export`."""
+    from vitedge.verbs.export import export as run
 
     return run(source, Path(bundle), recipe, force=force)
 
 
 def quantize(source: str, out: str | Path, recipe: ExportRecipe, *, force: bool = False) -> QuantizationResult:
-    """Writes a quantized program of a checkpoint. See `vitedge.quantization.quantize`."""
-    from vitedge.quantization import quantize as run
+    """Writes a quantized program of a checkpoint. See `vitedge.verbs.quantize.quantize`."""
+    from vitedge.verbs.quantize import quantize as run
 
     return run(source, Path(out), recipe, force=force)
 
@@ -67,7 +67,7 @@ def validate(
     compute: str = "declared",
     stress: bool = False,
 ) -> Validation:
-    """Checks a bundle, or compares an artifact with a checkpoint. See `vitedge.validation.validate`.
+    """Checks a bundle, or compares an artifact with a checkpoint. See `vitedge.verbs.validate.validate`.
 
     Args:
         subject: a bundle, an ``.onnx`` file or an ``.mlpackage``.
@@ -76,8 +76,8 @@ def validate(
         compute: ``declared``, or ``fp32`` for a Core ML package without the rounding of half precision.
         stress: watch the ranges of a Core ML package's values.
     """
-    from vitedge.validation import Against, Manner
-    from vitedge.validation import validate as run
+    from vitedge.verbs.validate import Against, Manner
+    from vitedge.verbs.validate import validate as run
 
     reference = Against(against, layers=layers) if isinstance(against, str) else against
     return run(Path(subject), reference, Manner(compute, stress))
@@ -102,7 +102,7 @@ def evaluate(
     overrides: Mapping[str, Any] | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> Evaluation:
-    """Counts what is classified correctly. See `vitedge.evaluation.evaluate`.
+    """Counts what is classified correctly. See `vitedge.verbs.evaluate.evaluate`.
 
     Args:
         subjects: checkpoints, artifacts and bundles, or one of them.
@@ -115,9 +115,9 @@ def evaluate(
         overrides: facts that a checkpoint does not tell.
         image_size: height and width for checkpoints; None is their own.
     """
-    from vitedge.evaluation import Request
-    from vitedge.evaluation import evaluate as run
-    from vitedge.predictors import Weights
+    from vitedge.verbs.evaluate import Request
+    from vitedge.verbs.evaluate import evaluate as run
+    from vitedge.verbs.subjects import Weights
 
     named = [subjects] if isinstance(subjects, (str, Path)) else subjects
     choice = Weights(weights, overrides or {}, image_size)

@@ -9,10 +9,10 @@ from pathlib import Path
 from vitedge.bundle import ReferenceData
 from vitedge.calibration.images import ImageSet
 from vitedge.comparison import Evidence, Floats, compare_layers, feed
-from vitedge.export.capture import capture
 from vitedge.export.coreml_layers import compare_program
-from vitedge.export.program import Program
 from vitedge.models.reference import Reference
+from vitedge.program.capture import capture
+from vitedge.program.program import Program
 from vitedge.records import Artifact, Bar, ParityReport
 
 LAYER_IMAGES = 2

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from vitedge import registry
 from vitedge.export.onnx_fusion import count_unpacked, unfused
-from vitedge.export.program import Program
 from vitedge.latency import Rule, Subject, bench
+from vitedge.program.program import Program
 from vitedge.quantize.records import SpeedVerdict
 from vitedge.recipe import ExportRecipe
 from vitedge.records import LatencyRatio

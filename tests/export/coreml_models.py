@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from tests.export.tiny import mobilevit_configuration
 from tests.seeding import seeded
-from vitedge.export.capture import capture
-from vitedge.export.program import Program
+from vitedge.program.capture import capture
+from vitedge.program.program import Program
 from vitedge.records import ModelSpec, Preprocessing
 
 CLASSES = 5

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.fx import Interpreter, Node
 
 from tests.export.coreml_models import captured
-from vitedge.export.coreml_reference import parameters
-from vitedge.export.program import Program
-from vitedge.quantize.canonical import canonicalize
+from vitedge.program.canonical import canonicalize
+from vitedge.program.constants import parameters
+from vitedge.program.program import Program
+from vitedge.program.structure import Layer, Structure, find_structure
 from vitedge.quantize.insert import insert
 from vitedge.quantize.plan import ENDS, Grid, Plan, quantize
-from vitedge.quantize.structure import Layer, Structure, find_structure
 
 ZERO = torch.tensor(0, dtype=torch.int32)
 UNIT = Grid("int8", torch.tensor(1 / 127), ZERO)

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.fx import Interpreter, Node
 
 from tests.export import tiny
-from vitedge.export.capture import capture
-from vitedge.export.program import Program
-from vitedge.quantize.canonical import canonicalize
-from vitedge.quantize.execution import Execution
+from vitedge.program.canonical import canonicalize
+from vitedge.program.capture import capture
+from vitedge.program.execution import Execution
+from vitedge.program.program import Program
+from vitedge.program.structure import Layer, Structure, find_structure
 from vitedge.quantize.insert import insert
 from vitedge.quantize.plan import ENDS, Grid, Plan, quantize
-from vitedge.quantize.structure import Layer, Structure, find_structure
 
 
 @cache

@@ -15,15 +15,15 @@ from torch import nn
 from tests.export.coreml_models import FAMILIES, captured
 from tests.export.foreign import convert
 from tests.seeding import seeded
-from vitedge.export.capture import capture
 from vitedge.export.coreml_alignment import Alignment, align
 from vitedge.export.coreml_graph import prepare
 from vitedge.export.coreml_layers import EXACT_DB, LayerComparison, compare_program
 from vitedge.export.coreml_quiet import load_coremltools, quiet
-from vitedge.export.program import Program
 from vitedge.export.to_coreml import lower
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import read_program
+from vitedge.program.capture import capture
+from vitedge.program.program import Program
 from vitedge.recipe import ExportRecipe
 
 RANDOM = np.random.default_rng(0)

@@ -22,13 +22,13 @@ from vitedge.export.coreml_graph import prepare
 from vitedge.export.coreml_layers import compare_program
 from vitedge.export.coreml_reference import expected_weights
 from vitedge.export.coreml_values import ReferenceValues, Rounding
-from vitedge.export.program import Program
 from vitedge.export.to_coreml import lower
 from vitedge.mlprogram.interpreter import Interpreter
 from vitedge.mlprogram.package import WEIGHTS, read_package
 from vitedge.mlprogram.program import Literal, Operation, ValueType, read_program
 from vitedge.mlprogram.program import Program as MLProgram
-from vitedge.quantize.insert import DEQUANTIZE, QUANTIZE
+from vitedge.program.program import Program
+from vitedge.program.qdq import DEQUANTIZE, QUANTIZE
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact
 

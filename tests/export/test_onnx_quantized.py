@@ -18,15 +18,16 @@ from tests.export import tiny
 from tests.export.quantized_files import kinds, optimized, run, written
 from tests.export.quantized_programs import plan_for, quantized, simulated
 from tests.seeding import seeded
-from vitedge.export.capture import block_outputs, capture
-from vitedge.export.program import Program
 from vitedge.export.to_onnx import lower
+from vitedge.program.canonical import canonicalize
+from vitedge.program.capture import capture
+from vitedge.program.execution import Execution
+from vitedge.program.modules import block_outputs
+from vitedge.program.program import Program
+from vitedge.program.structure import find_structure
 from vitedge.quantize.attention import attention_grids
 from vitedge.quantize.attention_policy import SCORES
-from vitedge.quantize.canonical import canonicalize
-from vitedge.quantize.execution import Execution
 from vitedge.quantize.insert import insert
-from vitedge.quantize.structure import find_structure
 from vitedge.recipe import ExportRecipe
 from vitedge.runtimes.openvino import Runtime as OpenVino
 

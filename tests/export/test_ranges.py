@@ -10,12 +10,12 @@ from torch import nn
 
 from tests.export import tiny
 from vitedge.errors import CheckFailed
-from vitedge.export.capture import capture
-from vitedge.export.program import Program
 from vitedge.export.ranges import find_islands, measure_ranges
 from vitedge.export.to_coreml import lower as lower_coreml
 from vitedge.export.to_onnx import lower
 from vitedge.mlprogram.stress import stress
+from vitedge.program.capture import capture
+from vitedge.program.program import Program
 from vitedge.recipe import ExportRecipe
 
 

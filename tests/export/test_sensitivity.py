@@ -10,12 +10,13 @@ from torch import nn
 
 from tests.export import tiny
 from vitedge.comparison import Floats
-from vitedge.export.capture import capture
-from vitedge.export.program import Program
-from vitedge.export.ranges import execution_order, find_islands
+from vitedge.export.ranges import find_islands
 from vitedge.export.sensitivity import IMAGES, find_noisy, predict_noise
 from vitedge.export.to_onnx import lower
 from vitedge.parity import compare
+from vitedge.program.capture import capture
+from vitedge.program.modules import execution_order
+from vitedge.program.program import Program
 from vitedge.recipe import ExportRecipe
 
 BAR_DB = 40.0

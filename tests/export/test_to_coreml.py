@@ -16,14 +16,14 @@ from tests.export.coreml_models import CLASSES, FAMILIES, Features, captured
 from tests.seeding import seeded
 from vitedge.errors import BadRecipe, CheckFailed, MissingBackend
 from vitedge.export import coreml_quiet
-from vitedge.export.capture import capture
 from vitedge.export.coreml_quiet import load_coremltools
 from vitedge.export.coreml_weights import numbers
-from vitedge.export.program import Program
 from vitedge.export.to_coreml import lower
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import Literal, read_program
 from vitedge.mlprogram.program import Program as MLProgram
+from vitedge.program.capture import capture
+from vitedge.program.program import Program
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact, TensorSpec
 

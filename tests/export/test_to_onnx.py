@@ -18,12 +18,12 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
 from tests.export import tiny
-from tests.export.test_capture import Wrapper
+from tests.vitedge.program.test_capture import Wrapper
 from vitedge.errors import BadRecipe, CheckFailed
 from vitedge.export import onnx_writer, to_onnx
-from vitedge.export.capture import capture
 from vitedge.export.passes.opset import NEWEST_OPSET
 from vitedge.export.to_onnx import lower
+from vitedge.program.capture import capture
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact
 

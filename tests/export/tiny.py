@@ -18,8 +18,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from tests.seeding import seeded
-from vitedge.export.capture import capture
-from vitedge.export.program import Program
+from vitedge.program.capture import capture
+from vitedge.program.program import Program
 from vitedge.records import ModelSpec, Preprocessing
 
 SIZE = 32

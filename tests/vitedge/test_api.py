@@ -38,15 +38,15 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert told(script) == []
 
 
-@pytest.mark.parametrize("statement", ["import vitedge.export.capture", "from vitedge import export"])
+@pytest.mark.parametrize("statement", ["import vitedge.program.capture", "from vitedge import export"])
 def test_export_is_a_verb_whatever_was_imported_before(statement: str) -> None:
     """The verb shares its name with a package of ours."""
     script = (
         f"import json, vitedge\n{statement}\n"
         "from vitedge import export\n"
         "from vitedge.errors import UnreadableCheckpoint\n"
-        "import vitedge.export.program\n"
-        "found = [callable(vitedge.export), callable(export), vitedge.export.program.Program.__name__]\n"
+        "import vitedge.program.program\n"
+        "found = [callable(vitedge.export), callable(export), vitedge.program.program.Program.__name__]\n"
         "for verb in (vitedge.export, export):\n"
         "    try: verb('nowhere.pth', 'out')\n"
         "    except UnreadableCheckpoint as error: found.append('nowhere.pth' in str(error))\n"

@@ -15,7 +15,7 @@ from vitedge.bundle import read_manifest, write_manifest
 from vitedge.errors import BadRecipe, MissingBackend, UserError
 from vitedge.latency import Rule, Subject
 from vitedge.records import BenchReport
-from vitedge.validation import validate
+from vitedge.verbs.validate import validate
 
 SHORT = Rule(warmup_s=0.02, warmup_limit_s=0.1, samples=10, seconds=0.2, rounds=5)
 

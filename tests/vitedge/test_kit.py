@@ -19,10 +19,10 @@ from tests.vitedge.mac import play, run_kit
 from vitedge.bundle import add_latency, check_files, read_manifest, write_manifest
 from vitedge.errors import BadRecipe, BundleDamaged, CheckFailed, OutputRefused, UnreadableArtifact
 from vitedge.kit import import_result, write_kit
-from vitedge.pipeline import export
 from vitedge.recipe import ExportRecipe
 from vitedge.records import BenchReport
-from vitedge.validation import validate
+from vitedge.verbs.export import export
+from vitedge.verbs.validate import validate
 
 NAME = "ALL/model.mlpackage/logits"
 

@@ -12,17 +12,18 @@ import torch
 
 from tests.bad_files import VIT, vit_state
 from tests.vitedge.mlprogram.mil import program as mil
-from vitedge import pipeline, stressing
+from vitedge import stressing
 from vitedge.bundle import ReferenceData
 from vitedge.checkpoints.read import read
 from vitedge.comparison import Evidence
 from vitedge.errors import CheckFailed
 from vitedge.mlprogram.stress import FLOAT16_MAX
 from vitedge.models.reference import load_reference
-from vitedge.pipeline import export
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact, Bar, StressReport, TensorSpec
 from vitedge.stressing import lower_in_range, stress
+from vitedge.verbs import export as pipeline
+from vitedge.verbs.export import export
 
 HALF = ExportRecipe(formats=("coreml",), precision="fp16", image_count=4)
 FAULTY = ("blocks.2.mlp.fc1", "blocks.2.mlp.act", "blocks.2.mlp.fc2")

@@ -13,8 +13,8 @@ import torch
 from numpy.lib import format as npy_format
 
 from vitedge.checkpoints.family import State
-from vitedge.checkpoints.sentences import short
 from vitedge.errors import RefusedPickle, UnreadableCheckpoint
+from vitedge.sentences import short
 
 npy: Any = npy_format  # NumPy leaves its functions without annotations
 

@@ -18,9 +18,9 @@ from safetensors import safe_open
 
 from vitedge.checkpoints import arrays, folders, torchfiles
 from vitedge.checkpoints.family import State
-from vitedge.checkpoints.sentences import short
 from vitedge.digest import hash_file, hash_listing
 from vitedge.errors import UnreadableCheckpoint
+from vitedge.sentences import short
 
 LARGEST_HEADER = 32 * 2**20
 """Bytes of a safetensors header; the format itself allows 100 MB, weights of a vision transformer need 100 kB."""

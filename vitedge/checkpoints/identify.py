@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from vitedge.checkpoints.family import Converted, Family, Hints, Naming, State
-from vitedge.checkpoints.sentences import some
 from vitedge.checkpoints.unwrap import spellings
 from vitedge.errors import UnknownArchitecture
+from vitedge.sentences import some
 
 
 class Identified(NamedTuple):

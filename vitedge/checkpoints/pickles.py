@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 import numpy
 import torch
 
-from vitedge.checkpoints.sentences import short
 from vitedge.errors import UnreadableCheckpoint
+from vitedge.sentences import short
 
 MOST_OPCODES = 250_000
 """A ViT-H with its average and the state of Adam takes about 50 000."""

@@ -17,10 +17,10 @@ from vitedge.checkpoints.families import FAMILIES
 from vitedge.checkpoints.family import Family, Hints, State
 from vitedge.checkpoints.identify import identify
 from vitedge.checkpoints.overrides import apply_overrides, parse_overrides
-from vitedge.checkpoints.sentences import some
 from vitedge.checkpoints.unwrap import WeightSet, choose, weight_sets
 from vitedge.errors import UserError, WeightsMismatch
 from vitedge.records import ModelSpec
+from vitedge.sentences import some
 
 _COUNTED = ("num_batches_tracked", "relative_position_index", "position_ids")
 """Last parts of the names of buffers that are integers by nature."""

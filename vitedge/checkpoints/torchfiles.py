@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from vitedge.checkpoints import pickles
-from vitedge.checkpoints.sentences import short, some
 from vitedge.errors import RefusedPickle, UnreadableCheckpoint
+from vitedge.sentences import short, some
 
 LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa85019")
 """The magic number 0x1950a86a20f9469cfc6c as the first value of the legacy format's first pickle."""

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from vitedge.checkpoints.family import State
-from vitedge.checkpoints.sentences import some
 from vitedge.errors import BadRecipe, UnreadableCheckpoint
+from vitedge.sentences import some
 
 AVERAGED = (
     "model_ema",

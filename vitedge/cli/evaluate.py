@@ -42,11 +42,11 @@ def evaluate(
     json: AsJson = False,
 ) -> None:
     """Count what is classified correctly: top-1, top-5, agreement."""
-    from vitedge.evaluation import Request
-    from vitedge.evaluation import evaluate as run
-    from vitedge.predictors import Weights as Choice
     from vitedge.render.evaluate import render
     from vitedge.render.screen import progress
+    from vitedge.verbs.evaluate import Request
+    from vitedge.verbs.evaluate import evaluate as run
+    from vitedge.verbs.subjects import Weights as Choice
 
     choice = Choice(weights, parse_overrides(overrides), parse_size(image_size))
     request = Request(images, image_count, seed, against, max_drop, choice)

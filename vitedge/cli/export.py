@@ -100,9 +100,9 @@ def export(
         found = entries.get("quantization")
         entries["quantization"] = quantization_entries(entries.get("precision"), found, calibration, settings, layers)
     asked = apply(from_dict(ExportRecipe, entries), entries)
-    from vitedge.pipeline import export as run
     from vitedge.render.export import render
     from vitedge.render.screen import progress
+    from vitedge.verbs.export import export as run
 
     result = run(source, output, asked, force=force, progress=progress)
     render(result, as_json=json)

@@ -9,7 +9,7 @@ from vitedge.cli.values import parse_overrides
 
 def inspect(source: Source, weights: Weights = None, overrides: Overrides = None, *, json: AsJson = False) -> None:
     """Say what is in a checkpoint, and what it costs to run."""
-    from vitedge.inspection import inspect as run
     from vitedge.render.inspect import render
+    from vitedge.verbs.inspect import inspect as run
 
     render(run(source, weights=weights, overrides=parse_overrides(overrides)), as_json=json)

@@ -82,9 +82,9 @@ def quantize(
     calibration = {"images": images, "image_count": image_count, "seed": seed, **budget}
     entries["quantization"] = quantization_entries(entries["precision"], found, calibration, settings, layers)
     asked = apply(from_dict(ExportRecipe, entries), entries)
-    from vitedge.quantization import quantize as run
     from vitedge.render.quantize import render
     from vitedge.render.screen import progress
+    from vitedge.verbs.quantize import quantize as run
 
     result = run(source, output, asked, force=force, progress=progress)
     render(result, profile=asked.profile, layers=diagnose, as_json=json)

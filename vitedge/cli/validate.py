@@ -38,8 +38,8 @@ def validate(
 ) -> None:
     """Check a bundle, or compare an artifact with a checkpoint."""
     from vitedge.render.validate import render
-    from vitedge.validation import Against, Manner
-    from vitedge.validation import validate as run
+    from vitedge.verbs.validate import Against, Manner
+    from vitedge.verbs.validate import validate as run
 
     bar = bar_entries(max_error, min_sqnr, min_agreement)
     if against is None and (layers or bar):

@@ -23,9 +23,9 @@ from vitedge.evidence import gather
 from vitedge.latency import Rule, Subject
 from vitedge.models.reference import load_reference
 from vitedge.parity import default_bar
-from vitedge.pipeline import export
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
 from vitedge.records import Artifact, ExportResult, OutputParity
+from vitedge.verbs.export import export
 
 FORMATS = ("onnx", "coreml")
 QUANTIZED = ("onnx",)
@@ -44,7 +44,7 @@ def run(output: Path, progress: Callable[[str], None] = lambda _text: None) -> D
         progress: called with one line a step.
 
     Raises:
-        VitedgeError: as `vitedge.pipeline.export`.
+        VitedgeError: as `vitedge.verbs.export.export`.
     """
     start = time.perf_counter()
     rows: list[DemoRow] = []

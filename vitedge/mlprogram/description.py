@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from vitedge.checkpoints.sentences import some
 from vitedge.errors import UnreadableArtifact
 from vitedge.mlprogram.limits import HIGHEST_RANK
 from vitedge.mlprogram.literals import Reader, ValueType
 from vitedge.mlprogram.package import Package
 from vitedge.records import TensorSpec
+from vitedge.sentences import some
 
 ARRAY_DTYPES = {65568: "float32", 65552: "float16", 65600: "float64", 131104: "int32", 131080: "int8"}
 """``ArrayFeatureType.ArrayDataType`` to NumPy's name."""

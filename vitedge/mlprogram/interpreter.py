@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitedge.checkpoints.sentences import short
 from vitedge.errors import BadRecipe, UnreadableArtifact, UnsupportedOperation, UserError
 from vitedge.mlprogram import COMPUTE
 from vitedge.mlprogram.limits import LARGEST_MEMORY
 from vitedge.mlprogram.ops import ARITHMETIC, MOVEMENT, MOVES, OPS
 from vitedge.mlprogram.ops.arguments import STORAGE, Function
 from vitedge.mlprogram.program import Argument, Literal, Named, Operation, Output, Program
+from vitedge.sentences import short
 
 Watch = Callable[[Operation, tuple[Any, ...]], None]
 """Is told of every operation what it returned, before that is rounded to a declared float16."""

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.fx import Node
 
 from vitedge.calibration.observations import Stats
+from vitedge.program.editor import aten
+from vitedge.program.execution import Execution
+from vitedge.program.structure import Structure, products
 from vitedge.quantize.activation import activation_grid
-from vitedge.quantize.execution import Execution
-from vitedge.quantize.graph import aten
 from vitedge.quantize.observing import BATCH
 from vitedge.quantize.plan import ENDS, Grid
-from vitedge.quantize.structure import Structure, products
 
 _MEASURED = ("query", "key", "value")
 

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from vitedge.program.editor import aten
+from vitedge.program.qdq import DEQUANTIZE, QUANTIZE
+from vitedge.program.tracing import readers
 from vitedge.quantize.attention_measures import (
     dead_fraction,
     distance,
@@ -23,10 +26,7 @@ from vitedge.quantize.attention_measures import (
     spatial,
     token_map,
 )
-from vitedge.quantize.graph import aten
-from vitedge.quantize.insert import DEQUANTIZE, QUANTIZE
 from vitedge.quantize.records import AttentionDiagnosis, SoftmaxSurvival
-from vitedge.quantize.tracing import readers
 from vitedge.records import ModelSpec
 
 ATTENTIONS = (aten.scaled_dot_product_attention.default, aten.softmax.int)

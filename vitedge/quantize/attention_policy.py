@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from vitedge.quantize.structure import Attention
+from vitedge.program.structure import Attention
 
 TARGETS: Mapping[str, str] = {
     "tensorrt": "",

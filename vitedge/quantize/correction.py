@@ -13,9 +13,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from vitedge.export.program import Program
-from vitedge.quantize.execution import Execution
-from vitedge.quantize.structure import Layer, Structure
+from vitedge.program.execution import Execution
+from vitedge.program.program import Program
+from vitedge.program.structure import Layer, Structure
 
 
 def measure_bias(structure: Structure, quantized: Program, names: set[str], images: Tensor) -> dict[str, Tensor]:

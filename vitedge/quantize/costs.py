@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime
 
 from vitedge import registry
-from vitedge.export.program import Program
+from vitedge.program.program import Program
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact
 

@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from vitedge.export.program import Program
+from vitedge.program.canonical import LAYERS
+from vitedge.program.editor import aten
+from vitedge.program.execution import Execution
+from vitedge.program.modules import innermost_module
+from vitedge.program.program import Program
+from vitedge.program.qdq import DEQUANTIZE, DEQUANTIZE_TENSOR, QUANTIZE, QUANTIZE_TENSOR
+from vitedge.program.structure import find_structure
 from vitedge.quantize.attention_diagnostics import ATTENTIONS, AttentionSums, probabilities, rounded_probabilities
-from vitedge.quantize.canonical import LAYERS
-from vitedge.quantize.execution import Execution
-from vitedge.quantize.graph import aten, module_of
-from vitedge.quantize.insert import DEQUANTIZE, DEQUANTIZE_TENSOR, QUANTIZE, QUANTIZE_TENSOR
 from vitedge.quantize.records import AttentionDiagnosis, LayerDiagnosis
-from vitedge.quantize.structure import find_structure
 
 BATCH = 4
 """Images that go through both programs at once, where their batch is dynamic."""
@@ -210,14 +211,14 @@ def _places(program: Program) -> dict[Place, Node]:
     found: dict[Place, Node] = {}
     for node in program.exported.graph.nodes:
         if node.target in LAYERS or node.target in ATTENTIONS:
-            module, is_attention = key = (module_of(node), node.target in ATTENTIONS)
+            module, is_attention = key = (innermost_module(node), node.target in ATTENTIONS)
             found[module, is_attention, counts[key]] = node
             counts[key] += 1
     return found
 
 
 def _attention_name(node: Node) -> str:
-    return module_of(node).removesuffix(".softmax")
+    return innermost_module(node).removesuffix(".softmax")
 
 
 def _batches(images: Tensor, programs: tuple[Program, ...]) -> Iterator[Tensor]:
@@ -239,7 +240,7 @@ def _before_rounding(layer: Node) -> Node:
 def _is_shift(node: Node, layer: Node) -> bool:
     """Whether a node is what `vitedge.quantize.insert` puts before a layer whose input it shifts."""
     is_difference = node.target is aten.sub.Tensor and isinstance(node.args[1], (int, float))
-    return is_difference and module_of(node) == module_of(layer)
+    return is_difference and innermost_module(node) == innermost_module(layer)
 
 
 def _replay(end: Any, start: Node, value: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 
 from vitedge.bundle import ReferenceData
 from vitedge.errors import UnreadableArtifact, UserError
-from vitedge.export.program import Program
+from vitedge.program.program import Program
 from vitedge.quantize.archive import refuse_code
 from vitedge.quantize.header import ENTRY, FORMAT_VERSION, SUFFIX
 from vitedge.quantize.records import QuantizationRecord

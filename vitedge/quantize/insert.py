@@ -13,23 +13,23 @@ import operator
 from typing import Any
 
 import torch
-import torch.ao.quantization.fx._decomposed  # registers the operators
 from torch import Tensor
 from torch.fx import Node
 
-from vitedge.export.program import Program
-from vitedge.quantize.graph import Editor, aten
+from vitedge.program.editor import Editor, aten
+from vitedge.program.program import Program
+from vitedge.program.qdq import (
+    CHOOSE,
+    DEQUANTIZE,
+    DEQUANTIZE_BLOCKS,
+    DEQUANTIZE_CHANNELS,
+    DEQUANTIZE_TENSOR,
+    QUANTIZE,
+    QUANTIZE_TENSOR,
+)
+from vitedge.program.structure import Attention, Layer, find_structure, products
 from vitedge.quantize.plan import Grid, Plan
-from vitedge.quantize.structure import Attention, Layer, find_structure, products
 
-decomposed = torch.ops.quantized_decomposed
-QUANTIZE = decomposed.quantize_per_tensor.default
-DEQUANTIZE = decomposed.dequantize_per_tensor.default
-DEQUANTIZE_CHANNELS = decomposed.dequantize_per_channel.default
-DEQUANTIZE_BLOCKS = decomposed.dequantize_per_channel_group.default
-CHOOSE = decomposed.choose_qparams.tensor
-QUANTIZE_TENSOR = decomposed.quantize_per_tensor.tensor
-DEQUANTIZE_TENSOR = decomposed.dequantize_per_tensor.tensor
 _EPSILON = 1.1920928955078125e-07
 """Smallest scale of a dynamic quantization: the distance of float32 from 1 to the next."""
 
@@ -42,7 +42,7 @@ def insert(program: Program, plan: Plan) -> Program:
     """Makes a canonical program the quantized one.
 
     Args:
-        program: canonical, see `vitedge.quantize.canonical`; it is altered, its tensors are not.
+        program: canonical, see `vitedge.program.canonical`; it is altered, its tensors are not.
         plan: what to put in.
     """
     structure = find_structure(program)

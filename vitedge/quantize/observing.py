@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.fx import Node
 
 from vitedge.calibration.observations import Stats
-from vitedge.quantize.execution import Execution
-from vitedge.quantize.structure import Layer, Structure
+from vitedge.program.execution import Execution
+from vitedge.program.structure import Layer, Structure
 from vitedge.quantize.weights.rows import Window, convolution_rows, linear_rows
 from vitedge.quantize.weights.statistics import InputStatistics
 

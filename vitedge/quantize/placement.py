@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from vitedge.errors import BadRecipe
-from vitedge.quantize.structure import Layer, Structure
+from vitedge.program.structure import Layer, Structure
 from vitedge.quantize.weights.grids import fit_block
 from vitedge.recipe import QuantizationRecipe
 

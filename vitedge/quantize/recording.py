@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+from vitedge.program.structure import Layer
 from vitedge.quantize.records import LayerChoice, QuantizationRecord
 from vitedge.quantize.run import Quantization
-from vitedge.quantize.structure import Layer
 
 
 def record(job: Quantization) -> QuantizationRecord:

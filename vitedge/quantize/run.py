@@ -28,20 +28,21 @@ from vitedge.calibration.labelled import LabelledSet
 from vitedge.calibration.observations import Stats
 from vitedge.calibration.preprocess import normalize
 from vitedge.calibration.stream import ImageStream
-from vitedge.export.capture import capture
-from vitedge.export.program import Program
 from vitedge.memory import freed_at_once
 from vitedge.models.reference import Reference, output_names
 from vitedge.parity import compare
+from vitedge.program.canonical import canonicalize
+from vitedge.program.capture import capture
+from vitedge.program.editor import duplicate
+from vitedge.program.execution import Execution
+from vitedge.program.program import Program
+from vitedge.program.structure import Layer, Structure, find_structure
 from vitedge.quantize.activation import activation_grid
 from vitedge.quantize.attention import attention_grids
 from vitedge.quantize.attention_policy import TARGETS, Decision, decide
 from vitedge.quantize.budget import budget_of
-from vitedge.quantize.canonical import canonicalize
 from vitedge.quantize.correction import measure_bias
 from vitedge.quantize.diagnostics import diagnose, measure_attended
-from vitedge.quantize.execution import Execution
-from vitedge.quantize.graph import duplicate
 from vitedge.quantize.insert import insert
 from vitedge.quantize.observing import BATCH, identify, measure_moments, readings, watcher
 from vitedge.quantize.placement import SCHEMES, Choice, Scheme, choose, is_asked_for
@@ -50,7 +51,6 @@ from vitedge.quantize.records import AttentionDiagnosis, LayerDiagnosis, StepRec
 from vitedge.quantize.spending import Material, Spent, give_back, spend
 from vitedge.quantize.steps.judging import Precision
 from vitedge.quantize.steps.sequence import STEPS
-from vitedge.quantize.structure import Layer, Structure, find_structure
 from vitedge.quantize.weights import adaround, gptq, nearest
 from vitedge.quantize.weights.grids import GridSettings, fit_block
 from vitedge.quantize.weights.rounding import Rounding

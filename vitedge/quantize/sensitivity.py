@@ -25,12 +25,13 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from vitedge.export.program import Program
-from vitedge.quantize.execution import Execution
-from vitedge.quantize.graph import aten, module_of
-from vitedge.quantize.insert import DEQUANTIZE, DEQUANTIZE_TENSOR, QUANTIZE, QUANTIZE_TENSOR
+from vitedge.program.editor import aten
+from vitedge.program.execution import Execution
+from vitedge.program.modules import innermost_module
+from vitedge.program.program import Program
+from vitedge.program.qdq import DEQUANTIZE, DEQUANTIZE_TENSOR, QUANTIZE, QUANTIZE_TENSOR
+from vitedge.program.structure import Structure
 from vitedge.quantize.plan import dequantize
-from vitedge.quantize.structure import Structure
 from vitedge.quantize.weights import nearest
 from vitedge.quantize.weights.grids import GridSettings
 from vitedge.quantize.weights.rounding import Rounding
@@ -103,7 +104,7 @@ def _unrounded_operands(program: Program, attention: str) -> Mapping[Node, Swap]
         node: Swap(_before_rounding(node), lambda value: value)
         for node in program.exported.graph.nodes
         if node.target is DEQUANTIZE
-        and module_of(node) == attention
+        and innermost_module(node) == attention
         and any(user.target is aten.matmul.default for user in node.users)
     }
 

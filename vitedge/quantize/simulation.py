@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from vitedge.comparison import feed
-from vitedge.export.program import Program
-from vitedge.quantize.execution import Execution
+from vitedge.program.execution import Execution
+from vitedge.program.program import Program
 from vitedge.records import OutputParity, ParityReport
 
 TOLERANCE_DB = 1.0

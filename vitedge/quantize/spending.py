@@ -16,16 +16,16 @@ from vitedge.accuracy_count import Count, Predictor, classify
 from vitedge.calibration.labelled import LabelledSet
 from vitedge.calibration.preprocess import normalize
 from vitedge.errors import BadImages, BadRecipe, MissingBackend
-from vitedge.export.program import Program
 from vitedge.parity import compare
+from vitedge.program.execution import Execution
+from vitedge.program.program import Program
+from vitedge.program.structure import Structure, find_structure
 from vitedge.quantize.budget import Budget, Held, Quality, Search, candidates, put_in_order
 from vitedge.quantize.costs import Costs, measure_costs
-from vitedge.quantize.execution import Execution
 from vitedge.quantize.insert import insert
 from vitedge.quantize.plan import Plan
 from vitedge.quantize.records import FrontierPoint
 from vitedge.quantize.sensitivity import FLOAT, Exemption, Mixed, find_swaps, measure_gains, weight_of_eight_bits
-from vitedge.quantize.structure import Structure, find_structure
 from vitedge.quantize.weights.rounding import Rounding
 
 SENSITIVITY_IMAGES = 8

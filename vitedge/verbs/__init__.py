@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs of the command line and of Python, a file a verb."""
+"""The verbs: a file a verb of the command line, each a function that returns a record."""

@@ -10,7 +10,7 @@ from vitedge.bundle import read_manifest
 from vitedge.demo import run as demo
 from vitedge.demo.assets import MODELS, images
 from vitedge.latency import Rule
-from vitedge.validation import validate
+from vitedge.verbs.validate import validate
 
 
 def test_one_model_from_its_file_to_what_it_classifies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from vitedge.export.program import Program
+from vitedge.program.program import Program
 from vitedge.quantize import run
 
 

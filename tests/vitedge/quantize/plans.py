@@ -6,8 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vitedge.program.structure import Structure
 from vitedge.quantize.plan import Grid, quantize
-from vitedge.quantize.structure import Structure
 
 
 def whole(dtype: str, scale: float, zero_point: int = 0) -> Grid:

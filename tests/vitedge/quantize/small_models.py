@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from tests.export import tiny
 from tests.seeding import seeded
-from vitedge.export.capture import capture
-from vitedge.export.program import Program
-from vitedge.quantize.execution import Execution
+from vitedge.program.capture import capture
+from vitedge.program.execution import Execution
+from vitedge.program.program import Program
 
 
 class Folded(nn.Module):

@@ -10,12 +10,12 @@ from torch import Tensor
 from tests.export import tiny
 from tests.vitedge.quantize import small_models as small
 from vitedge.errors import UnusableActivations
+from vitedge.program.canonical import canonicalize
+from vitedge.program.structure import find_structure
 from vitedge.quantize.attention import attention_grids
 from vitedge.quantize.attention_policy import WHOLE
-from vitedge.quantize.canonical import canonicalize
 from vitedge.quantize.insert import insert
 from vitedge.quantize.plan import Grid, Plan
-from vitedge.quantize.structure import find_structure
 
 IMAGES = tiny.images(10)
 

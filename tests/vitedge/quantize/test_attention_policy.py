@@ -7,10 +7,10 @@ from functools import cache
 import pytest
 
 from tests.export.tiny import BLOCKS, model, spec
-from vitedge.export.capture import capture
+from vitedge.program.canonical import canonicalize
+from vitedge.program.capture import capture
+from vitedge.program.structure import Attention, find_structure
 from vitedge.quantize.attention_policy import SCORES, TARGETS, WHOLE, Decision, decide
-from vitedge.quantize.canonical import canonicalize
-from vitedge.quantize.structure import Attention, find_structure
 
 
 @cache

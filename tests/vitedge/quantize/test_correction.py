@@ -9,13 +9,13 @@ from torch import Tensor
 from tests.export import tiny
 from tests.vitedge.quantize import small_models as small
 from tests.vitedge.quantize.plans import channel_weights, whole
-from vitedge.export.program import Program
-from vitedge.quantize.canonical import canonicalize
+from vitedge.program.canonical import canonicalize
+from vitedge.program.execution import Execution
+from vitedge.program.program import Program
+from vitedge.program.structure import Structure, find_structure
 from vitedge.quantize.correction import measure_bias
-from vitedge.quantize.execution import Execution
 from vitedge.quantize.insert import insert
 from vitedge.quantize.plan import Plan
-from vitedge.quantize.structure import Structure, find_structure
 
 IMAGES = tiny.images(12)
 

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from tests.export import tiny
 from tests.seeding import seeded
-from vitedge.export.capture import capture
-from vitedge.export.program import Program
-from vitedge.quantize.canonical import canonicalize
+from vitedge.program.canonical import canonicalize
+from vitedge.program.capture import capture
+from vitedge.program.program import Program
+from vitedge.program.structure import find_structure
 from vitedge.quantize.diagnostics import BATCH, diagnose, measure_attended
 from vitedge.quantize.insert import insert
 from vitedge.quantize.plan import Grid, Plan, dequantize, fake_quantize, quantize
 from vitedge.quantize.records import AttentionDiagnosis, LayerDiagnosis, QuantizationRecord
-from vitedge.quantize.structure import find_structure
 from vitedge.serialization import from_dict, to_dict
 
 IMAGES = tiny.images(6)

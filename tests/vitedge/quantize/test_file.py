@@ -18,13 +18,13 @@ from tests.vitedge.quantize import small_models as small
 from tests.vitedge.quantize.plans import block_weight, channel_weights, whole
 from vitedge.bundle import ReferenceData
 from vitedge.errors import RefusedPickle, UnreadableArtifact, UserError
-from vitedge.quantize.canonical import canonicalize
+from vitedge.program.canonical import canonicalize
+from vitedge.program.structure import find_structure
 from vitedge.quantize.file import Model, read_model, write_model
 from vitedge.quantize.header import FORMAT_VERSION
 from vitedge.quantize.insert import insert
 from vitedge.quantize.plan import Plan
 from vitedge.quantize.records import LayerChoice, QuantizationRecord
-from vitedge.quantize.structure import find_structure
 from vitedge.records import CheckpointIdentity
 
 Entries = dict[str, bytes]

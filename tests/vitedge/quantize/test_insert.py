@@ -15,11 +15,12 @@ from torch.nn import functional
 from tests.export import tiny
 from tests.vitedge.quantize import small_models as small
 from tests.vitedge.quantize.plans import block_weight, channel_weight, whole
-from vitedge.export.capture import capture
-from vitedge.export.program import Program
-from vitedge.quantize.canonical import canonicalize
-from vitedge.quantize.graph import aten
-from vitedge.quantize.insert import CHOOSE, DEQUANTIZE, DEQUANTIZE_BLOCKS, DEQUANTIZE_CHANNELS, QUANTIZE, insert
+from vitedge.program.canonical import canonicalize
+from vitedge.program.capture import capture
+from vitedge.program.editor import aten
+from vitedge.program.program import Program
+from vitedge.program.qdq import CHOOSE, DEQUANTIZE, DEQUANTIZE_BLOCKS, DEQUANTIZE_CHANNELS, QUANTIZE
+from vitedge.quantize.insert import insert
 from vitedge.quantize.plan import Grid, Plan, fake_quantize
 
 IMAGES = tiny.images(3)

@@ -11,10 +11,10 @@ from torch.nn import functional
 from tests.export import tiny
 from tests.vitedge.quantize import small_models as small
 from vitedge.calibration.observations import Stats
+from vitedge.program.canonical import canonicalize
+from vitedge.program.structure import Layer, Structure, find_structure
 from vitedge.quantize import observing
-from vitedge.quantize.canonical import canonicalize
 from vitedge.quantize.observing import identify, measure_moments, readings, rows, watcher
-from vitedge.quantize.structure import Layer, Structure, find_structure
 
 IMAGES = tiny.images(11)  # more than a batch
 MODULE: Any = small.built(small.Mixture)

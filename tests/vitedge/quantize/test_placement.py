@@ -8,10 +8,10 @@ import pytest
 
 from tests.export import tiny
 from vitedge.errors import BadRecipe
+from vitedge.program.canonical import canonicalize
+from vitedge.program.structure import Structure, find_structure
 from vitedge.quantize import placement
-from vitedge.quantize.canonical import canonicalize
 from vitedge.quantize.placement import SCHEMES, Choice, choose
-from vitedge.quantize.structure import Structure, find_structure
 from vitedge.recipe import LAYER_SCHEMES, QuantizationRecipe
 
 

@@ -16,13 +16,13 @@ from vitedge.calibration.preprocess import normalize
 from vitedge.calibration.stream import open_images
 from vitedge.models.reference import Reference
 from vitedge.parity import compare
+from vitedge.program.qdq import CHOOSE, QUANTIZE
+from vitedge.program.structure import find_structure
 from vitedge.quantize import run
-from vitedge.quantize.insert import CHOOSE, QUANTIZE
 from vitedge.quantize.observing import BATCH
 from vitedge.quantize.recording import record
 from vitedge.quantize.records import QuantizationRecord
 from vitedge.quantize.run import STAGES, Quantization, quantize
-from vitedge.quantize.structure import find_structure
 from vitedge.recipe import QuantizationRecipe
 from vitedge.serialization import from_dict, to_dict
 

@@ -18,16 +18,16 @@ from tests.vitedge.quantize.small_models import Heads, Mixture, captured, run
 from vitedge.calibration.class_names import Classes
 from vitedge.calibration.labelled import find_labelled
 from vitedge.errors import BadImages
-from vitedge.export.program import Program
+from vitedge.program.canonical import canonicalize
+from vitedge.program.execution import Execution
+from vitedge.program.program import Program
+from vitedge.program.structure import Structure, find_structure
 from vitedge.quantize.budget import Budget
-from vitedge.quantize.canonical import canonicalize
 from vitedge.quantize.costs import owner
-from vitedge.quantize.execution import Execution
 from vitedge.quantize.insert import insert
 from vitedge.quantize.plan import Plan
 from vitedge.quantize.sensitivity import Exemption, Mixed, find_swaps, measure_gains
 from vitedge.quantize.spending import Material, copied, give_back, spend
-from vitedge.quantize.structure import Structure, find_structure
 
 IMAGES = tiny.images(16)
 LAYERS = ("conv", "left", "right", "head")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vitedge.calibration.observations import Stats
-from vitedge.quantize.graph import Editor
+from vitedge.program.editor import Editor
 from vitedge.quantize.steps.judging import MARGIN_DB, Judge, Precision, Reading, decibels
 
 _LEAST = 1e-5

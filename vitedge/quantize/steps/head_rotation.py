@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from vitedge.calibration.observations import Stats
-from vitedge.quantize.graph import Editor
+from vitedge.program.editor import Editor
+from vitedge.program.structure import Attention, Layer, Structure
+from vitedge.program.tracing import Tracer
 from vitedge.quantize.records import StepRecord
 from vitedge.quantize.steps.judging import MARGIN_DB, Precision, decibels, layer_noise
 from vitedge.quantize.steps.operands import Values, attention_values, has_free_scores
 from vitedge.quantize.steps.orthogonal import block_diagonal, hadamard_like, rotated
 from vitedge.quantize.steps.scores import Scores, observed_scores
-from vitedge.quantize.structure import Attention, Layer, Structure
-from vitedge.quantize.tracing import Tracer
 
 
 def apply(

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from vitedge.calibration.observations import Stats
 from vitedge.calibration.ranges import INT8, INT16, UINT8, UINT16, to_scale
-from vitedge.quantize.graph import Editor
+from vitedge.program.editor import Editor
+from vitedge.program.structure import Layer
 from vitedge.quantize.plan import Grid, fake_quantize
-from vitedge.quantize.structure import Layer
 from vitedge.quantize.weights.grids import GridSettings, choose_grid
 
 ROWS = 256

@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor
 from torch.fx import Node
 
-from vitedge.quantize.graph import Editor, aten, module_of
-from vitedge.quantize.structure import Layer, Norm, Structure
-from vitedge.quantize.tracing import Tracer, is_zero_padding, moved_from, readers
+from vitedge.program.editor import Editor, aten
+from vitedge.program.modules import innermost_module
+from vitedge.program.structure import Layer, Norm, Structure
+from vitedge.program.tracing import Tracer, is_zero_padding, moved_from, readers
 
 _AVERAGES = (aten.mean.dim, aten.adaptive_avg_pool2d.default)
 _AXES: dict[Any, int] = {aten.layer_norm.default: -1, aten.group_norm.default: 1}
@@ -53,7 +54,7 @@ def _norm(editor: Editor, tracer: Tracer, node: Node, layers: dict[Node, Layer])
     if not found:
         return None
     reached, columns = zip(*found, strict=True)
-    norm = Norm(module_of(node), node, weight, bias, reached, columns, padded=False)
+    norm = Norm(innermost_module(node), node, weight, bias, reached, columns, padded=False)
     return replace(norm, padded=any(is_padded(layer) for layer in reached))
 
 

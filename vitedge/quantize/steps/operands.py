@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from vitedge.quantize.graph import aten
-from vitedge.quantize.structure import Attention, Layer, Operand, Structure
-from vitedge.quantize.tracing import Tracer, is_factor, is_zero_padding, moved_from, readers
+from vitedge.program.editor import aten
+from vitedge.program.structure import Attention, Layer, Operand, Structure
+from vitedge.program.tracing import Tracer, is_factor, is_zero_padding, moved_from, readers
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from vitedge.calibration.observations import Stats
-from vitedge.quantize.graph import Editor
+from vitedge.program.editor import Editor
+from vitedge.program.structure import Attention, Operand, Structure
+from vitedge.program.tracing import Tracer
 from vitedge.quantize.records import StepRecord
 from vitedge.quantize.steps.judging import MARGIN_DB, Precision, decibels
 from vitedge.quantize.steps.operands import has_centrable_keys, has_free_scores
 from vitedge.quantize.steps.scores import Scores, observed_scores
-from vitedge.quantize.structure import Attention, Operand, Structure
-from vitedge.quantize.tracing import Tracer
 
 _LEAST = 1e-5
 """Of the loudest channel; quieter ones count as being so loud."""

@@ -21,14 +21,14 @@ from torch import Tensor
 from torch.fx import Node
 
 from vitedge.calibration.observations import Stats
-from vitedge.quantize.graph import Editor, aten
+from vitedge.program.editor import Editor, aten
+from vitedge.program.structure import Layer, Norm, Structure
+from vitedge.program.tracing import Tracer, is_zero_padding, moved_from, readers, source_of
 from vitedge.quantize.records import StepRecord
 from vitedge.quantize.steps.channels import CENTRED, SCALES, choose
 from vitedge.quantize.steps.judging import MARGIN_DB, Precision, Reading, decibels
 from vitedge.quantize.steps.norms import scalable_norms
 from vitedge.quantize.steps.orthogonal import mean_preserving, rotated
-from vitedge.quantize.structure import Layer, Norm, Structure
-from vitedge.quantize.tracing import Tracer, is_zero_padding, moved_from, readers, source_of
 
 _JOINS = (aten.add.Tensor, aten.cat.default)
 _CANDIDATES = (SCALES[0], SCALES[3], SCALES[5], SCALES[6], CENTRED[0], CENTRED[5], CENTRED[6])

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from vitedge.calibration.observations import Stats
-from vitedge.quantize.graph import Editor
+from vitedge.program.editor import Editor
+from vitedge.program.structure import Attention, Operand
 from vitedge.quantize.steps.judging import Precision, round_activation
-from vitedge.quantize.structure import Attention, Operand
 
 TOKENS = 128
 """Rows that are queries, and keys, of a measurement at most."""

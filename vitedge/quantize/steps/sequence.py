@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from vitedge.calibration.observations import Stats
+from vitedge.program.structure import Structure
 from vitedge.quantize.records import StepRecord
 from vitedge.quantize.steps import (
     head_rotation,
@@ -17,7 +18,6 @@ from vitedge.quantize.steps import (
     value_equalization,
 )
 from vitedge.quantize.steps.judging import Precision
-from vitedge.quantize.structure import Structure
 
 Step = Callable[[Structure, dict[str, Stats], Precision], tuple[StepRecord, ...]]
 

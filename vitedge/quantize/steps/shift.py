@@ -12,12 +12,12 @@ from __future__ import annotations
 import torch
 
 from vitedge.calibration.observations import Stats
-from vitedge.quantize.graph import aten
+from vitedge.program.editor import aten
+from vitedge.program.structure import Layer, Structure
 from vitedge.quantize.records import StepRecord
 from vitedge.quantize.steps.channels import absorb
 from vitedge.quantize.steps.judging import MARGIN_DB, Judge, Precision, Reading, decibels
 from vitedge.quantize.steps.norms import is_padded
-from vitedge.quantize.structure import Layer, Structure
 
 ACTIVATIONS = (aten.gelu.default, aten.silu.default, aten.relu.default)
 

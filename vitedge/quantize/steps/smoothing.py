@@ -16,11 +16,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vitedge.calibration.observations import Stats
+from vitedge.program.structure import Norm, Structure
 from vitedge.quantize.records import StepRecord
 from vitedge.quantize.steps.channels import CENTRED, SCALES, Candidate, absorb, choose
 from vitedge.quantize.steps.judging import Precision, Reading
 from vitedge.quantize.steps.norms import scalable_norms
-from vitedge.quantize.structure import Norm, Structure
 
 
 def apply(

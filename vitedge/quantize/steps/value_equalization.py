@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vitedge.calibration.observations import Stats
-from vitedge.quantize.graph import Editor
+from vitedge.program.editor import Editor
+from vitedge.program.structure import Structure
+from vitedge.program.tracing import Tracer
 from vitedge.quantize.records import StepRecord
 from vitedge.quantize.steps.channels import CENTRED, SCALES, Candidate, Choice, absorb, choose
 from vitedge.quantize.steps.judging import Precision, Reading
 from vitedge.quantize.steps.operands import Values, attention_values, linear_values
-from vitedge.quantize.structure import Structure
-from vitedge.quantize.tracing import Tracer
 
 
 def apply(

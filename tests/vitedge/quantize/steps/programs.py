@@ -14,15 +14,15 @@ from torch.fx import Interpreter, Node
 
 from tests.export import tiny
 from vitedge.calibration.observations import Stats
-from vitedge.export.capture import capture
-from vitedge.export.program import Program
-from vitedge.quantize.canonical import canonicalize
+from vitedge.program.canonical import canonicalize
+from vitedge.program.capture import capture
+from vitedge.program.program import Program
+from vitedge.program.structure import Structure, find_structure
 from vitedge.quantize.insert import insert
 from vitedge.quantize.plan import Plan, dequantize, quantize
 from vitedge.quantize.records import StepRecord
 from vitedge.quantize.steps.judging import Precision, grid_of
 from vitedge.quantize.steps.norms import scalable_norms
-from vitedge.quantize.structure import Structure, find_structure
 from vitedge.quantize.weights.grids import choose_grid
 
 NAMES = tiny.NAMES

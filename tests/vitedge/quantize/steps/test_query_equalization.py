@@ -10,12 +10,12 @@ import torch
 from tests.export import tiny
 from tests.vitedge.quantize.steps.programs import computed, observed, structure_of
 from tests.vitedge.quantize.steps.test_value_equalization import block
+from vitedge.program.structure import Structure
 from vitedge.quantize.insert import insert
 from vitedge.quantize.plan import Plan
 from vitedge.quantize.steps import query_equalization
 from vitedge.quantize.steps.judging import Precision, grid_of
 from vitedge.quantize.steps.scores import observed_scores
-from vitedge.quantize.structure import Structure
 
 IMAGES = tiny.images(24)
 

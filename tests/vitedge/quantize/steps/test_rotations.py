@@ -18,10 +18,10 @@ from tests.vitedge.quantize.steps.programs import (
     structure_of_module,
 )
 from tests.vitedge.quantize.steps.test_value_equalization import with_loud_values
+from vitedge.program.structure import Structure
 from vitedge.quantize.steps import head_rotation, residual_rotation
 from vitedge.quantize.steps.judging import Precision
 from vitedge.quantize.steps.orthogonal import hadamard_like, mean_preserving
-from vitedge.quantize.structure import Structure
 
 IMAGES = tiny.images(24)
 WIDE = IMAGES.double()

@@ -11,11 +11,11 @@ from torch import Tensor
 from tests.export import tiny
 from tests.vitedge.quantize.steps.programs import NAMES, computed, doubled, observed, shifted, structure_of
 from vitedge.calibration.observations import Stats
-from vitedge.export.program import Program
+from vitedge.program.program import Program
+from vitedge.program.structure import find_structure
 from vitedge.quantize.steps import head_rotation, residual_rotation
 from vitedge.quantize.steps.judging import Precision
 from vitedge.quantize.steps.sequence import STEPS
-from vitedge.quantize.structure import find_structure
 
 IMAGES = tiny.images(8).double()
 APPLIES = {

@@ -20,12 +20,12 @@ from tests.vitedge.quantize.steps.programs import (
     structure_of_module,
     with_loud_channels,
 )
+from vitedge.program.structure import Structure, find_structure
 from vitedge.quantize.records import StepRecord
 from vitedge.quantize.steps import smoothing
 from vitedge.quantize.steps.channels import CENTRED, OFF, SCALES, Candidate, choose
 from vitedge.quantize.steps.judging import Precision, Reading
 from vitedge.quantize.steps.norms import scalable_norms
-from vitedge.quantize.structure import Structure, find_structure
 from vitedge.quantize.weights.grids import GridSettings
 
 IMAGES = tiny.images(24)

@@ -17,11 +17,11 @@ from tests.vitedge.quantize.steps.programs import (
     structure_of,
     structure_of_module,
 )
+from vitedge.program.structure import Structure
+from vitedge.program.tracing import Tracer
 from vitedge.quantize.steps import value_equalization
 from vitedge.quantize.steps.judging import Precision
 from vitedge.quantize.steps.operands import attention_values, linear_values
-from vitedge.quantize.structure import Structure
-from vitedge.quantize.tracing import Tracer
 
 IMAGES = tiny.images(24)
 

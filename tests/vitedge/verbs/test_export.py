@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from tests.bad_files import VIT, vit_state
-from vitedge import pipeline
 from vitedge.bundle import MANIFEST, check_files, read_manifest, read_reference
 from vitedge.digest import hash_file
 from vitedge.errors import CheckFailed, MissingBackend, OutputRefused, UserError
 from vitedge.export.coreml_weights import Weight
-from vitedge.pipeline import STAGES, Job, export
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Bar
 from vitedge.serialization import from_dict
-from vitedge.validation import validate
+from vitedge.verbs import export as pipeline
+from vitedge.verbs.export import STAGES, Job, export
+from vitedge.verbs.validate import validate
 
 SMALL = ExportRecipe(image_count=2)
 TITLES = [title for title, _ in STAGES]

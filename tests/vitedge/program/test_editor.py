@@ -6,8 +6,9 @@ import torch
 
 from tests.export import tiny
 from tests.vitedge.quantize import small_models as small
-from vitedge.export.program import Program
-from vitedge.quantize.graph import Editor, aten, module_of
+from vitedge.program.editor import Editor, aten
+from vitedge.program.modules import innermost_module
+from vitedge.program.program import Program
 
 IMAGES = tiny.images(2)
 
@@ -18,7 +19,9 @@ def program() -> Program:
 
 
 def layer(editor: Editor, module: str) -> torch.fx.Node:
-    return next(node for node in editor.calls() if node.target is aten.linear.default and module_of(node) == module)
+    return next(
+        node for node in editor.calls() if node.target is aten.linear.default and innermost_module(node) == module
+    )
 
 
 def test_tensors_are_read_and_replaced_by_name_and_the_reference_keeps_its_own(program: Program) -> None:
@@ -58,7 +61,7 @@ def test_a_new_node_belongs_to_the_module_before_whose_node_it_stands(program: P
     editor = Editor(program.exported)
     right = layer(editor, "right")
     node = editor.call(aten.neg.default, (right.args[0],), right)
-    assert module_of(node) == "right"
+    assert innermost_module(node) == "right"
     assert node.meta["val"].shape == right.args[0].meta["val"].shape
 
 

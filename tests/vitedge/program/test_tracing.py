@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.export import tiny
-from vitedge.export.capture import capture
-from vitedge.quantize.canonical import canonicalize
-from vitedge.quantize.graph import Editor, aten
-from vitedge.quantize.tracing import Tracer, is_factor, is_zero_padding, moved_from, readers, source_of
+from vitedge.program.canonical import canonicalize
+from vitedge.program.capture import capture
+from vitedge.program.editor import Editor, aten
+from vitedge.program.tracing import Tracer, is_factor, is_zero_padding, moved_from, readers, source_of
 
 
 class Moved(nn.Module):

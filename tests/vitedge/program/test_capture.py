@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from tests.export import tiny
-from vitedge.export.capture import capture, enclosing_modules
+from vitedge.program.capture import capture
+from vitedge.program.modules import enclosing_modules
 from vitedge.records import TensorSpec
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from vitedge.quantize.graph import Editor, aten
+from vitedge.program.editor import Editor, aten
 
 MOVEMENT = frozenset(
     {

@@ -9,10 +9,11 @@ from typing import Any, TypeGuard
 from torch import Tensor
 from torch.fx import Node
 
-from vitedge.export.program import Program
-from vitedge.quantize.canonical import LAYERS
-from vitedge.quantize.graph import Editor, aten, module_of
-from vitedge.quantize.tracing import MOVEMENT, Tracer, is_factor, is_zero_padding, moved_from, readers, source_of
+from vitedge.program.canonical import LAYERS
+from vitedge.program.editor import Editor, aten
+from vitedge.program.modules import innermost_module
+from vitedge.program.program import Program
+from vitedge.program.tracing import MOVEMENT, Tracer, is_factor, is_zero_padding, moved_from, readers, source_of
 
 _BIAS = (aten.add.Tensor, aten.sub.Tensor)
 
@@ -113,7 +114,7 @@ def find_structure(program: Program) -> Structure:
     """Finds the parts of a program.
 
     Args:
-        program: canonical; see `vitedge.quantize.canonical`.
+        program: canonical; see `vitedge.program.canonical`.
     """
     editor = Editor(program.exported)
     layers = {layer.node: layer for layer in _layers(editor)}
@@ -137,7 +138,7 @@ def _layers(editor: Editor) -> list[Layer]:
         bias = editor.name(node.args[2]) if weight is not None and len(node.args) > 2 else None
         if weight is None or bias is None:
             continue
-        name = weight.removesuffix(".weight") if weight.endswith(".weight") else module_of(node)
+        name = weight.removesuffix(".weight") if weight.endswith(".weight") else innermost_module(node)
         if any(layer.name == name for layer in found):
             name = f"{name}.{node.name}"
         groups: Any = node.args[6] if len(node.args) > 6 else 1
@@ -171,7 +172,7 @@ def _norm(editor: Editor, tracer: Tracer, node: Node, layers: dict[Node, Layer])
     padded = any(is_zero_padding(step) for layer in found for step in moved_from(layer.input)) or any(
         layer.kind != "linear" and any(_edges(layer.node)) for layer in found
     )
-    return Norm(module_of(node), node, weight, bias, tuple(found), tuple(columns), padded)
+    return Norm(innermost_module(node), node, weight, bias, tuple(found), tuple(columns), padded)
 
 
 def _edges(node: Node) -> list[int]:
@@ -193,7 +194,7 @@ def _attention(tracer: Tracer, node: Node, layers: dict[Node, Layer]) -> Attenti
         return None
     heads, tokens, dim = int(shape[-3]), int(shape[-2]), int(shape[-1])
     output, columns = _output(tracer, result, layers)
-    name = module_of(node)
+    name = innermost_module(node)
     name = name.removesuffix(".softmax") if node.target is aten.softmax.int else name
     return Attention(
         name,

@@ -13,7 +13,7 @@ from onnx import helper
 from tests.bad_files import VIT
 from tests.vitedge.grey_models import GREYS, NAMES, spec, write_model
 from vitedge.errors import BadRecipe, BundleDamaged, UnreadableArtifact, UserError
-from vitedge.predictors import Weights, checkpoint, find, opened, sizes
+from vitedge.verbs.subjects import Weights, checkpoint, find, opened, sizes
 
 PIXELS = np.stack([np.full((3, 8, 8), grey, np.uint8) for grey in GREYS])
 

@@ -13,8 +13,6 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx import Node
 
-from vitedge.export.capture import enclosing_modules
-
 aten = torch.ops.aten
 
 
@@ -129,11 +127,6 @@ class Editor:
 
     def _mode(self) -> Any:
         return self.image().meta["val"].fake_mode
-
-
-def module_of(node: Node) -> str:
-    """The innermost module of the reference that a node belongs to."""
-    return (enclosing_modules(node) or [""])[-1]
 
 
 def _placeholders(exported: ExportedProgram) -> Iterator[Node]:

@@ -19,8 +19,8 @@ from tests.bad_files import VIT
 from tests.vitedge.grey_models import GREYS, NAMES, spec, write_arrays, write_folders, write_model
 from vitedge.demo.assets import IMAGES
 from vitedge.errors import BadRecipe
-from vitedge.evaluation import Request, evaluate
-from vitedge.predictors import Weights
+from vitedge.verbs.evaluate import Request, evaluate
+from vitedge.verbs.subjects import Weights
 
 CONFUSED = (10, 40, 70, 101, 100, 160, 190)
 """Class 4 is looked for where class 3 is: of the greys 100 to 102 it takes one, and nothing is near 130 to 132."""

@@ -20,11 +20,11 @@ from vitedge.errors import BadRecipe, BundleDamaged, UnreadableArtifact, UserErr
 from vitedge.export.coreml_quiet import load_coremltools, quiet
 from vitedge.mlprogram.package import MODEL, WEIGHTS, read_package
 from vitedge.mlprogram.program import read_program
-from vitedge.pipeline import export
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Bar
 from vitedge.runtimes import mlprogram as program_runtime
-from vitedge.validation import Against, Manner, validate
+from vitedge.verbs.export import export
+from vitedge.verbs.validate import Against, Manner, validate
 
 AGAINST = Against(str(VIT), image_count=4)
 BLOCKED = ("torch", "timm")
@@ -68,7 +68,7 @@ def test_a_bundle_proves_itself_where_pytorch_is_not_installed(demo_bundle: Path
     script = (
         f"import sys; sys.modules.update(dict.fromkeys({BLOCKED!r}))\n"
         "from pathlib import Path; from vitedge.serialization import to_dict; import json\n"
-        "from vitedge.validation import validate\n"
+        "from vitedge.verbs.validate import validate\n"
         f"print(json.dumps(to_dict(validate(Path({str(demo_bundle)!r})))))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

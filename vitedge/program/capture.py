@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from vitedge.export.interpolation import write_as_products
-from vitedge.export.program import Program
+from vitedge.program.interpolation import write_as_products
+from vitedge.program.program import Program
 from vitedge.records import ModelSpec, TensorSpec
 
 INPUT_NAME = "image"
@@ -61,13 +61,6 @@ def capture(
     return Program(exported, spec, (image,), outputs, blocks)
 
 
-def enclosing_modules(node: torch.fx.Node) -> list[str]:
-    """The modules of the reference whose forward a node of a program belongs to, outermost first."""
-    paths = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
-    # The decompositions mark what they add with a path of this kind, which is no module.
-    return [path for path in paths if not path.startswith("_empty_nn_module_stack")]
-
-
 @contextmanager
 def _third_party_notices_ignored() -> Iterator[None]:
     """Tracing touches deprecated corners of PyTorch and timm; their notices are not for our user."""
@@ -111,17 +104,3 @@ def _strip_prefix(exported: ExportedProgram, prefix: str) -> None:
         node.meta["nn_module_stack"] = {
             key: ("" if path == root else path.removeprefix(prefix), kind) for key, (path, kind) in stack.items()
         }
-
-
-def block_outputs(exported: ExportedProgram, blocks: tuple[str, ...]) -> dict[str, str]:
-    """For every block, the last of its nodes that something outside of it reads."""
-    wanted = set(blocks)
-    outputs: dict[str, str] = {}
-    for node in exported.graph.nodes:
-        if not isinstance(node.meta.get("val"), torch.Tensor):
-            continue
-        inside = wanted.intersection(enclosing_modules(node))
-        for block in inside:
-            if any(block not in enclosing_modules(user) for user in node.users):
-                outputs[block] = node.name
-    return {block: outputs[block] for block in blocks if block in outputs}

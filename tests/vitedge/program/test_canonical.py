@@ -8,11 +8,11 @@ import torch
 
 from tests.export import tiny
 from tests.vitedge.quantize import small_models as small
-from vitedge.export.capture import capture
-from vitedge.export.program import Program
-from vitedge.quantize.canonical import canonicalize
-from vitedge.quantize.graph import Editor, aten
-from vitedge.quantize.structure import Structure, find_structure
+from vitedge.program.canonical import canonicalize
+from vitedge.program.capture import capture
+from vitedge.program.editor import Editor, aten
+from vitedge.program.program import Program
+from vitedge.program.structure import Structure, find_structure
 
 SUPERFLUOUS = {
     aten.dropout.default,

@@ -13,11 +13,11 @@ from torch import nn
 from tests.export import tiny
 from tests.seeding import seeded
 from tests.vitedge.quantize import small_models as small
-from vitedge.export.capture import capture
-from vitedge.quantize.canonical import canonicalize
-from vitedge.quantize.execution import Execution
-from vitedge.quantize.graph import aten
-from vitedge.quantize.structure import Norm, Structure, find_structure
+from vitedge.program.canonical import canonicalize
+from vitedge.program.capture import capture
+from vitedge.program.editor import aten
+from vitedge.program.execution import Execution
+from vitedge.program.structure import Norm, Structure, find_structure
 
 NORMED = {
     "vit": ("blocks.0.norm1", "blocks.0.norm2", "blocks.1.norm1", "blocks.1.norm2", "norm"),

@@ -15,14 +15,14 @@ from vitedge.checkpoints.family import Hints
 from vitedge.checkpoints.mobilevit import infer as infer_v1
 from vitedge.checkpoints.mobilevitv2 import infer as infer_v2
 from vitedge.export import coreml_artifact, to_coreml, to_onnx
-from vitedge.export.capture import capture
 from vitedge.export.coreml_reference import expected_weights
-from vitedge.export.interpolation import interpolation_matrix, write_as_products
 from vitedge.export.passes.opset import NEWEST_OPSET
-from vitedge.export.program import Program
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import read_program
 from vitedge.models import mobilevit, mobilevitv2
+from vitedge.program.capture import capture
+from vitedge.program.interpolation import interpolation_matrix, write_as_products
+from vitedge.program.program import Program
 from vitedge.recipe import ExportRecipe
 
 SIZE = (36, 44)

@@ -8,8 +8,8 @@ import torch
 
 from tests.bad_files import VIT, vit_state
 from vitedge.errors import UserError
-from vitedge.inspection import inspect
 from vitedge.records import Origin
+from vitedge.verbs.inspect import inspect
 
 
 def test_a_checkpoint_is_described() -> None:

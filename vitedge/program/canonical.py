@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from vitedge.export.program import Program
-from vitedge.quantize.graph import Editor, aten, module_of
+from vitedge.program.editor import Editor, aten
+from vitedge.program.modules import innermost_module
+from vitedge.program.program import Program
 
 _NOTHING = (aten.dropout.default, aten.contiguous.default, aten.alias.default, aten.detach.default)
 """Operators that hand on their first input, in evaluation mode."""
@@ -130,7 +131,7 @@ def _set_arguments(editor: Editor, node: Node, weight: Tensor, bias: Tensor) -> 
         if _is_own(editor, held):
             editor.set(str(editor.name(held)), value)
             continue
-        name = f"{module_of(node)}.{part}"
+        name = f"{innermost_module(node)}.{part}"
         taken = name in editor.exported.state_dict
         arguments[position] = editor.add(f"{name}.of.{node.name}" if taken else name, value.contiguous())
     node.args = tuple(arguments)

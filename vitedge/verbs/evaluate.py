@@ -15,7 +15,7 @@ from vitedge.calibration.class_names import Classes
 from vitedge.calibration.labelled import find_labelled
 from vitedge.checkpoints.overrides import parse_overrides
 from vitedge.errors import BadRecipe
-from vitedge.predictors import Subject, Weights, checkpoint, find, opened, sizes
+from vitedge.verbs.subjects import Subject, Weights, checkpoint, find, opened, sizes
 
 
 @dataclass(frozen=True)

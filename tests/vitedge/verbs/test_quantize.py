@@ -14,11 +14,11 @@ from vitedge.bundle import ReferenceData
 from vitedge.checkpoints.read import read
 from vitedge.errors import BadRecipe, OutputRefused
 from vitedge.models.reference import load_reference
-from vitedge.quantization import of_model, prepare, quantize, settings, target
 from vitedge.quantize.file import Model
 from vitedge.quantize.records import LayerChoice, QuantizationRecord
 from vitedge.recipe import CALIBRATED, SCHEMES, ExportRecipe, QuantizationRecipe
 from vitedge.records import CheckpointIdentity
+from vitedge.verbs.quantize import of_model, prepare, quantize, settings, target
 
 
 def model(batch: int | str = 1) -> Model:
@@ -111,7 +111,7 @@ def test_the_strictest_target_decides(formats: tuple[str, ...], profile: str | N
 def test_processors_get_activations_without_a_sign(
     monkeypatch: pytest.MonkeyPatch, profile: str, formats: tuple[str, ...], expected: str
 ) -> None:
-    monkeypatch.setattr("vitedge.quantization.run", lambda job: job)
+    monkeypatch.setattr("vitedge.verbs.quantize.run", lambda job: job)
     asked = QuantizationRecipe(images="synthetic")
     reference = load_reference(read(str(VIT)))
     recipe = ExportRecipe(profile=profile, formats=formats, precision="int8", quantization=asked)
@@ -134,7 +134,7 @@ def test_a_failure_while_writing_leaves_what_was_there(tmp_path: Path, monkeypat
         path.write_bytes(b"half a program")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vitedge.quantization.write_model", failing)
+    monkeypatch.setattr("vitedge.verbs.quantize.write_model", failing)
     (tmp_path / "m.pt2").write_bytes(b"old")
     with pytest.raises(OutputRefused, match=r"disk of .* is full"):
         quantize(str(VIT), tmp_path / "m.pt2", ExportRecipe(precision="w8"), force=True)

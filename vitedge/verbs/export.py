@@ -24,16 +24,16 @@ from vitedge.comparison import Evidence, check_parity, check_structure, feed
 from vitedge.digest import hash_file
 from vitedge.errors import CheckFailed, DeviceFailed, MissingBackend, UserError
 from vitedge.evidence import gather, judge_layers, judge_program
-from vitedge.export.capture import BATCH_AXIS, capture
 from vitedge.export.coreml_reference import expected_weights
-from vitedge.export.program import Program
-from vitedge.export.ranges import execution_order, find_islands
+from vitedge.export.ranges import find_islands
 from vitedge.export.sensitivity import find_noisy
 from vitedge.export.tensorrt_readiness import check_tensorrt
 from vitedge.models.reference import Reference, load_reference
 from vitedge.output import replacing
 from vitedge.parity import compare, default_bar, judge
-from vitedge.quantization import of_model, prepare, target
+from vitedge.program.capture import BATCH_AXIS, capture
+from vitedge.program.modules import execution_order
+from vitedge.program.program import Program
 from vitedge.quantize.file import Model, read_model
 from vitedge.quantize.header import SUFFIX
 from vitedge.quantize.recording import record
@@ -52,6 +52,7 @@ from vitedge.records import (
 )
 from vitedge.serialization import to_dict
 from vitedge.stressing import lower_in_range
+from vitedge.verbs.quantize import of_model, prepare, target
 from vitedge.verdict import judge_speed
 
 FILE_NAMES = {"onnx": "model.onnx", "coreml": "model.mlpackage"}

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from tests.export import tiny
 from tests.vitedge.quantize import small_models as small
-from vitedge.quantize.execution import Execution
-from vitedge.quantize.graph import aten
+from vitedge.program.editor import aten
+from vitedge.program.execution import Execution
 
 
 def test_it_computes_what_the_module_computes_as_often_as_asked() -> None:

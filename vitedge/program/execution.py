@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Interpreter, Node
+
+from vitedge.program.program import Program
 
 Watch = Callable[[Tensor], Tensor | None]
 """Sees the value of a node, and may hand back another one in its place."""
@@ -44,3 +46,21 @@ class Execution(Interpreter):
             return value
         instead = watch(value)
         return value if instead is None else instead
+
+
+def batches(program: Program, samples: Tensor, chunk: int) -> Iterator[Tensor]:
+    """The samples in batches that the program takes, of the chunk's size where any does; repetitions fill the last."""
+    size = program.inputs[0].shape[0]
+    chunk = size if isinstance(size, int) else chunk
+    for start in range(0, len(samples), chunk):
+        batch = samples[start : start + chunk]
+        if isinstance(size, int) and len(batch) < size:
+            batch = samples[[index % len(samples) for index in range(start, start + size)]]
+        yield batch
+
+
+def arguments(program: Program, batch: Tensor) -> list[Any]:
+    """The program's inputs in the order of its signature."""
+    exported = program.exported
+    tensors = {**exported.constants, **exported.state_dict}
+    return [batch if spec.target is None else tensors[spec.target] for spec in exported.graph_signature.input_specs]

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which module of the reference a node of a captured program belongs to."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from vitedge.program.program import Program
+
+
+def enclosing_modules(node: Node) -> list[str]:
+    """The modules of the reference whose forward a node of a program belongs to, outermost first."""
+    paths = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    # The decompositions mark what they add with a path of this kind, which is no module.
+    return [path for path in paths if not path.startswith("_empty_nn_module_stack")]
+
+
+def innermost_module(node: Node) -> str:
+    """Returns the name of the innermost module that a node belongs to; the reference itself is the empty name."""
+    return (enclosing_modules(node) or [""])[-1]
+
+
+def execution_order(program: Program) -> tuple[str, ...]:
+    """The innermost modules that compute something, in order of execution."""
+    nodes = (node for node in program.exported.graph.nodes if node.op == "call_function")
+    return tuple(dict.fromkeys(innermost_module(node) for node in nodes))
+
+
+def block_outputs(exported: ExportedProgram, blocks: tuple[str, ...]) -> dict[str, str]:
+    """For every block, the last of its nodes that something outside of it reads."""
+    wanted = set(blocks)
+    outputs: dict[str, str] = {}
+    for node in exported.graph.nodes:
+        if not isinstance(node.meta.get("val"), Tensor):
+            continue
+        inside = wanted.intersection(enclosing_modules(node))
+        for block in inside:
+            if any(block not in enclosing_modules(user) for user in node.users):
+                outputs[block] = node.name
+    return {block: outputs[block] for block in blocks if block in outputs}
