@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,9 +26,11 @@ def bench(
 ) -> None:
     """Measure latency, in turn, with its spread and tail."""
     from vitedge.benchmark import bench as run
+    from vitedge.bundle import MANIFEST
     from vitedge.render.bench import render
     from vitedge.render.screen import progress
 
     size = parse_size(image_size)
     result = run(subjects, device=device, threads=threads, image_size=size, progress=progress)
-    render(result, as_json=json)
+    alone = subjects[0] if len(subjects) == 1 and (Path(subjects[0]) / MANIFEST).is_file() else None
+    render(result, bundle=alone, as_json=json)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vitedge.cli.options import AsJson, Overrides, Weights
-from vitedge.cli.values import parse_overrides, parse_size
+from vitedge.cli.values import as_typed, parse_overrides, parse_size
 
 
 def evaluate(
@@ -51,6 +51,6 @@ def evaluate(
     choice = Choice(weights, parse_overrides(overrides), parse_size(image_size))
     request = Request(images, image_count, seed, against, max_drop, choice)
     result = run(subjects, request, progress)
-    render(result, as_json=json)
+    render(result, options=as_typed(weights, overrides), as_json=json)
     if not result.passed:
         raise typer.Exit(4)

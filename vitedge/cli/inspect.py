@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from vitedge.cli.options import AsJson, Overrides, Source, Weights
-from vitedge.cli.values import parse_overrides
+from vitedge.cli.values import as_typed, parse_overrides
 
 
 def inspect(source: Source, weights: Weights = None, overrides: Overrides = None, *, json: AsJson = False) -> None:
@@ -12,4 +12,5 @@ def inspect(source: Source, weights: Weights = None, overrides: Overrides = None
     from vitedge.render.inspect import render
     from vitedge.verbs.inspect import inspect as run
 
-    render(run(source, weights=weights, overrides=parse_overrides(overrides)), as_json=json)
+    result = run(source, weights=weights, overrides=parse_overrides(overrides))
+    render(result, options=as_typed(weights, overrides), as_json=json)

@@ -69,6 +69,12 @@ def _number(text: str) -> int | float | str:
     return text
 
 
+def as_typed(weights: str | None, pairs: list[str] | None) -> list[str]:
+    """Returns the words that say again what was said about a checkpoint: ``--weights NAME --set NAME=VALUE``."""
+    named = [] if weights is None else ["--weights", weights]
+    return [*named, *(word for pair in pairs or () for word in ("--set", pair))]
+
+
 def bar_entries(max_error: float | None, min_sqnr: float | None, min_agreement: float | None) -> dict[str, Any] | None:
     """The entries of a `Bar` as a recipe file would have them; None where nothing was asked for."""
     if max_error is None and min_sqnr is None and min_agreement is None:

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
+from vitedge.bundle import size_of
 from vitedge.records import BenchReport, LatencyReport
-from vitedge.render.screen import document, lines, show, table
+from vitedge.render.screen import document, lines, next_command, readable_size, show, table
 
 
-def render(result: BenchReport, *, as_json: bool) -> None:
-    """Prints the latency of every subject, and each against the first."""
+def render(result: BenchReport, *, bundle: str | None = None, as_json: bool) -> None:
+    """Prints the latency of every subject, and each against the first; ``bundle`` is the one that keeps the report."""
     if as_json:
         return document(result)
     drawn = table("subject", "runtime", "median", "p90", "p99", "CoV", "load", "memory", right=range(2, 8))
@@ -29,6 +33,11 @@ def render(result: BenchReport, *, as_json: bool) -> None:
             if not report.stable
         ),
     )
+    if bundle is not None:
+        lines(
+            f"{bundle}: {readable_size(size_of(Path(bundle)))}; the measurements are sealed into its manifest",
+            next_command(f"vitedge validate {shlex.quote(bundle)}"),
+        )
     return None
 
 

@@ -14,7 +14,7 @@ def render(result: DemoResult, *, as_json: bool) -> None:
     if as_json:
         return document(result)
     drawn = table("model", "runs as", "size", "relative", "SQNR dB", "top-1", "median ms", right=range(2, 7))
-    shown = ""
+    shown, size = "", readable_size(sum(row.size for row in result.rows))
     for row in result.rows:
         if row.model != shown:
             reference = ("-", "reference", "-", f"{row.reference_top1:.1%}", f"{row.reference_ms:.2f}")
@@ -25,7 +25,7 @@ def render(result: DemoResult, *, as_json: bool) -> None:
     lines(
         f"top-1 on {result.images} test images; median latency at batch 1, measured in turn",
         *_not_timed(result),
-        f"{result.folder}: {len(result.rows)} artifacts, every one verified, in {result.seconds:.0f} s",
+        f"{result.folder}: {len(result.rows)} artifacts of {size}, every one verified, in {result.seconds:.0f} s",
         next_command(f"vitedge validate {shlex.quote(result.folder)}/{result.rows[0].model.lower()}"),
     )
     return None

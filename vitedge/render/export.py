@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
+from pathlib import Path
 
 from rich.table import Table
 
+from vitedge import registry
+from vitedge.comparison import RUNTIMES_OF
 from vitedge.records import Artifact, ExportResult
+from vitedge.render.following import kit_command
 from vitedge.render.parity import verdicts
 from vitedge.render.quantize import verdict
 from vitedge.render.screen import document, lines, next_command, readable_size, show, table
@@ -19,6 +23,7 @@ def render(result: ExportResult, *, as_json: bool) -> None:
     if as_json:
         return document(result)
     manifest = result.manifest
+    images, seconds = max((report.images for report in manifest.parity), default=0), sum(result.seconds.values())
     show(_artifact_table(manifest.artifacts))
     verdicts(manifest.parity, manifest.structure)
     lines(
@@ -26,10 +31,18 @@ def render(result: ExportResult, *, as_json: bool) -> None:
         *(f"note: {note}" for note in manifest.spec.notes),
         *verdict(manifest.quantization),
         *result.pending,
-        f"{result.bundle}: {readable_size(result.size)}, verified, in {sum(result.seconds.values()):.1f} s",
-        next_command(f"vitedge bench {shlex.quote(result.bundle)}"),
+        f"{result.bundle}: {readable_size(result.size)}, verified on {images} images, in {seconds:.1f} s",
+        next_command(_following(result.bundle, manifest.artifacts)),
     )
     return None
+
+
+def _following(bundle: str, artifacts: Iterable[Artifact]) -> str:
+    """Returns what measures the bundle: on a Mac, where nothing of it runs on this system."""
+    runtimes = {RUNTIMES_OF[artifact.format][-1] for artifact in artifacts}
+    if any(registry.works_here(registry.RUNTIMES, name) for name in runtimes):
+        return f"vitedge bench {shlex.quote(bundle)}"
+    return kit_command(Path(bundle))
 
 
 def _artifact_table(artifacts: Iterable[Artifact]) -> Table:

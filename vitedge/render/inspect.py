@@ -3,19 +3,19 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vitedge.records import Inspection, ModelSpec, Origin
+from vitedge.render.following import export_command
 from vitedge.render.screen import document, lines, next_command, readable_size, short_path, show, table
 
 _NAMED = 2
 """Labels that are shown before their number."""
 
 
-def render(result: Inspection, *, as_json: bool) -> None:
-    """Prints the facts, the cost and what an export leaves out."""
+def render(result: Inspection, *, options: Sequence[str] = (), as_json: bool) -> None:
+    """Prints the facts, the cost and what an export leaves out; ``options`` are typed again in the next command."""
     if as_json:
         return document(result)
     spec = result.spec
@@ -30,7 +30,7 @@ def render(result: Inspection, *, as_json: bool) -> None:
         f"{cost.parameters:,} parameters, {cost.gmacs:.2f} GMACs, {cost.activations_mb:.1f} MB of activations",
         *(f"left out: {name} ({reason})" for name, reason in _grouped(result.dropped)),
         *(f"note: {note}" for note in spec.notes),
-        next_command(f"vitedge export {shlex.quote(result.source)} -o BUNDLE --format onnx --format coreml"),
+        next_command(export_command(result.source, options)),
     )
     return None
 

@@ -9,6 +9,13 @@ from tests.vitedge.render.samples import INSPECTION, SPEC
 from vitedge.render.inspect import render
 
 
+def test_the_next_command_says_again_what_was_said_about_the_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    render(INSPECTION, options=["--weights", "model", "--set", "mean=0.5,0.5,0.5"], as_json=False)
+    following = capsys.readouterr().out.splitlines()[-1]
+    assert following.startswith("next: vitedge export /a/very/long")
+    assert following.endswith(" --weights model --set mean=0.5,0.5,0.5 -o BUNDLE --format onnx --format coreml")
+
+
 @pytest.mark.parametrize(
     ("labels", "shown"), [(("cat",), "cat"), (("cat", "dog"), "cat, dog"), (("cat", "dog", "eel"), "cat, dog, … (3)")]
 )
