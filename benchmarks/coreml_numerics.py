@@ -23,21 +23,21 @@ from typing import Any
 import timm
 import torch
 
-from tests.export.foreign import convert
+from tests.export.coreml.foreign import convert
 from tests.family_map_files import settled
 from tests.seeding import seeded
 from vitedge.calibration.images import load
 from vitedge.checkpoints.read import read
-from vitedge.comparison import Evidence, feed, run
 from vitedge.devices import local
 from vitedge.errors import CheckFailed
-from vitedge.evidence import gather
-from vitedge.export.coreml_artifact import describe
-from vitedge.export.sensitivity import find_noisy
+from vitedge.export.coreml.artifact import describe
+from vitedge.export.float16.noise import find_noisy
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import read_program
 from vitedge.models.reference import Reference, load_reference
-from vitedge.parity import compare, judge
+from vitedge.parity.artifact import Evidence, feed, run
+from vitedge.parity.metrics import compare, judge
+from vitedge.parity.reference import gather
 from vitedge.program.capture import capture
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Bar, OutputParity

@@ -22,8 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vitedge.bundle import versions
 from vitedge.devices import local
+from vitedge.files.bundle import versions
 
 RESULTS = Path(__file__).parent / "results" / "export_cost.json"
 TIMED = ("vit_small_patch16_224", "pit_s_224", "mobilevit_s", "swin_tiny_patch4_window7_224")

@@ -27,7 +27,7 @@ from vitedge.calibration.images import load
 from vitedge.checkpoints.read import read
 from vitedge.devices import local
 from vitedge.models.reference import load_reference
-from vitedge.parity import compare, default_bar, judge
+from vitedge.parity.metrics import compare, default_bar, judge
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Bar
 from vitedge.verbs.export import export

@@ -20,8 +20,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from vitedge.bundle import versions
 from vitedge.devices import local
+from vitedge.files.bundle import versions
 
 RESULTS = Path(__file__).with_name("results") / "mlprogram_speed.json"
 MODELS = ("vit_small_patch16_224", "pit_s_224", "mobilevit_s")

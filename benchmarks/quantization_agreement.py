@@ -32,7 +32,7 @@ from vitedge.checkpoints.read import read
 from vitedge.export.to_coreml import lower as lower_to_coreml
 from vitedge.export.to_onnx import lower
 from vitedge.models.reference import load_reference
-from vitedge.parity import compare
+from vitedge.parity.metrics import compare
 from vitedge.program.execution import Execution
 from vitedge.program.modules import enclosing_modules
 from vitedge.program.program import Program

@@ -27,7 +27,7 @@ from vitedge.checkpoints.read import read
 from vitedge.demo.assets import IMAGES, MODELS, DemoModel, images
 from vitedge.latency import size_of
 from vitedge.models.reference import load_reference
-from vitedge.parity import compare
+from vitedge.parity.metrics import compare
 
 RESULTS = Path(__file__).with_name("results") / "quantization_demo.json"
 CALIBRATION = 128

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from benchmarks.quantization_pieces import Array, Piece, apart, piece
-from vitedge.export.coreml_graph import CoreMLGraph, prepare
-from vitedge.export.coreml_values import ReferenceValues, Rounding
+from vitedge.export.coreml.graph import CoreMLGraph, prepare
 from vitedge.mlprogram.interpreter import Interpreter
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import read_program
+from vitedge.parity.coreml.values import ReferenceValues, Rounding
 from vitedge.program.program import Program
 from vitedge.program.qdq import DEQUANTIZE, QUANTIZE
 

@@ -35,7 +35,7 @@ from benchmarks.sheet import Sheet, parser
 from vitedge import registry
 from vitedge.checkpoints.read import read
 from vitedge.models.reference import load_reference
-from vitedge.parity import compare
+from vitedge.parity.metrics import compare
 
 RESULTS = Path(__file__).with_name("results") / "quantization_quality.json"
 OURS = "vitedge"

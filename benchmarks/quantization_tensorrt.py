@@ -3,7 +3,7 @@
 
 ``python -m benchmarks.quantization_tensorrt`` from the root of the repository writes
 ``benchmarks/results/quantization_tensorrt.json``; with names of models it measures those again and keeps the other
-rows. What the file is made of is judged by `vitedge.export.tensorrt_readiness`; what it computes by ONNX Runtime,
+rows. What the file is made of is judged by `vitedge.export.tensorrt.readiness`; what it computes by ONNX Runtime,
 beside the file for processors, on images that neither has seen. A figure that misses its bar is written down like any
 other and ends the script with exit code 1.
 """
@@ -27,9 +27,9 @@ from vitedge import registry
 from vitedge.calibration.images import load
 from vitedge.calibration.preprocess import normalize
 from vitedge.checkpoints.read import read
-from vitedge.export.tensorrt_readiness import check_tensorrt
+from vitedge.export.tensorrt.readiness import check_tensorrt
 from vitedge.models.reference import load_reference
-from vitedge.parity import compare
+from vitedge.parity.metrics import compare
 
 RESULTS = Path(__file__).with_name("results") / "quantization_tensorrt.json"
 PROFILE = "jetson-orin-nano"

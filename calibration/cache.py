@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from vitedge.calibration.observations import Stats, refuse_unusable
 from vitedge.calibration.stream import ImageStream
 from vitedge.errors import OutputRefused
-from vitedge.output import clear_debris, replacing_file
+from vitedge.files.replacing import clear_debris, replacing_file
 
 LAYOUT = 2
 """Counted up when what is kept, or how, changes."""

@@ -7,9 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from vitedge.digest import hash_file, hash_listing
 from vitedge.errors import BadRecipe
-from vitedge.export.coreml_convert import (
+from vitedge.export.coreml.convert import (
     PROBABILITIES,
     Settings,
     deployment_target,
@@ -18,11 +17,12 @@ from vitedge.export.coreml_convert import (
     to_model,
     values_of,
 )
-from vitedge.export.coreml_describe import LABEL, LABEL_PROBABILITIES, describe
-from vitedge.export.coreml_graph import prepare
-from vitedge.export.coreml_package import write_package
-from vitedge.export.coreml_quantized import add_conversions, check_forms
-from vitedge.export.coreml_quiet import load_coremltools, quiet
+from vitedge.export.coreml.describe import LABEL, LABEL_PROBABILITIES, describe
+from vitedge.export.coreml.graph import prepare
+from vitedge.export.coreml.package import write_package
+from vitedge.export.coreml.quantized import add_conversions, check_forms
+from vitedge.export.coreml.quiet import load_coremltools, quiet
+from vitedge.files.digest import hash_file, hash_listing
 from vitedge.mlprogram.package import MANIFEST, MODEL, WEIGHTS
 from vitedge.program.program import Program
 from vitedge.recipe import ExportRecipe

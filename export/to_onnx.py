@@ -19,20 +19,20 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, ShapeInferencePass
 
 from vitedge.errors import CheckFailed
-from vitedge.export import onnx_writer
-from vitedge.export.onnx_quantized_translation import needed_opset
-from vitedge.export.onnx_skeleton import read_skeleton
-from vitedge.export.onnx_translation import LAYER_NORMALIZATION_SINCE, translations
-from vitedge.export.onnx_writer import WrittenFile, write_onnx
-from vitedge.export.passes.batch_norm import fold_batch_norms
-from vitedge.export.passes.cleanup import clean_up
-from vitedge.export.passes.constants import fold_constants, merge_equal_constants
-from vitedge.export.passes.graph import MODULES, Graph
-from vitedge.export.passes.half import to_half
-from vitedge.export.passes.names import name_after_modules
-from vitedge.export.passes.opset import check_opset, retarget
-from vitedge.export.passes.quantized import lay_out_integers
-from vitedge.export.passes.weight_only import CONTRIB, lay_out_weights
+from vitedge.export.onnx import writer as onnx_writer
+from vitedge.export.onnx.passes.batch_norm import fold_batch_norms
+from vitedge.export.onnx.passes.cleanup import clean_up
+from vitedge.export.onnx.passes.constants import fold_constants, merge_equal_constants
+from vitedge.export.onnx.passes.graph import MODULES, Graph
+from vitedge.export.onnx.passes.half import to_half
+from vitedge.export.onnx.passes.names import name_after_modules
+from vitedge.export.onnx.passes.opset import check_opset, retarget
+from vitedge.export.onnx.passes.quantized import lay_out_integers
+from vitedge.export.onnx.passes.weight_only import CONTRIB, lay_out_weights
+from vitedge.export.onnx.quantized_translation import needed_opset
+from vitedge.export.onnx.skeleton import read_skeleton
+from vitedge.export.onnx.translation import LAYER_NORMALIZATION_SINCE, translations
+from vitedge.export.onnx.writer import WrittenFile, write_onnx
 from vitedge.program.modules import block_outputs, innermost_module
 from vitedge.program.program import Program
 from vitedge.recipe import ExportRecipe

@@ -30,10 +30,10 @@ from tests.family_files import (
     with_average,
 )
 from tests.seeding import seeded
-from tests.vitedge.checkpoints import mobilevit_models as mobilevit
-from tests.vitedge.checkpoints import test_beit as beit
-from tests.vitedge.checkpoints import test_pit as pit
-from tests.vitedge.checkpoints import test_swin as swin
+from tests.vitedge.checkpoints.families import test_beit as beit
+from tests.vitedge.checkpoints.families import test_pit as pit
+from tests.vitedge.checkpoints.families import test_swin as swin
+from tests.vitedge.checkpoints.families.mobilevit import models as mobilevit
 from vitedge.calibration.synthetic import synthesize
 
 

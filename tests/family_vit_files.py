@@ -32,8 +32,8 @@ from tests.family_files import (
     with_average,
 )
 from tests.seeding import seeded
-from tests.vitedge.checkpoints import test_vit_google as google
-from tests.vitedge.checkpoints import test_vit_pytorch as facebook
+from tests.vitedge.checkpoints.families.vit import test_google as google
+from tests.vitedge.checkpoints.families.vit import test_pytorch as facebook
 
 # 128 channels in two heads of 64: what is assumed where no file says it.
 TINY: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 128, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0}

@@ -11,21 +11,21 @@ import pytest
 import torch
 from torch import nn
 
-from tests.export.coreml_models import FAMILIES, captured
-from tests.export.foreign import convert
+from tests.export.coreml.foreign import convert
+from tests.export.coreml.models import FAMILIES, captured
 from tests.family_map_files import settled
 from tests.seeding import seeded
 from vitedge.calibration.images import load
 from vitedge.calibration.synthetic import synthesize
 from vitedge.checkpoints.read import read
-from vitedge.comparison import run
 from vitedge.demo.assets import IMAGES, MODELS, DemoModel, images
-from vitedge.evidence import gather
-from vitedge.export.sensitivity import find_noisy
+from vitedge.export.float16.noise import find_noisy
 from vitedge.export.to_coreml import lower
 from vitedge.mlprogram.package import MODEL, read_package
 from vitedge.models.reference import load_reference
-from vitedge.parity import compare
+from vitedge.parity.artifact import run
+from vitedge.parity.metrics import compare
+from vitedge.parity.reference import gather
 from vitedge.program.capture import capture
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Bar, OutputParity

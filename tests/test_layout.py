@@ -98,14 +98,14 @@ def test_only_render_prints() -> None:
         calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
         prints = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
         consoles = [call for call in calls if ast.unparse(call.func) in ("Console", "sys.stdout.write")]
-        assert name.startswith("vitedge.render.") or name == "vitedge.kit_script" or not prints
+        assert name.startswith("vitedge.render.") or name == "vitedge.devices.mac_kit.verify" or not prints
         assert name == "vitedge.render.screen" or not consoles
 
 
 def test_the_script_of_the_verify_kit_stands_alone() -> None:
-    text = SOURCES["vitedge.kit_script"].read_text(encoding="utf-8")
+    text = SOURCES["vitedge.devices.mac_kit.verify"].read_text(encoding="utf-8")
     ast.parse(text, feature_version=(3, 8))
-    assert not imports("vitedge.kit_script", lazy=True)
+    assert not imports("vitedge.devices.mac_kit.verify", lazy=True)
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))

@@ -15,17 +15,17 @@ from timm.models import mobilevit
 from timm.models.byobnet import ByobNet, ByoModelCfg
 
 from tests import damage
-from tests.export import coreml_models
-from tests.export.coreml_models import CLASSES, FAMILIES, captured
-from tests.export.foreign import convert
+from tests.export.coreml import models as coreml_models
+from tests.export.coreml.foreign import convert
+from tests.export.coreml.models import CLASSES, FAMILIES, captured
 from tests.seeding import seeded
 from vitedge.errors import CheckFailed
-from vitedge.export.coreml_layers import LayerComparison, compare_program
-from vitedge.export.coreml_reference import expected_weights
-from vitedge.export.coreml_weights import compare_weights
+from vitedge.export.coreml.expected_weights import expected_weights
+from vitedge.export.coreml.weights import compare_weights
 from vitedge.export.to_coreml import lower
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import read_program
+from vitedge.parity.coreml.layers import LayerComparison, compare_program
 from vitedge.program.program import Program
 from vitedge.recipe import ExportRecipe
 

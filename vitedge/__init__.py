@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitedge.accuracy_records import Evaluation
+    from vitedge.accuracy.records import Evaluation
     from vitedge.models.reference import Reference
     from vitedge.quantize.records import QuantizationResult
     from vitedge.recipe import ExportRecipe

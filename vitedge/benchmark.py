@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitedge import latency, registry
-from vitedge.bundle import MANIFEST, add_latency, read_manifest
-from vitedge.comparison import FORMAT_OF, RUNTIMES_OF
+from vitedge.files.bundle import MANIFEST, add_latency, read_manifest
 from vitedge.latency import Rule, Subject
+from vitedge.parity.artifact import FORMAT_OF, RUNTIMES_OF
 from vitedge.records import BenchReport
 
 REFERENCE = "vitedge.models.reference:measured"

@@ -54,8 +54,8 @@ TARGETS: Table = {
 }
 
 CHECKS: Table = {
-    "onnx": Part("ONNX", "vitedge.export.onnx_artifact", ("onnx",)),
-    "coreml": Part("Core ML", "vitedge.export.coreml_artifact", ("coremltools",), "pip install 'coremltools>=9.0'"),
+    "onnx": Part("ONNX", "vitedge.export.onnx.artifact", ("onnx",)),
+    "coreml": Part("Core ML", "vitedge.export.coreml.artifact", ("coremltools",), "pip install 'coremltools>=9.0'"),
 }
 
 RUNTIMES: Table = {

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitedge import registry
-from vitedge.export.onnx_fusion import count_unpacked, unfused
+from vitedge.export.onnx.fusion import count_unpacked, unfused
 from vitedge.latency import Rule, Subject, bench
 from vitedge.program.program import Program
 from vitedge.quantize.records import SpeedVerdict

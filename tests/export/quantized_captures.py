@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
 
-from tests.export.coreml_models import captured
+from tests.export.coreml.models import captured
 from vitedge.program.canonical import canonicalize
 from vitedge.program.constants import parameters
 from vitedge.program.program import Program

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.export.coreml_models import CLASSES, FAMILIES, Features, captured
+from tests.export.coreml.models import CLASSES, FAMILIES, Features, captured
 from tests.seeding import seeded
 from vitedge.errors import BadRecipe, CheckFailed, MissingBackend
-from vitedge.export import coreml_quiet
-from vitedge.export.coreml_quiet import load_coremltools
-from vitedge.export.coreml_weights import numbers
+from vitedge.export.coreml import quiet as coreml_quiet
+from vitedge.export.coreml.quiet import load_coremltools
+from vitedge.export.coreml.weights import numbers
 from vitedge.export.to_coreml import lower
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import Literal, read_program
@@ -185,7 +185,7 @@ def test_a_dynamic_batch_is_refused(tmp_path: Path) -> None:
 
 def test_several_images_at_once_are_a_multi_array(tmp_path: Path) -> None:
     program = captured(dtype="uint8", labels=LABELS)
-    from tests.export.coreml_models import Normalized  # noqa: PLC0415
+    from tests.export.coreml.models import Normalized  # noqa: PLC0415
 
     module = Normalized(seeded(FAMILIES["vit"][0]()), program.spec.preprocessing).eval()
     artifact, mil = lowered(
@@ -231,7 +231,7 @@ def test_the_package_describes_itself_without_a_date(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from tests.export.coreml_models import captured
+from tests.export.coreml.models import captured
 from vitedge.export.to_coreml import lower
 from vitedge.recipe import ExportRecipe
 program = captured("vit", dtype="uint8", labels=("a", "b", "c", "d", "e"))

@@ -20,8 +20,9 @@ from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 from tests.export import tiny
 from tests.vitedge.program.test_capture import Wrapper
 from vitedge.errors import BadRecipe, CheckFailed
-from vitedge.export import onnx_writer, to_onnx
-from vitedge.export.passes.opset import NEWEST_OPSET
+from vitedge.export import to_onnx
+from vitedge.export.onnx import writer as onnx_writer
+from vitedge.export.onnx.passes.opset import NEWEST_OPSET
 from vitedge.export.to_onnx import lower
 from vitedge.program.capture import capture
 from vitedge.recipe import ExportRecipe

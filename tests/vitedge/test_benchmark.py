@@ -11,8 +11,8 @@ from tests.bad_files import VIT
 from tests.vitedge.onnx_models import write_model
 from vitedge import latency
 from vitedge.benchmark import bench
-from vitedge.bundle import read_manifest, write_manifest
 from vitedge.errors import BadRecipe, MissingBackend, UserError
+from vitedge.files.bundle import read_manifest, write_manifest
 from vitedge.latency import Rule, Subject
 from vitedge.records import BenchReport
 from vitedge.verbs.validate import validate

@@ -125,7 +125,7 @@ def test_only_the_registry_imports_lazily() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["vitedge.registry", "vitedge.latency", "vitedge.latency_worker", "vitedge.profiles"]
+    "module", ["vitedge.registry", "vitedge.latency", "vitedge.latency_worker", "vitedge.devices.profiles"]
 )
 def test_nothing_heavy_is_imported_before_it_is_asked_for(module: str) -> None:
     heavy = "{'torch', 'onnx', 'onnxruntime', 'coremltools', 'timm'}"

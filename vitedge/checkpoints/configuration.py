@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from vitedge.checkpoints.family import Hints, State
+from vitedge.checkpoints.families.family import Hints, State
 from vitedge.errors import UnknownArchitecture, WeightsMismatch
 from vitedge.records import Origin, Preprocessing
 

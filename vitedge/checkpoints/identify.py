@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from vitedge.checkpoints.family import Converted, Family, Hints, Naming, State
-from vitedge.checkpoints.unwrap import spellings
+from vitedge.checkpoints.families.family import Converted, Family, Hints, Naming, State
+from vitedge.checkpoints.files.unwrap import spellings
 from vitedge.errors import UnknownArchitecture
 from vitedge.sentences import some
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from vitedge.checkpoints import hub
-from vitedge.checkpoints.containers import Container, open_container
-from vitedge.checkpoints.families import FAMILIES
-from vitedge.checkpoints.family import Family, Hints, State
+from vitedge.checkpoints.families.family import Family, Hints, State
+from vitedge.checkpoints.families.table import FAMILIES
+from vitedge.checkpoints.files import hub
+from vitedge.checkpoints.files.container import Container, open_container
+from vitedge.checkpoints.files.unwrap import WeightSet, choose, weight_sets
 from vitedge.checkpoints.identify import identify
 from vitedge.checkpoints.overrides import apply_overrides, parse_overrides
-from vitedge.checkpoints.unwrap import WeightSet, choose, weight_sets
 from vitedge.errors import UserError, WeightsMismatch
 from vitedge.records import ModelSpec
 from vitedge.sentences import some

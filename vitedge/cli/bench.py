@@ -26,7 +26,7 @@ def bench(
 ) -> None:
     """Measure latency, in turn, with its spread and tail."""
     from vitedge.benchmark import bench as run
-    from vitedge.bundle import MANIFEST
+    from vitedge.files.bundle import MANIFEST
     from vitedge.render.bench import render
     from vitedge.render.screen import progress
 

@@ -34,7 +34,7 @@ from vitedge.cli.values import (
     quantization_entries,
     settled_entries,
 )
-from vitedge.profiles import apply
+from vitedge.devices.profiles import apply
 from vitedge.quantize.header import SUFFIX
 from vitedge.recipe import SCHEMES, ExportRecipe, read_entries
 from vitedge.serialization import from_dict

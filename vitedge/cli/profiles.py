@@ -8,7 +8,7 @@ from vitedge.cli.options import AsJson
 
 def profiles(*, json: AsJson = False) -> None:
     """Print the table of devices that --for knows, with sources."""
-    from vitedge.profiles import profiles as table
+    from vitedge.devices.profiles import profiles as table
     from vitedge.render.profiles import render
 
     render(table(), as_json=json)

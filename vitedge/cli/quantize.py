@@ -21,7 +21,7 @@ from vitedge.cli.options import (
     Weights,
 )
 from vitedge.cli.values import parse_batch, parse_overrides, parse_size, quantization_entries
-from vitedge.profiles import apply
+from vitedge.devices.profiles import apply
 from vitedge.recipe import CALIBRATION_COUNT, SCHEMES, ExportRecipe, read_entries
 from vitedge.serialization import from_dict
 

@@ -15,14 +15,14 @@ from vitedge import latency, registry
 from vitedge.benchmark import REFERENCE
 from vitedge.calibration.images import ImageSet, load
 from vitedge.checkpoints.read import read
-from vitedge.comparison import RUNTIMES_OF, Evidence
-from vitedge.comparison import run as run_artifact
 from vitedge.demo.assets import IMAGES, MODELS, DemoModel, images
-from vitedge.demo_records import DemoResult, DemoRow
-from vitedge.evidence import gather
+from vitedge.demo.records import DemoResult, DemoRow
 from vitedge.latency import Rule, Subject
 from vitedge.models.reference import load_reference
-from vitedge.parity import default_bar
+from vitedge.parity.artifact import RUNTIMES_OF, Evidence
+from vitedge.parity.artifact import run as run_artifact
+from vitedge.parity.metrics import default_bar
+from vitedge.parity.reference import gather
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
 from vitedge.records import Artifact, ExportResult, OutputParity
 from vitedge.verbs.export import export

@@ -21,7 +21,7 @@ from timm.layers.mlp import Mlp
 from timm.models.beit import Beit
 from torch import Tensor, nn
 
-from vitedge.checkpoints.family import State
+from vitedge.checkpoints.families.family import State
 from vitedge.models.activations import ACTIVATIONS
 from vitedge.models.positions import check_multiple, resize_tokens
 from vitedge.models.relative_positions import resample_biases

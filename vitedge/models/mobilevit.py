@@ -10,8 +10,8 @@ import torch
 from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 from torch import Tensor, nn
 
-from vitedge.checkpoints.family import State
-from vitedge.checkpoints.mobilevit_structure import size_notes, total_stride
+from vitedge.checkpoints.families.family import State
+from vitedge.checkpoints.families.mobilevit.structure import size_notes, total_stride
 from vitedge.models.positions import check_multiple
 from vitedge.records import ModelSpec, Origin
 

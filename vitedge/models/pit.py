@@ -11,8 +11,8 @@ from timm.layers.mlp import Mlp
 from timm.models.pit import PoolingVisionTransformer
 from torch import Tensor, nn
 
-from vitedge.checkpoints.family import State
-from vitedge.checkpoints.pit import grid_of
+from vitedge.checkpoints.families.family import State
+from vitedge.checkpoints.families.pit import grid_of
 from vitedge.errors import ImpossibleSize
 from vitedge.models.activations import ACTIVATIONS
 from vitedge.models.positions import resize_grid

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vitedge.calibration.preprocess import normalize
-from vitedge.checkpoints.family import State
+from vitedge.checkpoints.families.family import State
 from vitedge.checkpoints.read import Checkpoint, read
 from vitedge.errors import ImpossibleSize, WeightsMismatch
 from vitedge.models import beit, mobilevit, mobilevitv2, pit, swin, vit

@@ -22,7 +22,7 @@ from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vitedge.checkpoints.family import State
+from vitedge.checkpoints.families.family import State
 from vitedge.errors import ImpossibleSize
 from vitedge.models.activations import ACTIVATIONS
 from vitedge.models.positions import check_multiple

@@ -21,7 +21,7 @@ from timm.models.resnetv2 import ResNetV2, create_resnetv2_stem
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from vitedge.checkpoints.family import State
+from vitedge.checkpoints.families.family import State
 from vitedge.errors import BadRecipe
 from vitedge.models.activations import ACTIVATIONS
 from vitedge.models.positions import check_multiple, resize_tokens

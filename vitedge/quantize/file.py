@@ -16,8 +16,8 @@ import torch
 import torch.ao.quantization.fx._decomposed  # registers the operators that a program consists of
 from torch.export import ExportedProgram
 
-from vitedge.bundle import ReferenceData
 from vitedge.errors import UnreadableArtifact, UserError
+from vitedge.files.bundle import ReferenceData
 from vitedge.program.program import Program
 from vitedge.quantize.archive import refuse_code
 from vitedge.quantize.header import ENTRY, FORMAT_VERSION, SUFFIX

@@ -30,7 +30,7 @@ from vitedge.calibration.preprocess import normalize
 from vitedge.calibration.stream import ImageStream
 from vitedge.memory import freed_at_once
 from vitedge.models.reference import Reference, output_names
-from vitedge.parity import compare
+from vitedge.parity.metrics import compare
 from vitedge.program.canonical import canonicalize
 from vitedge.program.capture import capture
 from vitedge.program.editor import duplicate

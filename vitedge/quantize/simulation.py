@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vitedge.comparison import feed
+from vitedge.parity.artifact import feed
 from vitedge.program.execution import Execution
 from vitedge.program.program import Program
 from vitedge.records import OutputParity, ParityReport

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitedge.accuracy_count import Count, Predictor, classify
+from vitedge.accuracy.count import Count, Predictor, classify
 from vitedge.calibration.labelled import LabelledSet
 from vitedge.calibration.preprocess import normalize
 from vitedge.errors import BadImages, BadRecipe, MissingBackend
-from vitedge.parity import compare
+from vitedge.parity.metrics import compare
 from vitedge.program.execution import Execution
 from vitedge.program.program import Program
 from vitedge.program.structure import Structure, find_structure

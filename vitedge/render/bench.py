@@ -6,7 +6,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from vitedge.bundle import size_of
+from vitedge.files.bundle import size_of
 from vitedge.records import BenchReport, LatencyReport
 from vitedge.render.screen import document, lines, next_command, readable_size, show, table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shlex
 
-from vitedge.demo_records import DemoResult, DemoRow
+from vitedge.demo.records import DemoResult, DemoRow
 from vitedge.render.screen import document, lines, next_command, readable_size, show, table
 
 

@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vitedge.accuracy_records import Evaluation, PairedAccuracy, Proportion
-from vitedge.bundle import MANIFEST
+from vitedge.accuracy.records import Evaluation, PairedAccuracy, Proportion
+from vitedge.files.bundle import MANIFEST
 from vitedge.render.following import export_command, kit_command
 from vitedge.render.screen import document, lines, next_command, show, table
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.table import Table
 
 from vitedge import registry
-from vitedge.comparison import RUNTIMES_OF
+from vitedge.parity.artifact import RUNTIMES_OF
 from vitedge.records import Artifact, ExportResult
 from vitedge.render.following import kit_command
 from vitedge.render.parity import verdicts

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vitedge.profiles import Profile
+from vitedge.devices.profiles import Profile
 from vitedge.render.screen import document, lines, show, table
 
 

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vitedge.accuracy_count import Count, Predictor, classify
-from vitedge.accuracy_records import Evaluation, PairedAccuracy
+from vitedge.accuracy.count import Count, Predictor, classify
+from vitedge.accuracy.records import Evaluation, PairedAccuracy
 from vitedge.calibration.class_names import Classes
 from vitedge.calibration.labelled import find_labelled
 from vitedge.checkpoints.overrides import parse_overrides

@@ -16,21 +16,23 @@ from typing import Any, cast
 
 import numpy as np
 
-from vitedge import profiles, registry
-from vitedge.bundle import REFERENCE, ReferenceData, versions, write_manifest, write_reference
+from vitedge import registry
 from vitedge.calibration.images import load
 from vitedge.checkpoints.read import Checkpoint, read
-from vitedge.comparison import Evidence, check_parity, check_structure, feed
-from vitedge.digest import hash_file
+from vitedge.devices import profiles
 from vitedge.errors import CheckFailed, DeviceFailed, MissingBackend, UserError
-from vitedge.evidence import gather, judge_layers, judge_program
-from vitedge.export.coreml_reference import expected_weights
-from vitedge.export.ranges import find_islands
-from vitedge.export.sensitivity import find_noisy
-from vitedge.export.tensorrt_readiness import check_tensorrt
+from vitedge.export.coreml.expected_weights import expected_weights
+from vitedge.export.float16.noise import find_noisy
+from vitedge.export.float16.ranges import find_islands
+from vitedge.export.tensorrt.readiness import check_tensorrt
+from vitedge.files.bundle import REFERENCE, ReferenceData, versions, write_manifest, write_reference
+from vitedge.files.digest import hash_file
+from vitedge.files.replacing import replacing
 from vitedge.models.reference import Reference, load_reference
-from vitedge.output import replacing
-from vitedge.parity import compare, default_bar, judge
+from vitedge.parity.artifact import Evidence, check_parity, check_structure, feed
+from vitedge.parity.float16_range import lower_in_range
+from vitedge.parity.metrics import compare, default_bar, judge
+from vitedge.parity.reference import gather, judge_layers, judge_program
 from vitedge.program.capture import BATCH_AXIS, capture
 from vitedge.program.modules import execution_order
 from vitedge.program.program import Program
@@ -51,7 +53,6 @@ from vitedge.records import (
     StructureReport,
 )
 from vitedge.serialization import to_dict
-from vitedge.stressing import lower_in_range
 from vitedge.verbs.quantize import of_model, prepare, target
 from vitedge.verdict import judge_speed
 

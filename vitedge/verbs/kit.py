@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from vitedge import kit
-from vitedge.bundle import size_of
+from vitedge.devices.mac_kit import kit
+from vitedge.files.bundle import size_of
 from vitedge.records import Validation, WrittenKit
 
 
@@ -20,7 +20,7 @@ def write(bundle: str | Path, folder: str | Path, *, force: bool = False) -> Wri
         force: replace the kit that is there.
 
     Raises:
-        VitedgeError: as `vitedge.kit.write_kit`.
+        VitedgeError: as `vitedge.devices.mac_kit.kit.write_kit`.
     """
     written = kit.write_kit(Path(bundle), Path(folder), force=force)
     return WrittenKit(str(bundle), str(written), size_of(written))
@@ -37,7 +37,7 @@ def import_result(bundle: str | Path, result: str | Path) -> Validation:
         One parity report for every package and choice of compute units, passed or not, and the bundle's size.
 
     Raises:
-        VitedgeError: as `vitedge.kit.import_result`.
+        VitedgeError: as `vitedge.devices.mac_kit.kit.import_result`.
     """
     checked = kit.import_result(Path(bundle), Path(result))
     return replace(checked, size=size_of(Path(bundle)))

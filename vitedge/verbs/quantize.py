@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from vitedge.bundle import ReferenceData
 from vitedge.calibration.class_names import Classes
 from vitedge.calibration.images import load
 from vitedge.calibration.labelled import find_labelled
 from vitedge.calibration.stream import open_images
 from vitedge.checkpoints.read import read
+from vitedge.devices.profiles import profiles
 from vitedge.errors import BadRecipe, UnusableActivations
+from vitedge.files.bundle import ReferenceData
+from vitedge.files.replacing import refuse_existing_file, replacing_file
 from vitedge.models.reference import Reference, load_reference
-from vitedge.output import refuse_existing_file, replacing_file
-from vitedge.profiles import profiles
 from vitedge.quantize.file import Model, write_model
 from vitedge.quantize.header import SUFFIX
 from vitedge.quantize.recording import record

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitedge import registry
-from vitedge.accuracy_count import Predictor, Scores
-from vitedge.bundle import MANIFEST, ReferenceData, check_files, read_manifest
-from vitedge.comparison import FORMAT_OF, RUNTIMES_OF, Evidence, image_size, run
+from vitedge.accuracy.count import Predictor, Scores
 from vitedge.errors import BadRecipe, UnreadableArtifact
+from vitedge.files.bundle import MANIFEST, ReferenceData, check_files, read_manifest
+from vitedge.parity.artifact import FORMAT_OF, RUNTIMES_OF, Evidence, image_size, run
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact, Bar, ModelSpec
 from vitedge.serialization import from_dict

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitedge import registry
-from vitedge.bundle import MANIFEST, check_files, read_manifest
-from vitedge.comparison import FORMAT_OF, Evidence, check_parity, check_structure, image_size, sealed_evidence
 from vitedge.errors import BadRecipe, UnreadableArtifact
+from vitedge.files.bundle import MANIFEST, check_files, read_manifest
 from vitedge.mlprogram.lint import lint
-from vitedge.parity import default_bar
+from vitedge.parity.artifact import FORMAT_OF, Evidence, check_parity, check_structure, image_size, sealed_evidence
+from vitedge.parity.float16_range import stress
+from vitedge.parity.metrics import default_bar
 from vitedge.recipe import IMAGE_COUNT, ExportRecipe
 from vitedge.records import Artifact, Bar, Finding, Manifest, ParityReport, StressReport, StructureReport, Validation
 from vitedge.serialization import from_dict
-from vitedge.stressing import stress
 
 if TYPE_CHECKING:
     from vitedge.models.reference import Reference
@@ -122,10 +122,10 @@ class _Basis:
         against: Against, image_size: tuple[int, int], *, features: bool, precision: str = "fp32"
     ) -> _Basis:
         # PyTorch from here on, and only here: a sealed bundle is validated without it.
-        from vitedge import evidence as from_reference  # noqa: PLC0415
         from vitedge.calibration.images import load  # noqa: PLC0415
         from vitedge.checkpoints.read import read  # noqa: PLC0415
         from vitedge.models.reference import load_reference  # noqa: PLC0415
+        from vitedge.parity import reference as from_reference  # noqa: PLC0415
 
         reference = load_reference(
             read(against.checkpoint, weights=against.weights, overrides=against.overrides), image_size
@@ -165,8 +165,8 @@ def _against(
     reference: Reference, reports: tuple[ParityReport, ...], path: Path, artifact: Artifact, basis: _Basis
 ) -> tuple[tuple[ParityReport, ...], Mapping[str, Any] | None]:
     """The reports with their layers, and what the constants of a Core ML package have to hold."""
-    from vitedge import evidence as from_reference  # noqa: PLC0415  (as above)
-    from vitedge.export.coreml_reference import expected_weights  # noqa: PLC0415
+    from vitedge.export.coreml.expected_weights import expected_weights  # noqa: PLC0415
+    from vitedge.parity import reference as from_reference  # noqa: PLC0415  (as above)
 
     if artifact.format != "coreml":
         layered = (

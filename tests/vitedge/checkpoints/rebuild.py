@@ -10,7 +10,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from vitedge.checkpoints.family import Converted, Hints, Naming, State
+from vitedge.checkpoints.families.family import Converted, Hints, Naming, State
 from vitedge.records import ModelSpec
 
 

@@ -15,9 +15,9 @@ import timm
 import torch
 
 from tests.seeding import seeded
-from vitedge.checkpoints.containers import open_container
-from vitedge.checkpoints.families import FAMILIES
-from vitedge.checkpoints.family import Converted, Family, Hints, Naming, State
+from vitedge.checkpoints.families.family import Converted, Family, Hints, Naming, State
+from vitedge.checkpoints.families.table import FAMILIES
+from vitedge.checkpoints.files.container import open_container
 from vitedge.checkpoints.identify import identify
 from vitedge.checkpoints.overrides import apply_overrides, parse_overrides
 from vitedge.checkpoints.read import Checkpoint, read
@@ -239,7 +239,7 @@ def test_opened_file_does_not_keep_what_was_not_chosen(tmp_path: Path) -> None:
 
 def test_a_local_file_does_not_import_the_client_of_the_hub() -> None:
     code = (
-        "import sys, vitedge.checkpoints.containers, vitedge.checkpoints.hub as hub\n"
+        "import sys, vitedge.checkpoints.files.container, vitedge.checkpoints.files.hub as hub\n"
         "print(hub.is_hub('a.pth'), 'huggingface_hub' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

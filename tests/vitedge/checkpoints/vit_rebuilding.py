@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitedge.checkpoints import vit
-from vitedge.checkpoints.family import Converted, Hints
+from vitedge.checkpoints.families.family import Converted, Hints
+from vitedge.checkpoints.families.vit import spec as vit
 from vitedge.models import vit as builder
 from vitedge.records import ModelSpec
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.vitedge.cli.command import Command, check_refusal
-from tests.vitedge.mac import play, run_kit
+from tests.vitedge.devices.mac_kit.mac import play, run_kit
 
 
 def test_a_kit_goes_to_a_mac_and_comes_back(

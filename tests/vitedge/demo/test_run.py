@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vitedge.bundle import read_manifest
 from vitedge.demo import run as demo
 from vitedge.demo.assets import MODELS, images
+from vitedge.files.bundle import read_manifest
 from vitedge.latency import Rule
 from vitedge.verbs.validate import validate
 

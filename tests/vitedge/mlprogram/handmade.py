@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vitedge import registry
-from vitedge.export.coreml_package import write_package
+from vitedge.export.coreml.package import write_package
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 4)
 BIAS = np.array([0.5, -1.0, 2.0], np.float32)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vitedge.export.coreml_package import write_package
-from vitedge.export.coreml_quiet import load_coremltools, quiet
+from vitedge.export.coreml.package import write_package
+from vitedge.export.coreml.quiet import load_coremltools, quiet
 from vitedge.mlprogram.interpreter import Interpreter
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import Program, read_program

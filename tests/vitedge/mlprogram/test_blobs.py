@@ -9,7 +9,7 @@ import pytest
 
 from tests.vitedge.mlprogram.handmade import blob_file
 from vitedge.errors import CheckFailed, UnreadableArtifact
-from vitedge.export.coreml_quiet import load_coremltools
+from vitedge.export.coreml.quiet import load_coremltools
 from vitedge.mlprogram import blobs
 from vitedge.mlprogram.blobs import ELEMENT_TYPES, Blobs, Place, unpack
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.export.coreml_models import captured
-from vitedge.export.coreml_quiet import load_coremltools, quiet
+from tests.export.coreml.models import captured
+from vitedge.export.coreml.quiet import load_coremltools, quiet
 from vitedge.export.to_coreml import lower
 from vitedge.mlprogram.interpreter import Interpreter
 from vitedge.mlprogram.package import read_package

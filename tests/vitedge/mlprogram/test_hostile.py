@@ -18,7 +18,7 @@ from tests.vitedge.mlprogram import handmade
 from tests.vitedge.mlprogram.handmade import WEIGHT, blob_file, block_of
 from tests.vitedge.mlprogram.hostile_models import MODELS, Alter, set_shape
 from vitedge.errors import UnreadableArtifact
-from vitedge.export.coreml_artifact import describe
+from vitedge.export.coreml.artifact import describe
 from vitedge.mlprogram.package import MANIFEST, MODEL, WEIGHTS
 
 
@@ -171,7 +171,7 @@ LIMITED = """
 import resource, sys, time
 from pathlib import Path
 from vitedge.errors import UnreadableArtifact
-from vitedge.export.coreml_artifact import describe
+from vitedge.export.coreml.artifact import describe
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + 2**29, size + 2**29))
 for path in sys.argv[1:]:

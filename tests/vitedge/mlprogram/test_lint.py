@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.export.coreml_models import captured
+from tests.export.coreml.models import captured
 from tests.vitedge.mlprogram.mil import Build, program
 from vitedge.errors import UnreadableArtifact
 from vitedge.export.to_coreml import lower

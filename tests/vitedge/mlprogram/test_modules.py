@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.export import coreml_models, tiny
+from tests.export import tiny
+from tests.export.coreml import models as coreml_models
 from tests.vitedge.mlprogram.mil import program as mil
 from vitedge.errors import UnreadableArtifact
 from vitedge.export import to_coreml
-from vitedge.export.coreml_artifact import describe
-from vitedge.export.coreml_convert import origin
+from vitedge.export.coreml.artifact import describe
+from vitedge.export.coreml.convert import origin
 from vitedge.mlprogram.modules import (
     BLOCKS,
     MODULES,

@@ -12,8 +12,8 @@ from torch import nn
 from tests.seeding import seeded
 from tests.vitedge.checkpoints.rebuild import images, relative_error
 from tests.vitedge.models.exporting import worst_error_over_batches
-from vitedge.checkpoints import beit as family
-from vitedge.checkpoints.family import Hints
+from vitedge.checkpoints.families import beit as family
+from vitedge.checkpoints.families.family import Hints
 from vitedge.errors import ImpossibleSize
 from vitedge.models import beit as builder
 from vitedge.records import ModelSpec

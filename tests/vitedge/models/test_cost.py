@@ -8,8 +8,10 @@ import pytest
 import timm
 import torch
 
-from vitedge.checkpoints import mobilevit, pit, swin, vit
-from vitedge.checkpoints.family import Hints, State
+from vitedge.checkpoints.families import pit, swin
+from vitedge.checkpoints.families.family import Hints, State
+from vitedge.checkpoints.families.mobilevit import v1 as mobilevit
+from vitedge.checkpoints.families.vit import spec as vit
 from vitedge.errors import WeightsMismatch
 from vitedge.models.cost import cost
 from vitedge.records import ModelSpec

@@ -6,9 +6,9 @@ import timm
 import torch
 from torch import nn
 
-from tests.vitedge.checkpoints.mobilevit_models import tiny
-from vitedge.checkpoints.family import Hints
-from vitedge.checkpoints.mobilevit import infer
+from tests.vitedge.checkpoints.families.mobilevit.models import tiny
+from vitedge.checkpoints.families.family import Hints
+from vitedge.checkpoints.families.mobilevit.v1 import infer
 from vitedge.errors import ImpossibleSize
 from vitedge.models.mobilevit import blocks, build, features, resize
 from vitedge.records import ModelSpec, Origin

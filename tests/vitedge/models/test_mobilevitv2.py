@@ -5,10 +5,10 @@ import torch
 from timm.layers import set_exportable
 from torch import nn
 
-from tests.vitedge.checkpoints.mobilevit_models import tiny
+from tests.vitedge.checkpoints.families.mobilevit.models import tiny
 from tests.vitedge.models.test_mobilevit import check_onnx
-from vitedge.checkpoints.family import Hints
-from vitedge.checkpoints.mobilevitv2 import infer
+from vitedge.checkpoints.families.family import Hints
+from vitedge.checkpoints.families.mobilevit.v2 import infer
 from vitedge.errors import ImpossibleSize
 from vitedge.models.mobilevitv2 import blocks, build, features, resize
 

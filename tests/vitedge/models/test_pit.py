@@ -6,9 +6,9 @@ import timm
 import torch
 from torch.nn import functional
 
-from tests.vitedge.checkpoints.test_pit import tiny
-from vitedge.checkpoints.family import Hints
-from vitedge.checkpoints.pit import infer
+from tests.vitedge.checkpoints.families.test_pit import tiny
+from vitedge.checkpoints.families.family import Hints
+from vitedge.checkpoints.families.pit import infer
 from vitedge.errors import ImpossibleSize
 from vitedge.models.pit import blocks, build, features, resize
 from vitedge.serialization import from_dict, to_dict

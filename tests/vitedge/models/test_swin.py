@@ -12,8 +12,8 @@ from timm.models.swin_transformer import SwinTransformer, checkpoint_filter_fn
 from tests.seeding import seeded
 from tests.vitedge.checkpoints.rebuild import images, relative_error
 from tests.vitedge.models.exporting import worst_error_over_batches
-from vitedge.checkpoints import swin as family
-from vitedge.checkpoints.family import Hints
+from vitedge.checkpoints.families import swin as family
+from vitedge.checkpoints.families.family import Hints
 from vitedge.errors import ImpossibleSize
 from vitedge.models import swin as builder
 from vitedge.records import ModelSpec

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 
 from tests.export import tiny
-from vitedge.checkpoints.family import Hints
-from vitedge.checkpoints.mobilevit import infer as infer_v1
-from vitedge.checkpoints.mobilevitv2 import infer as infer_v2
-from vitedge.export import coreml_artifact, to_coreml, to_onnx
-from vitedge.export.coreml_reference import expected_weights
-from vitedge.export.passes.opset import NEWEST_OPSET
+from vitedge.checkpoints.families.family import Hints
+from vitedge.checkpoints.families.mobilevit.v1 import infer as infer_v1
+from vitedge.checkpoints.families.mobilevit.v2 import infer as infer_v2
+from vitedge.export import to_coreml, to_onnx
+from vitedge.export.coreml import artifact as coreml_artifact
+from vitedge.export.coreml.expected_weights import expected_weights
+from vitedge.export.onnx.passes.opset import NEWEST_OPSET
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import read_program
 from vitedge.models import mobilevit, mobilevitv2

@@ -16,8 +16,8 @@ import torch
 from tests.export import tiny
 from tests.vitedge.quantize import small_models as small
 from tests.vitedge.quantize.plans import block_weight, channel_weights, whole
-from vitedge.bundle import ReferenceData
 from vitedge.errors import RefusedPickle, UnreadableArtifact, UserError
+from vitedge.files.bundle import ReferenceData
 from vitedge.program.canonical import canonicalize
 from vitedge.program.structure import find_structure
 from vitedge.quantize.file import Model, read_model, write_model

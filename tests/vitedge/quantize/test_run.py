@@ -15,7 +15,7 @@ from tests.vitedge.quantize.captures import captured_once
 from vitedge.calibration.preprocess import normalize
 from vitedge.calibration.stream import open_images
 from vitedge.models.reference import Reference
-from vitedge.parity import compare
+from vitedge.parity.metrics import compare
 from vitedge.program.qdq import CHOOSE, QUANTIZE
 from vitedge.program.structure import find_structure
 from vitedge.quantize import run

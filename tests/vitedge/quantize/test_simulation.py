@@ -7,7 +7,7 @@ import torch
 
 from tests.vitedge.quantize import small_models as small
 from vitedge.calibration.preprocess import normalize
-from vitedge.parity import compare
+from vitedge.parity.metrics import compare
 from vitedge.quantize.simulation import TOLERANCE_DB, hold_to, simulate
 from vitedge.records import Bar, OutputParity, ParityReport
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vitedge.demo_records import DemoResult, DemoRow
+from vitedge.demo.records import DemoResult, DemoRow
 from vitedge.records import (
     Artifact,
     Bar,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vitedge.accuracy import mcnemar, proportion
-from vitedge.accuracy_records import Evaluation, PairedAccuracy, SubjectAccuracy
+from vitedge.accuracy.metrics import mcnemar, proportion
+from vitedge.accuracy.records import Evaluation, PairedAccuracy, SubjectAccuracy
 from vitedge.render import screen
 from vitedge.render.evaluate import render
 

@@ -21,7 +21,7 @@ from tests.vitedge.render.samples import (
     STRESS,
     UNSOUND,
 )
-from vitedge.profiles import profiles as devices
+from vitedge.devices.profiles import profiles as devices
 from vitedge.records import ExportResult, Validation
 from vitedge.render import bench, demo, export, inspect, profiles, screen, validate
 

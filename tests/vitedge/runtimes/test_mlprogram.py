@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.export.coreml_models import captured
+from tests.export.coreml.models import captured
 from tests.vitedge.mlprogram.mil import program
 from vitedge.errors import BadRecipe, UnreadableArtifact
 from vitedge.export.to_coreml import lower

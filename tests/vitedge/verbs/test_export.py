@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from tests.bad_files import VIT, vit_state
-from vitedge.bundle import MANIFEST, check_files, read_manifest, read_reference
-from vitedge.digest import hash_file
 from vitedge.errors import CheckFailed, MissingBackend, OutputRefused, UserError
-from vitedge.export.coreml_weights import Weight
+from vitedge.export.coreml.weights import Weight
+from vitedge.files.bundle import MANIFEST, check_files, read_manifest, read_reference
+from vitedge.files.digest import hash_file
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Bar
 from vitedge.serialization import from_dict

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verb `kit`; what a kit holds and what is believed of it is tested with `vitedge.kit`."""
+"""The verb `kit`; what a kit holds and what is believed of it is tested with `vitedge.devices.mac_kit.kit`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.vitedge.mac import play, run_kit
-from vitedge.bundle import read_manifest
+from tests.vitedge.devices.mac_kit.mac import play, run_kit
+from vitedge.files.bundle import read_manifest
 from vitedge.verbs.kit import import_result, write
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from tests.bad_files import VIT
 from tests.vitedge.quantize import small_models as small
-from vitedge.bundle import ReferenceData
 from vitedge.checkpoints.read import read
 from vitedge.errors import BadRecipe, OutputRefused
+from vitedge.files.bundle import ReferenceData
 from vitedge.models.reference import load_reference
 from vitedge.quantize.file import Model
 from vitedge.quantize.records import LayerChoice, QuantizationRecord

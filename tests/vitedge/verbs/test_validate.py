@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 
 from tests.bad_files import PIT, VIT, vit_state
 from vitedge.errors import BadRecipe, BundleDamaged, UnreadableArtifact, UserError, WeightsMismatch
-from vitedge.export.coreml_quiet import load_coremltools, quiet
+from vitedge.export.coreml.quiet import load_coremltools, quiet
 from vitedge.mlprogram.package import MODEL, WEIGHTS, read_package
 from vitedge.mlprogram.program import read_program
 from vitedge.recipe import ExportRecipe

@@ -7,7 +7,7 @@ import torch
 
 from tests.vitedge.mlprogram.mil import program
 from vitedge.errors import UnreadableArtifact
-from vitedge.export.coreml_quiet import load_coremltools
+from vitedge.export.coreml.quiet import load_coremltools
 from vitedge.mlprogram.interpreter import Interpreter
 from vitedge.mlprogram.ops.classification import classify
 

@@ -13,7 +13,7 @@ import torch
 
 from tests.vitedge.mlprogram.mil import Build, materialized, program
 from vitedge.errors import UnreadableArtifact
-from vitedge.export.coreml_quiet import load_coremltools
+from vitedge.export.coreml.quiet import load_coremltools
 from vitedge.mlprogram.interpreter import Interpreter
 from vitedge.mlprogram.ops import OPS
 from vitedge.mlprogram.ops.compression import (

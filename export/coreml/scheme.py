@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the weights and activations of a Core ML package are quantized. Needs no PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vitedge.export.coreml.describe import PREFIX
+from vitedge.mlprogram import description
+from vitedge.mlprogram.program import Program
+from vitedge.recipe import SCHEMES
+
+COMPRESSED = "compressed"
+"""Stands for weights that are stored in another form than a scheme of ours has."""
+_INTEGERS = frozenset(("constexpr_affine_dequantize", "constexpr_blockwise_shift_scale"))
+_NIBBLES = frozenset(("int4", "uint4"))
+_SCHEMES: Mapping[tuple[bool, bool], str] = {
+    (False, True): "int8",
+    (False, False): "w8",
+    (True, True): "w4a8",
+    (True, False): "w4",
+}
+"""By whether there are weights of four bits, and whether activations are quantized."""
+
+
+ROUNDED = frozenset(scheme for (_, rounded), scheme in _SCHEMES.items() if rounded)
+"""Schemes whose activations are quantized."""
+
+
+def scheme_of(program: Program) -> str:
+    """A key of `vitedge.recipe.SCHEMES`, ``compressed``, or empty where nothing is quantized or compressed.
+
+    A package of ours says what it was asked to be, which goes into a ``mixed`` one; of others it is read off.
+    """
+    kinds = {operation.kind for operation in program.operations}
+    constants = {kind for kind in kinds if kind.startswith("constexpr_")}
+    if not constants and "quantize" not in kinds:
+        return ""
+    if not constants or constants - _INTEGERS:
+        return COMPRESSED
+    return _declared(program) or _SCHEMES[_has_nibbles(program), "quantize" in kinds]
+
+
+def count_integers(program: Program) -> tuple[int, int]:
+    """How many weights are stored as integers, and how many activations are rounded to such."""
+    kinds = [operation.kind for operation in program.operations]
+    return sum(kind in _INTEGERS for kind in kinds), kinds.count("quantize")
+
+
+def _declared(program: Program) -> str:
+    recipe = description.metadata(program.package, f"{PREFIX}recipe")
+    precision = recipe.get("precision") if isinstance(recipe, dict) else None
+    return precision if precision in SCHEMES else ""
+
+
+def _has_nibbles(program: Program) -> bool:
+    types = {output.name: output.type.dtype for operation in program.operations for output in operation.outputs}
+    quantized = [operation for operation in program.operations if operation.kind in _INTEGERS]
+    named = (types[name] for operation in quantized for name in operation.reads())
+    held = (literal.type.dtype for operation in quantized for literal in operation.literals())
+    return not _NIBBLES.isdisjoint((*named, *held))

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the weights of a package are those of the reference, bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+
+import numpy as np
+
+from vitedge.errors import CheckFailed
+from vitedge.export.coreml.describe import PREFIX
+from vitedge.mlprogram.blobs import Array
+from vitedge.mlprogram.program import Argument, Named, Program
+
+SMALLEST = 16
+"""Constants with fewer values are shapes, axes and scales that the lowering makes itself."""
+_ROUNDING = 2e-6
+"""What a weight that the lowering computed from others may be off, relative to its largest value."""
+_UNIT = {np.dtype(np.float32): 0.0, np.dtype(np.float16): 2.0**-11}
+"""And relative to itself: half a unit in the last place."""
+_KINSHIP = 0.5
+"""Share of equal values from which a constant is a damaged copy of a weight, whatever it is called."""
+LIKENESS = 0.5
+"""Cosine from which two arrays of one size are taken for the same weight, one of them damaged."""
+_CONVERTED = re.compile(r"(_to_fp16|_to_fp32|_cast_fp16|_quantized|_palettized|_sparsified|_compressed)+$")
+"""What passes of coremltools append to the name of a constant."""
+_STORED: Mapping[str, Mapping[str, str]] = {
+    "constexpr_affine_dequantize": {"quantized_data": "", "scale": "_scale", "zero_point": "_zero_point"},
+    "constexpr_blockwise_shift_scale": {"data": "", "scale": "_scale", "offset": "_zero_point"},
+}
+"""What a quantized weight is stored as: parameter of the operation to what its name adds to that of the weight."""
+_LIFTED = re.compile(r"^(p|b|c)_")
+"""What ``torch.export`` puts before the name of a parameter, a buffer or a constant."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight of the reference."""
+
+    value: Array
+    """``float32``, as the image meets it; or the integers, one byte each, that are stored in place of it."""
+    module: str = ""
+    """The module of the reference that applies it."""
+    origin: str = "copied"
+    """``copied`` as the checkpoint has it; ``folded`` of a convolution and its batch normalization; ``computed`` in
+    another way from others. A lowering may round the latter two in its own way."""
+
+
+@dataclass(frozen=True)
+class _Constant:
+    name: str
+    value: Array
+    names: tuple[str, ...] = ()
+    """Of the weights that it is."""
+
+
+@dataclass
+class _Tally:
+    """The constants of a package by what they turned out to be."""
+
+    equal: list[_Constant] = field(default_factory=list)
+    close: dict[str, list[_Constant]] = field(default_factory=dict)
+    """By the origin of the weight."""
+    strange: list[_Constant] = field(default_factory=list)
+    same_fold: bool = False
+    """Whether some folded weight is equal."""
+
+
+def compare_weights(program: Program, weights: Mapping[str, Weight]) -> str:
+    """Finds every constant of a package among the weights of the reference, and every weight among the constants.
+
+    A constant has to equal its weight bit for bit, in fp16 the weight rounded to nearest; of a quantized weight the
+    integers and the scales have to. The matrices of other people's packages may be transposed. Only a weight that is
+    computed from others may be off by a few roundings, and a batch normalization folded into its convolution only where
+    the whole package is folded in another way than here.
+
+    Args:
+        program: the ML Program.
+        weights: name to weight.
+
+    Returns:
+        What was compared, and what was not.
+
+    Raises:
+        CheckFailed: a constant that differs from its weight, or a constant or a weight without its counterpart.
+    """
+    compressed = any(operation.kind.startswith("constexpr_") for operation in program.operations)
+    if compressed and not any(_is_integer(weight.value) for weight in weights.values()):
+        return "compressed weights, which equal no weight of the reference: they are not compared"
+    wanted = {name: weight for name, weight in weights.items() if weight.value.size >= SMALLEST}
+    tally = _tally(program, wanted)
+    if tally.same_fold:
+        # Folded as here, bit for bit: then one that is off by a little is damaged, not rounded in another way.
+        tally.strange.extend(tally.close.pop("folded", ()))
+    found = {name for constant in (*tally.equal, *chain(*tally.close.values())) for name in constant.names}
+    missing = {name: wanted[name] for name in sorted(set(wanted) - found) if not _is_filler(wanted[name].value)}
+    left = _refuse(tally.strange, missing, ours=_is_ours(program))
+    computed = sum(len(constants) for constants in tally.close.values())
+    return f"{len(tally.equal)} weights equal to the reference's, {computed} computed from them within rounding{left}"
+
+
+def _tally(program: Program, wanted: Mapping[str, Weight]) -> _Tally:
+    exact = by_content(wanted)
+    tally = _Tally()
+    floats = ((name, value) for name, value in numbers(program) if value.dtype in _UNIT)
+    for name, value in chain(quantized_parts(program), floats):
+        if value.size < SMALLEST or _is_filler(value):
+            continue
+        equal = exact.get(content_key(value))
+        if equal:
+            tally.equal.append(_Constant(name, value, tuple(equal)))
+            tally.same_fold |= any(wanted[found].origin == "folded" for found in equal)
+        elif not _is_integer(value) and (close := _closest(value, wanted)):
+            tally.close.setdefault(wanted[close].origin, []).append(_Constant(name, value, (close,)))
+        else:
+            tally.strange.append(_Constant(name, value))
+    return tally
+
+
+def quantized_parts(program: Program) -> Iterator[tuple[str, Array]]:
+    """Name and value of what every quantized weight is stored as: integers, scales and zero points."""
+    constants = dict(program.constants())
+    for operation in program.operations:
+        for parameter, suffix in _STORED.get(operation.kind, {}).items():
+            held: Argument | None = operation.attributes.get(parameter) or operation.inputs.get(parameter, (None,))[0]
+            held = constants.get(held.name) if isinstance(held, Named) else held
+            if held is not None:
+                yield f"{plain(operation.name)}{suffix}", held.decode()
+
+
+def numbers(program: Program) -> Iterator[tuple[str, Array]]:
+    """Name and value of every numeric constant."""
+    for name, literal in program.constants():
+        if literal.type.shape is not None and literal.type.dtype not in ("string", "bool"):
+            yield name, literal.decode()
+
+
+def plain(name: str) -> str:
+    """The name of a constant or a weight without what conversions add to it."""
+    return _LIFTED.sub("", _CONVERTED.sub("", name)).casefold()
+
+
+def _is_ours(program: Program) -> bool:
+    return f"{PREFIX}version" in program.package.model.description.metadata.userDefined
+
+
+def by_content(weights: Mapping[str, Weight]) -> dict[bytes, list[str]]:
+    """The content of every weight, in single and in half precision and of matrices transposed too, to its names."""
+    found: dict[bytes, list[str]] = defaultdict(list)
+    for name, weight in weights.items():
+        value = np.squeeze(weight.value)
+        for form in (value, value.T) if value.ndim == 2 else (value,):
+            found[content_key(form)].append(name)
+            for half in () if _is_integer(form) else _halves(form):
+                found[content_key(half)].append(name)
+    return found
+
+
+def _halves(value: Array) -> Iterator[Array]:
+    """What becomes of float32 in half precision: in small arrays coremltools keeps nothing from becoming zero."""
+    half = value.astype(np.float16)
+    yield half
+    lost = (half == 0) & (value != 0)
+    if lost.any():
+        yield np.where(lost, np.copysign(np.nextafter(np.float16(0), np.float16(1)), value), half).astype(np.float16)
+
+
+def _refuse(constants: list[_Constant], missing: Mapping[str, Weight], *, ours: bool) -> str:
+    """Raises for what has no counterpart, or says what was not compared.
+
+    A package of ours is to hold every weight; in another one a weight may well be scaled or joined with another, and
+    only what is recognizably a damaged copy is a fault.
+    """
+    for constant in constants:
+        name = _counterpart(constant, missing, ours=ours)
+        if name:
+            raise CheckFailed(_difference(constant, missing[name]))
+        if ours:
+            raise CheckFailed(f"constant {constant.name} of shape {constant.value.shape} is no weight of the reference")
+    if ours and missing:
+        raise CheckFailed(f"no constant of the package holds {', '.join(list(missing)[:3])} of the reference")
+    if constants or missing:
+        return f"; {len(missing)} others have no counterpart and were not compared"
+    return ""
+
+
+def _counterpart(constant: _Constant, missing: Mapping[str, Weight], *, ours: bool) -> str:
+    """Name of the weight that a constant was meant to be, or empty."""
+    alike = {name: weight for name, weight in missing.items() if weight.value.size == constant.value.size}
+    for name, weight in alike.items():
+        if plain(name) == plain(constant.name) or _differing(constant, weight).mean() <= 1 - _KINSHIP:
+            return name
+    if not ours or not alike:
+        return ""
+    nearest = max(alike, key=lambda name: cosine(constant.value, alike[name].value))
+    return nearest if cosine(constant.value, alike[nearest].value) > LIKENESS else ""
+
+
+def cosine(one: Array, other: Array) -> float:
+    """Of the angle between the values of two arrays of one size; NaN where either holds one."""
+    a, b = one.astype(np.float64).reshape(-1), other.astype(np.float64).reshape(-1)
+    return float(a @ b / (np.sqrt((a @ a) * (b @ b)) or 1.0))
+
+
+def _differing(constant: _Constant, weight: Weight, *, exact: bool = True) -> Array:
+    """Which values differ, flat; or those of a computed weight that rounding does not explain."""
+    values, expected = constant.value.reshape(-1), weight.value.reshape(-1)
+    if exact:
+        return np.asarray(values != expected.astype(values.dtype))
+    scale = float(np.abs(expected).max()) or 1.0
+    allowed = _ROUNDING * scale + _UNIT[values.dtype] * np.abs(expected)
+    return ~(np.abs(values.astype(np.float32) - expected) <= allowed)
+
+
+def _difference(constant: _Constant, weight: Weight) -> str:
+    differing = np.flatnonzero(_differing(constant, weight))
+    shape = constant.value.shape
+    place = tuple(int(index) for index in np.unravel_index(differing[0], shape)) if len(differing) else ()
+    return (
+        f"constant {constant.name} of shape {shape} is no weight of the reference: {len(differing)} of "
+        f"{constant.value.size} values differ from what module {weight.module or '(root)'} has, "
+        f"the first at {list(place)}"
+    )
+
+
+def _is_integer(value: Array) -> bool:
+    return value.dtype.kind in "iu"
+
+
+def _is_filler(value: Array) -> bool:
+    """One value all over: coremltools adds such biases and statistics, and drops multiplications by one."""
+    return bool((value == value.flat[0]).all())
+
+
+def content_key(value: Array) -> bytes:
+    """Equal for values that are equal bit for bit, whatever their shape."""
+    return value.dtype.char.encode() + hashlib.blake2b(np.ascontiguousarray(value).data, digest_size=16).digest()
+
+
+def _closest(value: Array, wanted: Mapping[str, Weight]) -> str:
+    """Name of the computed weight that a constant is but for rounding, or empty."""
+    constant = _Constant("", value)
+    for name, weight in wanted.items():
+        alike = weight.origin != "copied" and weight.value.size == value.size
+        if alike and not _differing(constant, weight, exact=False).any():
+            return name
+    return ""

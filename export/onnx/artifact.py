@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An ONNX file that is already there: what it is, and whether it is what it is said to be. Needs no PyTorch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, TensorProto, ValueInfoProto
+
+from vitedge.errors import BadRecipe, CheckFailed, UnreadableArtifact
+from vitedge.export.onnx.skeleton import read_skeleton
+from vitedge.files.digest import hash_file
+from vitedge.records import Artifact, ModelSpec, StructureReport, TensorSpec
+from vitedge.serialization import from_dict
+
+_PREFIX = "vitedge."
+
+
+def describe(path: Path) -> Artifact:
+    """What a file says of itself; someone else's file says less, and is taken for fp32 unless its weights are fp16.
+
+    Raises:
+        UnreadableArtifact: it is no ONNX model.
+    """
+    model = _load(path)
+    graph = model.graph
+    told = {entry.key: entry.value for entry in model.metadata_props if entry.key.startswith(_PREFIX)}
+    given = {initializer.name for initializer in graph.initializer}
+    files = {}
+    for name in (path.name, *_external(model)):
+        if Path(name).name != name or not (path.parent / name).is_file():
+            raise UnreadableArtifact(f"{path} keeps its weights in {name}, which is not beside it.")
+        files[name] = hash_file(path.parent / name)
+    return Artifact(
+        format="onnx",
+        path=path.name,
+        sha256=files[path.name],
+        size=sum((path.parent / name).stat().st_size for name in files),
+        precision=told.get(f"{_PREFIX}precision", "fp16" if _is_half(model) else "fp32"),
+        target=f"opset {_opset(model)}",
+        inputs=tuple(_spec(value) for value in graph.input if value.name not in given),
+        outputs=tuple(_spec(value) for value in graph.output),
+        files=files,
+        blocks=json.loads(told.get(f"{_PREFIX}blocks", "{}")),
+    )
+
+
+def carried_spec(path: Path) -> ModelSpec | None:
+    """The model that a file of ours says it is; None for someone else's.
+
+    Raises:
+        UnreadableArtifact: it is no ONNX model, or what it says cannot be read.
+    """
+    told = {entry.key: entry.value for entry in _load(path).metadata_props}
+    if f"{_PREFIX}spec" not in told:
+        return None
+    try:
+        return from_dict(ModelSpec, json.loads(told[f"{_PREFIX}spec"]))
+    except (ValueError, RecursionError, BadRecipe) as error:
+        raise UnreadableArtifact(f"{path} carries a description that cannot be read: {error}.") from error
+
+
+def check(path: Path, artifact: Artifact, weights: Mapping[str, Any] | None = None) -> StructureReport:
+    """Checks a file without running it: the format's own checker, and its interface against what it should be.
+
+    Args:
+        path: the file.
+        artifact: what it should be.
+        weights: not looked at; an ONNX file's arithmetic is shown by running it.
+    """
+    del weights
+    try:
+        found = describe(path)
+        onnx.checker.check_model(read_skeleton(path), full_check=True)
+    except (
+        CheckFailed,
+        UnreadableArtifact,
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+    ) as error:
+        return StructureReport(artifact.path, (), passed=False, reason=str(error).strip().splitlines()[0].rstrip("."))
+    for name in ("target", "inputs", "outputs"):
+        if getattr(found, name) != getattr(artifact, name):
+            reason = f"{name}: {getattr(found, name)} instead of {getattr(artifact, name)}"
+            return StructureReport(artifact.path, ("valid ONNX",), passed=False, reason=reason)
+    return StructureReport(artifact.path, ("valid ONNX", found.target, "inputs and outputs as declared"), passed=True)
+
+
+def _load(path: Path) -> ModelProto:
+    try:
+        return onnx.load(str(path), load_external_data=False)
+    except (DecodeError, OSError, ValueError) as error:
+        raise UnreadableArtifact(f"{path} is not an ONNX model, or is cut short.") from error
+
+
+def _external(model: ModelProto) -> list[str]:
+    """Names of the files beside the model that hold its weights."""
+    names = {
+        entry.value
+        for tensor in model.graph.initializer
+        if tensor.data_location == TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return sorted(names)
+
+
+def _is_half(model: ModelProto) -> bool:
+    return any(tensor.data_type == TensorProto.FLOAT16 and len(tensor.dims) > 1 for tensor in model.graph.initializer)
+
+
+def _opset(model: ModelProto) -> int:
+    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+
+
+def _spec(value: ValueInfoProto) -> TensorSpec:
+    kind = value.type.tensor_type
+    shape = tuple(edge.dim_value if edge.HasField("dim_value") else edge.dim_param or "?" for edge in kind.shape.dim)
+    return TensorSpec(value.name, shape, str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)))

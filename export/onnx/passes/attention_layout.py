@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Query, key and value of quantized attention as three products in the order in which attention reads them.
+
+One Linear for all three leaves a tensor that has to be taken apart and turned, in float. Three Linears over the same
+integers compute the same numbers. Their tokens come first and their batch second, ``(tokens, batch, heads, channels)``:
+in that order ONNX Runtime's product of matrices takes the transposition in (``transBatchA`` of its FusedMatMul).
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from vitedge.export.onnx.passes.graph import Graph, constant
+from vitedge.export.onnx.passes.integers import IntegerLayer, integer_layers
+from vitedge.export.onnx.passes.movement import dims, order_of, reshape, transpose
+
+_STACKED = (2, 0, 3, 1, 4)
+"""``(batch, tokens, 3, heads, channels)`` to ``(3, batch, heads, tokens, channels)``, as timm writes it."""
+_HEADS_FIRST = (1, 2, 0, 3)
+_TURNED = (1, 2, 3, 0)
+
+
+def separate_projections(graph: Graph) -> None:
+    """Replaces every joint projection whose parts are all that is read of it."""
+    for layer in integer_layers(graph):
+        parts = _parts(graph, layer)
+        if parts:
+            _separate(graph, layer, parts)
+
+
+def _parts(graph: Graph, layer: IntegerLayer) -> list[ir.Node]:
+    """The nodes that take one entry of the first axis, after a reshape and a transposition."""
+    split = _only_reader(graph, layer.output, "Reshape")
+    turned = None if split is None else _only_reader(graph, split.outputs[0], "Transpose")
+    if turned is None or order_of(turned) != _STACKED or graph.is_kept(turned.outputs[0]):
+        return []
+    readers = [reader for reader, _ in turned.outputs[0].uses()]
+    single = all(reader.op_type == "Gather" and not reader.attributes["axis"].as_int() for reader in readers)
+    indices = [constant(reader.inputs[1]) for reader in readers]
+    return readers if single and all(index is not None and index.ndim == 0 for index in indices) else []
+
+
+def _only_reader(graph: Graph, value: ir.Value, op_type: str) -> ir.Node | None:
+    reader = next(iter(value.uses()))[0] if graph.is_private(value) else None
+    return reader if reader is not None and reader.op_type == op_type else None
+
+
+def _separate(graph: Graph, layer: IntegerLayer, parts: list[ir.Node]) -> None:
+    shape, result = dims(layer.integers), dims(parts[0].outputs[0])
+    if shape is None or result is None or len(shape) != 3:
+        return
+    batch, tokens, channels = shape
+    _, heads, _, width = result
+    if channels is None or heads is None or width is None or tokens is None:
+        return
+    first = layer.end
+    ordered = (tokens, batch, channels)
+    integers = (
+        reshape(graph, first, layer.integers, ordered)
+        if batch == 1
+        else transpose(graph, first, layer.integers, (1, 0, 2))
+    )
+    size = heads * width
+    for part in parts:
+        index = constant(part.inputs[1])
+        start = 0 if index is None else int(index) * size
+        value = reshape(
+            graph, first, layer.again(graph, first, integers, slice(start, start + size)), (tokens, batch, heads, width)
+        )
+        turned = _only_reader(graph, part.outputs[0], "Transpose")
+        if turned is not None and order_of(turned) == (0, 1, 3, 2):
+            graph.replace(turned.outputs[0], transpose(graph, first, value, _TURNED))
+        else:
+            graph.replace(part.outputs[0], transpose(graph, first, value, _HEADS_FIRST))

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Half precision as a typed graph: weights in float16, a Cast wherever a value changes its type.
+
+Inputs and outputs keep their types. What an input passes before its first operator with weights (the normalization of a
+``uint8`` image) stays in float32, as do the modules named as islands and every operator with a weight that float16
+cannot hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+import torch
+from onnx_ir.tensor_adapters import TorchTensor
+
+from vitedge.export.onnx.passes.graph import Graph, constant, modules_of
+
+FLOAT16_MAX = 65504.0
+_FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+_PREAMBLE = ("Cast", "Add", "Sub", "Mul", "Div", "Transpose", "Reshape", "Gather", "Slice", "Concat")
+
+
+def to_half(graph: Graph, islands: tuple[str, ...]) -> None:
+    """Makes every float32 value float16 but for inputs, outputs and what has to stay.
+
+    Args:
+        graph: every float value of it has a type.
+        islands: innermost module names whose nodes stay in float32. A module's submodules are not included.
+    """
+    _give_types(graph)
+    wanted = {}
+    preamble = _preamble(graph)
+    for node in graph.model.graph:
+        large = _has_large_weight(node)
+        if large:
+            graph.notes.append(f"{modules_of(node)[0]} stays in float32: a weight of it exceeds float16")
+        single = large or id(node) in preamble or set(modules_of(node)) & set(islands)
+        wanted[id(node)] = _FLOAT if single else _HALF
+    typing = _Typing(graph, wanted)
+    for node in list(graph.model.graph):
+        typing.convert(node)
+    typing.restore_outputs()
+
+
+@dataclass
+class _Typing:
+    """The conversion on its way: what every node wants, and the casts made so far."""
+
+    graph: Graph
+    wanted: dict[int, ir.DataType]
+    casts: dict[tuple[int, ir.DataType], ir.Value] = field(default_factory=dict)
+
+    def convert(self, node: ir.Node) -> None:
+        """Gives the node inputs of the type it wants, and its outputs that type."""
+        wanted = self.wanted[id(node)]
+        if node.op_type != "Cast":
+            for index, value in enumerate(node.inputs):
+                if value is not None and value.dtype in (_FLOAT, _HALF) and value.dtype != wanted:
+                    node.replace_input_with(index, self.as_type(value, wanted))
+        elif node.attributes["to"].as_int() == int(_FLOAT):
+            node.attributes["to"] = ir.AttrInt64("to", int(wanted))
+        for value in node.outputs:
+            if value.dtype == _FLOAT:
+                value.type = ir.TensorType(wanted)
+
+    def as_type(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
+        """The value in another type: a constant converted when the file is written, or one Cast for all readers."""
+        key = (id(value), wanted)
+        if key not in self.casts:
+            tensor = constant(value)
+            self.casts[key] = self._cast(value, wanted) if tensor is None else self._constant(value, tensor)
+        return self.casts[key]
+
+    def restore_outputs(self) -> None:
+        """Casts every float16 output back, under its own name."""
+        model = self.graph.model.graph
+        for position, output in enumerate(list(model.outputs)):
+            if output.dtype == _HALF:
+                result = self._cast(output, _FLOAT)
+                result.name, output.name = output.name, f"{output.name}.float16"
+                model.outputs[position] = result
+
+    def _cast(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
+        node = ir.Node("", "Cast", [value], [ir.AttrInt64("to", int(wanted))])
+        producer = value.producer()
+        if producer is None:
+            self.graph.model.graph.insert_before(self.graph.model.graph[0], node)
+        else:
+            node.meta.update(producer.meta)
+            self.graph.model.graph.insert_after(producer, node)
+        node.outputs[0].shape, node.outputs[0].type = value.shape, ir.TensorType(wanted)
+        return node.outputs[0]
+
+    def _constant(self, value: ir.Value, tensor: torch.Tensor) -> ir.Value:
+        name = str(value.name)
+        lazy = ir.LazyTensor(lambda: TorchTensor(tensor.half()), dtype=_HALF, shape=ir.Shape(tensor.shape), name=name)
+        if any(self.wanted.get(id(reader)) == _FLOAT for reader, _ in value.uses()):
+            return self.graph.add_initializer(f"{name}.float16", lazy)
+        value.const_value, value.type = lazy, ir.TensorType(_HALF)
+        return value
+
+
+def _give_types(graph: Graph) -> None:
+    """Completes the types of float values: of an operator with a float input, every output without a type is float.
+
+    None of the operators that turn floats into something else (Shape, comparisons, Cast) come without a type.
+    """
+    for node in graph.model.graph:
+        floating = any(value is not None and value.dtype == _FLOAT for value in node.inputs)
+        for value in node.outputs:
+            if value.dtype is None and floating and node.op_type != "Shape":
+                value.type = ir.TensorType(_FLOAT)
+
+
+def _preamble(graph: Graph) -> set[int]:
+    """The nodes between an input and the first operator with weights, by identity."""
+    reached = {id(value) for value in graph.model.graph.inputs}
+    nodes = set()
+    for node in graph.model.graph:
+        data = [value for value in node.inputs if value is not None and constant(value) is None]
+        if node.op_type in _PREAMBLE and data and all(id(value) in reached for value in data):
+            reached.update(id(value) for value in node.outputs)
+            nodes.add(id(node))
+    return nodes
+
+
+def _has_large_weight(node: ir.Node) -> bool:
+    weights = [constant(value) for value in node.inputs]
+    return any(
+        weight is not None
+        and weight.is_floating_point()
+        and weight.numel() > 0
+        and float(weight.abs().max()) > FLOAT16_MAX
+        for weight in weights
+    )

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Linears over integers: how they come from the program, and the form in which ONNX Runtime computes them as integers.
+
+ONNX Runtime turns ``Gemm(DequantizeLinear, DequantizeLinear, DequantizeLinear)`` into one product of integers with a
+result in float (QGemm). ``MatMul`` and ``Add`` over the same operands it joins into a float Gemm, whose weights it
+dequantizes at every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+import torch
+
+from vitedge.export.onnx.passes.graph import MODULES, Graph, constant
+from vitedge.export.onnx.passes.movement import dims, reshape
+
+
+@dataclass(frozen=True)
+class IntegerLayer:
+    """``Add(MatMul(input, weight), bias)`` of dequantized operands; the product alone where the bias is in float."""
+
+    product: ir.Node
+    end: ir.Node
+    """The last of its nodes."""
+    input: ir.Node
+    """Dequantizes the input, ``(…, in)``."""
+    weight: ir.Node
+    """Dequantizes the weight, ``(in, out)``, along axis 1."""
+    bias: ir.Node | None
+    """Dequantizes the bias, int32 ``(out,)``."""
+
+    @property
+    def integers(self) -> ir.Value:
+        """What the layer reads, as integers."""
+        return _input(self.input, 0)
+
+    @property
+    def output(self) -> ir.Value:
+        """What the layer computes, ``(…, out)``."""
+        return self.end.outputs[0]
+
+    def again(self, graph: Graph, before: ir.Node, integers: ir.Value, columns: slice | None = None) -> ir.Value:
+        """The same layer over other integers, or a range of its output's channels.
+
+        Args:
+            graph: gets the new nodes.
+            before: where they go.
+            integers: ``(…, in)``.
+            columns: the channels; None is all.
+        """
+        weight = _columns(graph, before, self.weight, columns)
+        real = graph.emit(before, "DequantizeLinear", [integers, *grid_of(self.input)], {}, like=self.input.outputs[0])
+        result = graph.emit(before, "MatMul", [real, weight], {}, like=self.output)
+        shape, matrix = dims(integers), dims(weight)
+        real.shape = integers.shape
+        result.shape = None if shape is None or matrix is None else ir.Shape([*shape[:-1], matrix[-1]])
+        made = [real, result]
+        if self.bias is not None:
+            bias = _columns(graph, before, self.bias, columns)
+            made.append(graph.emit(before, "Add", [result, bias], {}, like=result))
+        for value in made:
+            node = value.producer()
+            if node is not None:
+                node.meta[MODULES] = self.product.meta[MODULES]
+        return made[-1]
+
+
+def integer_layers(graph: Graph) -> Iterator[IntegerLayer]:
+    """The Linears whose input, weight and bias are integers."""
+    for node in list(graph.model.graph):
+        layer = _integer_layer(node) if node.op_type == "MatMul" else None
+        if layer is not None:
+            yield layer
+
+
+def turn_weights(graph: Graph) -> None:
+    """Stores the weight of a Linear as ``(in, out)``, as it is multiplied, so that nothing turns it at run time."""
+    for node in list(graph.model.graph):
+        weight = producer_of(node.inputs[0], "DequantizeLinear") if node.op_type == "Transpose" else None
+        integers = None if weight is None else constant(weight.inputs[0])
+        if weight is None or integers is None or integers.ndim != 2 or "block_size" in weight.attributes:
+            continue
+        stored = graph.add_constant(str(_input(weight, 0).name), integers.T)
+        axis = 1 - weight.attributes["axis"].as_int()
+        turned = graph.emit(
+            node, "DequantizeLinear", [stored, *grid_of(weight)], {"axis": axis}, like=weight.outputs[0]
+        )
+        turned.shape = stored.shape
+        graph.replace(node.outputs[0], turned)
+
+
+def write_bias_in_float(graph: Graph) -> None:
+    """Stores every bias as the numbers that its integers stand for: TensorRT reads no integers of 32 bits."""
+    for node in list(graph.model.graph):
+        integers = constant(node.inputs[0]) if node.op_type == "DequantizeLinear" else None
+        scale = constant(node.inputs[1]) if integers is not None and integers.dtype == torch.int32 else None
+        if integers is not None and scale is not None:
+            name = str(_input(node, 0).name)
+            graph.replace(node.outputs[0], graph.add_constant(name, integers.to(torch.float32) * scale))
+
+
+def write_as_gemm(graph: Graph) -> None:
+    """Gives every Linear over integers the form that ONNX Runtime computes as one product of integers."""
+    for layer in integer_layers(graph):
+        shape, node = dims(layer.integers), layer.end
+        if shape is None or shape[-1] is None:
+            continue
+        flat = reshape(graph, node, layer.integers, (None, shape[-1])) if len(shape) != 2 else layer.integers
+        real = graph.emit(node, "DequantizeLinear", [flat, *grid_of(layer.input)], {}, like=layer.input.outputs[0])
+        real.shape = flat.shape
+        weight = layer.weight.outputs[0]
+        bias = [] if layer.bias is None else [layer.bias.outputs[0]]
+        result = graph.emit(node, "Gemm", [real, weight, *bias], {}, like=layer.output)
+        out = dims(weight)
+        if len(shape) != 2 and out is not None:
+            result.shape = ir.Shape([None, out[-1]])
+            result = reshape(graph, node, result, (*shape[:-1], out[-1]))
+        graph.replace(node.outputs[0], result)
+
+
+def _integer_layer(node: ir.Node) -> IntegerLayer | None:
+    source, weight = (producer_of(value, "DequantizeLinear") for value in node.inputs)
+    if source is None or weight is None or constant(weight.inputs[0]) is None:
+        return None
+    if "block_size" in weight.attributes or weight.attributes["axis"].as_int() != 1:
+        return None
+    readers = [reader for reader, _ in node.outputs[0].uses()]
+    addition = readers[0] if len(readers) == 1 and readers[0].op_type == "Add" else None
+    others = [] if addition is None else [value for value in addition.inputs if value is not node.outputs[0]]
+    bias = next((made for value in others if (made := producer_of(value, "DequantizeLinear")) is not None), None)
+    if addition is None or bias is None or constant(bias.inputs[0]) is None:
+        return IntegerLayer(node, node, source, weight, None)
+    return IntegerLayer(node, addition, source, weight, bias)
+
+
+def _columns(graph: Graph, before: ir.Node, weight: ir.Node, columns: slice | None) -> ir.Value:
+    """A range of the channels of a quantized weight or bias, whose last axis those are."""
+    if columns is None:
+        return weight.outputs[0]
+    parts = [tensor[..., columns] for tensor in map(constant, weight.inputs) if tensor is not None]
+    stored = [graph.add_constant("part", part) for part in parts]
+    axis = weight.attributes["axis"].as_int()
+    value = graph.emit(before, "DequantizeLinear", stored, {"axis": axis}, like=weight.outputs[0])
+    value.shape = ir.Shape(parts[0].shape)
+    return value
+
+
+def producer_of(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    """The node that makes a value, where it is of that kind."""
+    node = None if value is None else value.producer()
+    return node if node is not None and node.op_type == op_type else None
+
+
+def _input(node: ir.Node, index: int) -> ir.Value:
+    value = node.inputs[index]
+    if value is None:
+        raise ValueError(f"{node.op_type} lacks an input")
+    return value
+
+
+def grid_of(node: ir.Node) -> list[ir.Value]:
+    """Scale and zero point of a DequantizeLinear."""
+    return [value for value in node.inputs[1:] if value is not None]

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where tokens change their order: before a Linear rather than after it, and in one operator, not three."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from vitedge.export.onnx.passes.graph import Graph, constant
+from vitedge.export.onnx.passes.integers import IntegerLayer, integer_layers
+from vitedge.export.onnx.passes.movement import Dims, dims, movers, order_of, repeat, reshape, source_of, transpose
+
+
+def move_tokens_before_layers(graph: Graph) -> None:
+    """Has a Linear read its tokens in the order in which they are needed after it."""
+    for layer in integer_layers(graph):
+        chain = _movement_of_tokens(graph, layer)
+        shape, wanted = dims(layer.integers), dims(layer.output)
+        if not chain or shape is None or wanted is None or shape[:-1] != wanted[:-1] or shape[-1] is None:
+            continue
+        value = layer.integers
+        for node in chain:
+            value = repeat(graph, node, value, last=shape[-1])
+        end = chain[-1]
+        graph.replace(end.outputs[0], layer.again(graph, end, value))
+
+
+def _movement_of_tokens(graph: Graph, layer: IntegerLayer) -> list[ir.Node]:
+    """What moves the layer's output and leaves its channels together, up to the last that does more than reshape."""
+    chain: list[ir.Node] = []
+    last = 0
+    value = layer.output
+    while not graph.is_kept(value) and (node := _sole_movement(value)) is not None:
+        before, after = dims(value), dims(node.outputs[0])
+        if before is None or after is None or not _keeps_channels(node, before, after):
+            break
+        chain.append(node)
+        if node.op_type != "Reshape":
+            last = len(chain)
+        value = node.outputs[0]
+    return chain[:last]
+
+
+def _sole_movement(value: ir.Value) -> ir.Node | None:
+    """The only node that reads a value, if that moves it."""
+    readers = movers(value)
+    (reader,) = readers if len(readers) == 1 else (None,)
+    return reader if source_of(reader) is value else None
+
+
+def _keeps_channels(node: ir.Node, before: Dims, after: Dims) -> bool:
+    if node.op_type == "Transpose":
+        return order_of(node)[-1] == len(before) - 1
+    if node.op_type == "Concat":
+        return node.attributes["axis"].as_int() not in (-1, len(before) - 1)
+    return before[-1] == after[-1]
+
+
+def add_before_transposition(graph: Graph) -> None:
+    """Adds a constant, such as an embedding of positions, before a value is transposed: so two transpositions meet.
+
+    A block's value that is transposed stays beside it, for whoever asks for it.
+    """
+    for node in [node for node in graph.model.graph if node.op_type == "Add"]:
+        for moved, other in (node.inputs, node.inputs[::-1]):
+            tensor, mover = constant(other), None if moved is None else moved.producer()
+            if tensor is None or mover is None or moved is None or other is None:
+                continue
+            source = mover.inputs[0]
+            if mover.op_type != "Transpose" or source is None or moved.is_graph_output() or len(moved.uses()) > 1:
+                continue
+            order = order_of(mover)
+            whole = tensor.reshape(*[1] * (len(order) - tensor.ndim), *tensor.shape)
+            turned = whole.permute([order.index(axis) for axis in range(len(order))]).contiguous()
+            result = graph.emit(node, "Add", [source, graph.add_constant(str(other.name), turned)], {}, like=source)
+            graph.replace(node.outputs[0], transpose(graph, node, result, order))
+            break
+
+
+def merge_transpositions(graph: Graph) -> None:
+    """Writes a sequence of reshapes and transpositions with several transpositions as one of those."""
+    for node in reversed(list(graph.model.graph)):
+        if node.graph is None or node.op_type != "Transpose":
+            continue
+        if not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
+            continue
+        chain = _chain_before(node)
+        if sum(part.op_type == "Transpose" for part in chain) < 2 or chain[0].inputs[0] is None:
+            continue
+        source = chain[0].inputs[0]
+        plan = _one_transposition(chain)
+        shape = dims(node.outputs[0])
+        if plan is None or shape is None:
+            continue
+        split, order = plan
+        moved = [axis for axis in order if split[axis] != 1]
+        if moved == sorted(moved):  # only edges of one change their place: the values stay where they are
+            turned = source
+        else:
+            turned = transpose(graph, node, reshape(graph, node, source, split), order)
+        graph.replace(node.outputs[0], reshape(graph, node, turned, shape))
+
+
+def merge_reshapes(graph: Graph) -> None:
+    """A reshape of a reshape reads what that one reads; one that changes nothing goes."""
+    for node in list(graph.model.graph):
+        if node.op_type != "Reshape" or dims(node.outputs[0]) is None:
+            continue
+        value = node.inputs[0]
+        while value is not None and (before := value.producer()) is not None and before.op_type == "Reshape":
+            value = before.inputs[0]
+        if value is None:
+            continue
+        if dims(value) == dims(node.outputs[0]) and not node.outputs[0].is_graph_output():
+            graph.replace(node.outputs[0], value)
+        elif value is not node.inputs[0]:
+            shape = dims(node.outputs[0])
+            graph.replace(node.outputs[0], reshape(graph, node, value, shape or ()))
+
+
+def _chain_before(node: ir.Node) -> list[ir.Node]:
+    """The reshapes and transpositions that end in a node, each read by the next alone, the first a transposition."""
+    chain = [node]
+    while (value := chain[0].inputs[0]) is not None and len(value.uses()) == 1 and not value.is_graph_output():
+        producer = value.producer()
+        if (
+            producer is None
+            or producer.op_type not in ("Reshape", "Transpose")
+            or constant(producer.inputs[0]) is not None
+        ):
+            break
+        chain.insert(0, producer)
+    while chain[0].op_type != "Transpose":
+        del chain[0]
+    return chain
+
+
+class _Axis:
+    """A range of the source's elements that stay together; it may turn out to be made of several."""
+
+    def __init__(self, size: int | None) -> None:
+        self.size = size
+        self.parts: list[_Axis] = []
+
+    def leaves(self) -> list[_Axis]:
+        return [leaf for part in self.parts for leaf in part.leaves()] if self.parts else [self]
+
+    def split(self, outer: int | None, inner: int | None) -> None:
+        self.parts = [_Axis(outer), _Axis(inner)]
+
+
+def _one_transposition(chain: list[ir.Node]) -> tuple[Dims, list[int]] | None:
+    """The shape in which the source is to be transposed, and how; None where a reshape tears axes apart."""
+    start = dims(chain[0].inputs[0])
+    if start is None:
+        return None
+    source = [_Axis(size) for size in start]
+    current = [[axis] for axis in source]
+    for node in chain:
+        if node.op_type == "Transpose":
+            current = [current[axis] for axis in order_of(node)]
+            continue
+        shape = dims(node.outputs[0])
+        grouped = (
+            None
+            if shape is None
+            else _regroup([leaf for group in current for axis in group for leaf in axis.leaves()], shape)
+        )
+        if grouped is None:
+            return None
+        current = grouped
+    leaves = [leaf for axis in source for leaf in axis.leaves()]
+    final = [leaf for group in current for axis in group for leaf in axis.leaves()]
+    return tuple(leaf.size for leaf in leaves), [leaves.index(leaf) for leaf in final]
+
+
+def _regroup(axes: list[_Axis], shape: Dims) -> list[list[_Axis]] | None:
+    """Deals axes out to the edges of a shape, from both ends to the edge that depends on the batch."""
+    free = shape.index(None) if None in shape else len(shape)
+    left = _deal(axes, [edge for edge in shape[:free] if edge is not None], first=True)
+    right = (
+        None if left is None else _deal(left[1], [edge for edge in shape[free + 1 :] if edge is not None], first=False)
+    )
+    if left is None or right is None:
+        return None
+    if free < len(shape):
+        return [*left[0], right[1], *right[0]]
+    if not left[0] or any(axis.size != 1 for axis in right[1]):
+        return None
+    left[0][-1].extend(right[1])
+    return left[0]
+
+
+def _deal(axes: list[_Axis], edges: list[int], *, first: bool) -> tuple[list[list[_Axis]], list[_Axis]] | None:
+    """Axes for each edge, taken from one end, splitting them where needed; and the axes that are left."""
+    rest = list(axes)
+    groups: list[list[_Axis]] = []
+    for edge in edges if first else edges[::-1]:
+        group: list[_Axis] = []
+        wanted = edge
+        while wanted > 1:
+            if not rest:
+                return None
+            axis = rest.pop(0 if first else -1)
+            if axis.size is not None and wanted % axis.size == 0:
+                wanted //= axis.size
+            elif axis.size is None or axis.size % wanted == 0:
+                remainder = None if axis.size is None else axis.size // wanted
+                axis.split(*((wanted, remainder) if first else (remainder, wanted)))
+                axis, other = axis.parts if first else axis.parts[::-1]
+                rest.insert(0 if first else len(rest), other)
+                wanted = 1
+            else:
+                return None
+            group.insert(len(group) if first else 0, axis)
+        groups.insert(len(groups) if first else 0, group)
+    return groups, rest

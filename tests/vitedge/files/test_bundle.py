@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vitedge.errors import BundleDamaged, UnreadableArtifact
+from vitedge.files.bundle import (
+    REFERENCE,
+    ReferenceData,
+    add_latency,
+    check_files,
+    read_manifest,
+    read_reference,
+    write_manifest,
+    write_reference,
+)
+from vitedge.files.digest import hash_file
+from vitedge.records import (
+    Artifact,
+    Bar,
+    BenchReport,
+    CheckpointIdentity,
+    Manifest,
+    ModelSpec,
+    Origin,
+    OutputParity,
+    ParityReport,
+    Preprocessing,
+    TensorSpec,
+)
+
+SPEC = ModelSpec(
+    family="vit",
+    variant="custom",
+    naming="timm",
+    image_size=(8, 8),
+    in_channels=3,
+    classes=4,
+    widths=(8,),
+    depths=(1,),
+    heads=(1,),
+    mlp_ratios=(4.0,),
+    patch=4,
+    tokens=("class",),
+    norm_eps=1e-6,
+    activation="gelu",
+    preprocessing=Preprocessing((0.5,) * 3, (0.5,) * 3),
+    labels=("café", "b", "c", "d"),
+    options={"qkv_bias": True},
+    origins={"patch": Origin.SHAPE},
+)
+DATA = ReferenceData(
+    np.arange(2 * 3 * 8 * 8, dtype=np.uint8).reshape(2, 3, 8, 8), {"logits": np.ones((2, 4), np.float32)}
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_reference(tmp_path, DATA)
+    (tmp_path / "model.onnx").write_bytes(b"graph")
+    digest = hash_file(tmp_path / "model.onnx")
+    image = TensorSpec("image", ("batch", 3, 8, 8), "float32")
+    artifact = Artifact(
+        "onnx", "model.onnx", digest, 5, "fp32", "opset 18", (image,), (image,), files={"model.onnx": digest}
+    )
+    nothing = OutputParity("logits", 0.0, float("inf"), float("inf"), 1.0, 1.0, 0.0)
+    manifest = Manifest(
+        format_version=1,
+        checkpoint=CheckpointIdentity("a.pth", "0" * 64, 7, "model"),
+        spec=SPEC,
+        recipe={"formats": ["onnx"]},
+        artifacts=(artifact,),
+        parity=(ParityReport("model.onnx", "onnxruntime", 2, "synthetic", Bar(1e-5), (nothing,), passed=True),),
+        structure=(),
+        latency=None,
+        files={REFERENCE: hash_file(tmp_path / REFERENCE)},
+        versions={"python": "3"},
+    )
+    write_manifest(tmp_path, manifest)
+    return tmp_path
+
+
+def test_what_is_written_is_read_back(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    assert manifest.spec == SPEC
+    assert manifest.parity[0].outputs[0].sqnr_db == float("inf")
+    assert manifest.artifacts[0].inputs[0].shape == ("batch", 3, 8, 8)
+    assert check_files(folder, manifest) == 2
+    found = read_reference(folder)
+    np.testing.assert_array_equal(found.images, DATA.images)
+    np.testing.assert_array_equal(found.outputs["logits"], DATA.outputs["logits"])
+
+
+def test_the_same_content_gives_the_same_bytes(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("other")
+    write_reference(other, DATA)
+    write_manifest(other, read_manifest(folder))
+    for name in (REFERENCE, "manifest.json"):
+        assert (other / name).read_bytes() == (folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["model.onnx", REFERENCE])
+@pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
+def test_a_damaged_file_is_named(folder: Path, name: str, damage: str) -> None:
+    path = folder / name
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-1] if damage == "cut" else bytes([content[0] ^ 1]) + content[1:])
+    with pytest.raises(BundleDamaged, match=name):
+        check_files(folder, read_manifest(folder))
+
+
+def test_a_file_that_the_manifest_does_not_know_is_named(folder: Path) -> None:
+    (folder / "extra.bin").write_bytes(b"")
+    with pytest.raises(BundleDamaged, match=r"extra\.bin"):
+        check_files(folder, read_manifest(folder))
+
+
+@pytest.mark.parametrize("damage", ["cut", "value", "no seal", "list", "deep"])
+def test_a_damaged_manifest_is_named(folder: Path, damage: str) -> None:
+    path = folder / "manifest.json"
+    text = path.read_text(encoding="utf-8")
+    content = json.loads(text)
+    content["spec"]["classes"] = 5
+    damaged = {
+        "cut": text[: len(text) // 2],
+        "value": json.dumps(content),
+        "no seal": json.dumps({key: value for key, value in json.loads(text).items() if key != "seal"}),
+        "list": "[]",
+        "deep": "[" * 100_000,
+    }
+    path.write_text(damaged[damage], encoding="utf-8")
+    with pytest.raises(BundleDamaged, match=r"manifest\.json"):
+        read_manifest(folder)
+
+
+def test_a_file_outside_the_bundle_is_refused(folder: Path) -> None:
+    outside = folder.parent / "outside.bin"
+    outside.write_bytes(b"secret")
+    manifest = read_manifest(folder)
+    with pytest.raises(BundleDamaged, match="missing"):
+        check_files(folder, replace(manifest, files={"../outside.bin": hash_file(outside)}))
+
+
+def test_a_folder_without_a_manifest_is_not_a_bundle(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableArtifact, match="not a bundle"):
+        read_manifest(tmp_path)
+
+
+def test_a_bundle_of_another_format_is_refused(folder: Path) -> None:
+    write_manifest(folder, replace(read_manifest(folder), format_version=99))
+    with pytest.raises(UnreadableArtifact, match="format 99"):
+        read_manifest(folder)
+
+
+def test_a_measurement_goes_into_the_manifest_under_a_new_seal(folder: Path) -> None:
+    add_latency(folder, BenchReport(reports=()))
+    assert read_manifest(folder).latency == BenchReport(reports=())
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no archive"])
+def test_a_damaged_reference_is_named(folder: Path, content: bytes) -> None:
+    (folder / REFERENCE).write_bytes(content)
+    with pytest.raises(BundleDamaged, match=REFERENCE):
+        read_reference(folder)

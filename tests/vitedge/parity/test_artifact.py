@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.bad_files import VIT
+from tests.calibration.specs import make_spec
+from vitedge import registry
+from vitedge.calibration.preprocess import normalize
+from vitedge.checkpoints.read import read
+from vitedge.export.onnx.artifact import describe
+from vitedge.files.bundle import ReferenceData, read_manifest, read_reference
+from vitedge.models.reference import load_reference
+from vitedge.parity.artifact import Evidence, check_parity, check_structure, compare_layers, feed
+from vitedge.parity.reference import gather_blocks
+from vitedge.records import Artifact, Bar, ParityReport, TensorSpec
+
+SPEC = make_spec((4, 4))
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 3, 4, 4), np.uint8)
+WEIGHT = np.random.default_rng(1).standard_normal((48, 5)).astype(np.float32)
+TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
+SCORES = normalize(PIXELS, SPEC.preprocessing).reshape(6, -1) @ WEIGHT
+
+
+def write(path: Path, batch: int | str, dtype: str = "float32", names: tuple[str, ...] = ("logits",)) -> Artifact:
+    """A file that flattens its image and multiplies it with `WEIGHT`; each further output is twice the one before."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["float"], ["flat"], axis=1),
+        helper.make_node("MatMul", ["flat", "w"], [names[0]]),
+        *(helper.make_node("Add", [before, before], [after]) for before, after in itertools.pairwise(names)),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("image", TYPES[dtype], [batch, 3, 4, 4])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 5]) for name in names],
+        [numpy_helper.from_array(WEIGHT, "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return describe(path)
+
+
+def judged(path: Path, artifact: Artifact, outputs: dict[str, np.ndarray], bar: Bar | None = None) -> ParityReport:
+    (report,) = check_parity(path, artifact, Evidence(ReferenceData(PIXELS, outputs), SPEC, bar or Bar(2e-5), "some"))
+    return report
+
+
+@pytest.mark.parametrize("batch", [1, 4, 6, 8, "batch"])
+def test_every_image_counts_once_whatever_the_batch(batch: int | str, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    artifact = write(path, batch)
+    report = judged(path, artifact, {"logits": SCORES})
+    assert report.passed, report.reason
+    assert (report.artifact, report.runtime, report.images) == ("model.onnx", "onnxruntime", 6)
+    assert report.outputs[0].agreement == 1.0
+    # The very last image is wrong by a thousandth: padding must neither hide it nor push it out.
+    changed = SCORES.copy()
+    changed[-1, 0] += 1e-3 * np.abs(SCORES).max()
+    failed = judged(path, artifact, {"logits": changed})
+    assert not failed.passed
+    assert "logits is off by 0.001" in failed.reason
+
+
+def test_outputs_of_other_names_are_taken_in_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.onnx"
+    artifact = write(path, 1, names=("scores", "doubled"))
+    assert judged(path, artifact, {"tokens": SCORES, "pooled": 2 * SCORES}).passed
+    swapped = judged(path, artifact, {"tokens": 2 * SCORES, "pooled": SCORES})
+    assert not swapped.passed
+    assert "tokens" in swapped.reason
+
+
+def test_outputs_of_our_names_are_taken_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    artifact = write(path, 1, names=("pooled", "tokens"))
+    assert judged(path, artifact, {"tokens": 2 * SCORES, "pooled": SCORES}).passed
+
+
+def test_an_output_that_the_file_lacks_does_not_pass(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    artifact = write(path, 1, names=("tokens",))
+    report = judged(path, artifact, {"tokens": SCORES, "pooled": SCORES}, Bar())
+    assert not report.passed
+    assert report.reason.startswith("pooled is missing")
+
+
+@pytest.mark.parametrize(("dtype", "bar"), [("float32", 2e-5), ("float16", 1e-2)])
+def test_a_file_gets_what_its_input_takes(dtype: str, bar: float, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    report = judged(path, write(path, 4, dtype), {"logits": SCORES}, Bar(bar))
+    assert report.passed, report.reason
+
+
+def test_a_file_that_takes_pixels_gets_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    raw = PIXELS.reshape(6, -1).astype(np.float32) @ WEIGHT
+    assert judged(path, write(path, 4, "uint8"), {"logits": raw}).passed
+
+
+def test_what_is_fed() -> None:
+    def fed(dtype: str) -> np.ndarray:
+        return feed(PIXELS, TensorSpec("image", (1, 3, 4, 4), dtype), SPEC)
+
+    assert fed("uint8") is PIXELS
+    np.testing.assert_array_equal(fed("float32"), normalize(PIXELS, SPEC.preprocessing))
+    assert (fed("float32").dtype, fed("float16").dtype) == (np.float32, np.float16)
+
+
+def test_what_cannot_run_here_has_no_parity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    artifact = replace(write(tmp_path / "model.onnx", 1), format="coreml")
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    monkeypatch.setattr(registry, "missing", lambda _table, name: ("torch",) if name == "mlprogram" else ())
+    assert check_parity(tmp_path, artifact, Evidence(ReferenceData(PIXELS, {}), SPEC, Bar(), "")) == ()
+
+
+def test_structure_is_checked_by_format(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    artifact = write(path, 1)
+    assert check_structure(path, artifact).passed
+    other = replace(artifact, outputs=(TensorSpec("logits", (1, 7), "float32"),))
+    assert "outputs" in check_structure(path, other).reason
+
+
+def altered(source: Path, path: Path, weight: str) -> None:
+    model = onnx.load(source)
+    (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == weight)
+    values = numpy_helper.to_array(tensor).copy()
+    values.flat[:: max(1, values.size // 20)] += 0.5
+    tensor.CopyFrom(numpy_helper.from_array(values, weight))
+    onnx.save(model, path)
+
+
+@pytest.fixture(scope="module")
+def layers(demo_bundle: Path) -> Callable[[Path], ParityReport]:
+    """Compares a file with the reference, first its outputs and then its blocks."""
+    manifest, data = read_manifest(demo_bundle), read_reference(demo_bundle)
+    artifact = next(artifact for artifact in manifest.artifacts if artifact.format == "onnx")
+    evidence = Evidence(data, manifest.spec, Bar(2e-5, agreement=1.0), "some")
+    blocks = gather_blocks(load_reference(read(str(VIT))), evidence)
+
+    def compare(path: Path) -> ParityReport:
+        (report,) = check_parity(path, artifact, evidence)
+        # In a file's metadata the blocks may stand in any order.
+        shuffled = replace(artifact, blocks=dict(sorted(artifact.blocks.items(), reverse=True)))
+        return compare_layers(report, path, shuffled, blocks, evidence)
+
+    return compare
+
+
+@pytest.mark.parametrize(
+    ("weight", "block"),
+    [
+        ("patch_embed.proj.bias", "patch_embed"),
+        ("blocks.0.norm1.bias", "blocks.0"),
+        ("blocks.2.mlp.fc2.bias", "blocks.2"),
+        ("norm.bias", "norm"),
+        ("head.bias", "the head, after the last block"),
+    ],
+)
+def test_the_block_with_the_altered_weight_is_named(
+    weight: str, block: str, demo_bundle: Path, layers: Callable[[Path], ParityReport], tmp_path: Path
+) -> None:
+    altered(demo_bundle / "model.onnx", tmp_path / "model.onnx", weight)
+    report = layers(tmp_path / "model.onnx")
+    assert not report.passed
+    assert report.first_departure == block
+    assert report.reason.endswith(f"; the first to depart is {block}")
+
+
+def test_a_good_file_departs_nowhere(demo_bundle: Path, layers: Callable[[Path], ParityReport]) -> None:
+    report = layers(demo_bundle / "model.onnx")
+    assert report.passed
+    assert (report.reason, report.first_departure) == ("", "")
+    assert [layer.output for layer in report.layers] == ["patch_embed", *(f"blocks.{i}" for i in range(4)), "norm"]
+    assert max(layer.relative_error for layer in report.layers) < 2e-5

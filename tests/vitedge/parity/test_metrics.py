@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from tests.seeding import seeded
+from vitedge.parity.metrics import compare, default_bar, judge
+from vitedge.records import Bar, OutputParity
+
+FP32 = default_bar("fp32", "vit")
+
+
+def logits(images: int = 8, classes: int = 10, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((images, classes)).astype(np.float32)
+
+
+def parity(reference: np.ndarray, candidate: np.ndarray) -> OutputParity:
+    (result,) = compare({"logits": reference}, {"logits": candidate})
+    return result
+
+
+def test_equal_outputs_pass_with_infinite_ratio() -> None:
+    found = parity(logits(), logits())
+    assert found.relative_error == 0
+    assert found.sqnr_db == found.centred_sqnr_db == float("inf")
+    assert found.agreement == 1
+    assert found.kl == pytest.approx(0, abs=1e-12)
+    assert judge((found,), FP32) == ""
+
+
+def test_the_metrics_equal_their_definitions() -> None:
+    reference = logits()
+    candidate = reference + np.float32(0.01) * logits(seed=1)
+    found = parity(reference, candidate)
+    error = candidate.astype(float) - reference
+    centred = reference - reference.mean(axis=0).astype(float)
+    assert found.relative_error == pytest.approx(np.abs(error).max() / np.abs(reference).max())
+    assert found.sqnr_db == pytest.approx(10 * np.log10((reference**2.0).sum() / (error**2).sum()), rel=1e-4)
+    assert found.centred_sqnr_db == pytest.approx(10 * np.log10((centred**2).sum() / (error**2).sum()), rel=1e-4)
+    assert found.centred_sqnr_db == pytest.approx(40, abs=2)
+    p, q = (
+        np.exp(x) / np.exp(x).sum(axis=1, keepdims=True) for x in (reference.astype(float), candidate.astype(float))
+    )
+    assert found.kl == pytest.approx((p * np.log(p / q)).sum(axis=1).mean(), rel=1e-6)
+
+
+def test_a_constant_part_hides_the_error_from_the_plain_ratio_only() -> None:
+    reference = logits()
+    noise = 0.1 * logits(seed=1)
+    plain, shifted = parity(reference, reference + noise), parity(reference + 100, reference + noise + 100)
+    assert shifted.sqnr_db > plain.sqnr_db + 30
+    assert shifted.centred_sqnr_db == pytest.approx(plain.centred_sqnr_db, abs=0.1)
+
+
+def test_a_constant_error_is_not_removed_with_the_mean() -> None:
+    assert parity(logits(), logits() + 0.5).centred_sqnr_db < 10
+
+
+@pytest.mark.parametrize(
+    ("reference", "word"),
+    [
+        (np.zeros((4, 3)), "nil"),
+        (np.full((4, 3), 1e-41), "nil"),
+        (np.full((4, 3), 7.0), "same for every image"),
+        (np.full((4, 3), np.nan), "NaN"),
+        (logits(1), "one image"),
+    ],
+)
+def test_a_degenerate_reference_never_passes(reference: np.ndarray, word: str) -> None:
+    found = parity(reference, reference)
+    assert word in found.degenerate
+    assert "degenerate" in judge((found,), Bar())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_candidate_with_nan_or_infinity_fails_every_bar(value: float) -> None:
+    candidate = logits()
+    candidate[0, 0] = value
+    for bar in (FP32, default_bar("fp16", "vit"), Bar()):
+        assert "NaN" in judge((parity(logits(), candidate),), bar)
+
+
+def test_a_missing_or_misshapen_output_fails() -> None:
+    for candidate in ({}, {"logits": logits(classes=9)}):
+        assert "missing" in judge(compare({"logits": logits()}, candidate), Bar())
+
+
+def test_each_bar_is_named_when_it_is_missed() -> None:
+    found = OutputParity("logits", 1e-6, 60, 60, 1, 1.0, 0)
+    bar = Bar(relative_error=1e-5, centred_sqnr_db=40, agreement=1)
+    assert judge((found,), bar) == ""
+    assert "relative" in judge((replace(found, relative_error=1e-4),), bar)
+    assert "dB" in judge((replace(found, centred_sqnr_db=30),), bar)
+    assert "agrees on 50.0%" in judge((replace(found, agreement=0.5),), bar)
+
+
+def test_a_tie_of_the_reference_counts_for_either_class() -> None:
+    reference = logits()
+    order = reference.argsort(axis=1)
+    reference[np.arange(8), order[:, -2]] = reference[np.arange(8), order[:, -1]]
+    candidate = reference.copy()
+    candidate[np.arange(8), order[:, -2]] += 1e-6
+    assert parity(reference, candidate).agreement == 1
+    candidate[np.arange(8), order[:, 0]] += 100
+    assert parity(reference, candidate).agreement == 0
+
+
+def test_tokens_have_no_agreement() -> None:
+    tokens = np.random.default_rng(0).standard_normal((4, 5, 6))
+    (found,) = compare({"tokens": tokens}, {"tokens": tokens})
+    assert found.agreement is None
+    assert found.kl is None
+
+
+def test_a_tanh_gelu_in_place_of_the_exact_one_is_caught() -> None:
+    model = seeded(VisionTransformer(img_size=32, patch_size=8, embed_dim=64, depth=4, num_heads=2, num_classes=10))
+    images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        exact = model(images).numpy()
+        for block in model.blocks:
+            block.mlp.act = torch.nn.GELU(approximate="tanh")
+        approximate = model(images).numpy()
+    assert judge((parity(exact, exact),), FP32) == ""
+    assert "relative" in judge((parity(exact, approximate),), FP32)

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labelled images through things that score them, one batch after the other, and what was right is counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitedge.accuracy.metrics import agrees, finite, mcnemar, proportion, ranks
+from vitedge.accuracy.records import PairedAccuracy, SubjectAccuracy
+from vitedge.calibration.labelled import LabelledSet
+from vitedge.calibration.stream import ImageStream
+from vitedge.errors import BadImages
+from vitedge.records import ModelSpec
+
+Scores = NDArray[np.floating[Any]]
+
+_BATCH = 32
+"""Images in memory at once, for each way of preparing them."""
+_TOP = 5
+_NAMED = 20
+"""Images that are named of those lost and of those gained."""
+_PROGRESS_S = 5.0
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """One loaded checkpoint or artifact."""
+
+    label: str
+    source: str
+    runtime: str
+    spec: ModelSpec
+    """How its images are prepared, and the names of its classes."""
+    classes: int
+    scores: Callable[[NDArray[np.uint8]], Scores]
+    """Class scores ``(images, classes)`` of images ``(images, channels, height, width)``, RGB or grey, 0 to 255."""
+    note: str = ""
+
+
+class _Outcome(NamedTuple):
+    """One row on one batch."""
+
+    right: NDArray[np.bool_]
+    scores: NDArray[Any]
+
+
+class Count:
+    """What was right so far: numbers, and the names of a few images; nothing that grows with the set."""
+
+    def __init__(self, rows: Sequence[Predictor], *, with_reference: bool) -> None:
+        self.predictors = tuple(rows)
+        self.images = 0
+        self.seen: set[int] = set()
+        self._with_reference = with_reference
+        self._top1, self._top5, self._same, self._broken, self._lost, self._gained = np.zeros((6, len(rows)), np.int64)
+        self._lost_names: list[list[str]] = [[] for _ in rows]
+        self._gained_names: list[list[str]] = [[] for _ in rows]
+
+    def add(self, pixels: Sequence[NDArray[np.uint8]], labels: NDArray[np.int64], names: Sequence[str]) -> None:
+        """Classifies one batch: ``pixels`` as each row's preprocessing leaves them."""
+        first: _Outcome | None = None
+        for index, (row, batch) in enumerate(zip(self.predictors, pixels, strict=True)):
+            scores = row.scores(batch)
+            places = ranks(scores, labels)
+            outcome = _Outcome(places == 0, scores)
+            self._top1[index] += outcome.right.sum()
+            self._top5[index] += (places < min(_TOP, row.classes)).sum()
+            self._broken[index] += (~finite(scores)).sum()
+            first = first or outcome
+            self._compare(index, first, outcome, names)
+        self.images += len(labels)
+        self.seen.update(labels.tolist())
+
+    def _compare(self, index: int, first: _Outcome, outcome: _Outcome, names: Sequence[str]) -> None:
+        self._same[index] += agrees(first.scores, outcome.scores).sum()
+        for counts, kept, hits in (
+            (self._lost, self._lost_names, first.right & ~outcome.right),
+            (self._gained, self._gained_names, outcome.right & ~first.right),
+        ):
+            counts[index] += hits.sum()
+            room = _NAMED - len(kept[index])
+            kept[index].extend(names[place] for place in np.flatnonzero(hits)[:room])
+
+    def rows(self) -> tuple[SubjectAccuracy, ...]:
+        """The shares of every row."""
+        return tuple(
+            SubjectAccuracy(
+                subject=row.label,
+                source=row.source,
+                runtime=row.runtime,
+                top1=proportion(int(self._top1[index]), self.images),
+                top5=proportion(int(self._top5[index]), self.images) if row.classes > _TOP else None,
+                agreement=proportion(int(self._same[index]), self.images) if index and self._with_reference else None,
+                not_finite=int(self._broken[index]),
+                note=row.note,
+            )
+            for index, row in enumerate(self.predictors)
+        )
+
+    def comparisons(self) -> tuple[PairedAccuracy, ...]:
+        """Every row but the first against the first."""
+        return tuple(
+            PairedAccuracy(
+                subject=row.label,
+                baseline=self.predictors[0].label,
+                lost=int(self._lost[index]),
+                gained=int(self._gained[index]),
+                drop_points=100 * int(self._lost[index] - self._gained[index]) / self.images,
+                p_value=mcnemar(int(self._lost[index]), int(self._gained[index])),
+                lost_images=tuple(self._lost_names[index]),
+                gained_images=tuple(self._gained_names[index]),
+            )
+            for index, row in enumerate(self.predictors)
+            if index
+        )
+
+
+def classify(count: Count, chosen: LabelledSet, progress: Callable[[str], None]) -> tuple[ImageStream, ...]:
+    """Every image through every row; returns the streams, the first row's first.
+
+    Rows that prepare images alike get the same arrays.
+    """
+    streams: dict[tuple[Any, ...], ImageStream] = {}
+    for row in count.predictors:
+        streams.setdefault(_geometry(row.spec), chosen.stream(row.spec))
+    progress(f"classifying {chosen.count} images of {chosen.held} …")
+    said = time.monotonic()
+    places = [list(streams).index(_geometry(row.spec)) for row in count.predictors]
+    for batches in zip(*(stream.batches(_BATCH) for stream in streams.values()), strict=False):
+        first, *others = streams.values()
+        names = first.names[count.images :]
+        if any(other.names[count.images :] != names for other in others):
+            raise BadImages(f"{chosen.title}: some images can be prepared for some of the subjects only.")
+        labels = np.asarray(first.labels[count.images :], np.int64)
+        count.add([batches[place] for place in places], labels, names)
+        if time.monotonic() - said > _PROGRESS_S:
+            said = time.monotonic()
+            progress(f"{count.images} of {first.count} images …")
+    return tuple(streams.values())
+
+
+def _geometry(spec: ModelSpec) -> tuple[Any, ...]:
+    """All that `vitedge.calibration.preprocess.prepare` looks at."""
+    return spec.image_size, spec.in_channels, spec.preprocessing.interpolation, spec.preprocessing.crop

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The published ViTs: sizes and heads, names, and how their images were prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vitedge.checkpoints.families.family import Hints
+from vitedge.errors import UnknownArchitecture
+from vitedge.records import Origin, Preprocessing
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the shapes of the weights say."""
+
+    width: int
+    depth: int
+    hidden: int
+    """Channels that the first layer of the MLP gives."""
+    classes: int
+    in_channels: int
+    patch: int
+    """Pixels from one patch to the next, the stem's stride included."""
+    tokens: tuple[str, ...]
+    registers: int
+    stem: tuple[int, ...] | None
+    """Blocks per stage of a hybrid's ResNet; None where there is none."""
+    stem_patch: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What no checkpoint holds."""
+
+    preprocessing: Preprocessing
+    norm_eps: float
+    ambiguous: str = ""
+    """Why mean and std are a guess, or empty."""
+    notes: tuple[str, ...] = ()
+
+
+_SIZES = {
+    (192, 12, 3, 768): "Ti",
+    (384, 12, 6, 1536): "S",
+    (512, 12, 8, 2048): "M",
+    (768, 12, 12, 3072): "B",
+    (1024, 24, 16, 4096): "L",
+    (1152, 27, 16, 4304): "So400m",
+    (1280, 32, 16, 5120): "H",
+    (1408, 40, 16, 6144): "g",
+    (1536, 40, 24, 8192): "g",
+    (1664, 48, 16, 8192): "G",
+}
+"""Width, depth, heads and MLP channels to the letter."""
+
+_HEADS = {width: heads for width, _, heads, _ in _SIZES}
+_HEAD_WIDTHS = (64, 32, 80, 96, 48, 128, 72, 40, 24, 16, 8)
+"""Channels per head of a custom width, the likeliest first."""
+
+_IMAGENET: Mapping[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_HALF: Mapping[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+_CLIP: Mapping[str, Any] = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
+_CROPS = {
+    "DeiT": None,
+    "DeiT-III": 1.0,
+    "DINOv2 ViT": 1.0,
+    "MAE ViT": 0.875,
+    "HPM ViT": 0.875,
+    "DINO ViT": 0.875,
+}
+"""Brands trained with ImageNet's mean and std to their crop: timm's, and for MAE, HPM and DINO that of their own
+evaluation (256 to 224). None: by the image size."""
+_MODEL_TYPES = {"vit_mae": "MAE ViT", "dinov2": "DINOv2 ViT", "dinov2_with_registers": "DINOv2 ViT"}
+_NAMINGS = {"mae": "MAE ViT", "hpm": "HPM ViT", "dino": "DINO ViT", "dinov2": "DINOv2 ViT", "deit3": "DeiT-III"}
+
+
+_CLASSIFIER_DOUBT = (
+    "ViT (mean and std 0.5) and DeiT (mean and std of ImageNet) are published with the same weight names and shapes; "
+    "0.5 is assumed, --set mean=… and --set std=… mend it."
+)
+_ENCODER_DOUBT = (
+    "No file says how this encoder's images were normalized: ImageNet's mean and std are assumed (--set mean=…)."
+)
+_CLIP_DOUBT = "The norm before the blocks is CLIP's; its mean, std and exact GELU are assumed."
+_GOOGLE_NOTE = (
+    "Exact GELU, as timm and transformers rebuild Google's weights; Google's own code computes its tanh form "
+    "(--set activation=gelu_tanh)."
+)
+
+
+def find_heads(shape: Shape, naming: str, hints: Hints) -> tuple[int, Origin, tuple[str, ...]]:
+    """Number of attention heads, where it comes from, and notes.
+
+    Raises:
+        UnknownArchitecture: a given number does not divide the width, or no likely one does.
+    """
+    named = hints.overrides.get("heads")
+    origin = Origin.GIVEN
+    if named is None:
+        named = hints.config.get("num_attention_heads") or hints.config.get("num_heads")
+        origin = Origin.SHAPE if naming == "google" else Origin.CONFIG
+    if named is not None:
+        heads = int(named[0] if isinstance(named, (tuple, list)) else named)
+        if heads < 1 or shape.width % heads:
+            raise UnknownArchitecture(f"{heads} heads do not divide the width of {shape.width}; check --set heads.")
+        return heads, origin, ()
+    if shape.width in _HEADS:
+        return _HEADS[shape.width], Origin.TABLE, ()
+    for channels in _HEAD_WIDTHS:
+        if shape.width % channels == 0 and shape.width // channels > 1:
+            heads = shape.width // channels
+            note = f"No file says how many heads share the width of {shape.width}: {heads} is a guess (--set heads=N)."
+            return heads, Origin.ASSUMED, (note,)
+    raise UnknownArchitecture(
+        f"No usual number of heads divides the width of {shape.width}; give it with --set heads=N."
+    )
+
+
+def find_brand(shape: Shape, options: Mapping[str, Any], naming: str, hints: Hints) -> str:
+    """Whose ViT it is, in the words of the literature: ``DeiT``, ``MAE ViT`` and so on."""
+    configured = _MODEL_TYPES.get(str(hints.config.get("model_type"))) or _NAMINGS.get(naming)
+    if "distillation" in shape.tokens:
+        return "DeiT"
+    if shape.stem is not None:
+        return f"R{3 * sum(shape.stem) + 2 if shape.stem else ''}+ViT"
+    return configured or _brand_of_classifier(shape, options)
+
+
+def _brand_of_classifier(shape: Shape, options: Mapping[str, Any]) -> str:
+    if "class" not in shape.tokens:
+        return "ViT"
+    if options["final_norm"] == "pooled":
+        return "MAE ViT"
+    if options["layer_scale"] and (options["registers"] or (shape.patch == 14 and not shape.classes)):
+        return "DINOv2 ViT"
+    return "DeiT-III" if options["layer_scale"] and not options["position_prefix"] else "ViT"
+
+
+def find_variant(shape: Shape, heads: int, brand: str, options: Mapping[str, Any]) -> str:
+    """The published name, such as ``ViT-B/16``, or ``custom ViT (width 96, depth 4, heads 3)/8``."""
+    suffix = " distilled" if "distillation" in shape.tokens else ""
+    if shape.registers:
+        suffix += f" ({shape.registers} registers)"
+    elif not shape.classes and brand != "DINOv2 ViT":
+        suffix += " encoder"
+    elif shape.classes and options["pool"] == "mean":
+        suffix += " with mean pooling"
+    # The one hybrid without stages is called after the stride of its first convolution alone: R+ViT-Ti/16.
+    patch = 2 * shape.stem_patch if shape.stem == () else shape.patch
+    letter = _SIZES.get((shape.width, shape.depth, heads, shape.hidden))
+    if letter is None:
+        return f"custom {brand} (width {shape.width}, depth {shape.depth}, heads {heads})/{patch}{suffix}"
+    return f"{brand}-{letter}/{patch}{suffix}"
+
+
+def find_recipe(
+    shape: Shape, brand: str, naming: str, image_size: tuple[int, int], options: Mapping[str, Any]
+) -> Recipe:
+    """Preprocessing and LayerNorm epsilon of the published models of a brand."""
+    eps = 1e-12 if naming == "huggingface" and brand != "DINOv2 ViT" else 1e-6
+    crop = 1.0 if min(image_size) >= 384 else 0.9
+    if brand in _CROPS:
+        return Recipe(Preprocessing(**_IMAGENET, crop=_CROPS[brand] or crop), eps)
+    if naming == "huggingface":
+        return Recipe(Preprocessing(**_HALF, interpolation="bilinear", crop=1.0), eps)
+    if options["pre_norm"]:
+        return Recipe(Preprocessing(**_CLIP, crop=crop), 1e-5, _CLIP_DOUBT)
+    if naming == "google":
+        return Recipe(Preprocessing(**_HALF, crop=crop), eps, notes=(_GOOGLE_NOTE,))
+    certain = shape.stem is not None or options["pre_logits"]
+    if not shape.classes and not certain:
+        return Recipe(Preprocessing(**_IMAGENET, crop=crop), eps, _ENCODER_DOUBT)
+    return Recipe(Preprocessing(**_HALF, crop=crop), eps, "" if certain else _CLASSIFIER_DOUBT)

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verify kit: a folder that a Mac runs a bundle's Core ML package in, and what comes back from there.
+
+The verdict is never the Mac's: what comes back are outputs, and they are compared here with the bundle's own reference.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vitedge.devices.mac_kit.result import FORMAT_VERSION, Result, Run, read_result
+from vitedge.devices.mac_kit.verify import content_hash
+from vitedge.errors import BadRecipe, CheckFailed, OutputRefused, UnreadableArtifact
+from vitedge.files.bundle import MANIFEST, REFERENCE, check_files, read_manifest, write_manifest
+from vitedge.files.digest import hash_file
+from vitedge.files.replacing import replacing
+from vitedge.parity.artifact import Evidence, judged, run, sealed_evidence
+from vitedge.records import Artifact, Manifest, ParityReport, Validation
+from vitedge.serialization import to_dict
+
+KIT = "kit.json"
+SCRIPT = "verify.py"
+RUNTIME = "coreml"
+_SAME_MACHINE = ("name", "model", "compute_units")
+"""What of a machine's record says that it is the same one again."""
+_FILES = ("README.md", SCRIPT, "inputs.npz", "expected.npz")
+
+Array = npt.NDArray[np.generic]
+
+
+def write_kit(bundle: Path, folder: Path, *, force: bool = False) -> Path:
+    """Writes a folder that needs nothing but Python, coremltools and NumPy on a Mac.
+
+    Args:
+        bundle: its Core ML packages, images and reference go into the kit.
+        folder: to be written in one step.
+        force: replace the kit that is there.
+
+    Returns:
+        The folder.
+
+    Raises:
+        BadRecipe: the bundle holds no Core ML package, or the folder lies in it.
+        BundleDamaged: a file of the bundle is not the one that its manifest describes.
+        UnreadableArtifact: it is not a bundle.
+        OutputRefused: the folder exists, or cannot be written.
+    """
+    manifest = read_manifest(bundle)
+    packages = _packages(bundle, manifest)
+    check_files(bundle, manifest)
+    if folder.resolve().is_relative_to(bundle.resolve()):
+        raise BadRecipe(f"{folder} lies in the bundle, which holds nothing but what its manifest describes.")
+    if (folder / MANIFEST).is_file():
+        raise OutputRefused(f"{folder} is a bundle, which a kit does not replace; name another folder.")
+    evidence = sealed_evidence(bundle, manifest)
+    inputs = {artifact.path: _inputs(artifact, evidence) for artifact in packages}
+    needs = sum(artifact.size for artifact in packages) + sum(values.nbytes for values in inputs.values())
+    with replacing(folder, force=force, needs=needs) as partial:
+        for name in (name for artifact in packages for name in artifact.files):
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle / name, partial / name)
+        np.savez(partial / "inputs.npz", allow_pickle=False, **inputs)
+        np.savez(partial / "expected.npz", allow_pickle=False, **evidence.data.outputs)
+        shutil.copyfile(Path(__file__).with_name("verify.py"), partial / SCRIPT)
+        (partial / "README.md").write_text(_readme(packages, manifest), encoding="utf-8")
+        listing = _listing(packages, manifest, evidence, partial)
+        (partial / KIT).write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def import_result(bundle: Path, result: Path) -> Validation:
+    """Judges what a kit brought back, and seals the verdict into the bundle's manifest, passed or not.
+
+    The same machine with the same compute units replaces what it brought back before.
+
+    Args:
+        bundle: the one that the kit was made of.
+        result: the ``result.npz`` that the kit's script wrote.
+
+    Returns:
+        One parity report for every package and choice of compute units.
+
+    Raises:
+        BadRecipe: the bundle holds no Core ML package.
+        BundleDamaged: a file of the bundle is not the one that its manifest describes.
+        UnreadableArtifact: it is not a bundle, or not the result of a kit of it; outputs are missing or have other
+            shapes.
+        CheckFailed: the result was computed from other packages or from other inputs than the bundle's.
+    """
+    manifest = read_manifest(bundle)
+    packages = {artifact.path: artifact for artifact in _packages(bundle, manifest)}
+    files = check_files(bundle, manifest)
+    evidence = sealed_evidence(bundle, manifest)
+    inputs = {path: _inputs(artifact, evidence) for path, artifact in packages.items()}
+    shapes = {path: _shapes(artifact, evidence, len(inputs[path])) for path, artifact in packages.items()}
+    found = read_result(result, shapes)
+    if found.bundle != manifest.files.get(REFERENCE):
+        raise CheckFailed(f"{result} comes from a kit of another bundle than {bundle}.")
+    for path, artifact in packages.items():
+        _check_origin(result, found, artifact, content_hash(inputs[path]))
+    reports = tuple(_judged(one, packages[one.artifact], evidence, found.machine) for one in found.runs)
+    again = {_key(report) for report in reports}
+    kept = tuple(report for report in manifest.parity if _key(report) not in again)
+    write_manifest(bundle, replace(manifest, parity=(*kept, *reports)))
+    return Validation(str(bundle), reports, (), files, all(report.passed for report in reports))
+
+
+def _packages(bundle: Path, manifest: Manifest) -> tuple[Artifact, ...]:
+    packages = tuple(artifact for artifact in manifest.artifacts if artifact.format == "coreml")
+    if not packages:
+        raise BadRecipe(f"{bundle} holds no Core ML package; export one with: vitedge export … --format coreml")
+    for artifact in packages:
+        if len(artifact.inputs) != 1 or not all(isinstance(edge, int) for edge in artifact.inputs[0].shape):
+            raise UnreadableArtifact(f"{artifact.path} does not take one input of a fixed size.")
+    return packages
+
+
+class _Recorder:
+    """Stands where a runtime would, and keeps what it is fed."""
+
+    def __init__(self) -> None:
+        self.batches: list[Array] = []
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        self.batches.extend(feeds.values())
+        return {}
+
+
+class _Replay:
+    """Stands where a runtime would, and returns what it computed elsewhere, batch by batch."""
+
+    def __init__(self, outputs: Mapping[str, Array]) -> None:
+        self._outputs = outputs
+        self._start = 0
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        start = self._start
+        self._start += len(next(iter(feeds.values())))
+        return {name: values[start : self._start] for name, values in self._outputs.items()}
+
+
+def _inputs(artifact: Artifact, evidence: Evidence) -> Array:
+    """All that the package is fed, batch after batch."""
+    recorder = _Recorder()
+    run(recorder, artifact, evidence)
+    return np.ascontiguousarray(np.concatenate(recorder.batches))
+
+
+def _shapes(artifact: Artifact, evidence: Evidence, count: int) -> dict[str, tuple[int, ...]]:
+    return {name: (count, *evidence.data.outputs[name].shape[1:]) for name in _outputs(artifact, evidence)}
+
+
+def _outputs(artifact: Artifact, evidence: Evidence) -> list[str]:
+    return [spec.name for spec in artifact.outputs if spec.name in evidence.data.outputs]
+
+
+def _check_origin(result: Path, found: Result, artifact: Artifact, inputs: str) -> None:
+    for name, digest in artifact.files.items():
+        if found.files.get(name) != digest:
+            raise CheckFailed(f"{result} was computed with another {name} than the bundle's: its SHA-256 is another.")
+    if found.inputs.get(artifact.path) != inputs:
+        raise CheckFailed(f"{result} was computed from other inputs than the bundle's images.")
+
+
+def _judged(one: Run, artifact: Artifact, evidence: Evidence, machine: Mapping[str, str]) -> ParityReport:
+    where = {
+        **machine,
+        "compute_units": one.compute_units,
+        "load_seconds": f"{one.load_seconds:.3f}",
+        "median_ms": f"{one.median_ms:.3f}",
+    }
+    return replace(judged(RUNTIME, _Replay(one.outputs), artifact, evidence), machine=where)
+
+
+def _key(report: ParityReport) -> tuple[str, ...]:
+    return (report.artifact, report.runtime, *(report.machine.get(name, "") for name in _SAME_MACHINE))
+
+
+def _listing(packages: tuple[Artifact, ...], manifest: Manifest, evidence: Evidence, folder: Path) -> dict[str, Any]:
+    return {
+        "format": FORMAT_VERSION,
+        "bundle": manifest.files[REFERENCE],
+        "bar": to_dict(evidence.bar),
+        "files": {name: hash_file(folder / name) for name in _FILES},
+        "artifacts": [
+            {
+                "path": artifact.path,
+                "input": artifact.inputs[0].name,
+                "image": artifact.inputs[0].dtype == "uint8",
+                "batch": artifact.inputs[0].shape[0],
+                "outputs": _outputs(artifact, evidence),
+                "files": dict(artifact.files),
+            }
+            for artifact in packages
+        ],
+    }
+
+
+def _readme(packages: tuple[Artifact, ...], manifest: Manifest) -> str:
+    is_image = any(artifact.inputs[0].dtype == "uint8" for artifact in packages)
+    names = ", ".join(f"`{artifact.path}` ({artifact.precision}, {artifact.target})" for artifact in packages)
+    wanted = "coremltools numpy" + (" pillow" if is_image else "")
+    why = (
+        "\ncoremltools takes an image input as an image of pillow, so this kit needs that as well.\n"
+        if is_image
+        else ""
+    )
+    return f"""# Verify kit
+
+{manifest.spec.variant}: {names}, with the inputs it is fed and the outputs that its PyTorch model has for them.
+
+On a Mac:
+
+```
+python -m pip install {wanted}
+python {SCRIPT}
+```
+{why}
+It checks every file, runs the package in Core ML, prints how far the outputs are from the expected ones and how long a
+prediction takes, and writes `result.npz`. `--compute-units` says what Core ML may use, `--compare-cpu` runs it on the
+CPU as well, `--help` lists the rest. `result.npz` holds the outputs, the name and model of the Mac, and its versions.
+
+Back where the bundle is:
+
+```
+vitedge kit import BUNDLE result.npz
+```
+"""
