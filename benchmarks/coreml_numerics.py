@@ -26,12 +26,12 @@ import torch
 from tests.export.coreml.foreign import convert
 from tests.family_map_files import settled
 from tests.seeding import seeded
-from vitedge.calibration.images import load
 from vitedge.checkpoints.read import read
 from vitedge.devices import local
 from vitedge.errors import CheckFailed
 from vitedge.export.coreml.artifact import describe
 from vitedge.export.float16.noise import find_noisy
+from vitedge.images.image_set import load
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import read_program
 from vitedge.models.reference import Reference, load_reference

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from tests.family_map_files import settled
 from tests.seeding import seeded
-from vitedge.calibration.images import load
 from vitedge.checkpoints.read import read
 from vitedge.devices import local
+from vitedge.images.image_set import load
 from vitedge.models.reference import load_reference
 from vitedge.parity.metrics import compare, default_bar, judge
 from vitedge.recipe import ExportRecipe

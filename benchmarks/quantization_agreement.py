@@ -26,17 +26,17 @@ from benchmarks.quantization_packages import compare as compare_package
 from benchmarks.quantization_pieces import Array, File, Piece
 from benchmarks.sheet import Sheet, parser
 from vitedge import registry
-from vitedge.calibration.preprocess import normalize
-from vitedge.calibration.stream import open_images
 from vitedge.checkpoints.read import read
 from vitedge.export.to_coreml import lower as lower_to_coreml
 from vitedge.export.to_onnx import lower
+from vitedge.images.preprocess import normalize
+from vitedge.images.stream import open_images
 from vitedge.models.reference import load_reference
 from vitedge.parity.metrics import compare
 from vitedge.program.execution import Execution
 from vitedge.program.modules import enclosing_modules
 from vitedge.program.program import Program
-from vitedge.quantize.run import Quantization
+from vitedge.quantization.run import Quantization
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
 from vitedge.verbs.quantize import prepare
 

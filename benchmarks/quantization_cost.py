@@ -27,7 +27,7 @@ import torch
 from benchmarks.quantization_models import lower, provenance, write_images
 from benchmarks.quantization_peers import PEERS, quantize
 from tests.seeding import seeded
-from vitedge.calibration.synthetic import synthesize
+from vitedge.images.synthetic import synthesize
 
 RESULTS = Path(__file__).with_name("results") / "quantization_cost.json"
 MODEL = "vit_base_patch16_224"
@@ -45,10 +45,10 @@ import json, sys, time
 from pathlib import Path
 import torch
 import vitedge
-from vitedge.calibration.preprocess import normalize
-from vitedge.calibration.stream import open_images
+from vitedge.images.preprocess import normalize
+from vitedge.images.stream import open_images
 from vitedge.verbs.quantize import prepare
-from vitedge.quantize.observing import BATCH
+from vitedge.quantization.observing import BATCH
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
 
 def forward():

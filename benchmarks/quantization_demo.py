@@ -21,10 +21,10 @@ from benchmarks.quantization_models import lower, provenance
 from benchmarks.sheet import Sheet, parser
 from benchmarks.train_demo import split_digits
 from vitedge import registry
-from vitedge.calibration.images import load
-from vitedge.calibration.preprocess import normalize
 from vitedge.checkpoints.read import read
 from vitedge.demo.assets import IMAGES, MODELS, DemoModel, images
+from vitedge.images.image_set import load
+from vitedge.images.preprocess import normalize
 from vitedge.latency import size_of
 from vitedge.models.reference import load_reference
 from vitedge.parity.metrics import compare

@@ -27,12 +27,12 @@ from torch import nn
 import vitedge
 from tests.seeding import seeded
 from vitedge import registry
-from vitedge.calibration.images import load
-from vitedge.calibration.preprocess import normalize
-from vitedge.calibration.synthetic import synthesize
 from vitedge.checkpoints.read import read
 from vitedge.devices import local
 from vitedge.files.bundle import versions
+from vitedge.images.image_set import load
+from vitedge.images.preprocess import normalize
+from vitedge.images.synthetic import synthesize
 from vitedge.models.reference import load_reference
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
 from vitedge.records import Bar

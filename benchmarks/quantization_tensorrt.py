@@ -24,10 +24,10 @@ from torch import nn
 from benchmarks.quantization_models import IMAGES, MODELS, lower, provenance, write_checkpoint
 from benchmarks.sheet import Sheet, parser
 from vitedge import registry
-from vitedge.calibration.images import load
-from vitedge.calibration.preprocess import normalize
 from vitedge.checkpoints.read import read
 from vitedge.export.tensorrt.readiness import check_tensorrt
+from vitedge.images.image_set import load
+from vitedge.images.preprocess import normalize
 from vitedge.models.reference import load_reference
 from vitedge.parity.metrics import compare
 

@@ -33,7 +33,7 @@ from timm.models.pit import PoolingVisionTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from vitedge.calibration.preprocess import as_image, normalize, prepare
+from vitedge.images.preprocess import as_image, normalize, prepare
 from vitedge.records import ModelSpec, Preprocessing
 
 ROOT = Path(__file__).parent.parent

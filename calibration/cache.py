@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitedge.calibration.observations import Stats, refuse_unusable
-from vitedge.calibration.stream import ImageStream
 from vitedge.errors import OutputRefused
 from vitedge.files.replacing import clear_debris, replacing_file
+from vitedge.images.stream import ImageStream
 
 LAYOUT = 2
 """Counted up when what is kept, or how, changes."""

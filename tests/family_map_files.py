@@ -34,7 +34,7 @@ from tests.vitedge.checkpoints.families import test_beit as beit
 from tests.vitedge.checkpoints.families import test_pit as pit
 from tests.vitedge.checkpoints.families import test_swin as swin
 from tests.vitedge.checkpoints.families.mobilevit import models as mobilevit
-from vitedge.calibration.synthetic import synthesize
+from vitedge.images.synthetic import synthesize
 
 
 def with_transformers(model: str, config: Callable[[], Any]) -> Callable[[], Source]:

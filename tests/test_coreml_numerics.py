@@ -15,12 +15,12 @@ from tests.export.coreml.foreign import convert
 from tests.export.coreml.models import FAMILIES, captured
 from tests.family_map_files import settled
 from tests.seeding import seeded
-from vitedge.calibration.images import load
-from vitedge.calibration.synthetic import synthesize
 from vitedge.checkpoints.read import read
 from vitedge.demo.assets import IMAGES, MODELS, DemoModel, images
 from vitedge.export.float16.noise import find_noisy
 from vitedge.export.to_coreml import lower
+from vitedge.images.image_set import load
+from vitedge.images.synthetic import synthesize
 from vitedge.mlprogram.package import MODEL, read_package
 from vitedge.models.reference import load_reference
 from vitedge.parity.artifact import run

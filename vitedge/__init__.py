@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vitedge.accuracy.records import Evaluation
     from vitedge.models.reference import Reference
-    from vitedge.quantize.records import QuantizationResult
+    from vitedge.quantization.records import QuantizationResult
     from vitedge.recipe import ExportRecipe
     from vitedge.records import BenchReport, ExportResult, Inspection, Validation
     from vitedge.verbs.validate import Against

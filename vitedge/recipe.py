@@ -20,7 +20,7 @@ else:
 
 FORMATS = ("onnx", "coreml", "tensorrt")
 SCHEMES = ("int8", "int8-dynamic", "w8", "w4", "w4a8", "w8a16", "mixed")
-"""Ways to quantize; ``vitedge.quantize.placement`` says what each of them rounds."""
+"""Ways to quantize; ``vitedge.quantization.placement`` says what each of them rounds."""
 CALIBRATED = ("int8", "w4a8", "w8a16", "mixed")
 """Those whose activations get their ranges from images."""
 PRECISIONS = ("fp32", "fp16", *SCHEMES)

@@ -344,7 +344,7 @@ class Manifest:
     versions: Mapping[str, str]
     """Packages and the platform that wrote the bundle."""
     quantization: Mapping[str, Any] | None = None
-    """`vitedge.quantize.records.QuantizationRecord` as plain values."""
+    """`vitedge.quantization.records.QuantizationRecord` as plain values."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from vitedge import registry
 from vitedge.export.onnx.fusion import count_unpacked, unfused
 from vitedge.latency import Rule, Subject, bench
 from vitedge.program.program import Program
-from vitedge.quantize.records import SpeedVerdict
+from vitedge.quantization.records import SpeedVerdict
 from vitedge.recipe import ExportRecipe
 from vitedge.records import LatencyRatio
 

@@ -16,7 +16,7 @@ import torch
 from torch.fx import Interpreter, Node
 
 from vitedge.export.onnx.passes.half import FLOAT16_MAX
-from vitedge.mlprogram.stress import SAFETY
+from vitedge.mlprogram.overflow import SAFETY
 from vitedge.program.execution import arguments, batches
 from vitedge.program.modules import execution_order, innermost_module
 from vitedge.program.program import Program

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.calibration.specs import make_spec
+from tests.vitedge.images.specs import make_spec
 from vitedge.calibration import cache as module
 from vitedge.calibration.cache import Cache, Observed, find_folder, hash_key, resumable
 from vitedge.calibration.observations import SAMPLED_VALUES, Stats
-from vitedge.calibration.stream import ImageStream, open_images
 from vitedge.errors import BadImages, OutputRefused, UnusableActivations
+from vitedge.images.stream import ImageStream, open_images
 
 SPEC = make_spec((16, 16))
 KEY = hash_key({"weights": "a", "images": "b"})

@@ -14,8 +14,8 @@ from vitedge.program.canonical import canonicalize
 from vitedge.program.constants import parameters
 from vitedge.program.program import Program
 from vitedge.program.structure import Layer, Structure, find_structure
-from vitedge.quantize.insert import insert
-from vitedge.quantize.plan import ENDS, Grid, Plan, quantize
+from vitedge.quantization.insert import insert
+from vitedge.quantization.plan import ENDS, Grid, Plan, quantize
 
 ZERO = torch.tensor(0, dtype=torch.int32)
 UNIT = Grid("int8", torch.tensor(1 / 127), ZERO)

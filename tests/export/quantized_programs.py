@@ -15,8 +15,8 @@ from vitedge.program.capture import capture
 from vitedge.program.execution import Execution
 from vitedge.program.program import Program
 from vitedge.program.structure import Layer, Structure, find_structure
-from vitedge.quantize.insert import insert
-from vitedge.quantize.plan import ENDS, Grid, Plan, quantize
+from vitedge.quantization.insert import insert
+from vitedge.quantization.plan import ENDS, Grid, Plan, quantize
 
 
 @cache

@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from tests.calibration.specs import make_spec
+from tests.vitedge.images.specs import make_spec
 from vitedge.records import ModelSpec, Preprocessing
 from vitedge.serialization import to_dict
 

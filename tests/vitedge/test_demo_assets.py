@@ -14,11 +14,11 @@ from timm.models.pit import PoolingVisionTransformer
 from timm.models.vision_transformer import VisionTransformer
 
 from benchmarks.train_demo import split_digits
-from tests.calibration.specs import make_spec
-from vitedge.calibration.images import load
-from vitedge.calibration.preprocess import as_image, normalize, prepare
+from tests.vitedge.images.specs import make_spec
 from vitedge.checkpoints.read import read
 from vitedge.demo.assets import IMAGES, MODELS, DemoModel, images
+from vitedge.images.image_set import load
+from vitedge.images.preprocess import as_image, normalize, prepare
 from vitedge.models.reference import load_reference
 from vitedge.records import Preprocessing
 

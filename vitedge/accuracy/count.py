@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from vitedge.accuracy.metrics import agrees, finite, mcnemar, proportion, ranks
 from vitedge.accuracy.records import PairedAccuracy, SubjectAccuracy
-from vitedge.calibration.labelled import LabelledSet
-from vitedge.calibration.stream import ImageStream
 from vitedge.errors import BadImages
+from vitedge.images.labelled import LabelledSet
+from vitedge.images.stream import ImageStream
 from vitedge.records import ModelSpec
 
 Scores = NDArray[np.floating[Any]]
@@ -146,5 +146,5 @@ def classify(count: Count, chosen: LabelledSet, progress: Callable[[str], None])
 
 
 def _geometry(spec: ModelSpec) -> tuple[Any, ...]:
-    """All that `vitedge.calibration.preprocess.prepare` looks at."""
+    """All that `vitedge.images.preprocess.prepare` looks at."""
     return spec.image_size, spec.in_channels, spec.preprocessing.interpolation, spec.preprocessing.crop

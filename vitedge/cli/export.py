@@ -35,7 +35,7 @@ from vitedge.cli.values import (
     settled_entries,
 )
 from vitedge.devices.profiles import apply
-from vitedge.quantize.header import SUFFIX
+from vitedge.quantization.file.header import SUFFIX
 from vitedge.recipe import SCHEMES, ExportRecipe, read_entries
 from vitedge.serialization import from_dict
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vitedge.errors import BadRecipe
-from vitedge.quantize.header import read_header
+from vitedge.quantization.file.header import read_header
 from vitedge.recipe import SCHEMES
 from vitedge.records import Bar
 from vitedge.serialization import to_dict

@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from vitedge import latency, registry
 from vitedge.benchmark import REFERENCE
-from vitedge.calibration.images import ImageSet, load
 from vitedge.checkpoints.read import read
 from vitedge.demo.assets import IMAGES, MODELS, DemoModel, images
 from vitedge.demo.records import DemoResult, DemoRow
+from vitedge.images.image_set import ImageSet, load
 from vitedge.latency import Rule, Subject
 from vitedge.models.reference import load_reference
 from vitedge.parity.artifact import RUNTIMES_OF, Evidence

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from vitedge.calibration.preprocess import normalize
 from vitedge.checkpoints.families.family import State
 from vitedge.checkpoints.read import Checkpoint, read
 from vitedge.errors import ImpossibleSize, WeightsMismatch
+from vitedge.images.preprocess import normalize
 from vitedge.models import beit, mobilevit, mobilevitv2, pit, swin, vit
 from vitedge.records import ModelSpec, Preprocessing, TensorSpec
 
@@ -106,7 +106,7 @@ class Normalization(nn.Module):
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """The same steps in the same order as `vitedge.calibration.preprocess.normalize`."""
+        """The same steps in the same order as `vitedge.images.preprocess.normalize`."""
         scaled = image.to(torch.float32)
         if self.is_bgr:
             scaled = scaled.flip(1)

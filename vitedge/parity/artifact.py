@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vitedge import registry
-from vitedge.calibration.preprocess import normalize
 from vitedge.errors import BadRecipe, UnreadableArtifact
 from vitedge.files.bundle import ReferenceData, read_reference
+from vitedge.images.preprocess import normalize
 from vitedge.mlprogram import COMPUTE
 from vitedge.parity.metrics import compare, default_bar, judge
 from vitedge.recipe import ExportRecipe

@@ -24,7 +24,7 @@ _NAMED = 6
 
 
 def stress(path: Path, artifact: Artifact, evidence: Evidence) -> StressReport:
-    """How near the values of a package come to what float16 can hold; see `vitedge.mlprogram.stress.stress`.
+    """How near the values of a package come to what float16 can hold; see `vitedge.mlprogram.overflow.stress`.
 
     Args:
         path: the ``.mlpackage`` folder.
@@ -36,7 +36,7 @@ def stress(path: Path, artifact: Artifact, evidence: Evidence) -> StressReport:
         UserError: the package cannot be computed.
     """
     registry.load(registry.RUNTIMES, "mlprogram")
-    from vitedge.mlprogram.stress import stress as watch  # noqa: PLC0415  (PyTorch, which the line above asked for)
+    from vitedge.mlprogram.overflow import stress as watch  # noqa: PLC0415  (PyTorch, which the line above asked for)
 
     return watch(path, _feeds(artifact, evidence), artifact.path)
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from vitedge.calibration.images import ImageSet
 from vitedge.files.bundle import ReferenceData
+from vitedge.images.image_set import ImageSet
 from vitedge.models.reference import Reference
 from vitedge.parity.artifact import Evidence, Floats, compare_layers, feed
 from vitedge.parity.coreml.layers import compare_program

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vitedge import registry
-from vitedge.quantize.header import SUFFIX
+from vitedge.quantization.file.header import SUFFIX
 
 
 def export_command(source: str, options: Sequence[str] = ()) -> str:

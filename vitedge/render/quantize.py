@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
-from vitedge.quantize.records import QuantizationRecord, QuantizationResult
+from vitedge.quantization.records import QuantizationRecord, QuantizationResult
 from vitedge.render.screen import document, lines, next_command, readable_size, show, table
 
 _NUMBERED = re.compile(r"(.*\.\d+)\.(.+)")

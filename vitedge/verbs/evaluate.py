@@ -11,10 +11,10 @@ from typing import Any
 
 from vitedge.accuracy.count import Count, Predictor, classify
 from vitedge.accuracy.records import Evaluation, PairedAccuracy
-from vitedge.calibration.class_names import Classes
-from vitedge.calibration.labelled import find_labelled
 from vitedge.checkpoints.overrides import parse_overrides
 from vitedge.errors import BadRecipe
+from vitedge.images.class_names import Classes
+from vitedge.images.labelled import find_labelled
 from vitedge.verbs.subjects import Subject, Weights, checkpoint, find, opened, sizes
 
 
@@ -23,7 +23,7 @@ class Request:
     """What `evaluate` is asked for."""
 
     images: str
-    """A labelled source, as `vitedge.calibration.labelled.find_labelled` takes it."""
+    """A labelled source, as `vitedge.images.labelled.find_labelled` takes it."""
     image_count: int | None = None
     """None takes all."""
     seed: int = 0

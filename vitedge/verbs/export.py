@@ -17,7 +17,6 @@ from typing import Any, cast
 import numpy as np
 
 from vitedge import registry
-from vitedge.calibration.images import load
 from vitedge.checkpoints.read import Checkpoint, read
 from vitedge.devices import profiles
 from vitedge.errors import CheckFailed, DeviceFailed, MissingBackend, UserError
@@ -28,6 +27,7 @@ from vitedge.export.tensorrt.readiness import check_tensorrt
 from vitedge.files.bundle import REFERENCE, ReferenceData, versions, write_manifest, write_reference
 from vitedge.files.digest import hash_file
 from vitedge.files.replacing import replacing
+from vitedge.images.image_set import load
 from vitedge.models.reference import Reference, load_reference
 from vitedge.parity.artifact import Evidence, check_parity, check_structure, feed
 from vitedge.parity.float16_range import lower_in_range
@@ -36,12 +36,12 @@ from vitedge.parity.reference import gather, judge_layers, judge_program
 from vitedge.program.capture import BATCH_AXIS, capture
 from vitedge.program.modules import execution_order
 from vitedge.program.program import Program
-from vitedge.quantize.file import Model, read_model
-from vitedge.quantize.header import SUFFIX
-from vitedge.quantize.recording import record
-from vitedge.quantize.records import SpeedVerdict
-from vitedge.quantize.run import Quantization
-from vitedge.quantize.simulation import hold_to, simulate
+from vitedge.quantization.file.header import SUFFIX
+from vitedge.quantization.file.model import Model, read_model
+from vitedge.quantization.recording import record
+from vitedge.quantization.records import SpeedVerdict
+from vitedge.quantization.run import Quantization
+from vitedge.quantization.simulation import hold_to, simulate
 from vitedge.recipe import SCHEMES, ExportRecipe
 from vitedge.records import (
     Artifact,

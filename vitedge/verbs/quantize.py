@@ -9,22 +9,22 @@ from pathlib import Path
 
 import numpy as np
 
-from vitedge.calibration.class_names import Classes
-from vitedge.calibration.images import load
-from vitedge.calibration.labelled import find_labelled
-from vitedge.calibration.stream import open_images
 from vitedge.checkpoints.read import read
 from vitedge.devices.profiles import profiles
 from vitedge.errors import BadRecipe, UnusableActivations
 from vitedge.files.bundle import ReferenceData
 from vitedge.files.replacing import refuse_existing_file, replacing_file
+from vitedge.images.class_names import Classes
+from vitedge.images.image_set import load
+from vitedge.images.labelled import find_labelled
+from vitedge.images.stream import open_images
 from vitedge.models.reference import Reference, load_reference
-from vitedge.quantize.file import Model, write_model
-from vitedge.quantize.header import SUFFIX
-from vitedge.quantize.recording import record
-from vitedge.quantize.records import QuantizationResult
-from vitedge.quantize.run import Quantization
-from vitedge.quantize.run import quantize as run
+from vitedge.quantization.file.header import SUFFIX
+from vitedge.quantization.file.model import Model, write_model
+from vitedge.quantization.recording import record
+from vitedge.quantization.records import QuantizationResult
+from vitedge.quantization.run import Quantization
+from vitedge.quantization.run import quantize as run
 from vitedge.recipe import CALIBRATED, ExportRecipe, QuantizationRecipe
 from vitedge.records import CheckpointIdentity
 
@@ -123,7 +123,7 @@ def settings(recipe: ExportRecipe) -> QuantizationRecipe:
 
 
 def target(recipe: ExportRecipe) -> str:
-    """What the program is made for, a key of `vitedge.quantize.attention_policy.TARGETS`.
+    """What the program is made for, a key of `vitedge.quantization.attention.policy.TARGETS`.
 
     Where several formats get the same program, the strictest decides: TensorRT takes no zero points, Core ML computes
     attention in float.

@@ -145,8 +145,8 @@ def _run_checkpoint(subject: Subject, weights: Weights, _borrowed: ModelSpec | N
 
 @contextmanager
 def _run_program(subject: Subject, _weights: Weights, _borrowed: ModelSpec | None) -> Iterator[Predictor]:
-    from vitedge.quantize.file import read_model  # noqa: PLC0415  (PyTorch, which artifacts do without)
-    from vitedge.quantize.simulation import simulate  # noqa: PLC0415
+    from vitedge.quantization.file.model import read_model  # noqa: PLC0415  (PyTorch, which artifacts do without)
+    from vitedge.quantization.simulation import simulate  # noqa: PLC0415
 
     program = read_model(Path(subject.source)).program
     spec = program.spec
@@ -197,7 +197,7 @@ def _artifact(source: str) -> Subject:
 
 
 def _program(source: str) -> Subject:
-    from vitedge.quantize.file import read_model  # noqa: PLC0415  (as above)
+    from vitedge.quantization.file.model import read_model  # noqa: PLC0415  (as above)
 
     path = Path(source)
     spec = read_model(path).program.spec

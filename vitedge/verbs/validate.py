@@ -122,8 +122,8 @@ class _Basis:
         against: Against, image_size: tuple[int, int], *, features: bool, precision: str = "fp32"
     ) -> _Basis:
         # PyTorch from here on, and only here: a sealed bundle is validated without it.
-        from vitedge.calibration.images import load  # noqa: PLC0415
         from vitedge.checkpoints.read import read  # noqa: PLC0415
+        from vitedge.images.image_set import load  # noqa: PLC0415
         from vitedge.models.reference import load_reference  # noqa: PLC0415
         from vitedge.parity import reference as from_reference  # noqa: PLC0415
 

@@ -13,7 +13,7 @@ from vitedge.errors import CheckFailed
 from vitedge.export.float16.ranges import find_islands, measure_ranges
 from vitedge.export.to_coreml import lower as lower_coreml
 from vitedge.export.to_onnx import lower
-from vitedge.mlprogram.stress import stress
+from vitedge.mlprogram.overflow import stress
 from vitedge.program.capture import capture
 from vitedge.program.program import Program
 from vitedge.recipe import ExportRecipe

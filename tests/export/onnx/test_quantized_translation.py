@@ -25,9 +25,9 @@ from vitedge.program.execution import Execution
 from vitedge.program.modules import block_outputs
 from vitedge.program.program import Program
 from vitedge.program.structure import find_structure
-from vitedge.quantize.attention import attention_grids
-from vitedge.quantize.attention_policy import SCORES
-from vitedge.quantize.insert import insert
+from vitedge.quantization.attention.parameters import attention_grids
+from vitedge.quantization.attention.policy import SCORES
+from vitedge.quantization.insert import insert
 from vitedge.recipe import ExportRecipe
 from vitedge.runtimes.openvino import Runtime as OpenVino
 

@@ -16,10 +16,10 @@ from PIL import Image
 
 from tests.bad_files import VIT, State, changed
 from tests.vitedge.cli.command import Command, check_refusal
-from tests.vitedge.quantize.captures import captured_once
+from tests.vitedge.quantization.captures import captured_once
 from vitedge.calibration import cache
-from vitedge.quantize import run
-from vitedge.quantize.file import read_model
+from vitedge.quantization import run
+from vitedge.quantization.file.model import read_model
 
 QUICK = tuple(
     f"-q{setting}"

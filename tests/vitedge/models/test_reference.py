@@ -11,9 +11,9 @@ from torch import nn
 
 from tests.bad_files import VIT
 from tests.vitedge.models.test_swin import tiny as tiny_swin
-from vitedge.calibration.preprocess import normalize
 from vitedge.checkpoints.read import Checkpoint, read
 from vitedge.errors import ImpossibleSize, WeightsMismatch
+from vitedge.images.preprocess import normalize
 from vitedge.models.reference import (
     BUILDERS,
     Reference,

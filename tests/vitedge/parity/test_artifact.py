@@ -12,12 +12,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.bad_files import VIT
-from tests.calibration.specs import make_spec
+from tests.vitedge.images.specs import make_spec
 from vitedge import registry
-from vitedge.calibration.preprocess import normalize
 from vitedge.checkpoints.read import read
 from vitedge.export.onnx.artifact import describe
 from vitedge.files.bundle import ReferenceData, read_manifest, read_reference
+from vitedge.images.preprocess import normalize
 from vitedge.models.reference import load_reference
 from vitedge.parity.artifact import Evidence, check_parity, check_structure, compare_layers, feed
 from vitedge.parity.reference import gather_blocks

@@ -15,7 +15,7 @@ from tests.vitedge.mlprogram.mil import program as mil
 from vitedge.checkpoints.read import read
 from vitedge.errors import CheckFailed
 from vitedge.files.bundle import ReferenceData
-from vitedge.mlprogram.stress import FLOAT16_MAX
+from vitedge.mlprogram.overflow import FLOAT16_MAX
 from vitedge.models.reference import load_reference
 from vitedge.parity import float16_range as stressing
 from vitedge.parity.artifact import Evidence

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.bad_files import VIT
-from vitedge.calibration.images import ImageSet, load
 from vitedge.checkpoints.read import read
 from vitedge.export.coreml.expected_weights import expected_weights
 from vitedge.files.bundle import read_manifest
+from vitedge.images.image_set import ImageSet, load
 from vitedge.models.reference import Reference, load_reference
 from vitedge.parity.reference import LAYER_IMAGES, captured, describe, gather, gather_blocks
 from vitedge.records import Bar, TensorSpec

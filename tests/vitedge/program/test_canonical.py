@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.export import tiny
-from tests.vitedge.quantize import small_models as small
+from tests.vitedge.quantization import small_models as small
 from vitedge.program.canonical import canonicalize
 from vitedge.program.capture import capture
 from vitedge.program.editor import Editor, aten

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.export import tiny
-from tests.vitedge.quantize import small_models as small
+from tests.vitedge.quantization import small_models as small
 from vitedge.program.editor import Editor, aten
 from vitedge.program.modules import innermost_module
 from vitedge.program.program import Program

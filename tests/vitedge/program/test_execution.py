@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.export import tiny
-from tests.vitedge.quantize import small_models as small
+from tests.vitedge.quantization import small_models as small
 from vitedge.program.editor import aten
 from vitedge.program.execution import Execution
 

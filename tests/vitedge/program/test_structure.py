@@ -12,7 +12,7 @@ from torch import nn
 
 from tests.export import tiny
 from tests.seeding import seeded
-from tests.vitedge.quantize import small_models as small
+from tests.vitedge.quantization import small_models as small
 from vitedge.program.canonical import canonicalize
 from vitedge.program.capture import capture
 from vitedge.program.editor import aten

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from vitedge.quantize.records import (
+from vitedge.quantization.records import (
     AttentionDiagnosis,
     LayerChoice,
     LayerDiagnosis,

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from tests.bad_files import VIT
-from tests.vitedge.quantize import small_models as small
+from tests.vitedge.quantization import small_models as small
 from vitedge.checkpoints.read import read
 from vitedge.errors import BadRecipe, OutputRefused
 from vitedge.files.bundle import ReferenceData
 from vitedge.models.reference import load_reference
-from vitedge.quantize.file import Model
-from vitedge.quantize.records import LayerChoice, QuantizationRecord
+from vitedge.quantization.file.model import Model
+from vitedge.quantization.records import LayerChoice, QuantizationRecord
 from vitedge.recipe import CALIBRATED, SCHEMES, ExportRecipe, QuantizationRecipe
 from vitedge.records import CheckpointIdentity
 from vitedge.verbs.quantize import of_model, prepare, quantize, settings, target

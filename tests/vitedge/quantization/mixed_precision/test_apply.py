@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.export import tiny
+from tests.vitedge.quantization import plans
+from tests.vitedge.quantization.small_models import Heads, Mixture, captured, run
+from vitedge.errors import BadImages
+from vitedge.images.class_names import Classes
+from vitedge.images.labelled import find_labelled
+from vitedge.program.canonical import canonicalize
+from vitedge.program.execution import Execution
+from vitedge.program.program import Program
+from vitedge.program.structure import Structure, find_structure
+from vitedge.quantization.insert import insert
+from vitedge.quantization.mixed_precision.apply import Material, copied, give_back, spend
+from vitedge.quantization.mixed_precision.costs import owner
+from vitedge.quantization.mixed_precision.search import Budget
+from vitedge.quantization.mixed_precision.sensitivity import Exemption, Mixed, find_swaps, measure_gains
+from vitedge.quantization.plan import Plan
+
+IMAGES = tiny.images(16)
+LAYERS = ("conv", "left", "right", "head")
+COARSE = "left"
+"""The layer that is rounded to far fewer levels than the others."""
+
+
+def structure(kind: Any = Mixture, **options: bool) -> Structure:
+    return find_structure(canonicalize(captured(kind, **options)))
+
+
+def capture(batch: int | str) -> Program:
+    return canonicalize(captured(Mixture, batch))
+
+
+@cache
+def rounded() -> Plan:
+    """Everything on eight bits, one layer on coarse ones; a bias that somebody corrected."""
+    plain = structure()
+    weights = plans.channel_weights(plain)
+    integers, grid = weights[COARSE]
+    weights[COARSE] = (integers // 16, replace(grid, scale=grid.scale * 16))
+    largest: dict[str, Tensor] = {}
+    watches = {layer.input.name: partial(_keep_largest, largest, layer.name) for layer in plain.layers}
+    Execution(plain.program.exported, watches)(IMAGES)
+    largest[COARSE] = largest["right"]
+    inputs = {name: plans.whole("int8", float(value) / 127) for name, value in largest.items() if name in LAYERS}
+    inputs["right"] = inputs["left"]
+    tensors = {"right.bias": plain.editor.value("right.bias") + 0.001}
+    return Plan(tensors=tensors, weights=weights, inputs=inputs)
+
+
+def _keep_largest(largest: dict[str, Tensor], name: str, value: Tensor) -> None:
+    largest[name] = value.abs().max()
+
+
+def material(schemes: Mapping[str, str] | None = None, **changes: Any) -> Material:
+    fixed = changes.pop("fixed", frozenset())
+    schemes = schemes or dict.fromkeys(LAYERS, "int8")
+    return Material(structure(), copied(rounded()), schemes, fixed, IMAGES, capture, **changes)
+
+
+def mixed(exemptions: tuple[Exemption, ...], plan: Plan | None = None) -> Mixed:
+    program = capture("dynamic")
+    swaps = find_swaps(structure(), find_structure(program), exemptions)
+    return Mixed(insert(program, copied(plan or rounded())), swaps)
+
+
+def planned(*given: Exemption) -> Tensor:
+    """What the program computes into whose plan the exemptions went."""
+    plan = copied(rounded())
+    give_back(plan, structure(), given)
+    return run(insert(capture("dynamic"), plan), IMAGES)
+
+
+@pytest.mark.parametrize("parts", [("conv",), ("left",), ("right",), ("head",), ("left", "head"), LAYERS])
+def test_a_part_in_float_computes_what_the_plan_without_it_computes(parts: tuple[str, ...]) -> None:
+    everything = tuple(Exemption(name, "float") for name in LAYERS)
+    given = tuple(one for one in everything if one.part in parts)
+    found = mixed(everything).outputs(IMAGES, given)
+    torch.testing.assert_close(found, planned(*given), rtol=0, atol=1e-6)
+    assert not torch.allclose(found, planned(), rtol=0, atol=1e-5)
+
+
+def test_everything_given_back_is_the_float_program() -> None:
+    found = planned(*(Exemption(name, "float") for name in LAYERS))
+    torch.testing.assert_close(found, run(capture("dynamic"), IMAGES), rtol=0, atol=1e-6)
+
+
+def test_a_weight_of_four_bits_gets_eight() -> None:
+    plan = Plan(weights={"left": plans.block_weight(structure().editor.value("left.weight"), 16)})
+    eight, whole = Exemption("left", "w8"), Exemption("left", "float")
+    four = mixed((eight, whole), plan)
+    expected = run(capture("dynamic"), IMAGES)
+    errors = [float((four.outputs(IMAGES, given) - expected).abs().max()) for given in ((), (eight,), (whole,))]
+    assert errors[0] > 5 * errors[1] > 5 * errors[2] == pytest.approx(0.0, abs=1e-5)
+    give_back(plan, structure(), (eight,))
+    assert plan.weights["left"][1].dtype == "int8"
+    torch.testing.assert_close(
+        run(insert(capture("dynamic"), plan), IMAGES), four.outputs(IMAGES, (eight,)), rtol=0, atol=1e-6
+    )
+
+
+def test_one_pass_sees_every_part_alone() -> None:
+    everything = tuple(Exemption(name, "float") for name in LAYERS)
+    every = mixed(everything)
+    seen: dict[Exemption | None, Tensor] = {}
+    every.one_by_one(IMAGES, seen.__setitem__)
+    assert set(seen) == {None, *everything}
+    for one, output in seen.items():
+        torch.testing.assert_close(output, every.outputs(IMAGES, () if one is None else (one,)), rtol=0, atol=0)
+
+
+def test_the_part_that_is_rounded_worst_gains_most() -> None:
+    everything = tuple(Exemption(name, "float") for name in LAYERS)
+    gains = measure_gains(mixed(everything), run(capture("dynamic"), IMAGES[:8]), IMAGES[:8])
+    assert max(gains, key=lambda one: gains[one]).part == COARSE
+    assert min(gains.values()) > 0
+
+
+def test_an_attention_is_given_back_whole() -> None:
+    plain = find_structure(canonicalize(captured(Heads, fused=True)))
+    (attention,) = plain.attentions
+    grids = {name: plans.whole("int8", 0.02) for name in ("query", "key", "value")}
+    grids["probabilities"] = plans.whole("int8", 1 / 127)
+    program = canonicalize(captured(Heads, fused=True))
+    one = Exemption(attention.name, "int8" if attention.name == "qkv" else "float")
+    quantized = find_structure(program)
+    insert(program, Plan(attention={attention.name: grids}))
+    found = Mixed(program, find_swaps(plain, quantized, (one,)))
+    expected = run(canonicalize(captured(Heads, fused=True)), IMAGES)
+    assert not torch.allclose(found.outputs(IMAGES), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.outputs(IMAGES, (one,)), expected, rtol=0, atol=1e-6)
+
+
+def test_a_budget_is_held_with_as_little_as_possible() -> None:
+    given = material()
+    done = spend(given, Budget(25.0, None))
+    assert done.held.given == (Exemption(COARSE, "float"),)
+    assert not done.held.missed
+    assert done.held.frontier[0].sqnr_db < 25.0 <= done.held.frontier[1].sqnr_db
+    assert all(point.microseconds is not None and point.microseconds > 0 for point in done.held.frontier)
+    assert list(done.reasons()) == [
+        (COARSE, "float", f"given back by the budget: {done.shares[COARSE]:.1%} of the noise")
+    ]
+    # Nothing is altered before somebody takes the result into the plan.
+    assert set(given.plan.weights) == set(LAYERS)
+
+
+def test_a_budget_that_holds_from_the_start_measures_no_parts() -> None:
+    done = spend(material(), Budget(1.0, None))
+    assert (done.held.given, done.shares, len(done.held.frontier)) == ((), {}, 1)
+
+
+def test_what_the_user_asked_for_stays_and_may_be_the_reason_of_a_miss() -> None:
+    done = spend(material(fixed=frozenset({"head"})), Budget(90.0, None))
+    assert {one.part for one in done.held.given} == {"conv", "left", "right"}
+    assert done.held.frontier[-1].sqnr_db > done.held.frontier[0].sqnr_db + 20
+    assert "90 dB were asked for" in done.held.missed
+
+
+def test_top1_is_counted_on_labelled_images(tmp_path: Path) -> None:
+    """Labelled by the float program itself, which is then right about everything."""
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
+    spec = replace(tiny.spec("vit"), classes=5)
+    np.savez(tmp_path / "images.npz", images=pixels, labels=np.arange(24) % 5)
+    labelled = find_labelled(tmp_path / "images.npz", Classes(spec.classes))
+    done = spend(material(labelled=labelled), Budget(None, 100.0))
+    (point,) = done.held.frontier
+    assert point.top1 is not None
+    assert point.top1 * 24 == pytest.approx(round(point.top1 * 24))
+
+
+def test_images_that_look_alike_judge_nothing() -> None:
+    alike = replace(material(), images=IMAGES[:1].repeat(4, 1, 1, 1))
+    with pytest.raises(BadImages, match="No budget can be measured"):
+        spend(alike, Budget(20.0, None))
+
+
+def test_kernels_are_booked_to_the_module_that_they_are_named_after() -> None:
+    parts = ("blocks.0.attn", "blocks.0.attn.qkv")
+    assert owner("blocks.0.attn.qkv/MatMul/MatMulAddFusion", parts) == "blocks.0.attn.qkv"
+    assert owner("blocks.0.attn/Softmax", parts) == "blocks.0.attn"
+    assert owner("gemm_input_reshape_token_8", parts) == ""

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.vitedge.quantization import small_models as small
+from vitedge.images.preprocess import normalize
+from vitedge.parity.metrics import compare
+from vitedge.quantization.simulation import TOLERANCE_DB, hold_to, simulate
+from vitedge.records import Bar, OutputParity, ParityReport
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("batch", ["dynamic", 1, 3])
+def test_all_images_are_simulated_at_any_batch(batch: int | str) -> None:
+    program = small.captured(small.Mixture, batch)
+    images = torch.from_numpy(normalize(PIXELS, program.spec.preprocessing))
+    with torch.no_grad():
+        expected = small.built(small.Mixture)(images).numpy()
+    (name, found), *others = simulate(program, PIXELS).items()
+    assert (name, others) == ("logits", [])
+    assert found.shape == (5, 5)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def outputs(noise: float) -> tuple[OutputParity, ...]:
+    generator = np.random.default_rng(1)
+    reference = generator.normal(size=(16, 7)).astype(np.float32)
+    return compare(
+        {"logits": reference}, {"logits": reference + noise * generator.normal(size=(16, 7)).astype(np.float32)}
+    )
+
+
+def report(noise: float, reason: str = "") -> ParityReport:
+    found = outputs(noise)
+    return ParityReport("model.onnx", "onnxruntime", 16, "noise", Bar(), found, not reason, reason, note="one thread")
+
+
+def test_a_runtime_is_held_to_the_simulation() -> None:
+    simulated = outputs(0.01)
+    same = hold_to(report(0.01), simulated)
+    assert same.passed
+    assert same.note == f"one thread; simulated by PyTorch: {simulated[0].centred_sqnr_db:.1f} dB"
+    far = hold_to(report(0.02), simulated)  # 6 dB
+    assert not far.passed
+    assert "the runtime rounds elsewhere than the program" in far.reason
+    within = 0.01 * 10 ** (0.9 * TOLERANCE_DB / 20)
+    assert hold_to(report(within), simulated).passed
+    assert hold_to(report(0.001), simulated).passed  # nearer is no fault
+
+
+def test_a_verdict_that_failed_before_keeps_its_reason() -> None:
+    failed = hold_to(report(0.5, "degenerate"), outputs(0.01))
+    assert (failed.passed, failed.reason) == (False, "degenerate")

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images in NumPy's files, read one at a time: neither a large file nor a lying header fills the memory."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from math import prod
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from vitedge.errors import BadImages
+from vitedge.images.preprocess import MAX_PIXELS
+from vitedge.images.synthetic import Uniform
+
+MAX_IMAGES = 10_000_000
+"""More cannot be drawn from without a list that is itself large."""
+DAMAGE = (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+"""What a damaged, encrypted or foreign file makes the readers raise."""
+
+
+class ArrayFile:
+    """An ``.npy``, or the images (and labels) of an ``.npz``; closed, it opens again for the next image.
+
+    Args:
+        path: the file; uint8 images as ``(images, height, width, channels)``, ``(images, channels, height, width)`` or
+            ``(images, height, width)``, with 1, 3 or 4 channels.
+
+    Raises:
+        BadImages: no such array, another type or shape, or a file that is cut short.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._archive: zipfile.ZipFile | None = None
+        self._file: IO[bytes] | None = None
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            self._read_header()
+        except DAMAGE as error:
+            self.close()
+            raise BadImages(f"{self._path} cannot be read as an array of images: {error}.") from error
+        except BadImages:
+            self.close()
+            raise
+
+    def _read_header(self) -> None:
+        if not zipfile.is_zipfile(self._path):
+            self._file, size = self._path.open("rb"), self._path.stat().st_size
+        else:
+            self._archive = zipfile.ZipFile(self._path)
+            member = self._member()
+            self._file, size = self._archive.open(member), self._archive.getinfo(member).file_size
+        self._shape, dtype, self._start = _header(self._file)
+        if dtype != np.uint8 or not (3 <= len(self._shape) <= 4) or min(self._shape) < 1:
+            raise BadImages(
+                f"{self._path} holds {dtype} of shape {self._shape}; images are uint8, (images, height, width, 3)."
+            )
+        self._channels_first = len(self._shape) == 4 and self._shape[3] not in (1, 3, 4)
+        channels = self._shape[1 if self._channels_first else 3] if len(self._shape) == 4 else 1
+        if channels not in (1, 3, 4):
+            raise BadImages(f"{self._path} holds arrays of shape {self._shape}; images have 1, 3 or 4 channels.")
+        if len(self) > MAX_IMAGES or prod(self._shape[1:]) > MAX_PIXELS * channels:
+            raise BadImages(f"{self._path} says that it holds arrays of shape {self._shape}, more than can be images.")
+        if size != self._start + prod(self._shape):
+            raise BadImages(f"{self._path} is cut short or damaged: its length does not fit the shape {self._shape}.")
+
+    def _member(self) -> str:
+        """The name of the images in the archive."""
+        names = [name.removesuffix(".npy") for name in self._names() if name.endswith(".npy")]
+        others = [name for name in names if name != "labels"]
+        if "images" not in names and len(others) != 1:
+            held = ", ".join(names) or "no arrays"
+            raise BadImages(f"{self._path} holds {held}; name the array of images 'images'.")
+        return ("images" if "images" in names else others[0]) + ".npy"
+
+    def _names(self) -> list[str]:
+        return self._archive.namelist() if self._archive else []
+
+    def __len__(self) -> int:
+        return self._shape[0]
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """The image ``(height, width)`` or ``(height, width, channels)``."""
+        shape = self._shape[1:]
+        image = np.frombuffer(self.content(index), np.uint8).reshape(shape)
+        return image.transpose(1, 2, 0) if self._channels_first else image
+
+    def content(self, index: int) -> bytes:
+        """The bytes of an image as they lie in the file."""
+        if self._file is None:
+            self._open()
+        size, file = prod(self._shape[1:]), self._file
+        if file is None or not 0 <= index < len(self):
+            raise BadImages(f"{self._path} holds no image {index} any more.")
+        file.seek(self._start + index * size)
+        return file.read(size)
+
+    def drawn(self, count: int, seed: int) -> list[int]:
+        """That many different images, or all, in rising order."""
+        places = np.argsort(Uniform(seed).draw(len(self)), kind="stable")[:count]
+        return sorted(int(place) for place in places)
+
+    def labels(self) -> NDArray[Any] | None:
+        """The class of every image, or None where the file holds none.
+
+        Raises:
+            BadImages: labels that are no whole numbers, or not one per image.
+        """
+        if self._file is None:
+            self._open()
+        if self._archive is None or "labels.npy" not in self._names():
+            return None
+        try:
+            with self._archive.open("labels.npy") as file:
+                shape, dtype, _ = _header(file)
+                if shape != (len(self),) or dtype.kind not in "iu":
+                    raise BadImages(
+                        f"The labels of {self._path} are {dtype} {shape}; they have to be one number per image."
+                    )
+                return np.frombuffer(file.read(prod(shape) * dtype.itemsize), dtype)
+        except DAMAGE as error:
+            raise BadImages(f"The labels of {self._path} cannot be read: {error}.") from error
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        for file in (self._file, self._archive):
+            if file is not None:
+                file.close()
+        self._file = self._archive = None
+
+    def __enter__(self) -> ArrayFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Shape, type, and where the numbers begin; nothing of the file is evaluated or unpickled."""
+    version = npy.read_magic(file)  # type: ignore[no-untyped-call]
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"NumPy format {version[0]}.{version[1]} is not for plain arrays")
+    reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = reader(file)  # type: ignore[no-untyped-call]
+    if fortran and len(shape) > 1:
+        raise ValueError("it is in Fortran order; save np.ascontiguousarray of it")
+    return shape, dtype, file.tell()

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where images come from: a folder, a list, a file, an array, or the synthetic set; each a row of candidates.
+
+Which images are drawn, and in which order, depends on names and numbers and on the seed, not on the machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vitedge.errors import BadImages
+from vitedge.images.arrays import ArrayFile
+from vitedge.images.preprocess import MAX_PIXELS, as_image, prepare
+from vitedge.images.synthetic import synthesize_image
+from vitedge.records import ModelSpec
+
+SYNTHETIC = "synthetic"
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+LIST_SUFFIX = ".txt"
+ARRAY_SUFFIXES = (".npy", ".npz")
+
+
+class Candidate(NamedTuple):
+    """An image that may be taken."""
+
+    name: str
+    pixels: Callable[[], NDArray[np.uint8]]
+    """Reads and prepares it: ``(channels, height, width)``."""
+    content: Callable[[], bytes]
+    """What tells it from others without being decoded: the file's bytes, or what it is made of."""
+    label: int | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """The images of one source in the order in which they are drawn."""
+
+    title: str
+    """The path and how many of its images are taken, or ``synthetic, seed 0``."""
+    held: int
+    """How many images the source holds."""
+    length: int
+    """How many of them are candidates; those beyond the count asked for replace what cannot be read."""
+    candidate: Callable[[int], Candidate]
+    close: Callable[[], None] = lambda: None
+    """Lets go of open files; they are opened again when the next candidate is read."""
+
+
+def find_source(source: str | Path, spec: ModelSpec, count: int, seed: int) -> Source:
+    """The source that a user names.
+
+    Args:
+        source: ``synthetic``; a folder, searched with its sub-folders; a ``.txt`` list of images, one path a line,
+            relative to the list; one image; or an ``.npy`` or ``.npz`` of uint8 images (NHWC, NCHW or grey NHW; in an
+            ``.npz`` named ``images``, beside which ``labels`` may stand).
+        spec: image size, channels and preprocessing.
+        count: how many images are wanted.
+        seed: decides which are drawn, or what is synthesized.
+
+    Raises:
+        BadImages: nothing is there, or nothing that could be an image.
+    """
+    if str(source) == SYNTHETIC:
+        return Source(f"{SYNTHETIC}, seed {seed}", count, count, partial(_synthetic, spec, seed))
+    path = Path(source)
+    if path.is_dir():
+        return _folder(path, spec, count, seed)
+    if not path.exists():
+        raise BadImages(
+            f"There is no {path}; --images takes a folder, an image, a list in a {LIST_SUFFIX}, an .npy, an .npz, "
+            f"or {SYNTHETIC}."
+        )
+    suffix = path.suffix.lower()
+    if suffix in ARRAY_SUFFIXES:
+        return _array(path, spec, count, seed)
+    if suffix == LIST_SUFFIX:
+        return _list(path, spec, count, seed)
+    if suffix not in SUFFIXES:
+        kinds = ", ".join(sorted(SUFFIXES))
+        raise BadImages(f"{path} is no image; --images takes {kinds}, {LIST_SUFFIX}, .npy, .npz or a folder.")
+    return Source(str(path), 1, 1, lambda _: _file(path.parent, path.name, spec))
+
+
+def _synthetic(spec: ModelSpec, seed: int, index: int) -> Candidate:
+    def pixels() -> NDArray[np.uint8]:
+        colour = synthesize_image(index, *spec.image_size, seed)
+        if spec.in_channels == 3:
+            return colour
+        return np.asarray(as_image(colour.transpose(1, 2, 0)).convert("L"), np.uint8)[None]
+
+    return Candidate(f"{SYNTHETIC} {index}", pixels, f"{SYNTHETIC} {seed} {index}".encode)
+
+
+def _folder(folder: Path, spec: ModelSpec, count: int, seed: int) -> Source:
+    names = _drawn(_images_below(folder), seed)
+    if not names:
+        raise BadImages(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}), nor do its sub-folders.")
+    return _files(folder, names, spec, _taken(folder, count, len(names), seed))
+
+
+def _list(path: Path, spec: ModelSpec, count: int, seed: int) -> Source:
+    """The images that a list names; drawn as those of a folder are, since lists tend to be sorted by class."""
+    try:
+        # utf-8-sig: editors of other systems put a mark at the beginning.
+        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+    except OSError as error:
+        raise BadImages(f"{path} cannot be read: {error.strerror}.") from error
+    found: dict[str, list[str]] = {}
+    for name in dict.fromkeys(line.strip() for line in lines):
+        if name:
+            found.setdefault(str(PurePosixPath(name).parent), []).append(PurePosixPath(name).name)
+    if not found:
+        raise BadImages(f"{path} names no images; it has one path a line, relative to the list.")
+    names = _drawn(found, seed)
+    return _files(path.parent, names, spec, _taken(path, count, len(names), seed))
+
+
+def _files(folder: Path, names: Sequence[str], spec: ModelSpec, title: str) -> Source:
+    return Source(title, len(names), len(names), lambda index: _file(folder, names[index], spec))
+
+
+def _taken(path: Path, count: int, held: int, seed: int) -> str:
+    return f"{path}, {min(count, held)} of {held} images, seed {seed}"
+
+
+def _images_below(folder: Path) -> dict[str, list[str]]:
+    """The names of the images in each sub-folder that has some; links to folders are followed, each folder once."""
+    found: dict[str, list[str]] = {}
+    visited: set[str] = set()
+    for place, folders, files in os.walk(folder, onerror=_refuse_folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        # Hidden files are other systems' notes: macOS leaves a ._NAME.jpg beside every image.
+        images = [name for name in files if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")]
+        if images:
+            found[Path(place).relative_to(folder).as_posix()] = images
+    return found
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise BadImages(f"{error.filename} cannot be listed: {error.strerror}.") from error
+
+
+def _drawn(found: Mapping[str, list[str]], seed: int) -> list[str]:
+    """All images in the order in which they are drawn: one of each sub-folder in turn, shuffled by hash.
+
+    The order depends on the names alone, not on the file system's, and stays the same on every machine.
+    """
+
+    def shuffled(name: str) -> bytes:
+        return hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest()
+
+    folders = sorted(found, key=shuffled)
+    columns = [
+        sorted((name if place == "." else f"{place}/{name}" for name in found[place]), key=shuffled)
+        for place in folders
+    ]
+    return [name for row in zip_longest(*columns) for name in row if name is not None]
+
+
+def _file(folder: Path, name: str, spec: ModelSpec) -> Candidate:
+    path = folder / name
+    return Candidate(name, partial(_decode, path, spec), path.read_bytes)
+
+
+def _decode(path: Path, spec: ModelSpec) -> NDArray[np.uint8]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of bombs, which are refused here, and of odd metadata
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise BadImages(f"{image.width} x {image.height} pixels, which looks like a decompression bomb")
+            return prepare(image, spec)
+
+
+def _array(path: Path, spec: ModelSpec, count: int, seed: int) -> Source:
+    with ArrayFile(path) as array:
+        chosen, labels = array.drawn(count, seed), array.labels()
+
+    def candidate(place: int) -> Candidate:
+        index = chosen[place]
+        return Candidate(
+            f"{path.name} {index}",
+            lambda: prepare(as_image(array[index]), spec),
+            partial(array.content, index),
+            None if labels is None else int(labels[index]),
+        )
+
+    return Source(_taken(path, count, len(array), seed), len(array), len(chosen), candidate, array.close)

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The softmax of an attention in a program that runs, and its measures summed over batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from vitedge.program.editor import aten
+from vitedge.program.qdq import DEQUANTIZE, QUANTIZE
+from vitedge.program.tracing import readers
+from vitedge.quantization.attention.measures import (
+    dead_fraction,
+    distance,
+    distance_to_centroid,
+    divergence,
+    entropy,
+    prefix_tokens,
+    round_to_levels,
+    spatial,
+    token_map,
+)
+from vitedge.quantization.records import AttentionDiagnosis, SoftmaxSurvival
+from vitedge.records import ModelSpec
+
+ATTENTIONS = (aten.scaled_dot_product_attention.default, aten.softmax.int)
+"""Operators that hold a softmax."""
+LEVELS = (255, 127)
+"""Integers that stand for 1: on the grids of uint8 and of int8."""
+
+
+def probabilities(node: Node, env: Mapping[Node, Any]) -> Tensor:
+    """The softmax of a node that was just computed, ``(..., heads, queries, tokens)``.
+
+    Args:
+        node: one of `ATTENTIONS`.
+        env: its value and what it reads.
+    """
+    if node.target is aten.softmax.int:
+        result: Tensor = env[node]
+        return result
+    arguments: Any = node.args
+    query, key = env[arguments[0]], env[arguments[1]]
+    scale: Any = node.kwargs.get("scale")
+    scores: Tensor = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if len(arguments) > 3 and arguments[3] is not None:
+        mask = env[arguments[3]]
+        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype is torch.bool else scores + mask
+    return scores.softmax(dim=-1)
+
+
+def rounded_probabilities(node: Node, held: Tensor) -> Tensor:
+    """The softmax as the values are multiplied with it."""
+    reading = readers(node) or []
+    if node.target is not aten.softmax.int or len(reading) != 1 or reading[0][0].target is not QUANTIZE:
+        return held
+    grid = reading[0][0].args[1:]
+    result: Tensor = DEQUANTIZE(QUANTIZE(held, *grid), *grid)
+    return result
+
+
+@dataclass
+class _Mean:
+    """A mean over batches; of nothing, it is None."""
+
+    total: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    count: int = 0
+
+    def add(self, values: Tensor) -> None:
+        """Adds what lies along the first axis."""
+        self.total = self.total + values.double().sum(dim=0)
+        self.count += len(values)
+
+    @property
+    def value(self) -> float | None:
+        return float(self.total) / self.count if self.count else None
+
+
+@dataclass
+class AttentionSums:
+    """One attention over all batches."""
+
+    spec: ModelSpec
+    pairwise: bool = True
+    """Whether queries are the tokens that are attended to; in MobileViT v2 they have no place."""
+    tokens: int = 0
+    _spread: _Mean = field(default_factory=_Mean)
+    _means: dict[str, _Mean] = field(default_factory=dict)
+
+    @property
+    def attended(self) -> float:
+        """The exponential of the mean entropy of the head that spreads widest."""
+        return math.exp(float(self._spread.total.max()) / self._spread.count)
+
+    def add_spread(self, expected: Tensor) -> None:
+        """Adds a batch of the float program's softmax, ``(batch, heads, queries, tokens)``."""
+        self.tokens = expected.shape[-1]
+        self._spread.add(entropy(expected).movedim(-2, -1).reshape(-1, expected.shape[-3]))
+
+    @torch.no_grad()
+    def add(self, expected: Tensor, held: Tensor, rounded: Tensor) -> None:
+        """Adds a batch.
+
+        Args:
+            expected: the float program's softmax, ``(batch, heads, queries, tokens)``.
+            held: the quantized program's, before its output is rounded.
+            rounded: the same as the values are multiplied with it.
+        """
+        self.add_spread(expected)
+        self._add("kl", divergence(expected, held))
+        self._add("mass", rounded.sum(dim=-1))
+        self._add("dead", torch.tensor(dead_fraction(held, rounded)))
+        for levels in LEVELS:
+            on_grid = round_to_levels(expected, levels)
+            self._add(f"mass {levels}", on_grid.sum(dim=-1))
+            self._add(f"dead {levels}", torch.tensor(dead_fraction(expected, on_grid)))
+        self._add_map("float", expected)
+        self._add_map("quantized", rounded)
+
+    def diagnosis(self, name: str) -> AttentionDiagnosis:
+        """What was found."""
+        mean = {key: found.value for key, found in self._means.items()}
+        return AttentionDiagnosis(
+            attention=name,
+            tokens=self.tokens,
+            entropy_float=mean.get("entropy float"),
+            entropy_quantized=mean.get("entropy quantized"),
+            distance_float=mean.get("distance float"),
+            distance_quantized=mean.get("distance quantized"),
+            kl=mean["kl"] or 0.0,
+            row_mass=mean["mass"] or 0.0,
+            dead_fraction=mean["dead"] or 0.0,
+            attended=self.attended,
+            survival=tuple(
+                SoftmaxSurvival(levels, mean[f"mass {levels}"] or 0.0, mean[f"dead {levels}"] or 0.0)
+                for levels in LEVELS
+            ),
+        )
+
+    def _add_map(self, which: str, values: Tensor) -> None:
+        """Adds entropy and distance where the tokens form a map; a row that rounding emptied has neither."""
+        shape = token_map(self.spec, values.shape[-1])
+        if shape is None or (self.pairwise and values.shape[-2] != values.shape[-1]):
+            return
+        on_map = spatial(values, prefix_tokens(self.spec), queries=self.pairwise)
+        alive = on_map.sum(dim=-1) > 0
+        measure = distance if self.pairwise else distance_to_centroid
+        self._add(f"entropy {which}", entropy(on_map)[alive])
+        self._add(f"distance {which}", measure(on_map, shape)[alive])
+
+    def _add(self, key: str, values: Tensor) -> None:
+        self._means.setdefault(key, _Mean()).add(values.reshape(-1))

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which attentions have products of integers: where the target gains from it and the softmax survives it.
+
+For TensorRT an attention is quantized whole (queries, keys, probabilities, values and the projection's input) or not at
+all: it fuses no half (its developer's guide, "fused attention"). ONNX Runtime computes each product for itself, and of
+a long attention only the scores are quantized: 255 levels carry queries and keys, but not probabilities of 1 in 730.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from vitedge.program.structure import Attention
+
+TARGETS: Mapping[str, str] = {
+    "tensorrt": "",
+    "onnxruntime": "on a processor the products of a short attention are some 5 % of the time",
+    "coreml": "Core ML computes products of two activations in float",
+}
+"""Target to why it gains nothing from quantized attention, or empty."""
+_HEAD_SIZES = (16, 32, 64)
+"""Those that TensorRT's int8 attention takes (developer's guide, "fused attention")."""
+_MOST_TOKENS = 512
+_LONG = 512
+"""Tokens from which on a processor's time for the scores, which grows with their square, is worth their rounding:
+with PiT-S's 730 it is an eighth of all."""
+SCORES = ("query", "key")
+WHOLE = (*SCORES, "probabilities", "value")
+_ASKED = "all attentions were asked for"
+_LEVELS = 127
+_LEVELS_A_TOKEN = 4
+"""A token that gets fewer is rounded away or doubled; 8-bit attention is known to hold at that."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What of an attention is rounded, and why."""
+
+    operands: tuple[str, ...]
+    """None, `SCORES` or `WHOLE`."""
+    reason: str
+
+    @property
+    def precision(self) -> str:
+        """In words."""
+        return {(): "float", SCORES: "int8 scores"}.get(self.operands, "int8")
+
+
+def decide(
+    attentions: Sequence[Attention],
+    attended: Mapping[str, float],
+    target: str,
+    asked: str = "auto",
+    given: Mapping[str, str] | None = None,
+) -> dict[str, Decision]:
+    """Decides for every attention.
+
+    Args:
+        attentions: of a structure.
+        attended: attention to the number of tokens that its rows effectively attend to, as
+            `vitedge.quantization.diagnostics.measure_attended` finds it; one that is missing is taken to attend to all.
+        target: one of `TARGETS`.
+        asked: ``auto`` goes by the rules, ``all`` quantizes whatever the target's attention takes, ``none`` nothing.
+        given: name of an attention or pattern to a scheme, before all else: ``float``, or for a name ``int8``.
+
+    Returns:
+        Attention to what of it is quantized, with the reason as one phrase.
+    """
+    return {
+        attention.name: _overridden(attention.name, given or {})
+        or _decided(attention, attended.get(attention.name, float(attention.tokens)), target, asked)
+        for attention in attentions
+    }
+
+
+def _overridden(name: str, given: Mapping[str, str]) -> Decision | None:
+    """What the user says of one attention; a pattern that asks for integers means the layers below it."""
+    if given.get(name) in ("float", "int8"):
+        return Decision(WHOLE if given[name] == "int8" else (), "asked for by name")
+    patterns = [pattern for pattern, scheme in given.items() if scheme == "float" and fnmatchcase(name, pattern)]
+    return Decision((), f"float asked for by {patterns[0]}") if patterns else None
+
+
+def _decided(attention: Attention, attended: float, target: str, asked: str) -> Decision:
+    if asked == "none":
+        return Decision((), "no attention was asked for")
+    if target == "tensorrt":
+        return _for_tensorrt(attention, attended, asked)
+    if asked == "all":
+        return Decision(WHOLE, _ASKED)
+    if target == "onnxruntime" and attention.tokens > _LONG:
+        return Decision(SCORES, f"the scores of {attention.tokens} tokens take long")
+    return Decision((), TARGETS[target])
+
+
+def _for_tensorrt(attention: Attention, attended: float, asked: str) -> Decision:
+    limit = _limit(attention)
+    if limit:
+        return Decision((), limit)
+    if asked == "all":
+        return Decision(WHOLE, _ASKED)
+    if attended > _LEVELS / _LEVELS_A_TOKEN:
+        return Decision(
+            (), f"its rows spread over {attended:.0f} tokens, and {_LEVELS} levels carry {_LEVELS // _LEVELS_A_TOKEN}"
+        )
+    return Decision(WHOLE, f"TensorRT fuses it, and its rows spread over {attended:.0f} tokens only")
+
+
+def _limit(attention: Attention) -> str:
+    """Why TensorRT does not fuse an int8 attention, or empty."""
+    if attention.tokens > _MOST_TOKENS:
+        return f"{attention.tokens} tokens, and TensorRT fuses int8 attention up to {_MOST_TOKENS}"
+    if attention.dim not in _HEAD_SIZES:
+        sizes = ", ".join(map(str, _HEAD_SIZES))
+        return f"heads of {attention.dim} channels, and TensorRT fuses int8 attention with {sizes}"
+    if attention.masked:
+        return "something is added to its scores, with which TensorRT does not fuse int8 attention"
+    return ""

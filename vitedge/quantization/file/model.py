@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A quantized program as a file: ``torch.export``'s own format, with what vitedge knows of it beside the program."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.ao.quantization.fx._decomposed  # registers the operators that a program consists of
+from torch.export import ExportedProgram
+
+from vitedge.errors import UnreadableArtifact, UserError
+from vitedge.files.bundle import ReferenceData
+from vitedge.program.program import Program
+from vitedge.quantization.file.archive import refuse_code
+from vitedge.quantization.file.header import ENTRY, FORMAT_VERSION, SUFFIX
+from vitedge.quantization.records import QuantizationRecord
+from vitedge.records import CheckpointIdentity, ModelSpec, TensorSpec
+from vitedge.serialization import from_dict, to_dict
+
+_EVIDENCE = "reference.npz.base64"
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a ``.pt2`` file holds."""
+
+    program: Program
+    record: QuantizationRecord
+    checkpoint: CheckpointIdentity
+    evidence: ReferenceData
+    """What the float reference computes, so that an export can be judged without it."""
+
+
+def write_model(path: Path, model: Model) -> None:
+    """Writes a program with its record; the caller gives the file its final name."""
+    program = model.program
+    content = {
+        "format_version": FORMAT_VERSION,
+        "spec": to_dict(program.spec),
+        "inputs": [to_dict(spec) for spec in program.inputs],
+        "outputs": [to_dict(spec) for spec in program.outputs],
+        "blocks": list(program.blocks),
+        "record": to_dict(model.record),
+        "checkpoint": to_dict(model.checkpoint),
+    }
+    extra = {
+        ENTRY: json.dumps(content, ensure_ascii=True, allow_nan=False),
+        _EVIDENCE: _packed(model.evidence),
+    }
+    with path.open("wb") as file:
+        torch.export.save(program.exported, file, extra_files=extra)
+
+
+def read_model(path: Path) -> Model:
+    """Reads what `write_model` wrote.
+
+    Raises:
+        UnreadableArtifact: it is no such file, or of another version.
+        RefusedPickle: loading it could run code.
+    """
+    extra: dict[str, Any] = {ENTRY: "", _EVIDENCE: ""}
+    if not path.is_file():
+        raise UnreadableArtifact(f"There is no {path}.")
+    try:
+        if not zipfile.is_zipfile(path):
+            raise UnreadableArtifact(f"{path} is not a {SUFFIX} file, or is cut short.")
+        refuse_code(path)
+        exported = torch.export.load(path, extra_files=extra)
+        if not extra[ENTRY]:
+            raise UnreadableArtifact(f"{path} was not written by vitedge quantize: nothing says what the model is.")
+        return _model(path, exported, json.loads(extra[ENTRY]), _unpacked(extra[_EVIDENCE]))
+    except UserError:
+        raise
+    except Exception as error:  # PyTorch and NumPy raise whatever their parts raise on a damaged archive
+        said = str(error).partition("\n")[0].rstrip(".")
+        raise UnreadableArtifact(f"{path} cannot be read as a quantized program: {said}.") from error
+
+
+def _model(path: Path, exported: ExportedProgram, content: dict[str, Any], evidence: ReferenceData) -> Model:
+    """The model of a file's content.
+
+    Raises:
+        UnreadableArtifact: it is of another version of the format.
+    """
+    if content.get("format_version") != FORMAT_VERSION:
+        raise UnreadableArtifact(
+            f"{path} has format {content.get('format_version')}; this vitedge reads {FORMAT_VERSION}."
+        )
+    program = Program(
+        exported,
+        from_dict(ModelSpec, content["spec"]),
+        tuple(from_dict(TensorSpec, entry) for entry in content["inputs"]),
+        tuple(from_dict(TensorSpec, entry) for entry in content["outputs"]),
+        tuple(content["blocks"]),
+    )
+    record = from_dict(QuantizationRecord, content["record"])
+    return Model(program, record, from_dict(CheckpointIdentity, content["checkpoint"]), evidence)
+
+
+def _packed(data: ReferenceData) -> str:
+    """As text: PyTorch hands extra files back as such."""
+    buffer = io.BytesIO()
+    outputs = {f"output.{name}": values for name, values in data.outputs.items()}
+    np.savez_compressed(buffer, allow_pickle=False, images=data.images, **outputs)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _unpacked(text: str) -> ReferenceData:
+    with np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False) as file:
+        outputs = {name.removeprefix("output."): file[name] for name in file.files if name.startswith("output.")}
+        return ReferenceData(file["images"], outputs)

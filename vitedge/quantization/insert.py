@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing a plan into a program: quantize and dequantize nodes, and weights as integers.
+
+The nodes are the operators ``quantized_decomposed`` that PyTorch's own export quantization writes, so that whatever
+reads its programs reads these. They are put in here and not by ``prepare_pt2e`` and ``convert_pt2e``, which return a
+module whose weights have numbers for names and which has to be captured again; see ``docs/decisions``.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from vitedge.program.editor import Editor, aten
+from vitedge.program.program import Program
+from vitedge.program.qdq import (
+    CHOOSE,
+    DEQUANTIZE,
+    DEQUANTIZE_BLOCKS,
+    DEQUANTIZE_CHANNELS,
+    DEQUANTIZE_TENSOR,
+    QUANTIZE,
+    QUANTIZE_TENSOR,
+)
+from vitedge.program.structure import Attention, Layer, find_structure, products
+from vitedge.quantization.plan import Grid, Plan
+
+_EPSILON = 1.1920928955078125e-07
+"""Smallest scale of a dynamic quantization: the distance of float32 from 1 to the next."""
+
+
+Rounded = tuple[Node, str, float, int]
+"""A value, and the grid that it is rounded to."""
+
+
+def insert(program: Program, plan: Plan) -> Program:
+    """Makes a canonical program the quantized one.
+
+    Args:
+        program: canonical, see `vitedge.program.canonical`; it is altered, its tensors are not.
+        plan: what to put in.
+    """
+    structure = find_structure(program)
+    editor = structure.editor
+    for name, tensor in plan.tensors.items():
+        editor.set(name, tensor)
+    for attention in structure.attentions:
+        if attention.name in plan.attention:
+            _quantize_attention(editor, attention, plan.attention[attention.name])
+    quantized: dict[Rounded, Node] = {}
+    for layer in structure.layers:
+        if layer.name in plan.shifts:
+            layer.node.replace_input_with(layer.input, _shifted(editor, layer, plan.shifts[layer.name]))
+        if layer.name in plan.inputs:
+            _quantize_input(editor, layer, plan.inputs[layer.name], quantized)
+        elif layer.name in plan.dynamic:
+            _quantize_dynamically(editor, layer, quantized)
+        if layer.name in plan.weights:
+            given = plan.inputs.get(layer.name) if plan.integer_biases else None
+            _quantize_weight(editor, layer, *plan.weights[layer.name], given)
+    editor.finish()
+    return program
+
+
+def _shifted(editor: Editor, layer: Layer, shift: float) -> Node:
+    return editor.call(aten.sub.Tensor, (layer.input, shift), layer.node)
+
+
+def _quantize_input(editor: Editor, layer: Layer, grid: Grid, known: dict[Rounded, Node]) -> None:
+    """Rounds what a layer reads; layers that read the same node share the rounding."""
+    value, key = layer.input, (layer.input, grid.dtype, float(grid.scale), int(grid.zero_point))
+    if key not in known:
+        known[key] = _rounded(editor, value, grid, layer.node)
+    layer.node.replace_input_with(value, known[key])
+
+
+def _rounded(editor: Editor, value: Node, grid: Grid, before: Node) -> Node:
+    arguments = (float(grid.scale), int(grid.zero_point), *grid.ends, grid.storage)
+    return editor.call(DEQUANTIZE, (editor.call(QUANTIZE, (value, *arguments), before), *arguments), before)
+
+
+def _quantize_dynamically(editor: Editor, layer: Layer, known: dict[Rounded, Node]) -> None:
+    """Rounds what a layer reads to 256 levels between its own extremes, which always enclose zero.
+
+    That is what ``DynamicQuantizeLinear`` of ONNX does.
+    """
+    value, key = layer.input, (layer.input, "dynamic", 0.0, 0)
+    if key not in known:
+        ends = (0, 255, torch.uint8)
+        chosen = editor.call(CHOOSE, (value, 0, 255, _EPSILON, torch.uint8), layer.node)
+        scale = editor.call(operator.getitem, (chosen, 0), layer.node)
+        zero_point = editor.call(operator.getitem, (chosen, 1), layer.node)
+        integers = editor.call(QUANTIZE_TENSOR, (value, scale, zero_point, *ends), layer.node)
+        known[key] = editor.call(DEQUANTIZE_TENSOR, (integers, scale, zero_point, *ends), layer.node)
+    layer.node.replace_input_with(value, known[key])
+
+
+def _quantize_weight(editor: Editor, layer: Layer, integers: Tensor, grid: Grid, given: Grid | None) -> None:
+    """Stores a weight as integers; the bias too, where both factors of the product have scales."""
+    node = layer.node
+    editor.set(layer.weight, integers)
+    weight: Any = node.args[1]
+    if grid.block is None:
+        dequantized = _dequantized(editor, layer.weight, weight, grid, node)
+    else:
+        scale = editor.add(f"{layer.weight}_scale", grid.scale)
+        zero_point = editor.add(f"{layer.weight}_zero_point", grid.zero_point)
+        arguments = (weight, scale, zero_point, *grid.ends, grid.storage, grid.block, torch.float32)
+        dequantized = editor.call(DEQUANTIZE_BLOCKS, arguments, node)
+    node.replace_input_with(weight, dequantized)
+    if given is not None and grid.block is None and given.dtype in ("uint8", "int8"):
+        _quantize_bias(editor, layer, given.scale * grid.scale)
+
+
+def _quantize_bias(editor: Editor, layer: Layer, scale: Tensor) -> None:
+    """The bias in the unit of the products, as integer runtimes add it (arXiv:1712.05877, section 2.4)."""
+    bias: Any = layer.node.args[2]
+    # In float64: the quotient has more digits than float32 holds.
+    integers = torch.round(editor.value(layer.bias).double() / scale.double())
+    grid = Grid("int32", scale, torch.zeros_like(scale, dtype=torch.int32), axis=0)
+    if bool((integers.abs() > grid.ends[1]).any()):
+        return  # the products are too fine for it; the bias stays in float32
+    editor.set(layer.bias, integers.to(torch.int32))
+    layer.node.replace_input_with(bias, _dequantized(editor, layer.bias, bias, grid, layer.node))
+
+
+def _dequantized(editor: Editor, name: str, integers: Node, grid: Grid, before: Node) -> Node:
+    scale = editor.add(f"{name}_scale", grid.scale)
+    zero_point = editor.add(f"{name}_zero_point", grid.zero_point)
+    arguments = (integers, scale, zero_point, grid.axis, *grid.ends, grid.storage)
+    return editor.call(DEQUANTIZE_CHANNELS, arguments, before)
+
+
+def _quantize_attention(editor: Editor, attention: Attention, grids: dict[str, Grid]) -> None:
+    """Rounds the operands of both products of an attention, which are written out where they were one operator."""
+    softmax = attention.node
+    if softmax.target is aten.scaled_dot_product_attention.default:
+        softmax = _write_out(editor, softmax)
+    found = products(softmax)
+    if found is None:
+        raise ValueError(f"{attention.name} is no attention")
+    operands: dict[str, tuple[Node, Any]] = {
+        "query": (found.scores, found.scores.args[0]),
+        "key": (found.scores, found.scores.args[1]),
+        "probabilities": (found.result, found.probabilities),
+        "value": (found.result, found.result.args[1]),
+    }
+    for name, (reader, value) in operands.items():
+        if name in grids:
+            reader.replace_input_with(value, _rounded(editor, value, grids[name], reader))
+
+
+def _write_out(editor: Editor, node: Node) -> Node:
+    """Attention as products and a softmax, the factor on the query, as TensorRT fuses it; returns the softmax."""
+    arguments: Any = node.args
+    query, key, value = arguments[:3]
+    mask = arguments[3] if len(arguments) > 3 else None
+    scale: Any = node.kwargs.get("scale")
+    factor = scale if scale is not None else 1 / math.sqrt(int(query.meta["val"].shape[-1]))
+    scaled = editor.call(aten.mul.Tensor, (query, factor), node)
+    turned = editor.call(aten.transpose.int, (key, -2, -1), node)
+    scores = editor.call(aten.matmul.default, (scaled, turned), node)
+    if mask is not None:
+        scores = editor.call(aten.add.Tensor, (scores, mask), node)
+    softmax = editor.call(aten.softmax.int, (scores, -1), node)
+    editor.replace(node, editor.call(aten.matmul.default, (softmax, value), node))
+    return softmax

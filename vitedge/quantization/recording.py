@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a quantization did, as data: its record."""
+
+from __future__ import annotations
+
+from vitedge.program.structure import Layer
+from vitedge.quantization.records import LayerChoice, QuantizationRecord
+from vitedge.quantization.run import Quantization
+
+
+def record(job: Quantization) -> QuantizationRecord:
+    """What was done, as data."""
+    stream, observed = job.stream, job.observed
+    scores = job.outputs[0] if job.outputs else None
+    return QuantizationRecord(
+        scheme=job.recipe.scheme,
+        images=0 if observed is None else observed.images,
+        image_source="" if stream is None else stream.describe(),
+        image_sha256="" if observed is None else observed.sha256,
+        skipped={} if observed is None else dict(observed.skipped),
+        layers=tuple(_layer_record(job, layer) for layer in job.structure.layers),
+        attention_choices={
+            name: f"{decision.precision}: {decision.reason}" for name, decision in job.attentions.items()
+        },
+        steps=job.steps,
+        diagnoses=job.diagnoses,
+        attentions=job.attention_diagnoses,
+        shares=job.spent.shares,
+        frontier=job.spent.held.frontier,
+        missed=job.spent.held.missed,
+        sqnr_db=None if scores is None else scores.centred_sqnr_db,
+        agreement=None if scores is None else scores.agreement,
+        seconds=dict(job.seconds),
+        notes=(() if stream is None or not stream.shortage else (stream.shortage,)) + job.spent.notes,
+    )
+
+
+def _layer_record(job: Quantization, layer: Layer) -> LayerChoice:
+    choice, rounding = job.choices[layer.name], job.roundings.get(layer.name)
+    found, grid = job.ranges.get(layer.name), job.plan.inputs.get(layer.name)
+    block = None if rounding is None else rounding.grid.block
+    return LayerChoice(
+        layer=layer.name,
+        kind=layer.kind,
+        scheme=choice.scheme,
+        reason=choice.reason,
+        activation="dynamic" if layer.name in job.plan.dynamic else None if grid is None else grid.dtype,
+        range_method=None if found is None else found.estimator,
+        low=None if found is None else found.covered.low,
+        high=None if found is None else found.covered.high,
+        weight_dtype=None if rounding is None else rounding.grid.dtype,
+        granularity=None if rounding is None else "channel" if block is None else f"block of {block}",
+        rounding=None if rounding is None else rounding.method,
+    )

@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The job of quantization: a reference and images in, a plan that holds for every capture of the reference out.
+
+`STAGES` is the whole of it, in order. The float program is captured once, at a dynamic batch. One pass over the images
+sees all that is needed of the activations; what is done to weights afterwards changes what was seen in a known way.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from types import ModuleType
+from typing import Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vitedge.calibration import ranges
+from vitedge.calibration.cache import Observed, hash_key, resumable
+from vitedge.calibration.observations import Stats
+from vitedge.images.labelled import LabelledSet
+from vitedge.images.preprocess import normalize
+from vitedge.images.stream import ImageStream
+from vitedge.models.reference import Reference, output_names
+from vitedge.parity.metrics import compare
+from vitedge.program.canonical import canonicalize
+from vitedge.program.capture import capture
+from vitedge.program.editor import duplicate
+from vitedge.program.execution import Execution
+from vitedge.program.program import Program
+from vitedge.program.structure import Layer, Structure, find_structure
+from vitedge.quantization.activation import activation_grid
+from vitedge.quantization.attention.parameters import attention_grids
+from vitedge.quantization.attention.policy import TARGETS, Decision, decide
+from vitedge.quantization.correction import measure_bias
+from vitedge.quantization.diagnostics import diagnose, measure_attended
+from vitedge.quantization.insert import insert
+from vitedge.quantization.memory import freed_at_once
+from vitedge.quantization.mixed_precision.apply import Material, Spent, give_back, spend
+from vitedge.quantization.mixed_precision.search import budget_of
+from vitedge.quantization.observing import BATCH, identify, measure_moments, readings, watcher
+from vitedge.quantization.placement import SCHEMES, Choice, Scheme, choose, is_asked_for
+from vitedge.quantization.plan import Plan, fake_quantize
+from vitedge.quantization.records import AttentionDiagnosis, LayerDiagnosis, StepRecord
+from vitedge.quantization.steps.judging import Precision
+from vitedge.quantization.steps.sequence import STEPS
+from vitedge.quantization.weights import adaround, gptq, nearest
+from vitedge.quantization.weights.grids import GridSettings, fit_block
+from vitedge.quantization.weights.rounding import Rounding
+from vitedge.quantization.weights.statistics import InputStatistics
+from vitedge.recipe import QuantizationRecipe
+from vitedge.records import OutputParity
+
+DIAGNOSED = 4
+"""Images over which layers and attentions are compared one by one."""
+JUDGED = 32
+"""Images over which biases are corrected and the simulation is judged."""
+Kind = Literal["uint8", "int8", "uint16", "int16"]
+_ROUNDINGS: dict[str, ModuleType] = {"nearest": nearest, "gptq": gptq, "adaround": adaround}
+
+
+@dataclass
+class Quantization:
+    """One quantization under way, and its result."""
+
+    reference: Reference
+    recipe: QuantizationRecipe
+    target: str
+    """A key of `vitedge.quantization.attention.policy.TARGETS`."""
+    activations: str
+    """``uint8`` with zero points or ``int8`` without."""
+    stream: ImageStream | None = None
+    """The calibration images; None for a scheme that needs none."""
+    features: bool = False
+    labelled: LabelledSet | None = None
+    """The images on which a budget counts top-1."""
+    progress: Callable[[str], None] = lambda _text: None
+    structure: Structure = field(init=False)
+    choices: dict[str, Choice] = field(init=False)
+    inputs: dict[str, Stats] = field(default_factory=dict)
+    """Layer to what was seen of its input; layers that read the same value share an entry."""
+    observed: Observed | None = None
+    images: Tensor = field(default_factory=lambda: torch.empty(0))
+    """The first of the calibration images, normalized."""
+    plan: Plan = field(default_factory=Plan)
+    roundings: dict[str, Rounding] = field(default_factory=dict)
+    attentions: dict[str, Decision] = field(default_factory=dict)
+    ranges: dict[str, ranges.Choice] = field(default_factory=dict)
+    """Layer to how the range of its input was found."""
+    steps: tuple[StepRecord, ...] = ()
+    diagnoses: tuple[LayerDiagnosis, ...] = ()
+    attention_diagnoses: tuple[AttentionDiagnosis, ...] = ()
+    spent: Spent = field(default_factory=Spent)
+    """What a budget gave back."""
+    outputs: tuple[OutputParity, ...] = ()
+    """The simulation against the float reference."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    _captured: dict[tuple[int | str, str], Program] = field(default_factory=dict)
+
+    def captured(self, batch: int | str, dtype: str = "float32") -> Program:
+        """The canonical float program of the reference, to be edited; what takes its time is done once."""
+        if (batch, dtype) not in self._captured:
+            reference, features = self.reference, self.features
+            module = reference.deployed(uint8=dtype == "uint8", features=features)
+            program = capture(module, reference.spec, reference.blocks, batch=batch, dtype=dtype, features=features)
+            self._captured[batch, dtype] = canonicalize(program)
+        program = self._captured[batch, dtype]
+        return replace(program, exported=duplicate(program.exported))
+
+    def program(self, batch: int | str, dtype: str = "float32") -> Program:
+        """The quantized program for images of that batch and type."""
+        return insert(self.captured(batch, dtype), self.plan)
+
+
+def analyse(job: Quantization) -> None:
+    """Captures the reference and decides what each layer becomes."""
+    job.structure = find_structure(job.captured("dynamic"))
+    job.choices = choose(job.structure, job.recipe, job.target)
+    job.plan.integer_biases = job.target != "tensorrt"
+
+
+def calibrate(job: Quantization) -> None:
+    """Sees what layers read, over all images, and keeps some of the images."""
+    stream, preprocessing = job.stream, job.reference.spec.preprocessing
+    if stream is None:
+        return
+    step = watcher(job.structure)
+    job.observed = resumable(
+        stream,
+        hash_key({**identify(job.structure), "images": stream.fingerprint(), "preprocessing": str(preprocessing)}),
+        BATCH,
+        lambda pixels, stats: step(torch.from_numpy(normalize(pixels, preprocessing)), stats),
+        job.progress,
+    )
+    first = np.concatenate(list(islice(stream.batches(BATCH), math.ceil(JUDGED / BATCH))))[:JUDGED]
+    job.images = torch.from_numpy(normalize(first, preprocessing))
+    for layers in readings(job.structure).values():
+        job.inputs.update({layer.name: job.observed.stats[layers[0].name] for layer in layers})
+
+
+def prepare(job: Quantization) -> None:
+    """Moves what is hard to round from activations into weights; the float function stays what it is."""
+    if job.stream is None:
+        return
+    _decide_attention(job)
+    precision = Precision(_activations_prepared_for(job), bias_corrected=job.recipe.bias_correction == "on")
+    for name in _steps(job):
+        job.steps += STEPS[name](job.structure, job.inputs, precision)
+    job.plan.tensors = dict(job.structure.editor.edited)
+    job.plan.shifts = {step.module: step.shift for step in job.steps if step.shift}
+    # Captured again with what the steps did, the subtraction of the shifts included: the float function from here on.
+    job.structure = find_structure(insert(job.captured("dynamic"), Plan(job.plan.tensors, shifts=job.plan.shifts)))
+
+
+def place(job: Quantization) -> None:
+    """Gives activations their grids, and weights their integers."""
+    for layer in job.structure.layers:
+        scheme = SCHEMES[job.choices[layer.name].scheme]
+        if scheme.activation == "dynamic":
+            job.plan.dynamic.add(layer.name)
+        elif scheme.activation is not None:
+            _give_grid(job, layer, activation_type(scheme, job.activations))
+    operands = {name: decision.operands for name, decision in job.attentions.items() if decision.operands}
+    if operands:
+        grids = attention_grids(job.structure, operands, job.images, job.activations, job.recipe.ranges)
+        job.plan.attention.update(grids)
+    _round_weights(job)
+
+
+def correct(job: Quantization) -> None:
+    """Takes the mean of every quantized layer's error off its bias."""
+    if job.recipe.bias_correction == "off" or job.stream is None:
+        return
+    shifts = measure_bias(job.structure, job.program("dynamic"), set(job.plan.weights), job.images)
+    for layer in job.structure.layers:
+        if layer.name in shifts:
+            job.plan.tensors[layer.bias] = job.structure.editor.value(layer.bias) + shifts[layer.name]
+
+
+def hold_budget(job: Quantization) -> None:
+    """Gives precision back until the budget holds, where there is one."""
+    budget = budget_of(job.recipe)
+    if budget is None or job.stream is None:
+        return
+    parts = (*job.choices, *job.plan.attention)
+    fixed = frozenset(part for part in parts if is_asked_for(part, job.structure, job.recipe))
+    schemes = {
+        **{name: choice.scheme for name, choice in job.choices.items()},
+        **dict.fromkeys(job.plan.attention, "int8"),
+    }
+    job.spent = spend(
+        Material(job.structure, job.plan, schemes, fixed, job.images, job.captured, job.labelled, job.progress), budget
+    )
+    give_back(job.plan, job.structure, job.spent.held.given, job.roundings)
+    for part, scheme, reason in job.spent.reasons():
+        if part in job.choices:
+            job.choices[part] = Choice(scheme, reason)
+        else:
+            job.attentions[part] = Decision((), reason)
+    job.ranges = {name: found for name, found in job.ranges.items() if name in job.plan.inputs}
+
+
+def judge(job: Quantization) -> None:
+    """Compares the simulation with the float reference, on the images that were kept."""
+    if job.stream is None:
+        return
+    labels = output_names(features=job.features)
+    program = job.program("dynamic")
+    expected = _outputs(job.reference.deployed(uint8=False, features=job.features), job.images)
+    found = _outputs(Execution(program.exported), job.images)
+    job.outputs = compare(dict(zip(labels, expected, strict=True)), dict(zip(labels, found, strict=True)))
+    job.diagnoses, job.attention_diagnoses = diagnose(job.structure.program, program, job.images[:DIAGNOSED])
+
+
+def _outputs(run: Callable[[Tensor], Tensor | tuple[Tensor, ...]], images: Tensor) -> list[npt.NDArray[np.float32]]:
+    """Every output for all images."""
+    results = (run(images[start : start + BATCH]) for start in range(0, len(images), BATCH))
+    parts = [(result,) if isinstance(result, Tensor) else result for result in results]
+    return [torch.cat(part).numpy() for part in zip(*parts, strict=True)]
+
+
+STAGES: tuple[tuple[str, Callable[[Quantization], None]], ...] = (
+    ("analysing the model", analyse),
+    ("calibrating", calibrate),
+    ("preparing activations", prepare),
+    ("rounding", place),
+    ("correcting biases", correct),
+    ("holding the budget", hold_budget),
+    ("simulating", judge),
+)
+
+
+def quantize(job: Quantization) -> Quantization:
+    """Runs all stages.
+
+    Args:
+        job: what to quantize.
+
+    Raises:
+        BadRecipe: a layer is named that does not exist.
+        BadImages: too many images cannot be read.
+        UnusableActivations: NaN or infinity was seen.
+    """
+    for title, stage in STAGES:
+        job.progress(f"{title} …")
+        start = time.perf_counter()
+        with torch.no_grad(), nullcontext() if stage is calibrate else freed_at_once():
+            stage(job)
+        job.seconds[title] = time.perf_counter() - start
+    return job
+
+
+def activation_type(scheme: Scheme, kind: str) -> str:
+    """The kind of integers of an activation."""
+    return f"{kind.removesuffix('8')}{scheme.activation}"
+
+
+def _decide_attention(job: Quantization) -> None:
+    """What of each attention is quantized; only where activations have eight bits."""
+    asked = job.recipe.attention if job.recipe.scheme in ("int8", "mixed") else "none"
+    decided = asked != "auto" or bool(TARGETS[job.target])
+    spread = {} if decided else measure_attended(job.structure.program, job.images[:DIAGNOSED])
+    job.attentions = decide(job.structure.attentions, spread, job.target, asked, job.recipe.layers)
+
+
+def _activations_prepared_for(job: Quantization) -> Kind | None:
+    """The kind of integers of the inputs of most layers; None where only weights are rounded."""
+    kinds = Counter(SCHEMES[choice.scheme].activation for choice in job.choices.values())
+    kind = kinds.most_common(1)[0][0]
+    if kind == "dynamic":
+        return "uint8"
+    return None if kind is None else cast("Kind", f"{job.activations.removesuffix('8')}{kind}")
+
+
+def _steps(job: Quantization) -> Iterator[str]:
+    """The steps that are switched on, in their order."""
+    recipe = job.recipe
+    rounds_scores = any(decision.operands for decision in job.attentions.values())
+    switches = {
+        "smoothing": recipe.smoothing != "off",
+        "value-equalization": recipe.equalization != "off",
+        "query-equalization": recipe.equalization != "off" and rounds_scores,
+        "shift": recipe.shift != "off" and job.activations == "int8",
+        "residual-rotation": recipe.rotation != "off",
+        "head-rotation": recipe.rotation != "off",
+    }
+    return (name for name in STEPS if switches.get(name, True))
+
+
+def _give_grid(job: Quantization, layer: Layer, dtype: str) -> None:
+    """The grid of what a layer reads; layers that read the same value get the same one."""
+    reading = readings(job.structure)[layer.input]
+    for name in (other.name for other in reading if other.name in job.plan.inputs):
+        if job.plan.inputs[name].dtype == dtype:
+            job.plan.inputs[layer.name], job.ranges[layer.name] = job.plan.inputs[name], job.ranges[name]
+            return
+    # The square of an input's error costs what the squares of the weights that it is multiplied with add up to.
+    weights = [job.structure.editor.value(other.weight) for other in reading if other.groups == 1]
+    importance = sum(
+        (weight.square().flatten(2).sum((0, 2)) if weight.dim() > 2 else weight.square().sum(0) for weight in weights),
+        torch.zeros(()),
+    )
+    grid, found = activation_grid(
+        layer.name, job.inputs[layer.name], dtype, job.recipe.ranges, importance if weights else None
+    )
+    job.plan.inputs[layer.name], job.ranges[layer.name] = grid, found
+
+
+def _round_weights(job: Quantization) -> None:
+    """The integers of every weight."""
+    layers = [layer for layer in job.structure.layers if SCHEMES[job.choices[layer.name].scheme].weight is not None]
+    learned = tuple(layer for layer in layers if _method(job, layer) is not nearest)
+    for layer in layers:
+        if layer not in learned:
+            _round(job, layer, None)
+    for layer, inputs in measure_moments(
+        job.structure, learned, job.images, lambda layer, value: _as_read(job, layer, value)
+    ):
+        _round(job, layer, inputs)
+
+
+def _round(job: Quantization, layer: Layer, inputs: InputStatistics | None) -> None:
+    """The integers of one weight."""
+    # A bias that is corrected afterwards takes the mean of the error, so that only the rest counts.
+    centred = inputs.centred() if inputs is not None and job.recipe.bias_correction == "on" else inputs
+    rounding = _method(job, layer).round_weight(
+        job.structure.editor.value(layer.weight), _settings(job, layer), centred
+    )
+    job.roundings[layer.name] = rounding
+    job.plan.weights[layer.name] = (rounding.integers, rounding.grid)
+
+
+def _settings(job: Quantization, layer: Layer) -> GridSettings:
+    """The kind of grid of a layer's weight."""
+    scheme = SCHEMES[job.choices[layer.name].scheme]
+    elements = job.structure.editor.value(layer.weight)[0].numel()
+    return GridSettings(scheme.weight or "int8", fit_block(elements, job.recipe.block) if scheme.blocks else None)
+
+
+def _method(job: Quantization, layer: Layer) -> ModuleType:
+    """How a layer's weight is rounded: by default with GPTQ where four bits have to do and there are images."""
+    asked = job.recipe.rounding
+    if asked == "auto":
+        asked = "gptq" if SCHEMES[job.choices[layer.name].scheme].blocks and job.images.numel() else "nearest"
+    return _ROUNDINGS[asked]
+
+
+def _as_read(job: Quantization, layer: Layer, value: Tensor) -> Tensor:
+    grid = job.plan.inputs.get(layer.name)
+    return value if grid is None else fake_quantize(value, grid)

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The steps in the order in which they are taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from vitedge.calibration.observations import Stats
+from vitedge.program.structure import Structure
+from vitedge.quantization.records import StepRecord
+from vitedge.quantization.steps import (
+    head_rotation,
+    query_equalization,
+    residual_rotation,
+    shift,
+    smoothing,
+    value_equalization,
+)
+from vitedge.quantization.steps.judging import Precision
+
+Step = Callable[[Structure, dict[str, Stats], Precision], tuple[StepRecord, ...]]
+
+STEPS: Mapping[str, Step] = MappingProxyType(
+    {
+        "residual-rotation": residual_rotation.apply,
+        "smoothing": smoothing.apply,
+        "head-rotation": head_rotation.apply,
+        "value-equalization": value_equalization.apply,
+        "query-equalization": query_equalization.apply,
+        "shift": shift.apply,
+    }
+)
+"""Name to step. A rotation mixes channels that smoothing and equalization then scale one by one.
+
+A recipe has the rotations off: after smoothing there is little left for them, and the extremes of what they turn are
+only estimated."""

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Channels of normalized values made alike loud, and centred: what a few loud channels cost the others.
+
+With ``x' = (x - m) / s`` for the output ``x = g n + o`` of a normalization with gain and offset, and every layer
+``W x + b`` that reads it::
+
+    g' = g / s    o' = (o - m) / s    W'_:c = W_:c s_c    b' = b + W m
+
+and nothing else changes. The scales are those of SmoothQuant (arXiv:2211.10438, equation 4) and, with the centres,
+those of RepQ-ViT (arXiv:2212.08254, equations 5 to 9); whichever has the smallest measured error is taken, per
+normalization, none at all included. Where zeros are padded around ``x``, channels are only scaled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vitedge.calibration.observations import Stats
+from vitedge.program.structure import Norm, Structure
+from vitedge.quantization.records import StepRecord
+from vitedge.quantization.steps.channels import CENTRED, SCALES, Candidate, absorb, choose
+from vitedge.quantization.steps.judging import Precision, Reading
+from vitedge.quantization.steps.norms import scalable_norms
+
+
+def apply(
+    structure: Structure,
+    inputs: dict[str, Stats],
+    precision: Precision,
+    candidates: Sequence[Candidate] = (*SCALES, *CENTRED),
+) -> tuple[StepRecord, ...]:
+    """Scales and centres the output of every normalization that only layers read.
+
+    Args:
+        structure: of a canonical program; its tensors are replaced.
+        inputs: layer to the observations of its input; brought up to date.
+        precision: what the program is prepared for.
+        candidates: what is tried.
+    """
+    records = []
+    for norm in scalable_norms(structure):
+        allowed = [candidate for candidate in candidates if not (norm.padded and candidate.centred)]
+        record = _smooth(structure, norm, inputs, precision, allowed)
+        if record is not None:
+            records.append(record)
+    return tuple(records)
+
+
+def _smooth(
+    structure: Structure,
+    norm: Norm,
+    inputs: dict[str, Stats],
+    precision: Precision,
+    candidates: Sequence[Candidate],
+) -> StepRecord | None:
+    editor = structure.editor
+    readings = [Reading(layer, columns) for layer, columns in zip(norm.readers, norm.columns, strict=True)]
+    choice = choose(editor, readings, inputs, precision, candidates)
+    if choice is None:
+        return None
+    if choice.changes:
+        weight, bias = editor.value(norm.weight), editor.value(norm.bias)
+        scale, shift = choice.scale.double(), choice.shift.double()
+        editor.set(norm.weight, (weight.double() / scale).to(weight.dtype))
+        editor.set(norm.bias, ((bias.double() - shift) / scale).to(bias.dtype))
+        absorb(editor, inputs, readings, choice.scale, choice.shift)
+    return StepRecord("smoothing", norm.name, choice.name, choice.before_db, choice.after_db)
