@@ -32,10 +32,9 @@ from vitedge.cli.values import (
     parse_overrides,
     parse_size,
     quantization_entries,
-    settled_entries,
 )
 from vitedge.devices.profiles import apply
-from vitedge.quantization.file.header import SUFFIX
+from vitedge.quantization.file.header import SUFFIX, fixed_entries
 from vitedge.recipe import SCHEMES, ExportRecipe, read_entries
 from vitedge.serialization import from_dict
 
@@ -94,7 +93,8 @@ def export(
     entries = read_entries(recipe) if recipe else {}
     entries.update({name: value for name, value in given.items() if value is not None})
     if source.endswith(SUFFIX):
-        entries = settled_entries(source, entries, {"--quantization": settings, "--layer": layers})
+        typed = {**entries, "quantization": entries.get("quantization") or settings or layers}
+        entries.update(fixed_entries(source, typed))
     elif entries.get("precision") in SCHEMES or settings or layers:
         calibration = {"images": images, "seed": seed}
         found = entries.get("quantization")

@@ -4,25 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from vitedge.errors import BadRecipe
-from vitedge.quantization.file.header import read_header
 from vitedge.recipe import SCHEMES
 from vitedge.records import Bar
 from vitedge.serialization import to_dict
-
-_SETTLED = {
-    "images": "--images",
-    "image_count": "--image-count",
-    "seed": "--seed",
-    "weights": "--weights",
-    "overrides": "--set",
-    "features": "--features",
-    "quantization": "[quantization]",
-}
-"""Entries of a recipe that a quantized program leaves nothing to say of, and how they are asked for."""
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -115,32 +102,6 @@ def quantization_entries(
     if chosen:
         entries["layers"] = {**entries.get("layers", {}), **chosen}
     return entries
-
-
-def settled_entries(source: str, found: Mapping[str, Any], options: Mapping[str, object]) -> dict[str, Any]:
-    """The entries of a recipe, completed with what was settled when the source was quantized.
-
-    Args:
-        source: a ``.pt2`` file.
-        found: the entries that were asked for.
-        options: options that are no entries to what was given for them.
-
-    Raises:
-        BadRecipe: something was asked for that was settled.
-        UnreadableArtifact: the source is no quantized program, though its name says so.
-    """
-    asked = {option: found.get(name) for name, option in _SETTLED.items()} | dict(options)
-    for option, value in asked.items():
-        if value:
-            raise BadRecipe(f"{source} settled {option} when it was quantized: leave that out, or quantize anew.")
-    header = read_header(Path(source))
-    settled = {"precision": header.scheme, "batch": header.batch, "input": header.input}
-    for name, value in settled.items():
-        if found.get(name, value) != value:
-            raise BadRecipe(
-                f"{source} was quantized with {name} {value}, not {found[name]}: quantize the checkpoint anew."
-            )
-    return {**found, **settled}
 
 
 def _pair(text: str, option: str, example: str) -> tuple[str, str]:

@@ -53,7 +53,7 @@ from vitedge.records import (
     StructureReport,
 )
 from vitedge.serialization import to_dict
-from vitedge.verbs.quantize import of_model, prepare, target
+from vitedge.verbs.quantize import of_file, prepare, target
 from vitedge.verdict import judge_speed
 
 FILE_NAMES = {"onnx": "model.onnx", "coreml": "model.mlpackage"}
@@ -105,9 +105,8 @@ class Job:
 
 def read_checkpoint(job: Job) -> None:
     """Reads the checkpoint, or the program that was quantized, and finds out what it is."""
-    if Path(job.source).suffix == SUFFIX:
+    if job.source.endswith(SUFFIX):
         job.model = read_model(Path(job.source))
-        job.recipe = of_model(job.recipe, job.model, job.source)
         job.identity, job.spec = job.model.checkpoint, job.model.program.spec
         return
     checkpoint = job.checkpoint = read(job.source, weights=job.recipe.weights, overrides=job.recipe.overrides)
@@ -283,7 +282,8 @@ def export(
         MissingBackend: a package that a format needs is not installed.
         CheckFailed: an artifact missed its bar; nothing was written.
     """
-    recipe = profiles.apply(recipe or ExportRecipe())
+    asked = recipe or ExportRecipe()
+    recipe = of_file(asked, source) if source.endswith(SUFFIX) else profiles.apply(asked)
     _refuse_missing(recipe)
     seconds: dict[str, float] = {}
     with replacing(bundle, force=force) as folder:
