@@ -14,7 +14,7 @@ from vitedge.cli.values import parse_size
 
 def bench(
     subjects: Annotated[
-        list[str], typer.Argument(metavar="BUNDLE|ARTIFACT|CHECKPOINT…", help="The first is what others are held to.")
+        list[str], typer.Argument(metavar="BUNDLE|ARTIFACT|CHECKPOINT…", help="The others are compared with the first.")
     ],
     device: Annotated[str, typer.Option(metavar="local", help="Where to run.")] = "local",
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; all cores if not given.")] = None,

@@ -14,7 +14,7 @@ from vitedge.cli.values import as_typed, parse_overrides, parse_size
 def evaluate(
     subjects: Annotated[
         list[str],
-        typer.Argument(metavar="BUNDLE|ARTIFACT|CHECKPOINT…", help="Several are judged on the same images."),
+        typer.Argument(metavar="BUNDLE|ARTIFACT|CHECKPOINT…", help="Several are counted on the same images."),
     ],
     images: Annotated[
         str,
@@ -28,7 +28,7 @@ def evaluate(
     image_count: Annotated[
         int | None, typer.Option(min=1, help="How many, evenly of all classes; all if not given.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of that choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of that choice.")] = 0,
     max_drop: Annotated[
         float | None,
         typer.Option(metavar="POINTS", help="Top-1 that may be lost against the reference, or the first subject."),

@@ -27,11 +27,11 @@ from vitedge.cli.options import (
     Weights,
 )
 from vitedge.cli.values import (
-    bar_entries,
     parse_batch,
     parse_overrides,
     parse_size,
     quantization_entries,
+    tolerance_entries,
 )
 from vitedge.devices.profiles import apply
 from vitedge.quantization.file.header import SUFFIX, fixed_entries
@@ -58,7 +58,7 @@ def export(
     image_count: ImageCount = None,
     layers: Layers = None,
     settings: Settings = None,
-    seed: Annotated[int | None, typer.Option(help="Of the synthetic images or of the choice from a folder.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the synthetic images, or of a folder's choice.")] = None,
     weights: Weights = None,
     overrides: Overrides = None,
     max_error: MaxError = None,
@@ -88,7 +88,7 @@ def export(
         "weights": weights,
         "overrides": parse_overrides(overrides) or None,
         "features": features or None,
-        "bar": bar_entries(max_error, min_sqnr, min_agreement),
+        "bar": tolerance_entries(max_error, min_sqnr, min_agreement),
     }
     entries = read_entries(recipe) if recipe else {}
     entries.update({name: value for name, value in given.items() if value is not None})

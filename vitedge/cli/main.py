@@ -68,7 +68,7 @@ for name, command in COMMANDS.items():
         app.command(name)(command)
 
 _USAGE = cast("type[Exception]", typer.BadParameter.__bases__[0])
-"""What every mistake on the command line is; typer gives it no name of its own."""
+"""The type of every mistake on the command line; typer gives it no name of its own."""
 
 
 def _usage(error: Any) -> str:

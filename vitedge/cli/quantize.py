@@ -51,7 +51,7 @@ def quantize(
     image_size: ImageSize = None,
     batch: Batch = None,
     input_type: InputType = None,
-    seed: Annotated[int | None, typer.Option(help="Of the images.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the images.")] = None,
     weights: Weights = None,
     overrides: Overrides = None,
     recipe: Annotated[

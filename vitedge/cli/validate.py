@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vitedge.cli.options import AsJson, ImageCount, Images, MaxError, MinAgreement, MinSqnr, Overrides, Weights
-from vitedge.cli.values import bar_entries, parse_overrides
+from vitedge.cli.values import parse_overrides, tolerance_entries
 from vitedge.errors import BadRecipe
 from vitedge.recipe import IMAGE_COUNT
 from vitedge.records import Bar
@@ -41,9 +41,9 @@ def validate(
     from vitedge.verbs.validate import Against, Manner
     from vitedge.verbs.validate import validate as run
 
-    bar = bar_entries(max_error, min_sqnr, min_agreement)
-    if against is None and (layers or bar):
-        raise BadRecipe("--layers and bars are for a comparison with a checkpoint: add --against CHECKPOINT.")
+    tolerance = tolerance_entries(max_error, min_sqnr, min_agreement)
+    if against is None and (layers or tolerance):
+        raise BadRecipe("--layers and tolerances are for a comparison with a checkpoint: add --against CHECKPOINT.")
     reference = (
         None
         if against is None
@@ -53,7 +53,7 @@ def validate(
             image_count or IMAGE_COUNT,
             layers=layers,
             weights=weights,
-            bar=None if bar is None else from_dict(Bar, bar),
+            bar=None if tolerance is None else from_dict(Bar, tolerance),
             overrides=parse_overrides(overrides),
         )
     )

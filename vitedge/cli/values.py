@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is typed on the command line, as values: sizes, batches, facts, bars."""
+"""Words of the command line as values: sizes, batches, facts, tolerances, settings of quantization."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vitedge.serialization import to_dict
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
-    """``224`` or ``256x192`` (height x width) to pixels.
+    """Returns height and width in pixels of ``224`` or ``256x192`` (height x width); None of None.
 
     Raises:
         BadRecipe: anything else.
@@ -27,12 +27,12 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 
 
 def parse_batch(text: str | None) -> int | str | None:
-    """``dynamic`` or a number; what is neither is left for the recipe to refuse."""
+    """Returns ``dynamic`` or a number; text that is neither is left for the recipe to refuse."""
     return int(text) if text is not None and text.isdecimal() else text
 
 
 def parse_overrides(pairs: list[str] | None) -> Mapping[str, Any]:
-    """``NAME=VALUE`` to a mapping; a value with commas is a tuple, and numbers become numbers but for names of classes.
+    """Returns a mapping of ``NAME=VALUE``; with commas it is a tuple, and all but names of classes become numbers.
 
     Raises:
         BadRecipe: a pair without ``=``.
@@ -62,8 +62,10 @@ def as_typed(weights: str | None, pairs: list[str] | None) -> list[str]:
     return [*named, *(word for pair in pairs or () for word in ("--set", pair))]
 
 
-def bar_entries(max_error: float | None, min_sqnr: float | None, min_agreement: float | None) -> dict[str, Any] | None:
-    """The entries of a `Bar` as a recipe file would have them; None where nothing was asked for."""
+def tolerance_entries(
+    max_error: float | None, min_sqnr: float | None, min_agreement: float | None
+) -> dict[str, Any] | None:
+    """Returns the entries of a `Bar` as a recipe file would have them; None where nothing was asked for."""
     if max_error is None and min_sqnr is None and min_agreement is None:
         return None
     entries: dict[str, Any] = to_dict(Bar(max_error, min_sqnr, min_agreement))
@@ -77,7 +79,7 @@ def quantization_entries(
     settings: list[str] | None,
     layers: list[str] | None,
 ) -> dict[str, Any]:
-    """The entries of a `QuantizationRecipe` as a recipe file would have them.
+    """Returns the entries of a `QuantizationRecipe` as a recipe file would have them.
 
     Args:
         precision: the scheme.

@@ -38,7 +38,7 @@ def render(result: Evaluation, *, options: Sequence[str] = (), as_json: bool) ->
         ),
         *(f"note: {note}" for note in result.notes),
         *dict.fromkeys(f"{row.runtime}: {row.note}" for row in result.subjects if row.note),
-        _verdict(result),
+        _summary(result),
         next_command(_following(result, options)),
     )
     return None
@@ -65,7 +65,7 @@ def _skipped(result: Evaluation) -> Iterator[str]:
         yield f"{len(result.skipped)} images could not be read and were skipped{unnamed}"
 
 
-def _verdict(result: Evaluation) -> str:
+def _summary(result: Evaluation) -> str:
     done = f"{len(result.subjects)} evaluated in {result.seconds:.1f} s"
     if result.max_drop is None:
         return done

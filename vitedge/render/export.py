@@ -13,7 +13,7 @@ from vitedge import registry
 from vitedge.parity.artifact import RUNTIMES_OF
 from vitedge.records import Artifact, ExportResult
 from vitedge.render.following import kit_command
-from vitedge.render.parity import verdicts
+from vitedge.render.parity import report_table
 from vitedge.render.quantize import verdict
 from vitedge.render.screen import document, lines, next_command, readable_size, show, table
 
@@ -25,7 +25,7 @@ def render(result: ExportResult, *, as_json: bool) -> None:
     manifest = result.manifest
     images, seconds = max((report.images for report in manifest.parity), default=0), sum(result.seconds.values())
     show(_artifact_table(manifest.artifacts))
-    verdicts(manifest.parity, manifest.structure)
+    report_table(manifest.parity, manifest.structure)
     lines(
         *(f"note: {artifact.path}: {note}" for artifact in manifest.artifacts for note in artifact.notes),
         *(f"note: {note}" for note in manifest.spec.notes),

@@ -7,7 +7,7 @@ import shlex
 
 from vitedge import registry
 from vitedge.records import Validation, WrittenKit
-from vitedge.render.parity import verdicts
+from vitedge.render.parity import report_table
 from vitedge.render.screen import document, lines, next_command, readable_size
 
 
@@ -30,7 +30,7 @@ def render_imported(result: Validation, *, as_json: bool) -> None:
     """Prints what a Mac computed against the bundle's reference outputs, and that the bundle keeps it."""
     if as_json:
         return document(result)
-    verdicts(result.parity, result.structure)
+    report_table(result.parity, result.structure)
     checked = "passed" if result.passed else "did NOT pass"
     bundle = shlex.quote(result.subject)
     lines(

@@ -15,18 +15,18 @@ _SHOWN = 10
 """Values that are shown of a program's ranges."""
 
 
-def verdicts(parity: Iterable[ParityReport], structure: Iterable[StructureReport]) -> None:
+def report_table(parity: Iterable[ParityReport], structure: Iterable[StructureReport]) -> None:
     """Prints every artifact against its reference, and why it failed where it did."""
-    drawn = table("artifact", "checked in", "output", "relative", "SQNR dB", "top-1", "verdict", right=range(3, 6))
+    drawn = table("artifact", "checked in", "output", "relative", "SQNR dB", "top-1", "check", right=range(3, 6))
     for report in parity:
-        verdict = "passed" if report.passed else "FAILED"
+        outcome = "passed" if report.passed else "FAILED"
         for row in report.outputs:
             agreement = "-" if row.agreement is None else f"{row.agreement:.1%}"
             numbers = (f"{row.relative_error:.1e}", f"{row.centred_sqnr_db:.1f}", agreement)
-            drawn.add_row(report.artifact, report.runtime, row.output, *numbers, verdict)
-    judged = {report.artifact for report in parity}
+            drawn.add_row(report.artifact, report.runtime, row.output, *numbers, outcome)
+    compared = {report.artifact for report in parity}
     for check in structure:
-        if check.passed and check.artifact in judged:
+        if check.passed and check.artifact in compared:
             continue  # its parity says more
         drawn.add_row(check.artifact, "structure", "-", "-", "-", "-", "passed" if check.passed else "FAILED")
     show(drawn)
@@ -77,7 +77,7 @@ def layer_table(report: ParityReport) -> Table:
 
 
 def _layer_sqnr(row: OutputParity) -> float:
-    """A layer of a Core ML package is judged by its plain SQNR, and has no other."""
+    """A layer of a Core ML package has its plain SQNR alone."""
     return row.sqnr_db if math.isnan(row.centred_sqnr_db) else row.centred_sqnr_db
 
 

@@ -16,7 +16,7 @@ from vitedge.render.screen import document, lines, next_command, readable_size, 
 
 _NUMBERED = re.compile(r"(.*\.\d+)\.(.+)")
 _SHOWN = 3
-"""Parts that are named of those given back."""
+"""Layers that are named of those kept in float."""
 
 
 def render(done: QuantizationResult, *, profile: str | None, layers: bool, as_json: bool) -> None:
@@ -35,7 +35,7 @@ def render(done: QuantizationResult, *, profile: str | None, layers: bool, as_js
         f"{done.variant}: {_schemes(record)}",
         *(f"skipped: {name}: {reason}" for name, reason in record.skipped.items()),
         *(f"note: {note}" for note in record.notes),
-        *_verdict(record),
+        *_simulation(record),
         *([f"budget missed: {done.failed}; this is the best that was found"] if done.failed else []),
         f"{done.path}: {readable_size(done.size)}, in {sum(record.seconds.values()):.1f} s",
         next_command(f"vitedge export {shlex.quote(done.path)} -o BUNDLE {wanted}"),
@@ -50,7 +50,7 @@ def verdict(quantization: Mapping[str, Any] | None) -> Iterator[str]:
         yield f"verdict: {found['text']}"
 
 
-def _verdict(record: QuantizationRecord) -> Iterator[str]:
+def _simulation(record: QuantizationRecord) -> Iterator[str]:
     if record.sqnr_db is None:
         yield "not compared with PyTorch: no images were named; vitedge export compares it"
     else:
@@ -66,7 +66,7 @@ def _schemes(record: QuantizationRecord) -> str:
 
 
 def _frontier_table(record: QuantizationRecord) -> Table:
-    drawn = table("given back", "SQNR dB", "top-1", "kernels µs", right=range(1, 4))
+    drawn = table("kept in float", "SQNR dB", "top-1", "kernels µs", right=range(1, 4))
     for point in record.frontier:
         shown = ", ".join(point.given_back[:_SHOWN]) or "nothing"
         more = len(point.given_back) - _SHOWN

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from vitedge.records import Validation
-from vitedge.render.parity import finding_lines, layer_table, stress_table, verdicts
+from vitedge.render.parity import finding_lines, layer_table, report_table, stress_table
 from vitedge.render.screen import document, lines, show
 
 
@@ -12,7 +12,7 @@ def render(result: Validation, *, as_json: bool) -> None:
     """Prints parity, structure, ranges and findings, and whether the subject is valid."""
     if as_json:
         return document(result)
-    verdicts(result.parity, result.structure)
+    report_table(result.parity, result.structure)
     for report in result.parity:
         if report.layers:
             show(layer_table(report))
