@@ -58,7 +58,9 @@ def export(
     image_count: ImageCount = None,
     layers: Layers = None,
     settings: Settings = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the synthetic images, or of a folder's choice.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the synthetic images, or of the choice from a folder.")
+    ] = None,
     weights: Weights = None,
     overrides: Overrides = None,
     max_error: MaxError = None,
