@@ -35,13 +35,14 @@ from vitedge.images.image_set import load
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import read_program
 from vitedge.models.reference import Reference, load_reference
-from vitedge.parity.artifact import Evidence, feed, run
+from vitedge.parity.artifact import Evidence, outputs_of
 from vitedge.parity.metrics import compare, judge
 from vitedge.parity.reference import gather
 from vitedge.program.capture import capture
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Bar, OutputParity
 from vitedge.registry import versions
+from vitedge.runtimes.feeding import as_input
 from vitedge.runtimes.mlprogram import Runtime
 from vitedge.verbs.export import export
 
@@ -116,7 +117,7 @@ def exported(path: Path, folder: Path, target: str, precision: str, bar: Bar) ->
 def noisy(reference: Reference, evidence: Evidence) -> frozenset[str]:
     """The modules whose rounding to half precision would cost the bar, as vitedge predicts it."""
     program = capture(reference.module, reference.spec, reference.blocks)
-    images = feed(evidence.data.images[:4], program.inputs[0], reference.spec)
+    images = as_input(evidence.data.images[:4], program.inputs[0], reference.spec)
     return frozenset(find_noisy(program, images, [evidence.data.outputs["logits"]], TRACED_DB))
 
 
@@ -130,7 +131,7 @@ def converted(
 
 def measured(path: Path, evidence: Evidence) -> OutputParity:
     with Runtime(path) as runtime:
-        (result,) = compare(evidence.data.outputs, run(runtime, describe(path), evidence))
+        (result,) = compare(evidence.data.outputs, outputs_of(runtime, describe(path), evidence))
     return result
 
 

@@ -25,7 +25,7 @@ from benchmarks.quantization_models import IMAGES, MODELS, lower, provenance, wr
 from benchmarks.sheet import Sheet, parser
 from vitedge import registry
 from vitedge.checkpoints.read import read
-from vitedge.export.tensorrt.readiness import check_tensorrt
+from vitedge.export.tensorrt.readiness import check
 from vitedge.images.image_set import load
 from vitedge.images.preprocess import normalize
 from vitedge.models.reference import load_reference
@@ -70,7 +70,7 @@ def measure(title: str) -> Row:
         path = lower(checkpoint, folder / PROFILE, "int8", profile=PROFILE)
         model = onnx.load(path)
         kinds = Counter(node.op_type for node in model.graph.node)
-        found = check_tensorrt(path)
+        found = check(path)
         return Row(
             model=title,
             opset=next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),

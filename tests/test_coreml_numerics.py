@@ -23,7 +23,7 @@ from vitedge.images.image_set import load
 from vitedge.images.synthetic import synthesize
 from vitedge.mlprogram.package import MODEL, read_package
 from vitedge.models.reference import load_reference
-from vitedge.parity.artifact import run
+from vitedge.parity.artifact import outputs_of
 from vitedge.parity.metrics import compare
 from vitedge.parity.reference import gather
 from vitedge.program.capture import capture
@@ -122,7 +122,7 @@ def test_the_trained_models_keep_their_top_1(demo: DemoModel, precision: str, tm
     path = tmp_path / "model.mlpackage"
     artifact = lower(program, ExportRecipe(precision=precision, input="uint8"), path, ())
     with Runtime(path) as runtime:
-        (result,) = compare(evidence.data.outputs, run(runtime, artifact, evidence))
+        (result,) = compare(evidence.data.outputs, outputs_of(runtime, artifact, evidence))
     assert result.agreement == 1.0
     assert result.centred_sqnr_db >= (100 if precision == "fp32" else HALF_DB)
     assert result.relative_error <= (1e-5 if precision == "fp32" else 1e-2)

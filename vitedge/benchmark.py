@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitedge import latency, registry
+from vitedge.export.formats import FORMATS, of_file
 from vitedge.files.bundle import MANIFEST, add_latency, read_manifest
 from vitedge.latency import Rule, Subject
-from vitedge.parity.artifact import FORMAT_OF, RUNTIMES_OF
 from vitedge.records import BenchReport
 
 REFERENCE = "vitedge.models.reference:measured"
@@ -53,15 +53,15 @@ def bench(
 def _subjects(text: str, threads: int | None, image_size: tuple[int, int] | None) -> Iterable[Subject]:
     path = Path(text)
     if _is_bundle(path):
-        runtimes = {artifact.path: RUNTIMES_OF[artifact.format][-1] for artifact in read_manifest(path).artifacts}
+        runtimes = {artifact.path: FORMATS[artifact.format].runtimes[-1] for artifact in read_manifest(path).artifacts}
         if not any(registry.works_here(registry.RUNTIMES, runtime) for runtime in runtimes.values()):
             for runtime in runtimes.values():
                 registry.load(registry.RUNTIMES, runtime)  # says where it does work
         for name, runtime in runtimes.items():
             if registry.works_here(registry.RUNTIMES, runtime):
                 yield Subject(f"{path.name}/{name}", runtime, str(path / name), threads=threads)
-    elif path.suffix in FORMAT_OF:
-        yield Subject(path.name, RUNTIMES_OF[FORMAT_OF[path.suffix]][-1], text, threads=threads)
+    elif (kind := of_file(path)) is not None:
+        yield Subject(path.name, FORMATS[kind].runtimes[-1], text, threads=threads)
     else:
         options = {} if image_size is None else {"image_size": list(image_size)}
         yield Subject(path.name, "torch", text, threads=threads, factory=REFERENCE, options=options)

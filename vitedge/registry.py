@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one table of targets, runtimes and devices, and the only lazy import of the package.
+"""The tables of runtimes and devices, and the only lazy import of the package.
 
 A part is a module with the same public names as every other part of its table. Nothing is imported until it is asked
 for, so that a bundle can be validated where PyTorch is not installed and ``--help`` stays quick.
@@ -42,22 +42,6 @@ class Part:
 
 Table = Mapping[str, Part]
 
-TARGETS: Table = {
-    "onnx": Part("ONNX", "vitedge.export.to_onnx", ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime")),
-    "coreml": Part("Core ML", "vitedge.export.to_coreml", ("torch", "coremltools"), "pip install 'coremltools>=9.0'"),
-    "tensorrt": Part(
-        "TensorRT",
-        "",
-        otherwise="this version writes the ONNX file for the profile but does not build the engine itself yet; "
-        "build it on the device with: trtexec --onnx=FILE.onnx --saveEngine=FILE.engine",
-    ),
-}
-
-CHECKS: Table = {
-    "onnx": Part("ONNX", "vitedge.export.onnx.artifact", ("onnx",)),
-    "coreml": Part("Core ML", "vitedge.export.coreml.artifact", ("coremltools",), "pip install 'coremltools>=9.0'"),
-}
-
 RUNTIMES: Table = {
     "torch": Part("PyTorch", "vitedge.runtimes.torch_eager", ("torch",)),
     "onnxruntime": Part("ONNX Runtime", "vitedge.runtimes.onnxruntime", ("onnx", "onnxruntime")),
@@ -91,14 +75,22 @@ def load(table: Table, name: str) -> ModuleType:
 
     Raises:
         BadRecipe: the table has no such name.
+        MissingBackend: see `imported`.
+    """
+    return imported(_part(table, name))
+
+
+def imported(part: Part) -> ModuleType:
+    """Imports a part.
+
+    Raises:
         MissingBackend: a package is not installed, or the part does not work on this machine.
     """
-    part = _part(table, name)
     if not part.module:
         raise MissingBackend(f"{part.title} is not reached from here: {part.otherwise}.")
     if part.systems and platform.system() not in part.systems:
         raise MissingBackend(f"{part.title} does not run on {platform.system()}: {part.otherwise}.")
-    absent = missing(table, name)
+    absent = absent_packages(part)
     if absent:
         raise MissingBackend(f"{part.title} needs {', '.join(absent)}, which is not installed; type: {part.install}")
     try:
@@ -143,7 +135,12 @@ def works_here(table: Table, name: str) -> bool:
 
 def missing(table: Table, name: str) -> tuple[str, ...]:
     """Packages that the part needs and that are not installed."""
-    return tuple(package for package in _part(table, name).needs if importlib.util.find_spec(package) is None)
+    return absent_packages(_part(table, name))
+
+
+def absent_packages(part: Part) -> tuple[str, ...]:
+    """Returns the packages that a part needs and that are not installed."""
+    return tuple(package for package in part.needs if importlib.util.find_spec(package) is None)
 
 
 def in_background(module: str) -> Callable[[], ModuleType]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitedge import registry
+from vitedge.export.formats import LOWERINGS
 from vitedge.export.onnx.fusion import count_unpacked, unfused
 from vitedge.latency import Rule, Subject, bench
 from vitedge.program.program import Program
@@ -39,7 +40,7 @@ def judge_speed(
         rule: how long to measure.
         progress: is told what begins.
     """
-    target = registry.load(registry.TARGETS, "onnx")
+    target = registry.load(LOWERINGS, "onnx")
     with tempfile.TemporaryDirectory(prefix="vitedge-") as folder:
         paths = {recipe.precision: quantized, **{name: Path(folder) / f"{name}.onnx" for name in BASELINES}}
         for name in BASELINES:

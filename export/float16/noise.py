@@ -21,9 +21,10 @@ import torch
 from torch.fx import Interpreter, Node
 
 from vitedge.export.onnx.passes.half import FLOAT16_MAX
-from vitedge.program.execution import arguments, batches
+from vitedge.program.execution import arguments
 from vitedge.program.modules import execution_order, innermost_module
 from vitedge.program.program import Program
+from vitedge.runtimes.feeding import batches
 
 MARGIN_DB = 3.0
 """How far above the bar the prediction has to be: it is of the first order, and from few images."""
@@ -108,7 +109,7 @@ def predict_noise(
     samples = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
     probe = _Probe(program)
     runs = 0
-    for batch in batches(program, samples, 1):
+    for batch in batches(samples, program.inputs[0].shape[0], 1):
         probe.measure(batch)
         runs += len(batch)
     return tuple(

@@ -17,13 +17,13 @@ from torch.fx import Interpreter, Node
 
 from vitedge.export.onnx.passes.half import FLOAT16_MAX
 from vitedge.mlprogram.overflow import SAFETY
-from vitedge.program.execution import arguments, batches
+from vitedge.program.execution import arguments
 from vitedge.program.modules import execution_order, innermost_module
 from vitedge.program.program import Program
+from vitedge.runtimes.feeding import batches
 
 WEIGHT_ERROR = 1e-2
 """Largest relative error that rounding to float16, subnormal numbers flushed to nought, may make in a weight."""
-_CHUNK = 4
 _SMALLEST_NORMAL = 2.0**-14
 
 
@@ -44,7 +44,7 @@ def measure_ranges(program: Program, images: torch.Tensor | np.ndarray[Any, Any]
     """For every innermost module, the largest magnitude that it reads, computes on the way, or returns."""
     samples = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
     interpreter = _Ranges(program)
-    for batch in batches(program, samples, _CHUNK):
+    for batch in batches(samples, program.inputs[0].shape[0]):
         with torch.no_grad():
             interpreter.run(*arguments(program, batch))
     return interpreter.ranges

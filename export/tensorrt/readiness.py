@@ -32,12 +32,12 @@ _ON_PROBABILITIES = ("QuantizeLinear", "DequantizeLinear", "Clip")
 _MOST_NAMED = 3
 
 
-def check_tensorrt(path: Path, opset: int = OPSET) -> StructureReport:
+def check(path: Path, target: str = f"opset {OPSET}") -> StructureReport:
     """Checks a file; the report's reason holds every finding.
 
     Args:
         path: an ONNX file, its weights in it or beside it.
-        opset: what the file has to be of.
+        target: what the file has to be of, as `Artifact.target` says it.
 
     Raises:
         UnreadableArtifact: it is no ONNX model.
@@ -46,6 +46,7 @@ def check_tensorrt(path: Path, opset: int = OPSET) -> StructureReport:
         model = onnx.load(str(path))
     except (DecodeError, OSError, ValueError) as error:
         raise UnreadableArtifact(f"{path} is not an ONNX model, or is cut short.") from error
+    opset = int(target.removeprefix("opset "))
     findings = {phrase: find(_Graph(model), opset) for phrase, find in CHECKS}
     return StructureReport(
         artifact=path.name,

@@ -15,11 +15,12 @@ import pytest
 import vitedge
 from vitedge import registry
 from vitedge.errors import BadRecipe, MissingBackend
-from vitedge.registry import DEVICES, RUNTIMES, TARGETS, Part, Table
+from vitedge.export.formats import CHECKERS, LAYERS, LOWERINGS
+from vitedge.registry import DEVICES, RUNTIMES, Part, Table
 from vitedge.runtimes.base import Runtime
 
 PACKAGE = Path(vitedge.__file__).parent
-TABLES = {"targets": TARGETS, "runtimes": RUNTIMES, "devices": DEVICES}
+TABLES = {"lowerings": LOWERINGS, "checkers": CHECKERS, "layers": LAYERS, "runtimes": RUNTIMES, "devices": DEVICES}
 BUILT = [(table, name) for table, parts in TABLES.items() for name, part in parts.items() if part.module]
 
 
@@ -83,13 +84,13 @@ def test_a_fault_of_our_own_is_not_blamed_on_the_installation() -> None:
 
 def test_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(BadRecipe, match=r"'tflite'.*onnx, coreml, tensorrt"):
-        registry.load(TARGETS, "tflite")
+        registry.load(LOWERINGS, "tflite")
 
 
 def test_tensorrt_says_that_it_is_not_built_yet() -> None:
     with pytest.raises(MissingBackend, match=r"writes the ONNX file for the profile.*trtexec --onnx"):
-        registry.load(TARGETS, "tensorrt")
-    assert not registry.works_here(TARGETS, "tensorrt")
+        registry.load(LOWERINGS, "tensorrt")
+    assert not registry.works_here(LOWERINGS, "tensorrt")
 
 
 def test_a_part_of_another_system_says_what_to_do_here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +110,7 @@ def test_function_that_does_not_exist_is_refused(dotted: str) -> None:
 def test_function_is_found_and_a_constant_is_not_one() -> None:
     assert registry.function("vitedge.registry:load") is registry.load
     with pytest.raises(BadRecipe, match="is not a function"):
-        registry.function("vitedge.registry:TARGETS")
+        registry.function("vitedge.registry:RUNTIMES")
 
 
 def test_versions_leave_out_what_is_not_installed() -> None:

@@ -16,18 +16,18 @@ from vitedge.benchmark import REFERENCE
 from vitedge.checkpoints.read import read
 from vitedge.demo.assets import IMAGES, MODELS, DemoModel, images
 from vitedge.demo.records import DemoResult, DemoRow
+from vitedge.export.formats import FORMATS
 from vitedge.images.image_set import ImageSet, load
 from vitedge.latency import Rule, Subject
 from vitedge.models.reference import load_reference
-from vitedge.parity.artifact import RUNTIMES_OF, Evidence
-from vitedge.parity.artifact import run as run_artifact
+from vitedge.parity.artifact import Evidence, outputs_of
 from vitedge.parity.metrics import default_bar
 from vitedge.parity.reference import gather
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
 from vitedge.records import Artifact, ExportResult, OutputParity
 from vitedge.verbs.export import export
 
-FORMATS = ("onnx", "coreml")
+SHOWN = ("onnx", "coreml")
 QUANTIZED = ("onnx",)
 """Formats of the second bundle of each model, whose layers are integers."""
 _PARITY_IMAGES = 64
@@ -88,7 +88,7 @@ def _show(model: DemoModel, bundle: Path, progress: Callable[[str], None]) -> li
 def _recipes(model: DemoModel, bundle: Path) -> Iterator[tuple[Path, ExportRecipe]]:
     """What is exported, and where to: the checkpoint as it is, and as integers."""
     common = ExportRecipe(images=str(IMAGES), image_count=_PARITY_IMAGES, overrides=dict(model.overrides))
-    yield bundle, replace(common, formats=FORMATS)
+    yield bundle, replace(common, formats=SHOWN)
     quantization = QuantizationRecipe(images=str(IMAGES), image_count=_CALIBRATION_IMAGES, verdict="off")
     yield (
         bundle.with_name(f"{bundle.name}-int8"),
@@ -109,9 +109,9 @@ def _test_split(model: DemoModel) -> tuple[Evidence, tuple[int, ...]]:
 
 
 def _artifact_top1(bundle: Path, artifact: Artifact, evidence: Evidence, labels: tuple[int, ...]) -> float:
-    name = RUNTIMES_OF[artifact.format][0]
+    name = FORMATS[artifact.format].runtimes[0]
     with registry.load(registry.RUNTIMES, name).Runtime(bundle / artifact.path) as runtime:
-        return _top1(run_artifact(runtime, artifact, evidence)["logits"], labels)
+        return _top1(outputs_of(runtime, artifact, evidence)["logits"], labels)
 
 
 def _top1(logits: npt.NDArray[np.generic], labels: tuple[int, ...]) -> float:
@@ -124,7 +124,7 @@ def _latencies(model: DemoModel, parts: Sequence[tuple[Path, ExportResult]]) -> 
     subjects = [Subject("PyTorch", "torch", str(model.path), factory=REFERENCE, options=options)]
     for folder, result in parts:
         for artifact in result.manifest.artifacts:
-            name, path = RUNTIMES_OF[artifact.format][-1], str(folder / artifact.path)
+            name, path = FORMATS[artifact.format].runtimes[-1], str(folder / artifact.path)
             if registry.works_here(registry.RUNTIMES, name):
                 subjects.append(Subject(path, name, path))
     report = latency.bench(subjects, _RULE)

@@ -40,6 +40,11 @@ class Profile:
     notes: tuple[str, ...] = field(default_factory=tuple)
 
     @property
+    def has_engines(self) -> bool:
+        """Whether engines are built from its files."""
+        return bool(self.tensorrt)
+
+    @property
     def runs(self) -> tuple[str, ...]:
         """Every precision that can be asked for: TensorRT takes eight bits alone, the other runtimes all schemes."""
         schemes = tuple(scheme for scheme in SCHEMES if scheme in ("int8", "mixed") or not self.tensorrt)

@@ -40,7 +40,7 @@ _INFINITE, _NAN, _OVERFLOW = "infinite", "NaN", "overflow"
 Arguments = Mapping[str, Any]
 
 
-def stress(path: Path, feeds: Iterable[Mapping[str, np.ndarray[Any, Any]]], name: str = "") -> StressReport:
+def check_overflow(path: Path, feeds: Iterable[Mapping[str, np.ndarray[Any, Any]]], name: str = "") -> StressReport:
     """Watches the values of a package over images.
 
     In a package that computes in float16, what is declared float32 was kept so and is no fault. One without any

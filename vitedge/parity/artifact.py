@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One artifact against its reference: run it, compare its outputs and its blocks, look at what cannot be run.
+"""One artifact against its reference: run it and compare its outputs, or look at it without running it.
 
 Imports no PyTorch: the reference's outputs come as arrays.
 """
@@ -16,23 +16,17 @@ import numpy.typing as npt
 
 from vitedge import registry
 from vitedge.errors import BadRecipe, UnreadableArtifact
+from vitedge.export.formats import CHECKERS, FORMATS
 from vitedge.files.bundle import ReferenceData, read_reference
-from vitedge.images.preprocess import normalize
 from vitedge.mlprogram import COMPUTE
 from vitedge.parity.metrics import compare, default_bar, judge
 from vitedge.recipe import ExportRecipe
-from vitedge.records import Artifact, Bar, Manifest, ModelSpec, ParityReport, StructureReport, TensorSpec
+from vitedge.records import Artifact, Bar, Manifest, ModelSpec, ParityReport, StructureReport
+from vitedge.runtimes.base import Runtime
+from vitedge.runtimes.feeding import output_names, run
 from vitedge.serialization import from_dict
 
 Floats = Mapping[str, npt.NDArray[np.float32]]
-
-RUNTIMES_OF = {"onnx": ("onnxruntime",), "coreml": ("mlprogram", "coreml")}
-"""Format of an artifact to the runtimes that show its parity; the last is the one that it is deployed in."""
-_WITHOUT_ROUNDING = {"mlprogram": "mlprogram-fp32"}
-"""Runtime to the one that computes the same artifact in float32 throughout."""
-FORMAT_OF = {".onnx": "onnx", ".mlpackage": "coreml"}
-"""Suffix of an artifact outside a bundle to its format."""
-_DYNAMIC_BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -78,12 +72,13 @@ def check_parity(
     return tuple(_judged(name, path, artifact, evidence) for name in _runtimes(artifact.format, compute))
 
 
-def _runtimes(kind: str, compute: str) -> tuple[str, ...]:
-    names = RUNTIMES_OF[kind]
+def _runtimes(name: str, compute: str) -> tuple[str, ...]:
+    kind = FORMATS[name]
+    names = kind.runtimes
     if compute not in COMPUTE:
         raise BadRecipe(f"There is no --compute {compute}; choose from {', '.join(COMPUTE)}.")
     if compute == "fp32":
-        names = tuple(_WITHOUT_ROUNDING.get(name, name) for name in names[:1])
+        names = tuple(kind.without_rounding.get(name, name) for name in names[:1])
     here = tuple(name for name in names if registry.works_here(registry.RUNTIMES, name))
     # Where there are two, the structure shows what can be shown without either: nothing need be installed.
     optional = len(names) > 1
@@ -92,17 +87,32 @@ def _runtimes(kind: str, compute: str) -> tuple[str, ...]:
 
 def _judged(name: str, path: Path, artifact: Artifact, evidence: Evidence) -> ParityReport:
     with registry.load(registry.RUNTIMES, name).Runtime(path) as runtime:
-        report = judged(name, runtime, artifact, evidence)
+        report = report_on(name, artifact, outputs_of(runtime, artifact, evidence), evidence)
         return replace(report, note=runtime.describe().get("caveat", ""))
 
 
-def judged(name: str, runtime: Any, artifact: Artifact, evidence: Evidence) -> ParityReport:
-    """The verdict on what a loaded runtime of that name makes of an artifact."""
-    outputs = compare(evidence.data.outputs, run(runtime, artifact, evidence))
+def outputs_of(runtime: Runtime, artifact: Artifact, evidence: Evidence) -> dict[str, npt.NDArray[np.generic]]:
+    """Runs a loaded artifact over the reference's images; returns its outputs under the reference's names."""
+    data = evidence.data
+    return run(runtime, artifact, data.images, evidence.spec, output_names(data.outputs, artifact))
+
+
+def report_on(
+    runtime: str, artifact: Artifact, values: Mapping[str, npt.NDArray[np.generic]], evidence: Evidence
+) -> ParityReport:
+    """Compares what a runtime returned with the reference.
+
+    Args:
+        runtime: name of the runtime.
+        artifact: what it ran.
+        values: the reference's name of each output to the values for all images.
+        evidence: the reference's outputs and the tolerance.
+    """
+    outputs = compare(evidence.data.outputs, values)
     reason = judge(outputs, evidence.bar)
     return ParityReport(
         artifact=artifact.path,
-        runtime=name,
+        runtime=runtime,
         images=len(evidence.data.images),
         image_source=evidence.image_source,
         bar=evidence.bar,
@@ -110,42 +120,6 @@ def judged(name: str, runtime: Any, artifact: Artifact, evidence: Evidence) -> P
         passed=not reason,
         reason=reason,
     )
-
-
-def run(
-    runtime: Any, artifact: Artifact, evidence: Evidence, names: Mapping[str, str] | None = None
-) -> dict[str, npt.NDArray[np.generic]]:
-    """The artifact's values for all images of the evidence, under the reference's names.
-
-    An artifact of a fixed batch gets its last batch filled up with repetitions, which are cut off again.
-
-    Args:
-        runtime: the artifact, loaded.
-        artifact: its inputs and outputs.
-        evidence: the images and what the reference calls its outputs.
-        names: the reference's names to the artifact's; by default the same, or for someone else's file in their order.
-    """
-    image = artifact.inputs[0]
-    images = evidence.data.images
-    size = image.shape[0] if isinstance(image.shape[0], int) else min(_DYNAMIC_BATCH, len(images))
-    parts: list[Mapping[str, npt.NDArray[np.generic]]] = []
-    for start in range(0, len(images), size):
-        batch = images[np.arange(start, start + size) % len(images)]
-        parts.append(runtime.run({image.name: feed(batch, image, evidence.spec)}))
-    pairs = names or _paired(tuple(evidence.data.outputs), tuple(spec.name for spec in artifact.outputs))
-    return {
-        ours: np.concatenate([part[theirs] for part in parts])[: len(images)]
-        for ours, theirs in pairs.items()
-        if all(theirs in part for part in parts)
-    }
-
-
-def feed(images: npt.NDArray[np.uint8], image: TensorSpec, spec: ModelSpec) -> npt.NDArray[np.generic]:
-    """Images ``(batch, channels, height, width)``, RGB, 0 to 255, as an artifact's input wants them."""
-    if image.dtype == "uint8" or image.pixels:
-        return images.astype(image.dtype, copy=False)
-    normalized = normalize(images, spec.preprocessing)
-    return normalized.astype(np.float16) if image.dtype == "float16" else normalized
 
 
 def image_size(artifact: Artifact) -> tuple[int, int]:
@@ -170,40 +144,5 @@ def check_structure(path: Path, artifact: Artifact, weights: Mapping[str, Any] |
         artifact: what it is said to be.
         weights: the reference's ``state_dict``, where it is at hand.
     """
-    report: StructureReport = registry.load(registry.CHECKS, artifact.format).check(path, artifact, weights)
+    report: StructureReport = registry.load(CHECKERS, artifact.format).check(path, artifact, weights)
     return report
-
-
-def compare_layers(
-    report: ParityReport, path: Path, artifact: Artifact, blocks: Floats, evidence: Evidence
-) -> ParityReport:
-    """The report with every block compared, and with the first block that misses the bar.
-
-    Args:
-        report: the verdict on the artifact's outputs.
-        path: the artifact.
-        artifact: says which of its values equals which block.
-        blocks: module name to what the reference's module put out for the first images of the evidence.
-        evidence: the images and the bar.
-    """
-    # In the reference's order of execution: a file's metadata need not keep it.
-    values = {block: artifact.blocks[block] for block in blocks if block in artifact.blocks}
-    expected = {block: blocks[block] for block in values}
-    images = evidence.data.images[: len(next(iter(blocks.values())))]
-    few = replace(evidence, data=ReferenceData(images, expected))
-    with registry.load(registry.RUNTIMES, report.runtime).Runtime(
-        path, intermediates=tuple(values.values())
-    ) as runtime:
-        found = run(runtime, artifact, few, names=values)
-    layers = compare(expected, found, scores=None)
-    # A block may well be the same for every image, and a bar on top-1 says nothing of it.
-    departing = [layer.output for layer in layers if judge((replace(layer, degenerate=""),), evidence.bar)]
-    first = departing[0] if departing else "" if report.passed else "the head, after the last block"
-    reason = f"{report.reason}; the first to depart is {first}" if report.reason else ""
-    return replace(report, layers=layers, first_departure=first, reason=reason)
-
-
-def _paired(ours: tuple[str, ...], theirs: tuple[str, ...]) -> dict[str, str]:
-    if set(ours) <= set(theirs) or len(ours) != len(theirs):
-        return {name: name for name in ours}
-    return dict(zip(ours, theirs, strict=True))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -46,17 +46,6 @@ class Execution(Interpreter):
             return value
         instead = watch(value)
         return value if instead is None else instead
-
-
-def batches(program: Program, samples: Tensor, chunk: int) -> Iterator[Tensor]:
-    """The samples in batches that the program takes, of the chunk's size where any does; repetitions fill the last."""
-    size = program.inputs[0].shape[0]
-    chunk = size if isinstance(size, int) else chunk
-    for start in range(0, len(samples), chunk):
-        batch = samples[start : start + chunk]
-        if isinstance(size, int) and len(batch) < size:
-            batch = samples[[index % len(samples) for index in range(start, start + size)]]
-        yield batch
 
 
 def arguments(program: Program, batch: Tensor) -> list[Any]:

@@ -25,9 +25,8 @@ from vitedge.program.qdq import DEQUANTIZE, DEQUANTIZE_TENSOR, QUANTIZE, QUANTIZ
 from vitedge.program.structure import find_structure
 from vitedge.quantization.attention.diagnostics import ATTENTIONS, AttentionSums, probabilities, rounded_probabilities
 from vitedge.quantization.records import AttentionDiagnosis, LayerDiagnosis
+from vitedge.runtimes.feeding import batches
 
-BATCH = 4
-"""Images that go through both programs at once, where their batch is dynamic."""
 _ROUNDING = (QUANTIZE, DEQUANTIZE, QUANTIZE_TENSOR, DEQUANTIZE_TENSOR)
 
 Place = tuple[str, bool, int]
@@ -67,7 +66,7 @@ def diagnose(
     }
     expected = _Walk(float_program, tuple(nodes.values()))
     found = _Walk(quantized_program, tuple(counterparts[place] for place in nodes))
-    for batch in _batches(images, (float_program, quantized_program)):
+    for batch in batches(images, _batch_of(float_program, quantized_program)):
         for node, counterpart in zip(expected.steps(batch), found.steps(batch), strict=True):
             if node in layers:
                 layers[node].add(_Seen(node, expected.env), _Seen(counterpart, found.env))
@@ -93,7 +92,7 @@ def measure_attended(program: Program, images: Tensor) -> dict[str, float]:
     """
     sums = {node: AttentionSums(program.spec) for place, node in _places(program).items() if place[1]}
     walk = _Walk(program, tuple(sums))
-    for batch in _batches(images, (program,)):
+    for batch in batches(images, _batch_of(program)):
         for node in walk.steps(batch):
             sums[node].add_spread(probabilities(node, walk.env))
     return {_attention_name(node): found.attended for node, found in sums.items()}
@@ -221,13 +220,10 @@ def _attention_name(node: Node) -> str:
     return innermost_module(node).removesuffix(".softmax")
 
 
-def _batches(images: Tensor, programs: tuple[Program, ...]) -> Iterator[Tensor]:
-    fixed = [program.inputs[0].shape[0] for program in programs if isinstance(program.inputs[0].shape[0], int)]
-    size = int(fixed[0]) if fixed else min(BATCH, len(images))
-    for start in range(0, len(images), size):
-        # A dynamic batch is cut at the end, a fixed one is filled from the beginning.
-        stop = start + size if fixed else min(start + size, len(images))
-        yield images[torch.arange(start, stop) % len(images)]
+def _batch_of(*programs: Program) -> int | str:
+    """Returns the batch that all of the programs take; a fixed one goes before a dynamic one."""
+    sizes = [program.inputs[0].shape[0] for program in programs]
+    return next((size for size in sizes if isinstance(size, int)), sizes[0])
 
 
 def _before_rounding(layer: Node) -> Node:

@@ -10,12 +10,11 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from vitedge.errors import BadRecipe
+from vitedge.export.formats import QuantizedForm
 from vitedge.program.structure import Layer, Structure
 from vitedge.quantization.weights.grids import fit_block
 from vitedge.recipe import QuantizationRecipe
 
-_MOST_POSITIONS = 1024
-"""Of a map; measured on MobileViT-S with two threads of a processor with AVX-512 VNNI: above, nothing is gained."""
 KINDS = ("linear", "conv", "depthwise")
 
 
@@ -52,21 +51,19 @@ SCHEMES: Mapping[str, Scheme] = {
 }
 
 
-def choose(structure: Structure, recipe: QuantizationRecipe, target: str) -> dict[str, Choice]:
+def choose(structure: Structure, recipe: QuantizationRecipe, form: QuantizedForm) -> dict[str, Choice]:
     """The choice for every layer, by name, in order of execution.
 
     Args:
         structure: of the canonical program.
         recipe: its scheme is the global setting; a name goes before a pattern, a pattern before a kind.
-        target: a key of `vitedge.quantization.attention.policy.TARGETS`.
+        form: of the program.
 
     Raises:
         BadRecipe: an entry of ``recipe.layers`` is no layer, no pattern that fits one, and no kind.
     """
     _refuse_unknown(structure, recipe)
-    return {
-        layer.name: _given(layer, recipe) or _by_rule(structure, layer, recipe, target) for layer in structure.layers
-    }
+    return {layer.name: _given(layer, recipe) or _by_rule(structure, layer, recipe, form) for layer in structure.layers}
 
 
 def is_asked_for(part: str, structure: Structure, recipe: QuantizationRecipe) -> bool:
@@ -86,10 +83,10 @@ def _given(layer: Layer, recipe: QuantizationRecipe) -> Choice | None:
     return Choice(recipe.layers[layer.kind], f"asked for all {layer.kind}") if layer.kind in recipe.layers else None
 
 
-def _by_rule(structure: Structure, layer: Layer, recipe: QuantizationRecipe, target: str) -> Choice:
+def _by_rule(structure: Structure, layer: Layer, recipe: QuantizationRecipe, form: QuantizedForm) -> Choice:
     """What experience says: layers that integers make no faster, or that they cost most."""
     scheme = "int8" if recipe.scheme == "mixed" else recipe.scheme
-    reason = _reason_for_float(structure, layer, scheme, target)
+    reason = _reason_for_float(structure, layer, scheme, form)
     if reason:
         return Choice("float", reason)
     if SCHEMES[scheme].blocks and not _takes_blocks(structure, layer, recipe):
@@ -97,31 +94,18 @@ def _by_rule(structure: Structure, layer: Layer, recipe: QuantizationRecipe, tar
     return Choice(scheme, "")
 
 
-def _reason_for_float(structure: Structure, layer: Layer, scheme: str, target: str) -> str:
-    """Why a layer stays in float, or empty."""
-    reasons = {
-        "depthwise: a channel's nine weights gain nothing as integers, and lose most": (
-            layer.kind == "depthwise" and scheme != "w8a16"
-        ),
-        "ranges that are found at run time pay for matrices only": scheme == "int8-dynamic" and layer.kind != "linear",
-        "a large map: in ONNX Runtime its convolution gains nothing from integers": (
-            (target, scheme, layer.kind) == ("onnxruntime", "int8", "conv") and _positions(layer) > _MOST_POSITIONS
-        ),
-        # For TensorRT MobileViT-S has 10.8 dB with all, 16.3 dB without those above 1024, 20.9 dB without these; for
-        # Core ML 13.0 dB with all and 23.0 dB without these.
-        "a large map: with symmetric ranges its convolution loses most": (
-            target in ("tensorrt", "coreml")
-            and (scheme, layer.kind) == ("int8", "conv")
-            and _positions(layer) >= _MOST_POSITIONS
-        ),
-        "the first layer: TensorRT gains nothing from it": (
-            (target, scheme) == ("tensorrt", "int8") and layer is structure.layers[0]
-        ),
-        "the head: a product with one row gains nothing in TensorRT": (
-            (target, scheme) == ("tensorrt", "int8") and layer is structure.layers[-1]
-        ),
-    }
-    return next((reason for reason, holds in reasons.items() if holds), "")
+def _reason_for_float(structure: Structure, layer: Layer, scheme: str, form: QuantizedForm) -> str:
+    """Returns why a layer stays in float, or the empty string."""
+    if layer.kind == "depthwise" and scheme != "w8a16":
+        return "depthwise: a channel's nine weights gain nothing as integers, and lose most"
+    if scheme == "int8-dynamic" and layer.kind != "linear":
+        return "ranges that are found at run time pay for matrices only"
+    if scheme != "int8":
+        return ""
+    if form.large_map and layer.kind == "conv" and _positions(layer) >= form.fewest_positions:
+        return form.large_map
+    ends = {"first": structure.layers[0], "last": structure.layers[-1]}
+    return next((reason for end, reason in form.float_ends.items() if layer is ends[end]), "")
 
 
 def _positions(layer: Layer) -> int:

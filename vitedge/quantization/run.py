@@ -25,6 +25,7 @@ from torch import Tensor
 from vitedge.calibration import ranges
 from vitedge.calibration.cache import Observed, hash_key, resumable
 from vitedge.calibration.observations import Stats
+from vitedge.export.formats import QuantizedForm
 from vitedge.images.labelled import LabelledSet
 from vitedge.images.preprocess import normalize
 from vitedge.images.stream import ImageStream
@@ -38,7 +39,7 @@ from vitedge.program.program import Program
 from vitedge.program.structure import Layer, Structure, find_structure
 from vitedge.quantization.activation import activation_grid
 from vitedge.quantization.attention.parameters import attention_grids
-from vitedge.quantization.attention.policy import TARGETS, Decision, decide
+from vitedge.quantization.attention.policy import Decision, decide
 from vitedge.quantization.correction import measure_bias
 from vitedge.quantization.diagnostics import diagnose, measure_attended
 from vitedge.quantization.insert import insert
@@ -72,8 +73,8 @@ class Quantization:
 
     reference: Reference
     recipe: QuantizationRecipe
-    target: str
-    """A key of `vitedge.quantization.attention.policy.TARGETS`."""
+    form: QuantizedForm
+    """What the compiler that the program is for takes."""
     activations: str
     """``uint8`` with zero points or ``int8`` without."""
     stream: ImageStream | None = None
@@ -122,8 +123,8 @@ class Quantization:
 def analyse(job: Quantization) -> None:
     """Captures the reference and decides what each layer becomes."""
     job.structure = find_structure(job.captured("dynamic"))
-    job.choices = choose(job.structure, job.recipe, job.target)
-    job.plan.integer_biases = job.target != "tensorrt"
+    job.choices = choose(job.structure, job.recipe, job.form)
+    job.plan.integer_biases = job.form.integer_biases
 
 
 def calibrate(job: Quantization) -> None:
@@ -265,9 +266,9 @@ def activation_type(scheme: Scheme, kind: str) -> str:
 def _decide_attention(job: Quantization) -> None:
     """What of each attention is quantized; only where activations have eight bits."""
     asked = job.recipe.attention if job.recipe.scheme in ("int8", "mixed") else "none"
-    decided = asked != "auto" or bool(TARGETS[job.target])
+    decided = asked != "auto" or bool(job.form.float_attention)
     spread = {} if decided else measure_attended(job.structure.program, job.images[:DIAGNOSED])
-    job.attentions = decide(job.structure.attentions, spread, job.target, asked, job.recipe.layers)
+    job.attentions = decide(job.structure.attentions, spread, job.form, asked, job.recipe.layers)
 
 
 def _activations_prepared_for(job: Quantization) -> Kind | None:

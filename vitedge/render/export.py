@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.table import Table
 
 from vitedge import registry
-from vitedge.parity.artifact import RUNTIMES_OF
+from vitedge.export.formats import FORMATS
 from vitedge.records import Artifact, ExportResult
 from vitedge.render.following import kit_command
 from vitedge.render.parity import report_table
@@ -39,7 +39,7 @@ def render(result: ExportResult, *, as_json: bool) -> None:
 
 def _following(bundle: str, artifacts: Iterable[Artifact]) -> str:
     """Returns what measures the bundle: on a Mac, where nothing of it runs on this system."""
-    runtimes = {RUNTIMES_OF[artifact.format][-1] for artifact in artifacts}
+    runtimes = {FORMATS[artifact.format].runtimes[-1] for artifact in artifacts}
     if any(registry.works_here(registry.RUNTIMES, name) for name in runtimes):
         return f"vitedge bench {shlex.quote(bundle)}"
     return kit_command(Path(bundle))

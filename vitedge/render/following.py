@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vitedge import registry
+from vitedge.export.formats import DEFAULT, LOWERINGS
 from vitedge.quantization.file.header import SUFFIX
 
 
@@ -19,9 +20,9 @@ def export_command(source: str, options: Sequence[str] = ()) -> str:
         options: words that were typed about a checkpoint, such as ``--set heads=3``: without them it is another model.
     """
     if source.endswith(SUFFIX):
-        return f"vitedge export {shlex.quote(source)} -o BUNDLE --format onnx"
-    formats = [name for name, part in registry.TARGETS.items() if part.module]
-    here = [word for name in formats if not registry.missing(registry.TARGETS, name) for word in ("--format", name)]
+        return f"vitedge export {shlex.quote(source)} -o BUNDLE --format {DEFAULT}"
+    formats = [name for name, part in LOWERINGS.items() if part.module]
+    here = [word for name in formats if not registry.missing(LOWERINGS, name) for word in ("--format", name)]
     return shlex.join(["vitedge", "export", source, *options, "-o", "BUNDLE", *here])
 
 

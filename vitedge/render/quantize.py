@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
+from vitedge.export.formats import DEFAULT
 from vitedge.quantization.records import QuantizationRecord, QuantizationResult
 from vitedge.render.screen import document, lines, next_command, readable_size, show, table
 
@@ -30,7 +31,7 @@ def render(done: QuantizationResult, *, profile: str | None, layers: bool, as_js
             show(_attention_table(record))
     if record.frontier:
         show(_frontier_table(record))
-    wanted = f"--for {profile}" if profile else "--format onnx"
+    wanted = f"--for {profile}" if profile else f"--format {DEFAULT}"
     lines(
         f"{done.variant}: {_schemes(record)}",
         *(f"skipped: {name}: {reason}" for name, reason in record.skipped.items()),

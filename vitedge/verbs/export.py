@@ -1,255 +1,172 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main job: a checkpoint in, a verified bundle out.
+"""The verb ``export``: a checkpoint in, a verified bundle out.
 
-`STAGES` is the whole of it, in order. Each stage takes from the job what the ones before it left there, adds its own
-part, and refuses to go on when what it made is not what was asked for.
+`STAGES` is the whole of it, in order. A stage is a function of records that earlier stages returned, which its
+parameters name by their types, and returns a record of its own; it raises where what it made is not what was asked for.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
+import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
-
-import numpy as np
+from typing import Any
 
 from vitedge import registry
-from vitedge.checkpoints.read import Checkpoint, read
+from vitedge.checkpoints.read import read
 from vitedge.devices import profiles
 from vitedge.errors import CheckFailed, DeviceFailed, MissingBackend, UserError
-from vitedge.export.coreml.expected_weights import expected_weights
-from vitedge.export.float16.noise import find_noisy
-from vitedge.export.float16.ranges import find_islands
-from vitedge.export.tensorrt.readiness import check_tensorrt
-from vitedge.files.bundle import REFERENCE, ReferenceData, versions, write_manifest, write_reference
+from vitedge.export.formats import FORMATS, LOWERINGS
+from vitedge.export.formats import lowered as lowered_formats
+from vitedge.files.bundle import REFERENCE, versions, write_manifest, write_reference
 from vitedge.files.digest import hash_file
 from vitedge.files.replacing import replacing
 from vitedge.images.image_set import load
-from vitedge.models.reference import Reference, load_reference
-from vitedge.parity.artifact import Evidence, check_parity, check_structure, feed
-from vitedge.parity.float16_range import lower_in_range
-from vitedge.parity.metrics import compare, default_bar, judge
-from vitedge.parity.reference import gather, judge_layers, judge_program
-from vitedge.program.capture import BATCH_AXIS, capture
-from vitedge.program.modules import execution_order
-from vitedge.program.program import Program
+from vitedge.models.reference import load_reference
+from vitedge.parity.artifact import Evidence
+from vitedge.parity.check import CheckOptions, Original, check_artifact
+from vitedge.parity.metrics import default_bar, judge
+from vitedge.parity.reference import gather
+from vitedge.parity.simulation import simulate
 from vitedge.quantization.file.header import SUFFIX
 from vitedge.quantization.file.model import Model, read_model
 from vitedge.quantization.recording import record
 from vitedge.quantization.records import SpeedVerdict
-from vitedge.quantization.run import Quantization
-from vitedge.quantization.simulation import hold_to, simulate
 from vitedge.recipe import SCHEMES, ExportRecipe
-from vitedge.records import (
-    Artifact,
-    CheckpointIdentity,
-    ExportResult,
-    Manifest,
-    ModelSpec,
-    ParityReport,
-    StructureReport,
-)
+from vitedge.records import Artifact, CheckpointIdentity, ExportResult, Manifest, ParityReport, StructureReport
 from vitedge.serialization import to_dict
-from vitedge.verbs.quantize import of_file, prepare, target
+from vitedge.verbs.lowering import Built, Lowered, Quantized, Request, Source, float_program, lower
+from vitedge.verbs.quantize import form_for, of_file, prepare
 from vitedge.verdict import judge_speed
 
-FILE_NAMES = {"onnx": "model.onnx", "coreml": "model.mlpackage"}
-"""Format to the name of its artifact in the bundle."""
-_ISLAND_IMAGES = 4
-"""Images over which the ranges and the rounding noise of half-precision values are watched."""
-_COREML_DB = 45.0
-"""What half precision aims at for Core ML where the bar is lower: an operator becomes several, each of which rounds."""
+
+@dataclass(frozen=True)
+class Checked:
+    """All artifacts, and the reports on them."""
+
+    artifacts: tuple[Artifact, ...]
+    parity: tuple[ParityReport, ...]
+    structure: tuple[StructureReport, ...]
 
 
-@dataclass
-class Job:
-    """One export under way."""
+@dataclass(frozen=True)
+class Timed:
+    """How fast a quantized file is beside float ones; None where that was not measured."""
 
-    source: str
-    recipe: ExportRecipe
-    folder: Path
-    """Where files are written; it gets the bundle's own name when all stages are done."""
-    identity: CheckpointIdentity = field(init=False)
-    checkpoint: Checkpoint = field(init=False)
-    reference: Reference | None = None
-    """None where the source is a quantized program, which brings what its reference computes."""
-    model: Model | None = None
-    """The quantized program that is the source."""
-    spec: ModelSpec = field(init=False)
-    evidence: Evidence = field(init=False)
-    quantization: Quantization | None = None
-    progress: Callable[[str], None] = lambda _text: None
-    programs: dict[str, Program] = field(default_factory=dict)
-    """By format; the same program for all, but for Core ML's fixed batch."""
-    artifacts: list[Artifact] = field(default_factory=list)
-    parity: list[ParityReport] = field(default_factory=list)
-    structure: list[StructureReport] = field(default_factory=list)
-    verdict: SpeedVerdict | None = None
-    """Whether quantization paid on this machine."""
-    manifest: Manifest = field(init=False)
-
-    @property
-    def features(self) -> bool:
-        """Whether the artifacts put out features; a headless encoder has nothing else."""
-        return self.recipe.features or self.spec.classes == 0
-
-    @property
-    def formats(self) -> tuple[str, ...]:
-        """What is lowered: an engine starts from the ONNX file of its profile."""
-        asked = ("onnx" if name == "tensorrt" else name for name in self.recipe.formats)
-        return tuple(dict.fromkeys(asked))
+    speed: SpeedVerdict | None
 
 
-def read_checkpoint(job: Job) -> None:
-    """Reads the checkpoint, or the program that was quantized, and finds out what it is."""
-    if job.source.endswith(SUFFIX):
-        job.model = read_model(Path(job.source))
-        job.identity, job.spec = job.model.checkpoint, job.model.program.spec
-        return
-    checkpoint = job.checkpoint = read(job.source, weights=job.recipe.weights, overrides=job.recipe.overrides)
-    job.identity = CheckpointIdentity(checkpoint.source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
+def read_source(request: Request) -> Source:
+    """Reads the checkpoint, or the program that was quantized."""
+    recipe = request.recipe
+    if request.source.endswith(SUFFIX):
+        model = read_model(Path(request.source))
+        return Source(model.checkpoint, recipe, model)
+    checkpoint = read(request.source, weights=recipe.weights, overrides=recipe.overrides)
+    identity = CheckpointIdentity(checkpoint.source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
+    return Source(identity, recipe, checkpoint)
 
 
-def build_reference(job: Job) -> None:
+def build_reference(source: Source) -> Built:
     """Builds the PyTorch model at the size that was asked for."""
-    if job.model is None:
-        job.reference = load_reference(job.checkpoint, job.recipe.image_size)
-        job.spec = job.reference.spec
+    if isinstance(source.content, Model):
+        return Built(source.content.program.spec, None)
+    reference = load_reference(source.content, source.recipe.image_size)
+    return Built(reference.spec, reference)
 
 
-def run_reference(job: Job) -> None:
-    """Chooses the images and keeps what the reference makes of them."""
-    recipe = job.recipe
-    bar = recipe.bar or default_bar(recipe.precision, job.spec.family)
-    if job.model is not None:
-        job.evidence = Evidence(job.model.evidence, job.spec, bar, f"those in {Path(job.source).name}")
-    elif job.reference is not None:
-        images = load(recipe.images, job.spec, recipe.image_count, recipe.seed)
-        job.evidence = gather(job.reference, images, bar, features=job.features)
-    write_reference(job.folder, job.evidence.data)
+def run_reference(request: Request, source: Source, built: Built) -> Evidence:
+    """Chooses the images and keeps what the reference computes for them."""
+    recipe = source.recipe
+    bar = recipe.bar or default_bar(recipe.precision, built.spec.family)
+    if isinstance(source.content, Model):
+        images = f"those in {Path(request.source).name}"
+        evidence = Evidence(source.content.evidence, built.spec, bar, images)
+    elif built.reference is not None:
+        chosen = load(recipe.images, built.spec, recipe.image_count, recipe.seed)
+        evidence = gather(built.reference, chosen, bar, features=built.features(recipe))
+    write_reference(request.folder, evidence.data)
+    return evidence
 
 
-def quantize(job: Job) -> None:
+def quantize(request: Request, source: Source, built: Built) -> Quantized:
     """Decides what a quantized program rounds, where one was asked for."""
-    if job.reference is not None and job.recipe.precision in SCHEMES:
-        job.quantization = prepare(job.reference, job.recipe, features=job.features, progress=job.progress)
-        missed = job.quantization.spent.held.missed
-        if missed:
-            raise CheckFailed(
-                f"The budget was not met: {missed}. Nothing was written; vitedge quantize writes the best there is."
-            )
+    recipe = source.recipe
+    if built.reference is None or recipe.precision not in SCHEMES:
+        return Quantized(None)
+    found = prepare(built.reference, recipe, features=built.features(recipe), progress=request.progress)
+    missed = found.spent.held.missed
+    if missed:
+        raise CheckFailed(
+            f"The budget was not met: {missed}. Nothing was written; vitedge quantize writes the best there is."
+        )
+    return Quantized(found)
 
 
-def lower(job: Job) -> None:
-    """Captures the program once and lowers it to every format."""
-    found: dict[int, tuple[tuple[str, ...], tuple[str, ...]]] = {}
-    for name in job.formats:
-        program = job.programs[name] = _program(job, name)
-        # Formats of the same batch share a program, and what has to stay in float32 with it.
-        if id(program) not in found:
-            found[id(program)] = _islands(job, program)
-        islands, notes = found[id(program)]
-        if job.recipe.batch == "dynamic" and program.inputs[0].shape[0] != BATCH_AXIS:
-            notes = (*notes, "the batch is fixed at 1: Core ML has no dynamic one that is quick")
-        artifact = _lowered(job, name, islands)
-        job.artifacts.append(replace(artifact, notes=(*artifact.notes, *notes)))
-
-
-def check(job: Job) -> None:
+def check(request: Request, source: Source, built: Built, evidence: Evidence, lowered: Lowered) -> Checked:
     """Compares every artifact with the reference.
 
     Raises:
-        CheckFailed: names the artifact, what it missed, and the first block that departs.
+        CheckFailed: names the artifact, the tolerance that it exceeds, and the first layer that departs.
     """
-    for artifact in job.artifacts:
-        path = job.folder / artifact.path
-        reports = check_parity(path, artifact, job.evidence)
-        if job.recipe.precision in SCHEMES:
-            data = job.evidence.data
-            simulated = compare(data.outputs, simulate(job.programs[artifact.format], data.images))
-            reports = tuple(hold_to(report, simulated) for report in reports)
-        reports = tuple(_explained(job, path, artifact, reports))
-        job.parity.extend(reports)
-        if artifact.format == "coreml":
-            job.structure.append(check_structure(path, artifact, expected_weights(job.programs["coreml"])))
-        elif job.recipe.precision in SCHEMES and target(job.recipe) == "tensorrt":
-            job.structure.append(check_tensorrt(path, int(artifact.target.removeprefix("opset "))))
-    verdicts: list[ParityReport | StructureReport] = [*job.parity, *job.structure]
-    for verdict in verdicts:
-        if not verdict.passed:
-            said = f"{verdict.artifact} does not compute what the checkpoint computes: {verdict.reason}."
-            raise CheckFailed(f"{said}{_remedy(job, verdict)}")
-
-
-def _remedy(job: Job, verdict: ParityReport | StructureReport) -> str:
-    """What can be done about a quantized artifact that misses its bar; of anything else, nothing."""
-    missed = isinstance(verdict, ParityReport) and judge(verdict.outputs, verdict.bar)
-    if job.recipe.precision not in SCHEMES or not missed:
-        return ""
-    if job.recipe.precision == "mixed":
-        return " Leave layers in float with --layer NAME=float, or lower the bar with --min-sqnr."
-    return " Ask for --precision mixed, which leaves in float what loses most, or lower the bar with --min-sqnr."
-
-
-def _explained(job: Job, path: Path, artifact: Artifact, reports: tuple[ParityReport, ...]) -> Iterator[ParityReport]:
-    """The reports, with the first layer that departs."""
+    recipe = source.recipe
+    parity: list[ParityReport] = []
+    structure: list[StructureReport] = []
+    form = form_for(recipe) if recipe.precision in SCHEMES else None
+    for one in lowered.artifacts:
+        simulated = None if form is None else simulate(one.program, evidence.data.images)
+        options = CheckOptions(simulated=simulated, form=form)
+        original = Original(built.reference, one.program)
+        found = check_artifact(request.folder / one.artifact.path, one.artifact, evidence, original, options)
+        parity.extend(found.parity)
+        structure.extend(found.structure)
+    reports: list[ParityReport | StructureReport] = [*parity, *structure]
     for report in reports:
-        if artifact.format == "coreml" and report is reports[0]:
-            judged = judge_program(report, path, artifact, job.programs["coreml"], job.evidence)
-            yield judged if not judged.passed else replace(judged, layers=())
-        elif not report.passed and job.reference is not None:
-            yield judge_layers(report, path, artifact, job.reference, job.evidence)
-        else:
-            yield report
+        if not report.passed:
+            said = f"{report.artifact} does not compute what the checkpoint computes: {report.reason}."
+            raise CheckFailed(f"{said}{_remedy(recipe, report)}")
+    return Checked(tuple(one.artifact for one in lowered.artifacts), tuple(parity), tuple(structure))
 
 
-def time_quantized(job: Job) -> None:
-    """Measures whether the quantized ONNX file is faster than float ones; an answer, not a condition."""
-    quantization, name = job.quantization, "onnx"
-    if quantization is None or quantization.recipe.verdict == "off" or name not in job.programs:
-        return
-    if quantization.target == "tensorrt":
-        return  # its form is slow on a processor by design
+def time_quantized(request: Request, source: Source, built: Built, quantized: Quantized, checked: Checked) -> Timed:
+    """Measures whether a quantized file for processors is faster than float ones; an answer, not a condition."""
+    recipe, found = source.recipe, quantized.quantization
+    if found is None or found.recipe.verdict == "off" or not found.form.on_processors:
+        return Timed(None)
+    files = [artifact.path for artifact in checked.artifacts if FORMATS[artifact.format].form is found.form]
     try:
-        job.verdict = judge_speed(
-            job.folder / FILE_NAMES[name], _float_program(job, job.recipe.batch), job.recipe, progress=job.progress
-        )
+        program = float_program(source, built, recipe.batch)
+        return Timed(judge_speed(request.folder / files[0], program, recipe, progress=request.progress))
     except DeviceFailed as failed:
-        job.verdict = SpeedVerdict(f"Whether it is faster could not be measured: {failed}")
+        return Timed(SpeedVerdict(f"Whether it is faster could not be measured: {failed}"))
 
 
-def seal(job: Job) -> None:
+def seal(
+    request: Request, source: Source, evidence: Evidence, quantized: Quantized, checked: Checked, timed: Timed
+) -> Manifest:
     """Writes the manifest, the last file of the bundle."""
-    job.manifest = Manifest(
+    manifest = Manifest(
         format_version=1,
-        checkpoint=job.identity,
-        spec=job.spec,
-        recipe=to_dict(job.recipe),
-        artifacts=tuple(job.artifacts),
-        parity=tuple(job.parity),
-        structure=tuple(job.structure),
+        checkpoint=source.identity,
+        spec=evidence.spec,
+        recipe=to_dict(source.recipe),
+        artifacts=checked.artifacts,
+        parity=checked.parity,
+        structure=checked.structure,
         latency=None,
-        quantization=_quantization(job),
-        files={REFERENCE: hash_file(job.folder / REFERENCE)},
+        quantization=_quantization(source, quantized, timed),
+        files={REFERENCE: hash_file(request.folder / REFERENCE)},
         versions=versions(),
     )
-    write_manifest(job.folder, job.manifest)
+    write_manifest(request.folder, manifest)
+    return manifest
 
 
-def _quantization(job: Job) -> Mapping[str, Any] | None:
-    """What quantization did, as plain values."""
-    if job.model is not None:
-        return cast("Mapping[str, Any]", to_dict(job.model.record))
-    if job.quantization is None:
-        return None
-    return cast("Mapping[str, Any]", to_dict(replace(record(job.quantization), verdict=job.verdict)))
-
-
-STAGES: tuple[tuple[str, Callable[[Job], None]], ...] = (
-    ("reading the checkpoint", read_checkpoint),
+STAGES: tuple[tuple[str, Callable[..., Any]], ...] = (
+    ("reading the checkpoint", read_source),
     ("building the reference", build_reference),
     ("running the reference", run_reference),
     ("quantizing", quantize),
@@ -271,7 +188,7 @@ def export(
     """Writes a verified bundle of a checkpoint.
 
     Args:
-        source: a file, a folder, ``timm:NAME`` or ``hf:NAME``.
+        source: a file, a folder, ``timm:NAME`` or ``hf:NAME``, or a quantized program (``.pt2``).
         bundle: the folder to write; what is there stays until the new bundle is complete and verified.
         recipe: what to write; the default is one fp32 ONNX file.
         force: replace a bundle that is there.
@@ -280,83 +197,52 @@ def export(
     Raises:
         UserError: the checkpoint, the recipe or the output is not usable.
         MissingBackend: a package that a format needs is not installed.
-        CheckFailed: an artifact missed its bar; nothing was written.
+        CheckFailed: an artifact exceeded its tolerance; nothing was written.
     """
     asked = recipe or ExportRecipe()
     recipe = of_file(asked, source) if source.endswith(SUFFIX) else profiles.apply(asked)
     _refuse_missing(recipe)
     seconds: dict[str, float] = {}
     with replacing(bundle, force=force) as folder:
-        job = Job(source, recipe, folder, progress=progress)
+        made: dict[type, Any] = {Request: Request(source, recipe, folder, progress)}
         for title, stage in STAGES:
             if stage not in (quantize, time_quantized) or recipe.precision in SCHEMES:
                 progress(f"{title} …")
             start = time.perf_counter()
             with _within_memory(title):
-                stage(job)
+                result = stage(**{name: made[kind] for name, kind in parameters(stage).items()})
+            made[type(result)] = result
             seconds[title] = time.perf_counter() - start
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return ExportResult(str(bundle), size, job.manifest, seconds, _pending(recipe))
+    return ExportResult(str(bundle), size, made[Manifest], seconds, _pending(recipe))
 
 
-def _program(job: Job, name: str) -> Program:
-    recipe, reference = job.recipe, job.reference
-    if job.model is not None or reference is None:
-        return cast("Model", job.model).program
-    batch = 1 if name == "coreml" and recipe.batch == "dynamic" else recipe.batch
-    for program in job.programs.values():
-        if batch != "dynamic" and program.inputs[0].shape[0] == batch:
-            return program
-    if job.quantization is not None:
-        return job.quantization.program(batch, recipe.input)
-    return _float_program(job, batch)
+def parameters(stage: Callable[..., Any]) -> dict[str, type]:
+    """Returns the records that a stage takes: name of a parameter to its type."""
+    hints = typing.get_type_hints(stage)
+    return {name: kind for name, kind in hints.items() if name != "return"}
 
 
-def _float_program(job: Job, batch: int | str) -> Program:
-    """The reference as it is captured without quantization."""
-    recipe, reference = job.recipe, cast("Reference", job.reference)
-    module = reference.deployed(uint8=recipe.input == "uint8", features=job.features)
-    return capture(module, reference.spec, reference.blocks, batch=batch, dtype=recipe.input, features=job.features)
+def _remedy(recipe: ExportRecipe, report: ParityReport | StructureReport) -> str:
+    """Returns what can be done about a quantized artifact that exceeds its tolerance; of anything else, nothing."""
+    exceeded = isinstance(report, ParityReport) and judge(report.outputs, report.bar)
+    if recipe.precision not in SCHEMES or not exceeded:
+        return ""
+    if recipe.precision == "mixed":
+        return " Leave layers in float with --layer NAME=float, or lower the bar with --min-sqnr."
+    return " Ask for --precision mixed, which leaves in float what loses most, or lower the bar with --min-sqnr."
 
 
-def _lowered(job: Job, name: str, islands: tuple[str, ...]) -> Artifact:
-    """The artifact of a format; a Core ML package of half precision is watched, and lowered again where it overflows.
-
-    (In ONNX that is not needed: its graph is the captured one, operator by operator.)
-    """
-    target, path = registry.load(registry.TARGETS, name), job.folder / FILE_NAMES[name]
-
-    def write(single: tuple[str, ...]) -> Artifact:
-        artifact: Artifact = target.lower(job.programs[name], job.recipe, path, single)
-        return artifact
-
-    if name != "coreml" or job.recipe.precision != "fp16":
-        return write(islands)
-    images = job.evidence.data.images[_sample(job)]
-    return lower_in_range(write, path, replace(job.evidence, data=ReferenceData(images, {})), islands)
-
-
-def _sample(job: Job) -> list[int]:
-    """Numbers of a few of the images, spread over all of them: those that follow one another may be alike."""
-    count = len(job.evidence.data.images)
-    return [round(number) for number in np.linspace(0, count - 1, min(_ISLAND_IMAGES, count)).tolist()]
-
-
-def _islands(job: Job, program: Program) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Modules that have to stay in float32, and what to tell about them; none where nothing is narrowed."""
-    if job.recipe.precision != "fp16":
-        return (), ()
-    data, bar = job.evidence.data, job.evidence.bar.centred_sqnr_db
-    if bar is not None and "coreml" in job.formats:
-        bar = max(bar, _COREML_DB)
-    images = feed(data.images[_sample(job)], program.inputs[0], job.spec)
-    large = find_islands(program, images)
-    outputs = [data.outputs[spec.name] for spec in program.outputs]
-    noisy = () if bar is None else find_noisy(program, images, outputs, bar, already=large)
-    if not noisy:
-        return large, ()
-    count = len(execution_order(program))
-    return large + noisy, (f"{len(noisy)} of {count} modules stay in float32 so that half precision holds {bar:g} dB",)
+def _quantization(source: Source, quantized: Quantized, timed: Timed) -> Mapping[str, Any] | None:
+    """Returns what quantization did, as plain values."""
+    if isinstance(source.content, Model):
+        done = source.content.record
+    elif quantized.quantization is not None:
+        done = replace(record(quantized.quantization), verdict=timed.speed)
+    else:
+        return None
+    plain: Mapping[str, Any] = to_dict(done)
+    return plain
 
 
 @contextlib.contextmanager
@@ -374,17 +260,16 @@ def _within_memory(title: str) -> Iterator[None]:
 
 def _refuse_missing(recipe: ExportRecipe) -> None:
     """Refuses a format whose packages are not installed before any work is done."""
-    for name in recipe.formats:
-        if registry.TARGETS[name].module:
-            registry.load(registry.TARGETS, name)
+    for name in lowered_formats(recipe.formats):
+        registry.load(LOWERINGS, name)
 
 
 def _pending(recipe: ExportRecipe) -> tuple[str, ...]:
-    """What was asked for and is not built on this machine."""
+    """Returns what was asked for and is not built on this machine, a sentence each."""
     found = []
     for name in recipe.formats:
         try:
-            registry.load(registry.TARGETS, name)
+            registry.load(LOWERINGS, name)
         except MissingBackend as missing:
             found.append(str(missing))
     return tuple(found)

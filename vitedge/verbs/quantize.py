@@ -12,6 +12,7 @@ import numpy as np
 from vitedge.checkpoints.read import read
 from vitedge.devices.profiles import apply, profiles
 from vitedge.errors import BadRecipe, UnusableActivations
+from vitedge.export.formats import QuantizedForm, form_of
 from vitedge.files.bundle import ReferenceData
 from vitedge.files.replacing import refuse_existing_file, replacing_file
 from vitedge.images.class_names import Classes
@@ -85,13 +86,14 @@ def prepare(
     stream = None
     if asked.images is not None:
         stream = open_images(asked.images, reference.spec, asked.image_count, asked.seed)
-    chosen = target(recipe)
-    if chosen == "tensorrt" and asked.scheme not in ("int8", "mixed"):
+    form = form_for(recipe)
+    if asked.scheme not in form.schemes:
         raise BadRecipe(
-            f"{asked.scheme} is not written for TensorRT; ask for --precision int8, or leave the profile out."
+            f"{asked.scheme} is not written for {form.title}; ask for --precision {' or '.join(form.schemes)}, "
+            "or leave the profile out."
         )
-    activations = asked.activations or ("uint8" if chosen == "onnxruntime" else "int8")
-    job = Quantization(reference, asked, chosen, activations, stream, features=features, progress=progress)
+    activations = asked.activations or form.activations
+    job = Quantization(reference, asked, form, activations, stream, features=features, progress=progress)
     if asked.max_drop is not None and asked.eval_images is not None:
         spec = reference.spec
         if features:
@@ -122,15 +124,10 @@ def settings(recipe: ExportRecipe) -> QuantizationRecipe:
     return asked
 
 
-def target(recipe: ExportRecipe) -> str:
-    """What the program is made for, a key of `vitedge.quantization.attention.policy.TARGETS`.
-
-    Where several formats get the same program, the strictest decides: TensorRT takes no zero points, Core ML computes
-    attention in float.
-    """
-    if "tensorrt" in recipe.formats or (recipe.profile and profiles()[recipe.profile].tensorrt):
-        return "tensorrt"
-    return "coreml" if "coreml" in recipe.formats else "onnxruntime"
+def form_for(recipe: ExportRecipe) -> QuantizedForm:
+    """Returns the form in which a program is quantized: the strictest of its formats and its profile."""
+    engine = recipe.profile is not None and profiles()[recipe.profile].has_engines
+    return form_of(recipe.formats, engine=engine)
 
 
 def of_file(recipe: ExportRecipe, source: str) -> ExportRecipe:
@@ -146,9 +143,10 @@ def of_file(recipe: ExportRecipe, source: str) -> ExportRecipe:
     values = {entry.name: getattr(recipe, entry.name) for entry in fields(recipe)}
     asked = {name: value for name, value in values.items() if value != getattr(plain, name)}
     filled = apply(replace(recipe, **fixed_entries(source, asked)))
-    if target(filled) == "tensorrt" and read_header(Path(source)).zero_points:
+    form = form_for(filled)
+    if read_header(Path(source)).zero_points and not form.zero_points:
         raise BadRecipe(
-            f"{source} was quantized for processors, and TensorRT takes no zero points: quantize the checkpoint with "
-            f"vitedge quantize --for {recipe.profile or 'PROFILE'}."
+            f"{source} was quantized for processors, and {form.title} takes no zero points: quantize the checkpoint "
+            f"with vitedge quantize --for {recipe.profile or 'PROFILE'}."
         )
     return filled

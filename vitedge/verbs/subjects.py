@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from vitedge import registry
 from vitedge.accuracy.count import Predictor, Scores
 from vitedge.errors import BadRecipe, UnreadableArtifact
-from vitedge.files.bundle import MANIFEST, ReferenceData, check_files, read_manifest
-from vitedge.parity.artifact import FORMAT_OF, RUNTIMES_OF, Evidence, image_size, run
+from vitedge.export.formats import CHECKERS, FORMATS, of_file
+from vitedge.files.bundle import MANIFEST, check_files, read_manifest
+from vitedge.parity.artifact import image_size
 from vitedge.recipe import ExportRecipe
-from vitedge.records import Artifact, Bar, ModelSpec
+from vitedge.records import Artifact, ModelSpec
+from vitedge.runtimes.feeding import run
 from vitedge.serialization import from_dict
 
 if TYPE_CHECKING:
@@ -110,12 +112,12 @@ def _run_artifact(subject: Subject, _weights: Weights, borrowed: ModelSpec | Non
     output = _scores_of(artifact)
     size = artifact.outputs[[entry.name for entry in artifact.outputs].index(output)].shape[-1:]
     classes = size[0] if size and isinstance(size[0], int) else spec.classes
-    name = RUNTIMES_OF[artifact.format][0]
+    name = FORMATS[artifact.format].runtimes[0]
     with registry.load(registry.RUNTIMES, name).Runtime(subject.source) as runtime:
 
         def scores(pixels: NDArray[np.uint8]) -> Scores:
-            evidence = Evidence(ReferenceData(pixels, {}), spec, Bar(), "")
-            return _checked(run(runtime, artifact, evidence, {_LOGITS: output})[_LOGITS], classes, subject.source)
+            found = run(runtime, artifact, pixels, spec, {_LOGITS: output})
+            return _checked(found[_LOGITS], classes, subject.source)
 
         note = runtime.describe().get("caveat", "")
         yield Predictor(subject.label, subject.source, name, spec, classes, scores, note)
@@ -145,8 +147,8 @@ def _run_checkpoint(subject: Subject, weights: Weights, _borrowed: ModelSpec | N
 
 @contextmanager
 def _run_program(subject: Subject, _weights: Weights, _borrowed: ModelSpec | None) -> Iterator[Predictor]:
+    from vitedge.parity.simulation import simulate  # noqa: PLC0415
     from vitedge.quantization.file.model import read_model  # noqa: PLC0415  (PyTorch, which artifacts do without)
-    from vitedge.quantization.simulation import simulate  # noqa: PLC0415
 
     program = read_model(Path(subject.source)).program
     spec = program.spec
@@ -190,7 +192,7 @@ def _artifact(source: str) -> Subject:
     path = Path(source)
     if not path.exists():
         raise UnreadableArtifact(f"{source} is not there.")
-    check = registry.load(registry.CHECKS, FORMAT_OF[path.suffix])
+    check = registry.load(CHECKERS, str(of_file(path)))
     artifact: Artifact = check.describe(path)
     _scores_of(artifact)
     return Subject(path.name, source, "artifact", artifact, image_size(artifact), check.carried_spec(path))
@@ -204,7 +206,10 @@ def _program(source: str) -> Subject:
     return Subject(path.name, source, "program", image_size=spec.image_size, spec=spec)
 
 
-FINDERS: Mapping[str, Callable[[str], Subject]] = {**dict.fromkeys(FORMAT_OF, _artifact), ".pt2": _program}
+FINDERS: Mapping[str, Callable[[str], Subject]] = {
+    **{kind.suffix: _artifact for kind in FORMATS.values() if kind.suffix},
+    ".pt2": _program,
+}
 """By suffix; what has another one is taken for a checkpoint."""
 
 

@@ -6,17 +6,18 @@ A sealed bundle is judged from its own ``reference.npz``; PyTorch is imported on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitedge import registry
 from vitedge.errors import BadRecipe, UnreadableArtifact
+from vitedge.export.formats import CHECKERS, FORMATS, of_file
 from vitedge.files.bundle import MANIFEST, check_files, read_manifest
-from vitedge.mlprogram.lint import lint
-from vitedge.parity.artifact import FORMAT_OF, Evidence, check_parity, check_structure, image_size, sealed_evidence
-from vitedge.parity.float16_range import stress
+from vitedge.parity.artifact import Evidence, image_size, sealed_evidence
+from vitedge.parity.check import CheckOptions, Original, check_artifact
+from vitedge.parity.float16_range import check_overflow
 from vitedge.parity.metrics import default_bar
 from vitedge.recipe import IMAGE_COUNT, ExportRecipe
 from vitedge.records import Artifact, Bar, Finding, Manifest, ParityReport, StressReport, StructureReport, Validation
@@ -67,17 +68,18 @@ def validate(subject: Path, against: Against | None = None, manner: Manner | Non
     """
     if not subject.exists():
         raise UnreadableArtifact(f"{subject} is not there.")
-    if subject.is_dir() and (subject.suffix not in FORMAT_OF or (subject / MANIFEST).is_file()):
+    if subject.is_dir() and (of_file(subject) is None or (subject / MANIFEST).is_file()):
         manifest = read_manifest(subject)
         files = check_files(subject, manifest)
         parts = tuple((subject / artifact.path, artifact) for artifact in manifest.artifacts)
-        return _verdict(subject, parts, _Basis.of_bundle(subject, manifest, against), manner or Manner(), files)
-    if subject.suffix not in FORMAT_OF:
-        raise UnreadableArtifact(f"{subject} is neither a bundle nor an .onnx file nor an .mlpackage.")
+        return _validated(subject, parts, _Basis.of_bundle(subject, manifest, against), manner or Manner(), files)
+    if of_file(subject) is None:
+        suffixes = ", ".join(kind.suffix for kind in FORMATS.values() if kind.suffix)
+        raise UnreadableArtifact(f"{subject} is neither a bundle nor one of {suffixes}.")
     if against is None:
         raise BadRecipe(f"{subject} is not a bundle: add --against CHECKPOINT to say what it has to compute.")
-    artifact = registry.load(registry.CHECKS, FORMAT_OF[subject.suffix]).describe(subject)
-    return _verdict(subject, ((subject, artifact),), _Basis.of_artifact(artifact, against), manner or Manner())
+    artifact = registry.load(CHECKERS, str(of_file(subject))).describe(subject)
+    return _validated(subject, ((subject, artifact),), _Basis.of_artifact(artifact, against), manner or Manner())
 
 
 @dataclass(frozen=True)
@@ -125,59 +127,49 @@ class _Basis:
         from vitedge.checkpoints.read import read  # noqa: PLC0415
         from vitedge.images.image_set import load  # noqa: PLC0415
         from vitedge.models.reference import load_reference  # noqa: PLC0415
-        from vitedge.parity import reference as from_reference  # noqa: PLC0415
+        from vitedge.parity.reference import gather  # noqa: PLC0415
 
         reference = load_reference(
             read(against.checkpoint, weights=against.weights, overrides=against.overrides), image_size
         )
         images = load(against.images, reference.spec, against.image_count)
         bar = against.bar or default_bar(precision, reference.spec.family)
-        found = from_reference.gather(reference, images, bar, features=features or reference.spec.classes == 0)
+        found = gather(reference, images, bar, features=features or reference.spec.classes == 0)
         return _Basis(found, reference, against.layers)
 
 
-def _verdict(
+def _validated(
     subject: Path, parts: Sequence[tuple[Path, Artifact]], basis: _Basis, manner: Manner, files: int = 0
 ) -> Validation:
-    parity: list[ParityReport] = []
-    structure: list[StructureReport] = []
-    findings: list[Finding] = []
-    packages = [(path, artifact) for path, artifact in parts if artifact.format == "coreml"]
-    for path, artifact in parts:
-        reports = check_parity(path, artifact, basis.evidence, manner.compute)
-        weights = None
-        if basis.reference is not None:
-            reports, weights = _against(basis.reference, reports, path, artifact, basis)
-        parity.extend(reports)
-        structure.append(check_structure(path, artifact, weights))
-    parity.extend(basis.brought)
-    for path, artifact in packages:
-        findings.extend(lint(path, artifact.path))
-    watched = tuple(stress(path, artifact, basis.evidence) for path, artifact in packages) if manner.stress else ()
-    if manner.stress and not packages:
-        raise BadRecipe(f"{subject} holds no Core ML package, whose values --stress watches.")
-    verdicts: list[ParityReport | StructureReport | StressReport] = [*parity, *structure, *watched]
-    passed = all(report.passed for report in verdicts)
-    return Validation(str(subject), tuple(parity), tuple(structure), files, passed, watched, tuple(findings))
+    """Checks all artifacts."""
+    options = CheckOptions(manner.compute, basis.layers)
+    original = Original(basis.reference)
+    found = [check_artifact(path, artifact, basis.evidence, original, options) for path, artifact in parts]
+    parity = (*(report for one in found for report in one.parity), *basis.brought)
+    structure = tuple(report for one in found for report in one.structure)
+    findings = tuple(finding for path, artifact in parts for finding in _findings(path, artifact))
+    watched = tuple(_watched(subject, parts, basis)) if manner.stress else ()
+    reports: list[ParityReport | StructureReport | StressReport] = [*parity, *structure, *watched]
+    passed = all(report.passed for report in reports)
+    return Validation(str(subject), parity, structure, files, passed, watched, findings)
 
 
-def _against(
-    reference: Reference, reports: tuple[ParityReport, ...], path: Path, artifact: Artifact, basis: _Basis
-) -> tuple[tuple[ParityReport, ...], Mapping[str, Any] | None]:
-    """The reports with their layers, and what the constants of a Core ML package have to hold."""
-    from vitedge.export.coreml.expected_weights import expected_weights  # noqa: PLC0415
-    from vitedge.parity import reference as from_reference  # noqa: PLC0415  (as above)
+def _findings(path: Path, artifact: Artifact) -> Sequence[Finding]:
+    """Returns what in an artifact will cost speed or precision on a device."""
+    part = FORMATS[artifact.format].findings
+    found: Sequence[Finding] = () if part is None else registry.imported(part).lint(path, artifact.path)
+    return found
 
-    if artifact.format != "coreml":
-        layered = (
-            (from_reference.judge_layers(report, path, artifact, reference, basis.evidence) for report in reports)
-            if basis.layers
-            else reports
-        )
-        return tuple(layered), None
-    program = from_reference.captured(reference, artifact)
-    first = tuple(
-        from_reference.judge_program(report, path, artifact, program, basis.evidence) for report in reports[:1]
-    )
-    shown = tuple(report if basis.layers else replace(report, layers=()) for report in first)
-    return (*shown, *reports[1:]), expected_weights(program)
+
+def _watched(subject: Path, parts: Sequence[tuple[Path, Artifact]], basis: _Basis) -> Iterator[StressReport]:
+    """Yields the ranges of the values of every artifact in which they can be watched.
+
+    Raises:
+        BadRecipe: there is no such artifact.
+    """
+    watched = [(path, artifact) for path, artifact in parts if FORMATS[artifact.format].overflow is not None]
+    if not watched:
+        titles = " or ".join(kind.lowering.title for kind in FORMATS.values() if kind.overflow is not None)
+        raise BadRecipe(f"{subject} holds no {titles} artifact, whose values --stress watches.")
+    for path, artifact in watched:
+        yield check_overflow(path, artifact, basis.evidence.data, basis.evidence.spec)

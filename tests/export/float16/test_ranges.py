@@ -13,7 +13,7 @@ from vitedge.errors import CheckFailed
 from vitedge.export.float16.ranges import find_islands, measure_ranges
 from vitedge.export.to_coreml import lower as lower_coreml
 from vitedge.export.to_onnx import lower
-from vitedge.mlprogram.overflow import stress
+from vitedge.mlprogram.overflow import check_overflow
 from vitedge.program.capture import capture
 from vitedge.program.program import Program
 from vitedge.recipe import ExportRecipe
@@ -58,12 +58,12 @@ def test_the_package_is_judged_as_the_captured_program_is(scale: float, tmp_path
     recipe = ExportRecipe(precision="fp16")
     lower_coreml(program, recipe, tmp_path / "naive.mlpackage", ())
     feeds = [{"image": image.numpy()} for image in tiny.images().split(1)]
-    naive = stress(tmp_path / "naive.mlpackage", feeds)
+    naive = check_overflow(tmp_path / "naive.mlpackage", feeds)
     islands = find_islands(program, tiny.images())
     assert not naive.passed
     assert set(naive.keep_fp32) == {module for module in islands if ".drop" not in module}  # a dropout is not lowered
     lower_coreml(program, recipe, tmp_path / "mended.mlpackage", islands)
-    mended = stress(tmp_path / "mended.mlpackage", feeds)
+    mended = check_overflow(tmp_path / "mended.mlpackage", feeds)
     assert (mended.passed, mended.keep_fp32) == (True, ())
 
 

@@ -11,7 +11,7 @@ from onnx import parser
 
 from tests.export import tiny
 from vitedge.errors import UnreadableArtifact
-from vitedge.export.tensorrt.readiness import CHECKS, check_tensorrt
+from vitedge.export.tensorrt.readiness import CHECKS, check
 from vitedge.export.to_onnx import lower
 from vitedge.recipe import ExportRecipe
 
@@ -105,7 +105,7 @@ def write(path: Path, *changes: tuple[str, str]) -> Path:
 
 def test_a_quantized_attention_as_it_should_be_passes(tmp_path: Path) -> None:
     path = write(tmp_path / "good.onnx")
-    report = check_tensorrt(path)
+    report = check(path)
     assert report.passed
     assert report.checks == tuple(phrase for phrase, _ in CHECKS)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -117,7 +117,7 @@ def test_a_quantized_attention_as_it_should_be_passes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fault", sorted(FAULTS))
 def test_each_fault_is_found_and_named(fault: str, tmp_path: Path) -> None:
     changes, finding = FAULTS[fault]
-    report = check_tensorrt(write(tmp_path / "bad.onnx", *changes))
+    report = check(write(tmp_path / "bad.onnx", *changes))
     assert not report.passed
     assert finding in report.reason
     assert len(report.checks) == len(CHECKS) - 1  # nothing else is blamed
@@ -130,25 +130,25 @@ def test_an_attention_in_float_is_left_alone_though_its_projection_is_quantized(
         ("q_d = DequantizeLinear (q_i, s, zero)", "q_d = Identity (q_f)"),
         ("p_d = DequantizeLinear (p_i, s_p, zero)", "p_d = Identity (p)"),
     ]
-    assert "attention quantized whole or not at all" in check_tensorrt(write(tmp_path / "f.onnx", *changes)).checks
+    assert "attention quantized whole or not at all" in check(write(tmp_path / "f.onnx", *changes)).checks
 
 
 def test_many_findings_of_a_kind_are_counted(tmp_path: Path) -> None:
-    report = check_tensorrt(write(tmp_path / "bad.onnx", ("zero = {0}", "zero = {3}")))
+    report = check(write(tmp_path / "bad.onnx", ("zero = {0}", "zero = {3}")))
     assert "(and 7 more)" in report.reason  # five pairs have the zero point
 
 
 def test_exported_files_are_read(tmp_path: Path) -> None:
     _, program = tiny.program("vit")
     lower(program, ExportRecipe(opset=17), tmp_path / "new.onnx")
-    lower(program, ExportRecipe(opset=16), tmp_path / "old.onnx")
-    assert check_tensorrt(tmp_path / "new.onnx").passed
-    old = check_tensorrt(tmp_path / "old.onnx")
+    lower(program, ExportRecipe(target="opset 16"), tmp_path / "old.onnx")
+    assert check(tmp_path / "new.onnx").passed
+    old = check(tmp_path / "old.onnx")
     assert "LayerNorm in its parts" in old.reason
-    assert check_tensorrt(tmp_path / "old.onnx", opset=16).passed
+    assert check(tmp_path / "old.onnx", target="opset 16").passed
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "no.onnx").write_bytes(b"\x08\x07nothing")
     with pytest.raises(UnreadableArtifact, match="is not an ONNX model"):
-        check_tensorrt(tmp_path / "no.onnx")
+        check(tmp_path / "no.onnx")

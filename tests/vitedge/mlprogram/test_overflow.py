@@ -10,7 +10,7 @@ import pytest
 from tests.vitedge.mlprogram.mil import Build
 from tests.vitedge.mlprogram.mil import program as mil
 from vitedge.errors import BadRecipe
-from vitedge.mlprogram.overflow import FLOAT16_MAX, SAFETY, stress
+from vitedge.mlprogram.overflow import FLOAT16_MAX, SAFETY, check_overflow
 from vitedge.mlprogram.package import MODEL
 from vitedge.records import StressReport, ValueRange
 
@@ -26,7 +26,7 @@ def watched(build: Build, *images: np.ndarray, opset: str = "iOS16", half: bool 
         return build(mb, mb.cast(x=x, dtype="fp16", name="x_to_fp16") if half else x)
 
     program = mil(cast, {"x": images[0]}, opset)
-    return stress(program.package.path, [{"x": image} for image in images])
+    return check_overflow(program.package.path, [{"x": image} for image in images])
 
 
 def entry(report: StressReport, value: str, operation: str | None = None) -> ValueRange:
@@ -212,7 +212,7 @@ def test_what_an_operation_computes_on_the_way_counts(kind: str) -> None:
 def test_images_that_do_not_fit_are_refused() -> None:
     program = mil(lambda mb, x: mb.relu(x=x), {"x": X})
     with pytest.raises(BadRecipe, match="takes x, not image"):
-        stress(program.package.path, [{"image": X}])
+        check_overflow(program.package.path, [{"image": X}])
 
 
 @pytest.mark.parametrize(("space", "channel"), [(20, 0), (30, 2)])
@@ -225,5 +225,5 @@ def test_an_image_comes_in_the_channels_that_the_package_wants(space: int, chann
     image = package.model.description.input[0].type.imageType  # replaces the array
     image.width, image.height, image.colorSpace = 2, 2, space
     (package.path / MODEL).write_bytes(package.model.SerializeToString())
-    (found,) = stress(package.path, [{"x": pixels}]).ranges
+    (found,) = check_overflow(package.path, [{"x": pixels}]).ranges
     assert found.magnitude == pixels[0, channel].max()

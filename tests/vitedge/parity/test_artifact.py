@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,16 +10,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.bad_files import VIT
 from tests.vitedge.images.specs import make_spec
 from vitedge import registry
-from vitedge.checkpoints.read import read
 from vitedge.export.onnx.artifact import describe
-from vitedge.files.bundle import ReferenceData, read_manifest, read_reference
+from vitedge.files.bundle import ReferenceData
 from vitedge.images.preprocess import normalize
-from vitedge.models.reference import load_reference
-from vitedge.parity.artifact import Evidence, check_parity, check_structure, compare_layers, feed
-from vitedge.parity.reference import gather_blocks
+from vitedge.parity.artifact import Evidence, check_parity, check_structure
 from vitedge.records import Artifact, Bar, ParityReport, TensorSpec
 
 SPEC = make_spec((4, 4))
@@ -106,15 +101,6 @@ def test_a_file_that_takes_pixels_gets_pixels(tmp_path: Path) -> None:
     assert judged(path, write(path, 4, "uint8"), {"logits": raw}).passed
 
 
-def test_what_is_fed() -> None:
-    def fed(dtype: str) -> np.ndarray:
-        return feed(PIXELS, TensorSpec("image", (1, 3, 4, 4), dtype), SPEC)
-
-    assert fed("uint8") is PIXELS
-    np.testing.assert_array_equal(fed("float32"), normalize(PIXELS, SPEC.preprocessing))
-    assert (fed("float32").dtype, fed("float16").dtype) == (np.float32, np.float16)
-
-
 def test_what_cannot_run_here_has_no_parity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     artifact = replace(write(tmp_path / "model.onnx", 1), format="coreml")
     monkeypatch.setattr("platform.system", lambda: "Linux")
@@ -128,57 +114,3 @@ def test_structure_is_checked_by_format(tmp_path: Path) -> None:
     assert check_structure(path, artifact).passed
     other = replace(artifact, outputs=(TensorSpec("logits", (1, 7), "float32"),))
     assert "outputs" in check_structure(path, other).reason
-
-
-def altered(source: Path, path: Path, weight: str) -> None:
-    model = onnx.load(source)
-    (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == weight)
-    values = numpy_helper.to_array(tensor).copy()
-    values.flat[:: max(1, values.size // 20)] += 0.5
-    tensor.CopyFrom(numpy_helper.from_array(values, weight))
-    onnx.save(model, path)
-
-
-@pytest.fixture(scope="module")
-def layers(demo_bundle: Path) -> Callable[[Path], ParityReport]:
-    """Compares a file with the reference, first its outputs and then its blocks."""
-    manifest, data = read_manifest(demo_bundle), read_reference(demo_bundle)
-    artifact = next(artifact for artifact in manifest.artifacts if artifact.format == "onnx")
-    evidence = Evidence(data, manifest.spec, Bar(2e-5, agreement=1.0), "some")
-    blocks = gather_blocks(load_reference(read(str(VIT))), evidence)
-
-    def compare(path: Path) -> ParityReport:
-        (report,) = check_parity(path, artifact, evidence)
-        # In a file's metadata the blocks may stand in any order.
-        shuffled = replace(artifact, blocks=dict(sorted(artifact.blocks.items(), reverse=True)))
-        return compare_layers(report, path, shuffled, blocks, evidence)
-
-    return compare
-
-
-@pytest.mark.parametrize(
-    ("weight", "block"),
-    [
-        ("patch_embed.proj.bias", "patch_embed"),
-        ("blocks.0.norm1.bias", "blocks.0"),
-        ("blocks.2.mlp.fc2.bias", "blocks.2"),
-        ("norm.bias", "norm"),
-        ("head.bias", "the head, after the last block"),
-    ],
-)
-def test_the_block_with_the_altered_weight_is_named(
-    weight: str, block: str, demo_bundle: Path, layers: Callable[[Path], ParityReport], tmp_path: Path
-) -> None:
-    altered(demo_bundle / "model.onnx", tmp_path / "model.onnx", weight)
-    report = layers(tmp_path / "model.onnx")
-    assert not report.passed
-    assert report.first_departure == block
-    assert report.reason.endswith(f"; the first to depart is {block}")
-
-
-def test_a_good_file_departs_nowhere(demo_bundle: Path, layers: Callable[[Path], ParityReport]) -> None:
-    report = layers(demo_bundle / "model.onnx")
-    assert report.passed
-    assert (report.reason, report.first_departure) == ("", "")
-    assert [layer.output for layer in report.layers] == ["patch_embed", *(f"blocks.{i}" for i in range(4)), "norm"]
-    assert max(layer.relative_error for layer in report.layers) < 2e-5

@@ -14,15 +14,16 @@ from tests.bad_files import VIT, vit_state
 from tests.vitedge.mlprogram.mil import program as mil
 from vitedge.checkpoints.read import read
 from vitedge.errors import CheckFailed
+from vitedge.export.float16 import float32_modules
+from vitedge.export.float16.lowering import lower_in_range
 from vitedge.files.bundle import ReferenceData
 from vitedge.mlprogram.overflow import FLOAT16_MAX
 from vitedge.models.reference import load_reference
-from vitedge.parity import float16_range as stressing
 from vitedge.parity.artifact import Evidence
-from vitedge.parity.float16_range import lower_in_range, stress
+from vitedge.parity.float16_range import check_overflow
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact, Bar, StressReport, TensorSpec
-from vitedge.verbs import export as pipeline
+from vitedge.verbs import lowering
 from vitedge.verbs.export import export
 
 HALF = ExportRecipe(formats=("coreml",), precision="fp16", image_count=4)
@@ -44,8 +45,8 @@ def overflowing(folder: Path) -> Path:
 @pytest.fixture
 def no_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is foreseen on the captured graph."""
-    monkeypatch.setattr(pipeline, "find_islands", lambda *_: ())
-    monkeypatch.setattr(pipeline, "find_noisy", lambda *_, **__: ())
+    monkeypatch.setattr(float32_modules, "find_islands", lambda *_: ())
+    monkeypatch.setattr(float32_modules, "find_noisy", lambda *_, **__: ())
 
 
 @pytest.mark.usefixtures("no_prediction")
@@ -55,10 +56,10 @@ def test_what_overflows_is_found_in_the_package_and_kept_in_float32(
     reports: list[StressReport] = []
 
     def spy(*arguments: Any) -> StressReport:
-        reports.append(stress(*arguments))
+        reports.append(check_overflow(*arguments))
         return reports[-1]
 
-    monkeypatch.setattr(stressing, "stress", spy)
+    monkeypatch.setattr(lowering, "check_overflow", spy)
     (artifact,) = export(str(overflowing(tmp_path)), tmp_path / "out", HALF).manifest.artifacts
     (note,) = (note for note in artifact.notes if "largest value of float16" in note)
     assert note.startswith(", ".join(FAULTY) + " stay in float32")
@@ -82,7 +83,7 @@ def test_a_package_that_is_predicted_well_is_lowered_once(tmp_path: Path, monkey
 
         return lower_in_range(write, *arguments)
 
-    monkeypatch.setattr(pipeline, "lower_in_range", counted)
+    monkeypatch.setattr(lowering, "lower_in_range", counted)
     (artifact,) = export(str(overflowing(tmp_path)), tmp_path / "out", HALF).manifest.artifacts
     assert len(lowered) == 1
     assert set(FAULTY) <= set(lowered[0])
@@ -113,8 +114,9 @@ def too_large(folder: Path) -> tuple[Callable[[tuple[str, ...]], Artifact], Evid
 
 def test_what_float32_does_not_mend_is_named(tmp_path: Path) -> None:
     lower, evidence, asked = too_large(tmp_path)
+    path = tmp_path / "model.mlpackage"
     with pytest.raises(CheckFailed) as caught:
-        lower_in_range(lower, tmp_path / "model.mlpackage", evidence)
+        lower_in_range(lower, path, lambda artifact: check_overflow(path, artifact, evidence.data, evidence.spec))
     text = str(caught.value)
     assert "conv of module stem_conv overflows (6e+05; float16 holds 65504)" in text
     assert asked == [(), ("stem_conv",)]
@@ -123,6 +125,6 @@ def test_what_float32_does_not_mend_is_named(tmp_path: Path) -> None:
 def test_the_report_is_of_the_artifact_and_all_images(tmp_path: Path) -> None:
     lower, evidence, _ = too_large(tmp_path)
     artifact = lower(())
-    report = stress(tmp_path / artifact.path, artifact, evidence)
+    report = check_overflow(tmp_path / artifact.path, artifact, evidence.data, evidence.spec)
     assert (report.artifact, report.images, report.passed) == ("model.mlpackage", 2, False)
     assert report.ranges[0].magnitude == 200 * 3 * 1000

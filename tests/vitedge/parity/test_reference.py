@@ -13,7 +13,7 @@ from vitedge.export.coreml.expected_weights import expected_weights
 from vitedge.files.bundle import read_manifest
 from vitedge.images.image_set import ImageSet, load
 from vitedge.models.reference import Reference, load_reference
-from vitedge.parity.reference import LAYER_IMAGES, captured, describe, gather, gather_blocks
+from vitedge.parity.reference import captured, describe, gather
 from vitedge.records import Bar, TensorSpec
 
 
@@ -44,16 +44,6 @@ def test_the_images_are_described_so_that_they_can_be_told_apart(reference: Refe
     assert text == f"synthetic, seed 7, SHA-256 {images.sha256[:16]}"
     assert describe(load("synthetic", reference.spec, 5, seed=8)) != text
     assert gather(reference, images, Bar(), features=False).image_source == text
-
-
-def test_blocks_are_kept_for_a_few_images_only(reference: Reference, images: ImageSet) -> None:
-    evidence = gather(reference, images, Bar(), features=False)
-    blocks = gather_blocks(reference, evidence)
-    assert tuple(blocks) == reference.blocks
-    assert {len(values) for values in blocks.values()} == {LAYER_IMAGES}
-    whole = reference.block_outputs(images.pixels)
-    for name, values in blocks.items():
-        np.testing.assert_allclose(values, whole[name][:LAYER_IMAGES], rtol=0, atol=1e-5)
 
 
 def test_the_weights_of_an_artifact_are_those_of_its_own_program(reference: Reference, demo_bundle: Path) -> None:

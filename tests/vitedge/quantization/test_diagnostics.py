@@ -17,10 +17,11 @@ from vitedge.program.canonical import canonicalize
 from vitedge.program.capture import capture
 from vitedge.program.program import Program
 from vitedge.program.structure import find_structure
-from vitedge.quantization.diagnostics import BATCH, diagnose, measure_attended
+from vitedge.quantization.diagnostics import diagnose, measure_attended
 from vitedge.quantization.insert import insert
 from vitedge.quantization.plan import Grid, Plan, dequantize, fake_quantize, quantize
 from vitedge.quantization.records import AttentionDiagnosis, LayerDiagnosis, QuantizationRecord
+from vitedge.runtimes.feeding import DYNAMIC_BATCH
 from vitedge.serialization import from_dict, to_dict
 
 IMAGES = tiny.images(6)
@@ -229,7 +230,7 @@ def test_windows_are_maps_of_their_own() -> None:
 
 def test_a_fixed_batch_that_was_saved_gives_the_same() -> None:
     """The number of images is a multiple of the batch, so that none counts twice."""
-    assert len(IMAGES) % BATCH  # and the dynamic batch is cut at the end
+    assert len(IMAGES) % DYNAMIC_BATCH  # and the dynamic batch is cut at the end
     plan = whole("vit")
     buffer = io.BytesIO()
     fixed = insert(program("vit", batch=2), plan)

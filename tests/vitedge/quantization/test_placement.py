@@ -2,17 +2,20 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import cache
 
 import pytest
 
 from tests.export import tiny
 from vitedge.errors import BadRecipe
+from vitedge.export.formats import CORE_ML, PROCESSOR, TENSORRT, QuantizedForm
 from vitedge.program.canonical import canonicalize
 from vitedge.program.structure import Structure, find_structure
-from vitedge.quantization import placement
 from vitedge.quantization.placement import SCHEMES, Choice, choose
 from vitedge.recipe import LAYER_SCHEMES, QuantizationRecipe
+
+FORMS = {"onnxruntime": PROCESSOR, "coreml": CORE_ML, "tensorrt": TENSORRT}
 
 
 @cache
@@ -22,12 +25,12 @@ def structure(name: str) -> Structure:
 
 def chosen(name: str, scheme: str = "int8", target: str = "onnxruntime", **layers: str) -> dict[str, Choice]:
     named = {key.replace("__", "."): value for key, value in layers.items()}
-    return choose(structure(name), QuantizationRecipe(scheme, layers=named), target)
+    return choose(structure(name), QuantizationRecipe(scheme, layers=named), FORMS[target])
 
 
 def override(layers: dict[str, str], name: str = "vit") -> dict[str, str]:
     recipe = QuantizationRecipe("int8", layers=layers)
-    return {layer: choice.scheme for layer, choice in choose(structure(name), recipe, "onnxruntime").items()}
+    return {layer: choice.scheme for layer, choice in choose(structure(name), recipe, PROCESSOR).items()}
 
 
 def test_a_table_says_of_every_scheme_of_a_layer_what_it_rounds() -> None:
@@ -74,24 +77,22 @@ def test_tensorrt_leaves_the_first_layer_and_the_head() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "reason", "positions"),
-    [("onnxruntime", "gains nothing", 255), ("tensorrt", "loses most", 256), ("coreml", "loses most", 256)],
+    ("form", "reason", "positions"),
+    [(PROCESSOR, "gains nothing", 256), (TENSORRT, "loses most", 256), (CORE_ML, "loses most", 256)],
 )
-def test_convolutions_of_large_maps_stay_in_float(
-    target: str, reason: str, positions: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def floats(scheme: str = "int8") -> set[str]:
-        choices = chosen("mobilevit", scheme, target)
+def test_convolutions_of_large_maps_stay_in_float(form: QuantizedForm, reason: str, positions: int) -> None:
+    def floats(form: QuantizedForm, scheme: str = "int8") -> set[str]:
+        choices = choose(structure("mobilevit"), QuantizationRecipe(scheme), form)
         kinds = {layer.name: layer.kind for layer in structure("mobilevit").layers}
         return {name for name, choice in choices.items() if reason in choice.reason and kinds[name] == "conv"}
 
-    assert not floats()
-    monkeypatch.setattr(placement, "_MOST_POSITIONS", positions)
-    large = floats()
+    assert not floats(form)
+    narrow = replace(form, fewest_positions=positions)
+    large = floats(narrow)
     layers = {layer.name: layer for layer in structure("mobilevit").layers if layer.kind == "conv"}
     assert large == {name for name, layer in layers.items() if layer.node.meta["val"].shape[2] >= 16}
     assert set() < large < set(layers)
-    assert not floats("w8")
+    assert not floats(narrow, "w8")
 
 
 def test_a_name_goes_before_a_pattern_and_a_pattern_before_a_kind() -> None:
@@ -102,7 +103,7 @@ def test_a_name_goes_before_a_pattern_and_a_pattern_before_a_kind() -> None:
     assert found["blocks.0.mlp.fc2"] == "int8-dynamic"
     assert found["blocks.1.mlp.fc2"] == "w8"
     assert found["patch_embed.proj"] == "int8"
-    reasons = choose(structure("vit"), QuantizationRecipe("int8", layers=layers), "onnxruntime")
+    reasons = choose(structure("vit"), QuantizationRecipe("int8", layers=layers), PROCESSOR)
     assert [reasons[name].reason for name in ("blocks.0.mlp.fc1", "blocks.0.mlp.fc2", "blocks.1.mlp.fc2")] == [
         "asked for by name",
         "asked for by blocks.0.*",

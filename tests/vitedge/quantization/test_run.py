@@ -12,6 +12,7 @@ import torch
 from tests.export import tiny
 from tests.vitedge.quantization import small_models as small
 from tests.vitedge.quantization.captures import captured_once
+from vitedge.export.formats import PROCESSOR, TENSORRT, QuantizedForm
 from vitedge.images.preprocess import normalize
 from vitedge.images.stream import open_images
 from vitedge.models.reference import Reference
@@ -30,11 +31,10 @@ IMAGES = 12
 LAYERS = {"blocks.1.mlp.fc1": "float", "blocks.1.mlp.fc2": "w4", "head": "w8a16", "blocks.0.mlp.fc1": "int8-dynamic"}
 
 
-def job(scheme: str = "int8", target: str = "onnxruntime", *, images: bool = True, **settings: Any) -> Quantization:
+def job(scheme: str = "int8", form: QuantizedForm = PROCESSOR, *, images: bool = True, **settings: Any) -> Quantization:
     reference = Reference(tiny.model("vit"), tiny.spec("vit"))
     stream = open_images("synthetic", reference.spec, IMAGES) if images else None
-    activations = "uint8" if target == "onnxruntime" else "int8"
-    return Quantization(reference, QuantizationRecipe(scheme, **settings), target, activations, stream)
+    return Quantization(reference, QuantizationRecipe(scheme, **settings), form, form.activations, stream)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -154,7 +154,7 @@ def test_schemes_without_ranges_need_no_images(scheme: str) -> None:
 
 def test_tensorrt_gets_symmetric_activations_and_float_biases_and_what_is_switched_off_is_not_done() -> None:
     off = {"smoothing": "off", "equalization": "off", "shift": "off", "bias_correction": "off", "attention": "none"}
-    finished = quantize(job(target="tensorrt", ranges="mse", **off))
+    finished = quantize(job(form=TENSORRT, ranges="mse", **off))
     assert finished.steps == ()
     assert finished.plan.tensors == {}
     assert finished.plan.attention == {}

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 
 from tests.bad_files import VIT, vit_state
 from vitedge.errors import CheckFailed, MissingBackend, OutputRefused, UserError
+from vitedge.export.coreml import expected_weights
 from vitedge.export.coreml.weights import Weight
 from vitedge.files.bundle import MANIFEST, check_files, read_manifest, read_reference
 from vitedge.files.digest import hash_file
@@ -19,7 +22,8 @@ from vitedge.recipe import ExportRecipe
 from vitedge.records import Bar
 from vitedge.serialization import from_dict
 from vitedge.verbs import export as pipeline
-from vitedge.verbs.export import STAGES, Job, export
+from vitedge.verbs import lowering
+from vitedge.verbs.export import STAGES, Request, export, parameters
 from vitedge.verbs.validate import validate
 
 SMALL = ExportRecipe(image_count=2)
@@ -29,9 +33,10 @@ TITLES = [title for title, _ in STAGES]
 def stopped_at(title: str, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets one stage fail after it has done its work."""
 
-    def failing(stage: Callable[[Job], None]) -> Callable[[Job], None]:
-        def run(job: Job) -> None:
-            stage(job)
+    def failing(stage: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(stage)
+        def run(**records: Any) -> None:
+            stage(**records)
             raise error
 
         return run
@@ -52,6 +57,14 @@ def test_the_stages_can_be_read_as_the_job() -> None:
         "sealing the bundle",
     ]
     assert all(stage.__doc__ for _, stage in STAGES)
+
+
+def test_a_stage_takes_what_earlier_ones_returned() -> None:
+    made: set[type] = {Request}
+    for title, stage in STAGES:
+        assert set(parameters(stage).values()) <= made, title
+        made.add(get_type_hints(stage)["return"])
+    assert len(made) == len(STAGES) + 1
 
 
 def test_an_engine_starts_from_the_onnx_file_of_its_profile(tmp_path: Path) -> None:
@@ -97,13 +110,13 @@ def test_the_manifest_says_what_is_there(demo_bundle: Path) -> None:
 
 def test_one_program_is_enough_for_formats_of_the_same_batch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     captured: list[object] = []
-    capture = pipeline.capture
+    capture = lowering.capture
 
     def counting(*arguments: object, **named: object) -> object:
         captured.append(named["batch"])
         return capture(*arguments, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(pipeline, "capture", counting)
+    monkeypatch.setattr(lowering, "capture", counting)
     export(str(VIT), tmp_path / "out", replace(SMALL, formats=("onnx", "coreml")))
     assert captured == [1]
 
@@ -131,7 +144,7 @@ def test_a_structure_that_is_not_sound_fails_the_export(monkeypatch: pytest.Monk
     def other_weights(_program: object) -> dict[str, Weight]:
         return {"blocks.9.weight": Weight(np.arange(64, dtype=np.float32))}
 
-    monkeypatch.setattr(pipeline, "expected_weights", other_weights)
+    monkeypatch.setattr(expected_weights, "expected_weights", other_weights)
     with pytest.raises(CheckFailed, match=r"model\.mlpackage .* cls_token .* is no weight of the reference"):
         export(str(VIT), tmp_path / "out", replace(SMALL, formats=("coreml",)))
     assert list(tmp_path.iterdir()) == []

@@ -10,10 +10,11 @@ from tests.bad_files import VIT
 from tests.vitedge.quantization.file.headers import CONTENT, with_activations, with_batch, written
 from vitedge.checkpoints.read import read
 from vitedge.errors import BadRecipe, OutputRefused
+from vitedge.export.formats import CORE_ML, PROCESSOR, TENSORRT, QuantizedForm
 from vitedge.models.reference import load_reference
 from vitedge.quantization.file.model import Model
 from vitedge.recipe import CALIBRATED, SCHEMES, ExportRecipe, QuantizationRecipe
-from vitedge.verbs.quantize import of_file, prepare, quantize, settings, target
+from vitedge.verbs.quantize import form_for, of_file, prepare, quantize, settings
 
 
 def test_what_a_quantized_file_fixes_is_kept_in_an_export(tmp_path: Path) -> None:
@@ -69,15 +70,15 @@ def test_one_layer_that_needs_images_is_enough_to_ask_for_them() -> None:
 @pytest.mark.parametrize(
     ("formats", "profile", "expected"),
     [
-        (("onnx",), None, "onnxruntime"),
-        (("onnx",), "cpu-x86", "onnxruntime"),
-        (("onnx", "coreml"), None, "coreml"),
-        (("onnx", "coreml", "tensorrt"), None, "tensorrt"),
-        (("onnx",), "jetson-orin-nano", "tensorrt"),
+        (("onnx",), None, PROCESSOR),
+        (("onnx",), "cpu-x86", PROCESSOR),
+        (("onnx", "coreml"), None, CORE_ML),
+        (("onnx", "coreml", "tensorrt"), None, TENSORRT),
+        (("onnx",), "jetson-orin-nano", TENSORRT),
     ],
 )
-def test_the_strictest_target_decides(formats: tuple[str, ...], profile: str | None, expected: str) -> None:
-    assert target(ExportRecipe(formats=formats, profile=profile)) == expected
+def test_the_strictest_form_decides(formats: tuple[str, ...], profile: str | None, expected: QuantizedForm) -> None:
+    assert form_for(ExportRecipe(formats=formats, profile=profile)) is expected
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_the_strictest_target_decides(formats: tuple[str, ...], profile: str | N
     ],
 )
 def test_processors_get_activations_without_a_sign(
-    monkeypatch: pytest.MonkeyPatch, profile: str, formats: tuple[str, ...], expected: str
+    monkeypatch: pytest.MonkeyPatch, profile: str, formats: tuple[str, ...], expected: QuantizedForm
 ) -> None:
     monkeypatch.setattr("vitedge.verbs.quantize.run", lambda job: job)
     asked = QuantizationRecipe(images="synthetic")

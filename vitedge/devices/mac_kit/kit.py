@@ -22,8 +22,9 @@ from vitedge.errors import BadRecipe, CheckFailed, OutputRefused, UnreadableArti
 from vitedge.files.bundle import MANIFEST, REFERENCE, check_files, read_manifest, write_manifest
 from vitedge.files.digest import hash_file
 from vitedge.files.replacing import replacing
-from vitedge.parity.artifact import Evidence, judged, run, sealed_evidence
+from vitedge.parity.artifact import Evidence, report_on, sealed_evidence
 from vitedge.records import Artifact, Manifest, ParityReport, Validation
+from vitedge.runtimes.feeding import inputs, joined, output_names
 from vitedge.serialization import to_dict
 
 KIT = "kit.json"
@@ -61,13 +62,13 @@ def write_kit(bundle: Path, folder: Path, *, force: bool = False) -> Path:
     if (folder / MANIFEST).is_file():
         raise OutputRefused(f"{folder} is a bundle, which a kit does not replace; name another folder.")
     evidence = sealed_evidence(bundle, manifest)
-    inputs = {artifact.path: _inputs(artifact, evidence) for artifact in packages}
-    needs = sum(artifact.size for artifact in packages) + sum(values.nbytes for values in inputs.values())
+    fed = {artifact.path: _inputs(artifact, evidence) for artifact in packages}
+    needs = sum(artifact.size for artifact in packages) + sum(values.nbytes for values in fed.values())
     with replacing(folder, force=force, needs=needs) as partial:
         for name in (name for artifact in packages for name in artifact.files):
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle / name, partial / name)
-        np.savez(partial / "inputs.npz", allow_pickle=False, **inputs)
+        np.savez(partial / "inputs.npz", allow_pickle=False, **fed)
         np.savez(partial / "expected.npz", allow_pickle=False, **evidence.data.outputs)
         shutil.copyfile(Path(__file__).with_name("verify.py"), partial / SCRIPT)
         (partial / "README.md").write_text(_readme(packages, manifest), encoding="utf-8")
@@ -99,13 +100,13 @@ def import_result(bundle: Path, result: Path) -> Validation:
     packages = {artifact.path: artifact for artifact in _packages(bundle, manifest)}
     files = check_files(bundle, manifest)
     evidence = sealed_evidence(bundle, manifest)
-    inputs = {path: _inputs(artifact, evidence) for path, artifact in packages.items()}
-    shapes = {path: _shapes(artifact, evidence, len(inputs[path])) for path, artifact in packages.items()}
+    fed = {path: _inputs(artifact, evidence) for path, artifact in packages.items()}
+    shapes = {path: _shapes(artifact, evidence, len(fed[path])) for path, artifact in packages.items()}
     found = read_result(result, shapes)
     if found.bundle != manifest.files.get(REFERENCE):
         raise CheckFailed(f"{result} comes from a kit of another bundle than {bundle}.")
     for path, artifact in packages.items():
-        _check_origin(result, found, artifact, content_hash(inputs[path]))
+        _check_origin(result, found, artifact, content_hash(fed[path]))
     reports = tuple(_judged(one, packages[one.artifact], evidence, found.machine) for one in found.runs)
     again = {_key(report) for report in reports}
     kept = tuple(report for report in manifest.parity if _key(report) not in again)
@@ -123,35 +124,9 @@ def _packages(bundle: Path, manifest: Manifest) -> tuple[Artifact, ...]:
     return packages
 
 
-class _Recorder:
-    """Stands where a runtime would, and keeps what it is fed."""
-
-    def __init__(self) -> None:
-        self.batches: list[Array] = []
-
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        self.batches.extend(feeds.values())
-        return {}
-
-
-class _Replay:
-    """Stands where a runtime would, and returns what it computed elsewhere, batch by batch."""
-
-    def __init__(self, outputs: Mapping[str, Array]) -> None:
-        self._outputs = outputs
-        self._start = 0
-
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        start = self._start
-        self._start += len(next(iter(feeds.values())))
-        return {name: values[start : self._start] for name, values in self._outputs.items()}
-
-
 def _inputs(artifact: Artifact, evidence: Evidence) -> Array:
     """All that the package is fed, batch after batch."""
-    recorder = _Recorder()
-    run(recorder, artifact, evidence)
-    return np.ascontiguousarray(np.concatenate(recorder.batches))
+    return np.ascontiguousarray(np.concatenate(list(inputs(evidence.data.images, artifact.inputs[0], evidence.spec))))
 
 
 def _shapes(artifact: Artifact, evidence: Evidence, count: int) -> dict[str, tuple[int, ...]]:
@@ -177,7 +152,8 @@ def _judged(one: Run, artifact: Artifact, evidence: Evidence, machine: Mapping[s
         "load_seconds": f"{one.load_seconds:.3f}",
         "median_ms": f"{one.median_ms:.3f}",
     }
-    return replace(judged(RUNTIME, _Replay(one.outputs), artifact, evidence), machine=where)
+    images, names = len(evidence.data.images), output_names(evidence.data.outputs, artifact)
+    return replace(report_on(RUNTIME, artifact, joined([one.outputs], images, names), evidence), machine=where)
 
 
 def _key(report: ParityReport) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ from vitedge.parity.coreml.segments import Segment, divide, numbers
 from vitedge.parity.coreml.values import ReferenceValues, Rounding
 from vitedge.program.program import Program
 from vitedge.records import OutputParity
+from vitedge.runtimes.feeding import batches
 
 EXACT_DB = 90.0
 """Bar of a layer. Sound packages of ten tiny models, fp32 and fp16, of vitedge and of coremltools alone on either path,
@@ -84,9 +85,7 @@ def compare_program(
     reference = ReferenceValues(graph.exported, rounding)
     measured = _Measured(Interpreter(theirs, "fp32"), alignment.anchors)
     (entry,) = theirs.inputs
-    size = int(program.inputs[0].shape[0])
-    for start in range(0, len(images), size):
-        batch = images[np.arange(start, start + size) % len(images)]
+    for batch in batches(images, program.inputs[0].shape[0]):
         image = torch.from_numpy(np.ascontiguousarray(batch)).float()
         expected = reference.compute(image, [anchor.node for anchor in alignment.anchors])
         measured.add({entry.name: image.flip(1) if entry.name in is_bgr(package) else image}, expected)

@@ -12,20 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from vitedge.export.formats import QuantizedForm
 from vitedge.program.structure import Attention
 
-TARGETS: Mapping[str, str] = {
-    "tensorrt": "",
-    "onnxruntime": "on a processor the products of a short attention are some 5 % of the time",
-    "coreml": "Core ML computes products of two activations in float",
-}
-"""Target to why it gains nothing from quantized attention, or empty."""
 _HEAD_SIZES = (16, 32, 64)
 """Those that TensorRT's int8 attention takes (developer's guide, "fused attention")."""
 _MOST_TOKENS = 512
-_LONG = 512
-"""Tokens from which on a processor's time for the scores, which grows with their square, is worth their rounding:
-with PiT-S's 730 it is an eighth of all."""
 SCORES = ("query", "key")
 WHOLE = (*SCORES, "probabilities", "value")
 _ASKED = "all attentions were asked for"
@@ -51,7 +43,7 @@ class Decision:
 def decide(
     attentions: Sequence[Attention],
     attended: Mapping[str, float],
-    target: str,
+    form: QuantizedForm,
     asked: str = "auto",
     given: Mapping[str, str] | None = None,
 ) -> dict[str, Decision]:
@@ -61,7 +53,7 @@ def decide(
         attentions: of a structure.
         attended: attention to the number of tokens that its rows effectively attend to, as
             `vitedge.quantization.diagnostics.measure_attended` finds it; one that is missing is taken to attend to all.
-        target: one of `TARGETS`.
+        form: of the program; says whether its compiler fuses an int8 attention.
         asked: ``auto`` goes by the rules, ``all`` quantizes whatever the target's attention takes, ``none`` nothing.
         given: name of an attention or pattern to a scheme, before all else: ``float``, or for a name ``int8``.
 
@@ -70,7 +62,7 @@ def decide(
     """
     return {
         attention.name: _overridden(attention.name, given or {})
-        or _decided(attention, attended.get(attention.name, float(attention.tokens)), target, asked)
+        or _decided(attention, attended.get(attention.name, float(attention.tokens)), form, asked)
         for attention in attentions
     }
 
@@ -83,19 +75,19 @@ def _overridden(name: str, given: Mapping[str, str]) -> Decision | None:
     return Decision((), f"float asked for by {patterns[0]}") if patterns else None
 
 
-def _decided(attention: Attention, attended: float, target: str, asked: str) -> Decision:
+def _decided(attention: Attention, attended: float, form: QuantizedForm, asked: str) -> Decision:
     if asked == "none":
         return Decision((), "no attention was asked for")
-    if target == "tensorrt":
-        return _for_tensorrt(attention, attended, asked)
+    if not form.float_attention:
+        return _fused(attention, attended, asked)
     if asked == "all":
         return Decision(WHOLE, _ASKED)
-    if target == "onnxruntime" and attention.tokens > _LONG:
+    if form.long_attention is not None and attention.tokens > form.long_attention:
         return Decision(SCORES, f"the scores of {attention.tokens} tokens take long")
-    return Decision((), TARGETS[target])
+    return Decision((), form.float_attention)
 
 
-def _for_tensorrt(attention: Attention, attended: float, asked: str) -> Decision:
+def _fused(attention: Attention, attended: float, asked: str) -> Decision:
     limit = _limit(attention)
     if limit:
         return Decision((), limit)

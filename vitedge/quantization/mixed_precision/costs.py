@@ -19,6 +19,7 @@ import numpy as np
 import onnxruntime
 
 from vitedge import registry
+from vitedge.export.formats import LOWERINGS
 from vitedge.program.program import Program
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact
@@ -62,7 +63,7 @@ def profile(program: Program, parts: Collection[str]) -> dict[str, float]:
 
     Of every kernel the shortest of `RUNS` counts: what else runs on the machine only ever adds to a time.
     """
-    target = registry.load(registry.TARGETS, "onnx")
+    target = registry.load(LOWERINGS, "onnx")
     with tempfile.TemporaryDirectory(prefix="vitedge-") as folder:
         path = Path(folder) / "model.onnx"
         artifact: Artifact = target.lower(program, ExportRecipe(), path)

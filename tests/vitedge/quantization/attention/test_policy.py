@@ -7,10 +7,13 @@ from functools import cache
 import pytest
 
 from tests.export.tiny import BLOCKS, model, spec
+from vitedge.export.formats import CORE_ML, PROCESSOR, TENSORRT
 from vitedge.program.canonical import canonicalize
 from vitedge.program.capture import capture
 from vitedge.program.structure import Attention, find_structure
-from vitedge.quantization.attention.policy import SCORES, TARGETS, WHOLE, Decision, decide
+from vitedge.quantization.attention.policy import SCORES, WHOLE, Decision, decide
+
+FORMS = {"onnxruntime": PROCESSOR, "coreml": CORE_ML, "tensorrt": TENSORRT}
 
 
 @cache
@@ -25,7 +28,7 @@ def attention(**changes: object) -> Attention:
 
 def verdict(one: Attention, target: str = "tensorrt", attended: float = 5.0, asked: str = "auto") -> tuple[bool, str]:
     """Whether it is quantized whole, and why."""
-    decision = decide([one], {one.name: attended}, target, asked)[one.name]
+    decision = decide([one], {one.name: attended}, FORMS[target], asked)[one.name]
     assert decision.operands in ((), WHOLE)
     return bool(decision.operands), decision.reason
 
@@ -38,9 +41,9 @@ def test_tensorrt_takes_an_attention_whose_softmax_is_sharp_enough() -> None:
 
 
 def test_what_was_not_measured_is_taken_for_uniform() -> None:
-    (spread,) = decide([attention(tokens=197)], {}, "tensorrt").values()
+    (spread,) = decide([attention(tokens=197)], {}, TENSORRT).values()
     assert spread == Decision((), "its rows spread over 197 tokens, and 127 levels carry 31")
-    assert next(iter(decide([attention(tokens=16)], {}, "tensorrt").values())).operands == WHOLE
+    assert next(iter(decide([attention(tokens=16)], {}, TENSORRT).values())).operands == WHOLE
 
 
 @pytest.mark.parametrize(
@@ -60,12 +63,12 @@ def test_tensorrt_limits_hold_even_where_all_were_asked_for(changes: dict[str, o
 def test_swin_is_left_in_float_on_tensorrt() -> None:
     swin = found("swin")
     assert len(swin) == 3
-    assert not any(decision.operands for decision in decide(swin, {}, "tensorrt", "all").values())
+    assert not any(decision.operands for decision in decide(swin, {}, TENSORRT, "all").values())
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "coreml"])
 def test_elsewhere_attention_is_quantized_only_when_asked_for(target: str) -> None:
-    assert verdict(attention(), target) == (False, TARGETS[target])
+    assert verdict(attention(), target) == (False, FORMS[target].float_attention)
     assert verdict(attention(masked=True, dim=12), target, asked="all") == (True, "all attentions were asked for")
 
 
@@ -76,19 +79,19 @@ def test_none_is_none() -> None:
 def test_names_go_before_rules_and_patterns_only_take_back() -> None:
     first, second = found("vit")
     given = {first.name: "int8", second.name: "float"}
-    decided = decide([first, second], {}, "onnxruntime", "none", given)
+    decided = decide([first, second], {}, PROCESSOR, "none", given)
     said = "asked for by name"
     assert decided == {first.name: Decision(WHOLE, said), second.name: Decision((), said)}
-    decided = decide([first, second], {}, "tensorrt", "all", {"blocks.0.*": "float", "blocks.1.*": "int8"})
+    decided = decide([first, second], {}, TENSORRT, "all", {"blocks.0.*": "float", "blocks.1.*": "int8"})
     assert decided[first.name] == Decision((), "float asked for by blocks.0.*")
     assert decided[second.name] == Decision(WHOLE, "all attentions were asked for")
-    by_layers = decide([first], {}, "onnxruntime", given={"blocks.*": "int8"})
-    assert by_layers[first.name] == Decision((), TARGETS["onnxruntime"])  # its layers are meant
+    by_layers = decide([first], {}, PROCESSOR, given={"blocks.*": "int8"})
+    assert by_layers[first.name] == Decision((), PROCESSOR.float_attention)  # its layers are meant
 
 
 def test_of_a_long_attention_a_processor_gets_the_scores_alone() -> None:
     long = attention(tokens=513)
-    decision = decide([long], {}, "onnxruntime")[long.name]
+    decision = decide([long], {}, PROCESSOR)[long.name]
     assert decision == Decision(SCORES, "the scores of 513 tokens take long")
     assert decision.precision == "int8 scores"
     assert verdict(long, "onnxruntime", asked="all")[0]

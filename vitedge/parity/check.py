@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that shows whether one artifact computes what its reference computes.
+
+Imports no PyTorch: it is used where a sealed bundle is validated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitedge import registry
+from vitedge.export.formats import FORMATS, LAYERS, QuantizedForm, readiness
+from vitedge.parity.artifact import Evidence, Floats, check_parity, check_structure
+from vitedge.parity.metrics import compare
+from vitedge.records import Artifact, OutputParity, ParityReport, StructureReport
+
+if TYPE_CHECKING:
+    from vitedge.models.reference import Reference
+    from vitedge.program.program import Program
+
+
+TOLERANCE_DB = 1.0
+"""How much farther than the simulation a runtime may be from the reference: single roundings that fall otherwise."""
+LAYER_IMAGES = 2
+"""Images for which layers are compared: all their outputs are kept in memory at once."""
+
+
+@dataclass(frozen=True)
+class Original:
+    """What an artifact was made from, as far as it is at hand."""
+
+    reference: Reference | None = None
+    """None where a quantized program was the source, or where nothing is at hand."""
+    program: Program | None = None
+    """The program that was lowered; None where only the reference is known."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is anything beside the outputs to compare with."""
+        return self.reference is not None or self.program is not None
+
+    def captured(self, artifact: Artifact) -> Program:
+        """Returns the program, or captures the reference as the artifact says that it is."""
+        if self.program is not None:
+            return self.program
+        if self.reference is None:
+            raise ValueError(f"nothing is known of what {artifact.path} was made from")
+        # PyTorch, which a sealed bundle is checked without.
+        from vitedge.parity.reference import captured  # noqa: PLC0415
+
+        return captured(self.reference, artifact)
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """How an artifact is checked."""
+
+    compute: str = "declared"
+    """``declared``, or ``fp32`` for a Core ML package without the rounding of half precision."""
+    layers: bool = False
+    """Whether the report keeps the figures of every layer."""
+    simulated: Floats | None = None
+    """What PyTorch computes for the images with a quantized program, which every runtime has to reproduce."""
+    form: QuantizedForm | None = None
+    """Of that program; its compiler's readiness is checked too."""
+
+
+@dataclass(frozen=True)
+class ArtifactCheck:
+    """The reports on one artifact."""
+
+    parity: tuple[ParityReport, ...]
+    """One for each runtime."""
+    structure: tuple[StructureReport, ...]
+
+
+def check_artifact(
+    path: Path, artifact: Artifact, evidence: Evidence, original: Original, options: CheckOptions
+) -> ArtifactCheck:
+    """Checks an artifact against what it was made from.
+
+    Args:
+        path: the artifact.
+        artifact: its format, inputs and outputs.
+        evidence: the images, the reference's outputs, and the tolerance.
+        original: what it was made from.
+        options: how it is checked.
+
+    Raises:
+        MissingBackend: a runtime that is all there is for the format is not installed.
+        UserError: the artifact cannot be read or run.
+    """
+    reports = check_parity(path, artifact, evidence, options.compute)
+    if options.simulated is not None:
+        simulated = compare(evidence.data.outputs, options.simulated)
+        reports = tuple(hold_to(report, simulated) for report in reports)
+    kind = FORMATS[artifact.format]
+    weights = None
+    if original.is_known and kind.expected_weights is not None:
+        original = replace(original, program=original.captured(artifact))
+        weights = registry.imported(kind.expected_weights).expected_weights(original.program)
+    if original.is_known and reports and (kind.always_by_layer or options.layers or not reports[0].passed):
+        report = registry.load(LAYERS, artifact.format).compare_layers(reports[0], path, artifact, original, evidence)
+        reports = (report if options.layers else replace(report, layers=()), *reports[1:])
+    structure = check_structure(path, artifact, weights)
+    ready = None if options.form is None else readiness(artifact.format, options.form)
+    if ready is None:
+        return ArtifactCheck(reports, (structure,))
+    return ArtifactCheck(reports, (structure, registry.imported(ready).check(path, artifact.target)))
+
+
+def hold_to(report: ParityReport, simulated: tuple[OutputParity, ...]) -> ParityReport:
+    """Returns the report, failed where the runtime is not as near to the reference as the simulation is.
+
+    Args:
+        report: a runtime against the reference.
+        simulated: PyTorch against the reference, on the same images.
+    """
+    said = ", ".join(f"{output.centred_sqnr_db:.1f} dB" for output in simulated)
+    report = replace(report, note=f"{report.note + '; ' if report.note else ''}simulated by PyTorch: {said}")
+    for found, expected in zip(report.outputs, simulated, strict=True):
+        if report.passed and found.centred_sqnr_db < expected.centred_sqnr_db - TOLERANCE_DB:
+            reason = (
+                f"{found.output} has {found.centred_sqnr_db:.1f} dB centred SQNR where the simulation has "
+                f"{expected.centred_sqnr_db:.1f} dB: the runtime rounds elsewhere than the program"
+            )
+            return replace(report, passed=False, reason=reason)
+    return report
