@@ -103,7 +103,7 @@ def measure_time(folder: Path) -> dict[str, Any]:
 def measure_start(folder: Path) -> dict[str, Any]:
     """Wall time of ``--help``, and of ``inspect`` on 346 MB beyond the import of PyTorch; the median of five."""
     checkpoint = make("vit_base_patch16_224", folder)
-    vitedge = [sys.executable, "-m", "vitedge.cli"]
+    vitedge = [sys.executable, "-m", "vitedge"]
     shown, imported, inspected = [], [], []
     for _ in range(6):
         shown.append(wall([*vitedge, "--help"]))
@@ -132,7 +132,7 @@ def measure_memory(folder: Path) -> dict[str, Any]:
         checkpoint = make(name, folder)
         weights = checkpoint.stat().st_size
         start = time.perf_counter()
-        peak = peak_memory([sys.executable, "-m", "vitedge.cli", "export", str(checkpoint), "-o", str(folder / bar)])
+        peak = peak_memory([sys.executable, "-m", "vitedge", "export", str(checkpoint), "-o", str(folder / bar)])
         figure = peak / weights if over_weights else peak / 1e9
         seconds = time.perf_counter() - start
         rows[bar] = {"figure": figure, "bar": BARS[bar], "peak_bytes": peak, "weights": weights, "seconds": seconds}

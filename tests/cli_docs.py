@@ -6,10 +6,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from typer.main import get_command
+
+from vitedge.cli.main import app
 
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
-COMMANDS = ("inspect", "export", "quantize", "validate", "bench", "evaluate", "profiles", "demo")
 
 HEAD = """# The command line
 
@@ -32,20 +37,26 @@ Results go to stdout, as tables or with `--json` as exactly one JSON document; p
 def page() -> str:
     """The whole page."""
     parts = [HEAD]
-    for command in ((), *((name,) for name in COMMANDS)):
-        title = " ".join(("vitedge", *command))
-        parts.append(f"\n## {title}\n\n```\n{_help(command)}\n```\n")
+    for words in ((), *commands(get_command(app))):
+        title = " ".join(("vitedge", *words))
+        parts.append(f"\n## {title}\n\n```\n{_help(words)}\n```\n")
     return "".join(parts)
+
+
+def commands(group: Any) -> Iterator[tuple[str, ...]]:
+    """The words of every command, those of a group's commands after the group's own."""
+    for name in group.list_commands(None):
+        yield (name,)
+        if hasattr(group.commands[name], "commands"):
+            yield from ((name, *words) for words in commands(group.commands[name]))
 
 
 def _help(command: tuple[str, ...]) -> str:
     # As a terminal of 100 columns shows it, without colours.
     environment = {**os.environ, "COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"}
-    arguments = [sys.executable, "-m", "vitedge.cli", *command, "--help"]
+    arguments = [sys.executable, "-m", "vitedge", *command, "--help"]
     shown = subprocess.run(arguments, capture_output=True, text=True, check=True, env=environment)
-    return "\n".join(line.rstrip() for line in shown.stdout.strip().splitlines()).replace(
-        "python -m vitedge.cli", "vitedge"
-    )
+    return "\n".join(line.rstrip() for line in shown.stdout.strip().splitlines())
 
 
 if __name__ == "__main__":

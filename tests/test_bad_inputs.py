@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from tests import bad_files as bad
-from vitedge import cli
+from vitedge.cli.main import main
 from vitedge.recipe import ExportRecipe
 from vitedge.verbs import export as pipeline
 
@@ -179,7 +179,7 @@ def vitedge(
         capfd.readouterr()
         start = time.process_time()  # what others do on this machine is not counted
         with pytest.raises(SystemExit) as caught:
-            cli.main()
+            main()
         return Outcome(int(caught.value.code or 0), *capfd.readouterr(), time.process_time() - start)
 
     yield run
@@ -299,7 +299,7 @@ def command(*arguments: str, limit: int | None = None, **environment: str) -> Ou
 
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "vitedge.cli", *arguments],
+        [sys.executable, "-m", "vitedge", *arguments],
         capture_output=True,
         text=True,
         check=False,

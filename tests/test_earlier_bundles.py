@@ -10,8 +10,8 @@ import pytest
 
 import vitedge
 from vitedge.files.bundle import FORMAT_VERSION, read_manifest
+from vitedge.files.plain import from_dict
 from vitedge.recipe import ExportRecipe
-from vitedge.serialization import from_dict
 
 EARLIER = Path(__file__).parent / "earlier"
 BUNDLES = sorted(path.name for path in EARLIER.iterdir() if path.is_dir())

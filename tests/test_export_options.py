@@ -83,7 +83,7 @@ def export(made: Made, bundle: Path, **settings: Any) -> Artifact:
 
 def command(*arguments: str, blocked: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own, where some packages are not installed."""
-    code = f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); from vitedge.cli import main; main()"
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); from vitedge.cli.main import main; main()"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         capture_output=True,

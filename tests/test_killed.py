@@ -25,7 +25,7 @@ KILLS = int(os.environ.get("VITEDGE_KILLS", "5"))
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "vitedge.cli", *arguments]
+    command = [sys.executable, "-m", "vitedge", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

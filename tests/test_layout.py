@@ -98,8 +98,8 @@ def test_only_render_prints() -> None:
         calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
         prints = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
         consoles = [call for call in calls if ast.unparse(call.func) in ("Console", "sys.stdout.write")]
-        assert name.startswith("vitedge.render") or name == "vitedge.devices.mac_kit.verify" or not prints
-        assert name == "vitedge.render_screen" or not consoles
+        assert name.startswith("vitedge.render.") or name == "vitedge.devices.mac_kit.verify" or not prints
+        assert name == "vitedge.render.screen" or not consoles
 
 
 def test_the_script_of_the_verify_kit_stands_alone() -> None:
@@ -132,7 +132,7 @@ def test_the_links_point_where_they_should() -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["export", "--help"], ["profiles"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     script = (
-        "import sys; from vitedge.cli import app\n"
+        "import sys; from vitedge.cli.main import app\n"
         f"try: app({arguments!r})\n"
         "except SystemExit: pass\n"
         f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"

@@ -388,3 +388,16 @@ class Validation:
     passed: bool
     stress: tuple[StressReport, ...] = ()
     findings: tuple[Finding, ...] = ()
+    size: int | None = None
+    """Bytes of the bundle, where its manifest was written anew."""
+
+
+@dataclass(frozen=True)
+class WrittenKit:
+    """A verify kit, as `kit write` wrote it."""
+
+    bundle: str
+    kit: str
+    """The folder."""
+    size: int
+    """Bytes, all files together."""

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from vitedge.render_screen import progress
+from vitedge.render.screen import progress
 from vitedge.stopping import obeying_signals
 
 

@@ -141,6 +141,11 @@ def check_files(folder: Path, manifest: Manifest) -> int:
     return len(expected)
 
 
+def size_of(folder: Path) -> int:
+    """Returns the bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def versions() -> dict[str, str]:
     """Packages and the platform, for the manifest."""
     return {

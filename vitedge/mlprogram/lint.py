@@ -39,7 +39,7 @@ which there are three numbers only."""
 _SUBNORMAL_SHARE = 0.25
 """Share of a constant's values other than zero that may lie below the smallest normal number."""
 
-_MEASURE = "measure what it costs with: vitedge validate BUNDLE --kit FOLDER"
+_MEASURE = "measure what it costs with: vitedge kit write BUNDLE DIR"
 _REWRITE = f"Write the model without it (a roll is two slices and a concatenation), or {_MEASURE}."
 _FIXED = "Export it with one size: vitedge export CHECKPOINT --format coreml --image-size N --batch 1."
 _KEEP = (

@@ -48,7 +48,7 @@ from vitedge.records import (
     StructureReport,
 )
 from vitedge.verbs.lowering import Built, Lowered, Quantized, Request, Source, float_program, lower
-from vitedge.verbs.quantize import form_for, of_model, prepare
+from vitedge.verbs.quantize import form_for, of_file, prepare
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ class Timed:
 def read_source(request: Request) -> Source:
     """Reads the checkpoint, or the program that was quantized."""
     recipe = request.recipe
-    if Path(request.source).suffix == SUFFIX:
+    if request.source.endswith(SUFFIX):
         model = read_model(Path(request.source))
-        return Source(model.checkpoint, of_model(recipe, model, request.source), model)
+        return Source(model.checkpoint, recipe, model)
     checkpoint = read(request.source, weights=recipe.weights, overrides=recipe.overrides)
     identity = CheckpointIdentity(checkpoint.source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
     return Source(identity, recipe, checkpoint)
@@ -210,7 +210,8 @@ def export(
         MissingBackend: a package that a format needs is not installed.
         CheckFailed: an artifact exceeded its tolerance; nothing was written.
     """
-    recipe = profiles.apply(recipe or ExportRecipe())
+    asked = recipe or ExportRecipe()
+    recipe = of_file(asked, source) if source.endswith(SUFFIX) else profiles.apply(asked)
     if compare_speed:
         refuse_incomparable(source, recipe, form_for(recipe))
     _refuse_missing(recipe)

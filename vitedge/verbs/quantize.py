@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from vitedge.accuracy.count import count_top1
 from vitedge.checkpoints.read import read
-from vitedge.devices.profiles import profiles
+from vitedge.devices.profiles import apply, profiles
 from vitedge.devices.session import connect
 from vitedge.errors import BadRecipe, UnusableActivations
 from vitedge.export.formats import QuantizedForm, form_of
@@ -25,7 +25,7 @@ from vitedge.images.stream import open_images
 from vitedge.latency.kernels import kernel_times
 from vitedge.models.reference import Reference, load_reference
 from vitedge.program.program import Program
-from vitedge.quantization.file.header import SUFFIX
+from vitedge.quantization.file.header import SUFFIX, fixed_entries, read_header
 from vitedge.quantization.file.model import Model, write_model
 from vitedge.quantization.recording import record
 from vitedge.quantization.records import QuantizationResult
@@ -151,33 +151,23 @@ def form_for(recipe: ExportRecipe) -> QuantizedForm:
     return form_of(recipe.formats, engine=engine)
 
 
-def of_model(recipe: ExportRecipe, model: Model, source: str) -> ExportRecipe:
-    """The recipe of an export whose source is a quantized program: what the program is, it stays.
+def of_file(recipe: ExportRecipe, source: str) -> ExportRecipe:
+    """Returns the recipe of an export whose source is a quantized file: its profile applied, what the file fixes kept.
+
+    An entry counts as asked for where it is another than the default.
 
     Raises:
-        BadRecipe: another precision, batch, image size, input or target was asked for than the program has.
+        BadRecipe: something was asked for that the file fixes in another way, or a target that the file is not for.
+        UnreadableArtifact: the source is no quantized file, though its name says so.
     """
-    image = model.program.inputs[0]
-    height, width = model.program.spec.image_size
-    batch = image.shape[0]
-    fixed = {
-        "precision": model.record.scheme,
-        "batch": "dynamic" if isinstance(batch, str) else batch,
-        "input": image.dtype,
-    }
     plain = ExportRecipe()
-    for name, value in fixed.items():
-        asked = getattr(recipe, name)
-        if asked not in (value, getattr(plain, name)):
-            raise BadRecipe(f"{source} was quantized with {name} {value}, not {asked}: quantize the checkpoint anew.")
-    if recipe.image_size not in (None, (height, width)):
-        raise BadRecipe(f"{source} was quantized for {height}x{width} pixels: quantize the checkpoint anew for others.")
-    unsigned = any(layer.activation in ("uint8", "uint16") for layer in model.record.layers)
-    form = form_for(recipe)
-    if unsigned and not form.zero_points:
-        profile = recipe.profile or "PROFILE"
+    values = {entry.name: getattr(recipe, entry.name) for entry in fields(recipe)}
+    asked = {name: value for name, value in values.items() if value != getattr(plain, name)}
+    filled = apply(replace(recipe, **fixed_entries(source, asked)))
+    form = form_for(filled)
+    if read_header(Path(source)).zero_points and not form.zero_points:
         raise BadRecipe(
             f"{source} was quantized for processors, and {form.title} takes no zero points: quantize the checkpoint "
-            f"with vitedge quantize --for {profile}."
+            f"with vitedge quantize --for {recipe.profile or 'PROFILE'}."
         )
-    return replace(recipe, **fixed, quantization=None)  # type: ignore[arg-type]
+    return filled

@@ -219,7 +219,7 @@ def _amplified() -> bytes:
 def test_the_command_line_refuses_in_one_sentence(tmp_path: Path, name: str) -> None:
     alter, words = next(entry[1:] for entry in MODELS if entry[0] == name)
     path = handmade.write(tmp_path, alter)
-    command = [sys.executable, "-X", "importtime", "-m", "vitedge.cli", "validate", str(path), "--against", "none.pth"]
+    command = [sys.executable, "-X", "importtime", "-m", "vitedge", "validate", str(path), "--against", "none.pth"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]

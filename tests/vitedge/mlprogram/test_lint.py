@@ -93,7 +93,7 @@ def test_operations_that_leave_the_neural_engine(kind: str, build: Build) -> Non
     finding = next(finding for finding in found(build, X, "neural engine") if finding.where.startswith(f"{kind} "))
     assert "it" in finding.where
     assert finding.reason.startswith(f"1 x {kind}: {LEAVES_NEURAL_ENGINE[kind]}")
-    assert "--kit" in finding.remedy
+    assert "vitedge kit write BUNDLE DIR" in finding.remedy
 
 
 def test_operations_of_one_kind_are_one_finding() -> None:

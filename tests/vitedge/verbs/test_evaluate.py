@@ -160,7 +160,7 @@ def test_what_does_not_fit_together_is_refused(good: str, folders: str, tmp_path
 
 def test_the_command(good: str, bad: str, folders: str) -> None:
     def vitedge(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "vitedge.cli", "evaluate", *arguments]
+        command = [sys.executable, "-m", "vitedge", "evaluate", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     missed = vitedge(good, bad, "--images", folders, "--max-drop", "0.5", "--json")

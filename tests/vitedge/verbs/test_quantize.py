@@ -3,66 +3,48 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from tests.bad_files import VIT
-from tests.vitedge.quantization import small_models as small
+from tests.vitedge.quantization.file.headers import CONTENT, with_activations, with_batch, written
 from vitedge.checkpoints.read import read
 from vitedge.errors import BadRecipe, OutputRefused
 from vitedge.export.formats import CORE_ML, PROCESSOR, TENSORRT, QuantizedForm
-from vitedge.files.bundle import ReferenceData
 from vitedge.models.reference import load_reference
 from vitedge.quantization.file.model import Model
-from vitedge.quantization.records import LayerChoice, QuantizationRecord
 from vitedge.recipe import CALIBRATED, SCHEMES, ExportRecipe, QuantizationRecipe
-from vitedge.records import CheckpointIdentity
-from vitedge.verbs.quantize import form_for, of_model, prepare, quantize, settings
+from vitedge.verbs.quantize import form_for, of_file, prepare, quantize, settings
 
 
-def model(batch: int | str = 1) -> Model:
-    """A program that passes for a quantized one."""
-    record = QuantizationRecord("int8", 0, "", "")
-    identity = CheckpointIdentity("vit.pth", "0" * 64, 1, None)
-    evidence = ReferenceData(np.zeros((2, 3, 32, 32), np.uint8), {})
-    return Model(small.captured(small.Mixture, batch), record, identity, evidence)
+def test_what_a_quantized_file_fixes_is_kept_in_an_export(tmp_path: Path) -> None:
+    source, asked = str(written(tmp_path / "m.pt2")), ExportRecipe(formats=("onnx", "coreml"), opset=17)
+    assert of_file(asked, source) == replace(asked, precision="int8", batch=1)
+    same = ExportRecipe(precision="int8", image_size=(32, 48))
+    assert of_file(same, source) == same
+    dynamic = str(written(tmp_path / "m.pt2", with_batch("batch")))
+    assert of_file(asked, dynamic) == replace(asked, precision="int8", batch="dynamic")
 
 
-def test_what_a_quantized_program_is_it_stays_in_an_export() -> None:
-    asked = ExportRecipe(formats=("onnx", "coreml"), opset=17)
-    assert of_model(asked, model(), "m.pt2") == replace(asked, precision="int8", batch=1)
-    assert of_model(asked, model("dynamic"), "m.pt2") == replace(asked, precision="int8", batch="dynamic")
-    same = ExportRecipe(precision="int8", image_size=(32, 32), quantization=QuantizationRecipe("int8"))
-    assert of_model(same, model(), "m.pt2") == replace(same, quantization=None)
+def test_what_was_resolved_once_stays_as_it_is(tmp_path: Path) -> None:
+    source = str(written(tmp_path / "m.pt2"))
+    once = of_file(ExportRecipe(profile="cpu-x86"), source)
+    assert once.precision == "int8"  # which this profile runs, and not float32 as the recipe's default says
+    assert of_file(once, source) == once
 
 
-@pytest.mark.parametrize(
-    ("asked", "words"),
-    [
-        ({"precision": "w4"}, "precision int8, not w4"),
-        ({"precision": "fp16"}, "precision int8, not fp16"),
-        ({"batch": 4}, "batch 1, not 4"),
-        ({"batch": "dynamic"}, "batch 1, not dynamic"),
-        ({"input": "uint8"}, "input float32, not uint8"),
-        ({"image_size": (64, 32)}, "for 32x32 pixels"),
-    ],
-)
-def test_another_program_than_the_file_holds_is_refused(asked: dict[str, Any], words: str) -> None:
-    with pytest.raises(BadRecipe, match=r"^m\.pt2 was quantized .*quantize the checkpoint anew") as caught:
-        of_model(replace(ExportRecipe(), **asked), model(), "m.pt2")
-    assert words in str(caught.value)
-
-
-def test_a_program_for_processors_is_not_for_tensorrt() -> None:
-    asked, whole = ExportRecipe(precision="int8", profile="jetson-orin-nano"), model()
-    for activation in ("int8", None):
-        layers = (LayerChoice("left", "linear", "int8", "asked for", activation=activation),)
-        assert of_model(asked, replace(whole, record=replace(whole.record, layers=layers)), "m.pt2") == asked
-    layers = (LayerChoice("left", "linear", "int8", "asked for", activation="uint8"),)
+def test_a_file_for_processors_is_not_for_tensorrt(tmp_path: Path) -> None:
+    asked = ExportRecipe(profile="jetson-orin-nano")
+    signed = str(written(tmp_path / "m.pt2", with_activations("int8", None)))
+    assert of_file(asked, signed).precision == "int8"
     with pytest.raises(BadRecipe, match=r"for processors, .*quantize --for jetson-orin-nano\.$"):
-        of_model(asked, replace(whole, record=replace(whole.record, layers=layers)), "m.pt2")
+        of_file(asked, str(written(tmp_path / "m.pt2")))
+
+
+def test_a_profile_that_does_not_run_the_scheme_is_refused(tmp_path: Path) -> None:
+    w4 = {**CONTENT, "record": {"scheme": "w4", "layers": []}}
+    with pytest.raises(BadRecipe, match="does not run w4"):
+        of_file(ExportRecipe(profile="jetson-orin-nano"), str(written(tmp_path / "m.pt2", w4)))
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

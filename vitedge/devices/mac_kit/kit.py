@@ -207,6 +207,6 @@ CPU as well, `--help` lists the rest. `result.npz` holds the outputs, the name a
 Back where the bundle is:
 
 ```
-vitedge validate BUNDLE --import result.npz
+vitedge kit import BUNDLE result.npz
 ```
 """

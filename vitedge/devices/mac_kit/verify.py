@@ -92,7 +92,7 @@ def verify(options: argparse.Namespace) -> int:
     target = options.output or folder / "result.npz"
     write(target, about, outputs)
     print("Every output reaches the bar." if passed else "NOT every output reaches the bar.")
-    print(f"Take {target} back and type: vitedge validate BUNDLE --import {target.name}")
+    print(f"Take {target} back and type: vitedge kit import BUNDLE {target.name}")
     return 0 if passed else 4
 
 

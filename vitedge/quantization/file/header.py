@@ -1,30 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a quantized program says of itself, read without PyTorch, so that what is asked in vain is refused at once."""
+"""The header of a quantized file, read without PyTorch, so that asking for what it fixes is refused at once."""
 
 from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from vitedge.errors import UnreadableArtifact
+from vitedge.errors import BadRecipe, UnreadableArtifact
 
 SUFFIX = ".pt2"
 FORMAT_VERSION = 2
 """What is written; older ones are read."""
 ENTRY = "vitedge.json"
+_UNSIGNED = ("uint8", "uint16")
+_DECIDED = {
+    "images": "--images",
+    "image_count": "--image-count",
+    "seed": "--seed",
+    "weights": "--weights",
+    "overrides": "--set",
+    "features": "--features",
+    "quantization": "--quantization or --layer",
+}
+"""Entries of a recipe that change nothing of a quantized file, and the options that ask for them."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What was settled when the program was quantized."""
+    """What was fixed when the program was quantized."""
 
     scheme: str
     batch: int | str
     """A number, or ``dynamic``."""
     input: str
     """Type of the image: ``float32`` or ``uint8``."""
+    image_size: tuple[int, int]
+    """Height and width in pixels."""
+    zero_points: bool
+    """Whether an activation is unsigned, with a zero point."""
 
 
 def read_header(path: Path) -> Header:
@@ -39,9 +56,7 @@ def read_header(path: Path) -> Header:
         with zipfile.ZipFile(path) as archive:
             content = json.loads(archive.read(_place(archive)))
         if is_readable(content["format_version"]):
-            image = content["inputs"][0]
-            batch = image["shape"][0]
-            return Header(content["record"]["scheme"], batch if isinstance(batch, int) else "dynamic", image["dtype"])
+            return _header(content)
     except Exception as error:  # a damaged archive may say anything
         raise UnreadableArtifact(f"{path} is not a {SUFFIX} file that vitedge quantize wrote.") from error
     raise UnreadableArtifact(
@@ -52,6 +67,49 @@ def read_header(path: Path) -> Header:
 def is_readable(version: object) -> bool:
     """Whether this vitedge reads a format."""
     return version in range(1, FORMAT_VERSION + 1)
+
+
+def fixed_entries(source: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the entries of a recipe that a quantized file fixes, to their values.
+
+    Args:
+        source: the ``.pt2`` file.
+        asked: entries of an `ExportRecipe` that the user set, to their values.
+
+    Raises:
+        BadRecipe: something was asked for that the file fixes in another way, or that was decided with it.
+        UnreadableArtifact: the source is no quantized file, though its name says so.
+    """
+    for name, option in _DECIDED.items():
+        if asked.get(name):
+            raise BadRecipe(
+                f"What {option} says was decided when {source} was quantized: leave it out, or quantize the checkpoint "
+                "anew."
+            )
+    header = read_header(Path(source))
+    fixed = {"precision": header.scheme, "batch": header.batch, "input": header.input}
+    for name, value in fixed.items():
+        if asked.get(name, value) != value:
+            raise BadRecipe(
+                f"{source} was quantized with {name} {value}, not {asked[name]}: quantize the checkpoint anew."
+            )
+    height, width = header.image_size
+    if tuple(asked.get("image_size") or header.image_size) != header.image_size:
+        raise BadRecipe(f"{source} was quantized for {height}x{width} pixels: quantize the checkpoint anew for others.")
+    return fixed
+
+
+def _header(content: dict[str, Any]) -> Header:
+    image = content["inputs"][0]
+    batch = image["shape"][0]
+    height, width = content["spec"]["image_size"]
+    return Header(
+        scheme=content["record"]["scheme"],
+        batch=batch if isinstance(batch, int) else "dynamic",
+        input=image["dtype"],
+        image_size=(height, width),
+        zero_points=any(layer["activation"] in _UNSIGNED for layer in content["record"]["layers"]),
+    )
 
 
 def _place(archive: zipfile.ZipFile) -> str:

@@ -68,7 +68,7 @@ def test_what_a_kit_holds(demo_bundle: Path, tmp_path: Path) -> None:
     assert names == {"README.md", "expected.npz", "inputs.npz", "kit.json", "model.mlpackage", "verify.py"}
     text = (kit / "README.md").read_text()
     assert "python -m pip install coremltools numpy\npython verify.py\n" in text
-    assert "vitedge validate BUNDLE --import result.npz" in text
+    assert "vitedge kit import BUNDLE result.npz" in text
     with np.load(kit / "inputs.npz") as file:
         assert file["model.mlpackage"].shape == (6, 3, 32, 32)
         assert file["model.mlpackage"].dtype == np.float32

@@ -82,7 +82,7 @@ def test_it_runs_compares_times_and_writes(
     assert shown[1].split()[:3] == ["model.mlpackage", "CPU_AND_NE", "logits"]
     assert shown[1].split()[5] == "100.0%"
     assert shown[3] == "Every output reaches the bar."
-    assert "vitedge validate BUNDLE --import result.npz" in shown[4]
+    assert "vitedge kit import BUNDLE result.npz" in shown[4]
     about, outputs = read(kit / "result.npz")
     assert sorted(outputs) == ["CPU_AND_NE/model.mlpackage/logits", "CPU_ONLY/model.mlpackage/logits"]
     assert all(values.shape == (6, 10) and values.dtype == np.float32 for values in outputs.values())

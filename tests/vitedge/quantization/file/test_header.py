@@ -1,36 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vitedge.errors import UnreadableArtifact
-from vitedge.quantization.file.header import FORMAT_VERSION, Header, read_header
-
-CONTENT: dict[str, Any] = {
-    "format_version": FORMAT_VERSION,
-    "record": {"scheme": "w4"},
-    "inputs": [{"shape": [2, 3, 32, 32], "dtype": "uint8"}],
-}
+from tests.vitedge.quantization.file.headers import CONTENT, with_activations, with_batch, written
+from vitedge.errors import BadRecipe, UnreadableArtifact
+from vitedge.quantization.file.header import FORMAT_VERSION, Header, fixed_entries, read_header
 
 
-def written(path: Path, content: object) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("model/extra/vitedge.json", json.dumps(content))
-    return path
+def test_what_was_fixed_is_read(tmp_path: Path) -> None:
+    assert read_header(written(tmp_path / "m.pt2")) == Header("int8", 1, "float32", (32, 48), zero_points=True)
+    assert read_header(written(tmp_path / "m.pt2", with_batch("batch"))).batch == "dynamic"
+    assert read_header(written(tmp_path / "m.pt2", with_batch(4))).batch == 4
+    assert not read_header(written(tmp_path / "m.pt2", with_activations("int8", "int16", "dynamic", None))).zero_points
+    assert read_header(written(tmp_path / "m.pt2", with_activations(None, "uint16"))).zero_points
 
 
-def test_what_was_settled_is_read(tmp_path: Path) -> None:
-    assert read_header(written(tmp_path / "m.pt2", CONTENT)) == Header("w4", 2, "uint8")
-    dynamic = {**CONTENT, "inputs": [{"shape": ["batch", 3, 32, 32], "dtype": "float32"}]}
-    assert read_header(written(tmp_path / "m.pt2", dynamic)) == Header("w4", "dynamic", "float32")
-
-
-@pytest.mark.parametrize("content", [{}, [], {**CONTENT, "inputs": []}, {**CONTENT, "record": 3}])
+@pytest.mark.parametrize(
+    "content", [{}, [], {**CONTENT, "inputs": []}, {**CONTENT, "record": 3}, {**CONTENT, "spec": {"image_size": 3}}]
+)
 def test_what_is_none_is_refused(content: object, tmp_path: Path) -> None:
     path = written(tmp_path / "m.pt2", content)
     with pytest.raises(UnreadableArtifact, match=r"m\.pt2 is not a \.pt2 file that vitedge quantize wrote"):
@@ -46,3 +37,25 @@ def test_no_file_and_another_format_are_told_apart(tmp_path: Path) -> None:
     newer = written(tmp_path / "m.pt2", {**CONTENT, "format_version": 9})
     with pytest.raises(UnreadableArtifact, match=f"has format 9; this vitedge reads {FORMAT_VERSION}"):
         read_header(newer)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"precision": "int8", "batch": 1, "input": "float32", "image_size": [32, 48], "images": None},
+        {"opset": 17, "formats": ("onnx", "coreml"), "profile": "cpu-x86"},
+    ],
+)
+def test_an_entry_that_fits_is_accepted(asked: dict[str, Any], tmp_path: Path) -> None:
+    path = str(written(tmp_path / "m.pt2"))
+    assert fixed_entries(path, asked) == {"precision": "int8", "batch": 1, "input": "float32"}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"precision": "fp32"}, {"images": "synthetic"}, {"quantization": ["head=float"]}, {"image_size": [32, 32]}],
+)
+def test_an_entry_that_was_fixed_is_refused(asked: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(BadRecipe, match=r"quantize the checkpoint anew"):
+        fixed_entries(str(written(tmp_path / "m.pt2")), asked)

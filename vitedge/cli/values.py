@@ -1,32 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is typed on the command line, as values: sizes, batches, facts, bars."""
+"""Words of the command line as values: sizes, batches, facts, tolerances, settings of quantization."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from vitedge.errors import BadRecipe
 from vitedge.files.plain import to_dict
-from vitedge.quantization.file.header import read_header
 from vitedge.recipe import SCHEMES
 from vitedge.records import Bar
 
-_SETTLED = {
-    "images": "--images",
-    "image_count": "--image-count",
-    "seed": "--seed",
-    "weights": "--weights",
-    "overrides": "--set",
-    "features": "--features",
-    "quantization": "[quantization]",
-}
-"""Entries of a recipe that a quantized program leaves nothing to say of, and how they are asked for."""
-
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
-    """``224`` or ``256x192`` (height x width) to pixels.
+    """Returns height and width in pixels of ``224`` or ``256x192`` (height x width); None of None.
 
     Raises:
         BadRecipe: anything else.
@@ -40,12 +27,12 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 
 
 def parse_batch(text: str | None) -> int | str | None:
-    """``dynamic`` or a number; what is neither is left for the recipe to refuse."""
+    """Returns ``dynamic`` or a number; text that is neither is left for the recipe to refuse."""
     return int(text) if text is not None and text.isdecimal() else text
 
 
 def parse_overrides(pairs: list[str] | None) -> Mapping[str, Any]:
-    """``NAME=VALUE`` to a mapping; a value with commas is a tuple, and numbers become numbers but for names of classes.
+    """Returns a mapping of ``NAME=VALUE``; with commas it is a tuple, and all but names of classes become numbers.
 
     Raises:
         BadRecipe: a pair without ``=``.
@@ -69,8 +56,16 @@ def _number(text: str) -> int | float | str:
     return text
 
 
-def bar_entries(max_error: float | None, min_sqnr: float | None, min_agreement: float | None) -> dict[str, Any] | None:
-    """The entries of a `Bar` as a recipe file would have them; None where nothing was asked for."""
+def as_typed(weights: str | None, pairs: list[str] | None) -> list[str]:
+    """Returns the words that say again what was said about a checkpoint: ``--weights NAME --set NAME=VALUE``."""
+    named = [] if weights is None else ["--weights", weights]
+    return [*named, *(word for pair in pairs or () for word in ("--set", pair))]
+
+
+def tolerance_entries(
+    max_error: float | None, min_sqnr: float | None, min_agreement: float | None
+) -> dict[str, Any] | None:
+    """Returns the entries of a `Bar` as a recipe file would have them; None where nothing was asked for."""
     if max_error is None and min_sqnr is None and min_agreement is None:
         return None
     entries: dict[str, Any] = to_dict(Bar(max_error, min_sqnr, min_agreement))
@@ -84,7 +79,7 @@ def quantization_entries(
     settings: list[str] | None,
     layers: list[str] | None,
 ) -> dict[str, Any]:
-    """The entries of a `QuantizationRecipe` as a recipe file would have them.
+    """Returns the entries of a `QuantizationRecipe` as a recipe file would have them.
 
     Args:
         precision: the scheme.
@@ -109,32 +104,6 @@ def quantization_entries(
     if chosen:
         entries["layers"] = {**entries.get("layers", {}), **chosen}
     return entries
-
-
-def settled_entries(source: str, found: Mapping[str, Any], options: Mapping[str, object]) -> dict[str, Any]:
-    """The entries of a recipe, completed with what was settled when the source was quantized.
-
-    Args:
-        source: a ``.pt2`` file.
-        found: the entries that were asked for.
-        options: options that are no entries to what was given for them.
-
-    Raises:
-        BadRecipe: something was asked for that was settled.
-        UnreadableArtifact: the source is no quantized program, though its name says so.
-    """
-    asked = {option: found.get(name) for name, option in _SETTLED.items()} | dict(options)
-    for option, value in asked.items():
-        if value:
-            raise BadRecipe(f"{source} settled {option} when it was quantized: leave that out, or quantize anew.")
-    header = read_header(Path(source))
-    settled = {"precision": header.scheme, "batch": header.batch, "input": header.input}
-    for name, value in settled.items():
-        if found.get(name, value) != value:
-            raise BadRecipe(
-                f"{source} was quantized with {name} {value}, not {found[name]}: quantize the checkpoint anew."
-            )
-    return {**found, **settled}
 
 
 def _pair(text: str, option: str, example: str) -> tuple[str, str]:

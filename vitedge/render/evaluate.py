@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `evaluate` found: shares with their intervals, and what was lost and gained."""
+"""The answer of `evaluate`: shares with their intervals, and the images lost and gained."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from vitedge.accuracy.records import Evaluation, PairedAccuracy, Proportion
-from vitedge.render_screen import document, lines, next_command, show, table
+from vitedge.files.bundle import MANIFEST
+from vitedge.render.following import export_command, kit_command
+from vitedge.render.screen import document, lines, next_command, show, table
 
 _NAMED = 5
 """Images that are named of those skipped and of those lost."""
 
 
-def evaluation(result: Evaluation, *, as_json: bool) -> None:
-    """Top-1, top-5 and agreement of every subject."""
+def render(result: Evaluation, *, options: Sequence[str] = (), as_json: bool) -> None:
+    """Prints top-1, top-5 and agreement of every subject; ``options`` about checkpoints are typed again."""
     if as_json:
         return document(result)
     agreement = ("agreement",) if result.reference else ()
@@ -35,8 +38,8 @@ def evaluation(result: Evaluation, *, as_json: bool) -> None:
         ),
         *(f"note: {note}" for note in result.notes),
         *dict.fromkeys(f"{row.runtime}: {row.note}" for row in result.subjects if row.note),
-        _verdict(result),
-        next_command(_following(result)),
+        _summary(result),
+        next_command(_following(result, options)),
     )
     return None
 
@@ -62,21 +65,24 @@ def _skipped(result: Evaluation) -> Iterator[str]:
         yield f"{len(result.skipped)} images could not be read and were skipped{unnamed}"
 
 
-def _verdict(result: Evaluation) -> str:
+def _summary(result: Evaluation) -> str:
     done = f"{len(result.subjects)} evaluated in {result.seconds:.1f} s"
     if result.max_drop is None:
         return done
     return f"{done}: FAILED: {result.reason}" if result.reason else f"{done}: within {result.max_drop:g} points"
 
 
-def _following(result: Evaluation) -> str:
-    judged = result.subjects[1:] if result.reference else result.subjects
+def _following(result: Evaluation, options: Sequence[str]) -> str:
+    compared = result.subjects[1:] if result.reference else result.subjects
+    artifacts = [row.source for row in compared if row.runtime != "torch"]
+    if not artifacts:
+        return export_command(compared[0].source, options)
+    against = ["vitedge", "validate", artifacts[0], "--against", result.reference or "CHECKPOINT"]
     if result.reference and not result.passed:
-        return f"vitedge validate {shlex.quote(judged[0].source)} --against {shlex.quote(result.reference)} --layers"
-    if all(row.runtime == "torch" for row in judged):
-        return f"vitedge export {shlex.quote(judged[0].source)} -o BUNDLE --format onnx --format coreml"
-    # What was computed op by op has no latency.
-    timed = [row.source for row in judged if row.runtime != "mlprogram"]
+        return shlex.join([*against, "--layers"])
+    # What was computed op by op has no latency here.
+    timed = [row.source for row in compared if row.runtime != "mlprogram"]
     if timed:
-        return f"vitedge bench {' '.join(shlex.quote(source) for source in timed)}"
-    return f"vitedge validate {shlex.quote(judged[0].source)} --against {shlex.quote(result.reference or 'CHECKPOINT')}"
+        return shlex.join(["vitedge", "bench", *timed])
+    bundle = Path(artifacts[0]).parent
+    return kit_command(bundle) if (bundle / MANIFEST).is_file() else shlex.join(against)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options that several commands have, with what they say of themselves."""
+"""Options that several commands have, with their help."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ InputType = Annotated[
 Profile = Annotated[
     str | None, typer.Option("--for", metavar="PROFILE", help="Settings of a device; see vitedge profiles.")
 ]
-MaxError = Annotated[float | None, typer.Option(help="Bar: max |difference| / max |reference|.")]
-MinSqnr = Annotated[float | None, typer.Option(help="Bar: centred SQNR in dB.")]
-MinAgreement = Annotated[float | None, typer.Option(help="Bar: share of images with the same top-1.")]
+MaxError = Annotated[float | None, typer.Option(help="Tolerance: max |difference| / max |reference|.")]
+MinSqnr = Annotated[float | None, typer.Option(help="Tolerance: centred SQNR in dB.")]
+MinAgreement = Annotated[float | None, typer.Option(help="Tolerance: share of images with the same top-1.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option(

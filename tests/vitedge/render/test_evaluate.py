@@ -4,13 +4,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from vitedge import render_screen
 from vitedge.accuracy.metrics import mcnemar, proportion
 from vitedge.accuracy.records import Evaluation, PairedAccuracy, SubjectAccuracy
-from vitedge.render_accuracy import evaluation
+from vitedge.render import screen
+from vitedge.render.evaluate import render
 
 REFERENCE = SubjectAccuracy(
     "a-checkpoint-of-a-long-name.safetensors (reference)",
@@ -52,14 +53,14 @@ RESULT = Evaluation(
 
 @pytest.fixture(autouse=True)
 def _narrow() -> Iterator[None]:
-    before = render_screen._OUT.width
-    render_screen._OUT.width = 80
+    before = screen._OUT.width
+    screen._OUT.width = 80
     yield
-    render_screen._OUT.width = before
+    screen._OUT.width = before
 
 
 def shown(result: Evaluation, capsys: pytest.CaptureFixture[str]) -> str:
-    evaluation(result, as_json=False)
+    render(result, options=["--set", "heads=3"], as_json=False)
     text = capsys.readouterr().out
     assert [line for line in text.splitlines() if len(line) > 80 and ": " not in line and "interval" not in line] == []
     return text
@@ -89,7 +90,7 @@ def test_the_table_fits_the_screen_and_says_all(capsys: pytest.CaptureFixture[st
     [
         (
             replace(RESULT, subjects=(REFERENCE,), comparisons=(), reference=None, max_drop=None),
-            "vitedge export some/a-",
+            "vitedge export some/a-checkpoint-of-a-long-name.safetensors --set heads=3 -o BUNDLE",
         ),
         (
             replace(RESULT, subjects=(replace(ARTIFACT, runtime="onnxruntime"),), comparisons=(), reference=None),
@@ -98,6 +99,11 @@ def test_the_table_fits_the_screen_and_says_all(capsys: pytest.CaptureFixture[st
         (
             replace(RESULT, passed=True, reason=""),
             "vitedge validate 'a bundle/model-of-some-length.mlpackage' --against",
+        ),
+        (
+            # What a checkpoint lost, `validate` does not compare.
+            replace(RESULT, subjects=(REFERENCE, replace(REFERENCE, source="other.pth"))),
+            "vitedge export other.pth --set heads=3 -o BUNDLE",
         ),
     ],
 )
@@ -115,8 +121,16 @@ def test_nothing_lost_is_a_plain_nought(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
-    evaluation(RESULT, as_json=True)
+    render(RESULT, as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["comparisons"][0]["lost_images"][0] == "n00/image.JPEG"
     assert found["subjects"][0]["agreement"] is None
     assert found["skipped"]["6.png"] == "damaged"
+
+
+def test_a_bundle_that_does_not_run_here_is_measured_on_a_mac(
+    demo_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = replace(ARTIFACT, source=str(demo_bundle / "model.mlpackage"))
+    text = shown(replace(RESULT, subjects=(REFERENCE, package), passed=True, reason=""), capsys)
+    assert text.splitlines()[-1] == f"next: vitedge kit write {demo_bundle} {demo_bundle}-kit"

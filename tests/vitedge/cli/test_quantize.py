@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +15,8 @@ import torch
 from PIL import Image
 
 from tests.bad_files import VIT, State, changed
+from tests.vitedge.cli.command import Command, check_refusal
 from tests.vitedge.quantization.captures import captured_once
-from vitedge import cli
 from vitedge.calibration import cache
 from vitedge.quantization import run
 from vitedge.quantization.file.model import read_model
@@ -34,41 +33,6 @@ SEEN = ("--images", "synthetic", "--image-count", "8")
 def quick() -> Iterator[None]:
     with captured_once():
         yield
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def sentence(self) -> str:
-        """What was said beside progress."""
-        told = [
-            line for line in self.err.splitlines() if not line.endswith(" …") and not line.startswith("Calibration")
-        ]
-        assert len(told) <= 1, self.err
-        return told[0] if told else ""
-
-
-Command = Callable[..., Outcome]
-
-
-@pytest.fixture
-def vitedge(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Command]:
-    """The command line in this process; an exception that it does not answer itself fails the test."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def command(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["vitedge", *(str(argument) for argument in arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return Outcome(int(caught.value.code or 0), *capfd.readouterr())
-
-    yield command
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def write_images(folder: Path, good: int = GOOD, bad: int = 0) -> Path:
@@ -92,28 +56,6 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def check_refusal(outcome: Outcome, *words: str, code: int = 2) -> None:
-    assert outcome.code == code, outcome.err
-    assert outcome.out == ""
-    assert outcome.sentence.startswith("vitedge: ")
-    for word in words:
-        assert word in outcome.sentence
-
-
-SETTLED = {
-    "--precision w4": ("precision int8, not w4", "quantize the checkpoint anew"),
-    "--precision fp32": ("precision int8, not fp32", "quantize the checkpoint anew"),
-    "--batch dynamic": ("batch 1, not dynamic", "quantize the checkpoint anew"),
-    "--images synthetic": ("settled --images", "leave that out"),
-    "--layer head=float": ("settled --layer", "leave that out"),
-    "--set heads=2": ("settled --set", "leave that out"),
-    "--features": ("settled --features", "leave that out"),
-    "--for jetson-orin-nano": ("quantized for processors", "vitedge quantize --for jetson-orin-nano"),
-    "--for iphone --format onnx": ("no use for onnx", "leave --for iphone out"),
-}
-"""What a quantized program leaves nothing to say of, and the words of the refusal."""
-
-
 def test_one_broken_image_is_named_skipped_and_counted(vitedge: Command, images: Path, tmp_path: Path) -> None:
     outcome = vitedge("quantize", VIT, "-o", tmp_path / "m.pt2", "--images", images, "--image-count", "41", *QUICK)
     assert outcome.code == 0
@@ -127,9 +69,6 @@ def test_one_broken_image_is_named_skipped_and_counted(vitedge: Command, images:
     assert names(tmp_path) == ["m.pt2"]
     again = vitedge("quantize", VIT, "-o", tmp_path / "m.pt2", "--images", images)
     check_refusal(again, "m.pt2 is already there", "--force")
-    for asked, said in SETTLED.items():
-        check_refusal(vitedge("export", tmp_path / "m.pt2", "-o", tmp_path / "out", *asked.split()), *said)
-    assert names(tmp_path) == ["m.pt2"]
 
 
 MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

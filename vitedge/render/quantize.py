@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``quantize`` did, as tables for people or as one JSON document."""
+"""The file that `quantize` wrote: schemes, simulated accuracy, layers and attentions."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from collections.abc import Iterator
 from rich import filesize
 from rich.table import Table
 
+from vitedge.export.formats import DEFAULT
 from vitedge.quantization.records import QuantizationRecord, QuantizationResult
-from vitedge.render_screen import document, lines, next_command, show, table
+from vitedge.render.screen import document, lines, next_command, show, table
 
 _NUMBERED = re.compile(r"(.*\.\d+)\.(.+)")
 _SHOWN = 3
-"""Parts that are named of those given back."""
+"""Layers that are named of those kept in float."""
 
 
-def result(done: QuantizationResult, *, profile: str | None, layers: bool, as_json: bool) -> None:
-    """The summary; with ``layers`` every layer and every attention; with a profile the next command is for that."""
+def render(done: QuantizationResult, *, profile: str | None, layers: bool, as_json: bool) -> None:
+    """Prints the summary; with ``layers`` every layer and attention; the next command is for the profile, if any."""
     if as_json:
         return document(done)
     record = done.record
@@ -30,12 +31,12 @@ def result(done: QuantizationResult, *, profile: str | None, layers: bool, as_js
             show(_attention_table(record))
     if record.frontier:
         show(_frontier_table(record))
-    wanted = f"--for {profile}" if profile else "--format onnx"
+    wanted = f"--for {profile}" if profile else f"--format {DEFAULT}"
     lines(
         f"{done.variant}: {_schemes(record)}",
         *(f"skipped: {name}: {reason}" for name, reason in record.skipped.items()),
         *(f"note: {note}" for note in record.notes),
-        *_simulated(record),
+        *_simulation(record),
         *([f"budget missed: {done.failed}; this is the best that was found"] if done.failed else []),
         f"{done.path}: {filesize.decimal(done.size)}, in {sum(record.seconds.values()):.1f} s",
         next_command(f"vitedge export {shlex.quote(done.path)} -o BUNDLE {wanted}"),
@@ -43,8 +44,10 @@ def result(done: QuantizationResult, *, profile: str | None, layers: bool, as_js
     return None
 
 
-def _simulated(record: QuantizationRecord) -> Iterator[str]:
-    if record.sqnr_db is not None:
+def _simulation(record: QuantizationRecord) -> Iterator[str]:
+    if record.sqnr_db is None:
+        yield "not compared with PyTorch: no images were named; vitedge export compares it"
+    else:
         agreement = "" if record.agreement is None else f", {record.agreement:.1%} of the images keep their top-1"
         yield f"calibrated on {record.images} images: {record.image_source}"
         yield f"simulation: {record.sqnr_db:.1f} dB centred SQNR{agreement}"
@@ -57,7 +60,7 @@ def _schemes(record: QuantizationRecord) -> str:
 
 
 def _frontier_table(record: QuantizationRecord) -> Table:
-    drawn = table("given back", "SQNR dB", "top-1", "kernels µs", right=range(1, 4))
+    drawn = table("kept in float", "SQNR dB", "top-1", "kernels µs", right=range(1, 4))
     for point in record.frontier:
         shown = ", ".join(point.given_back[:_SHOWN]) or "nothing"
         more = len(point.given_back) - _SHOWN
@@ -71,7 +74,7 @@ def _frontier_table(record: QuantizationRecord) -> Table:
 
 
 def _layer_table(record: QuantizationRecord) -> Table:
-    """A line a layer, below the name of the numbered module that it is in: whole names would fill a screen's width."""
+    """A line a layer, below the name of its numbered module: whole names would fill a screen's width."""
     drawn = table("layer", "scheme", "range", "SQNR dB", "alone", "clamped", right=range(3, 6))
     found = {diagnosis.layer: diagnosis for diagnosis in record.diagnoses}
     above = ""
@@ -87,7 +90,7 @@ def _layer_table(record: QuantizationRecord) -> Table:
 
 
 def _split(layer: str) -> tuple[str, str]:
-    """The innermost numbered module that a layer is in, or empty, and the layer's name within it."""
+    """Returns the innermost numbered module that a layer is in, or empty, and the layer's name within it."""
     numbered = _NUMBERED.fullmatch(layer)
     return ("", layer) if numbered is None else (numbered[1], numbered[2])
 

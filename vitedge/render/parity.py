@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verdicts as tables: parity, structure, layers, ranges and findings."""
+"""Tables that several commands show: parity, structure, layers, ranges and findings."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from collections.abc import Iterable, Mapping
 from rich.table import Table
 
 from vitedge.records import Finding, OutputParity, ParityReport, StressReport, StructureReport
-from vitedge.render_screen import lines, show, table
+from vitedge.render.screen import lines, show, table
 
 _SHOWN = 10
 """Values that are shown of a program's ranges."""
 
 
-def verdicts(parity: Iterable[ParityReport], structure: Iterable[StructureReport]) -> None:
-    """Every artifact against its reference, and why it failed where it did."""
-    drawn = table("artifact", "checked in", "output", "relative", "SQNR dB", "top-1", "verdict", right=range(3, 6))
+def report_table(parity: Iterable[ParityReport], structure: Iterable[StructureReport]) -> None:
+    """Prints every artifact against its reference, and why it failed where it did."""
+    drawn = table("artifact", "checked in", "output", "relative", "SQNR dB", "top-1", "check", right=range(3, 6))
     for report in parity:
-        verdict = "passed" if report.passed else "FAILED"
+        outcome = "passed" if report.passed else "FAILED"
         for row in report.outputs:
             agreement = "-" if row.agreement is None else f"{row.agreement:.1%}"
             numbers = (f"{row.relative_error:.1e}", f"{row.centred_sqnr_db:.1f}", agreement)
-            drawn.add_row(report.artifact, report.runtime, row.output, *numbers, verdict)
-    judged = {report.artifact for report in parity}
+            drawn.add_row(report.artifact, report.runtime, row.output, *numbers, outcome)
+    compared = {report.artifact for report in parity}
     for check in structure:
-        if check.passed and check.artifact in judged:
+        if check.passed and check.artifact in compared:
             continue  # its parity says more
         drawn.add_row(check.artifact, "structure", "-", "-", "-", "-", "passed" if check.passed else "FAILED")
     show(drawn)
@@ -39,7 +39,7 @@ def verdicts(parity: Iterable[ParityReport], structure: Iterable[StructureReport
 
 
 def stress_table(report: StressReport) -> None:
-    """The largest values of a package."""
+    """Prints the largest values of a package."""
     drawn = table("operation", "module", "magnitude", "", right=(2,))
     for entry in report.ranges[:_SHOWN]:
         magnitude = "-" if entry.magnitude is None else f"{entry.magnitude:.4g}"
@@ -54,7 +54,7 @@ def stress_table(report: StressReport) -> None:
 
 
 def finding_lines(finding: Finding) -> tuple[str, str]:
-    """What will cost speed or precision, and the remedy."""
+    """Returns what will cost speed or precision, and the remedy."""
     return (
         f"{finding.artifact}: {finding.rule}: {finding.where}: {finding.reason}",
         f"  remedy: {finding.remedy}",
@@ -62,7 +62,7 @@ def finding_lines(finding: Finding) -> tuple[str, str]:
 
 
 def layer_table(report: ParityReport) -> Table:
-    """One row a module: its worst value, where it has several."""
+    """A table of one row a module: its worst value, where it has several."""
     drawn = table("layer", "relative", "SQNR dB", "", right=(1, 2))
     worst: dict[str, OutputParity] = {}
     for row in report.layers:
@@ -77,7 +77,7 @@ def layer_table(report: ParityReport) -> Table:
 
 
 def _layer_sqnr(row: OutputParity) -> float:
-    """A layer of a Core ML package is judged by its plain SQNR, and has no other."""
+    """A layer of a Core ML package has its plain SQNR alone."""
     return row.sqnr_db if math.isnan(row.centred_sqnr_db) else row.centred_sqnr_db
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from vitedge.arguments import parse_batch, parse_overrides, parse_size
+from vitedge.cli.values import as_typed, parse_batch, parse_overrides, parse_size
 from vitedge.errors import BadRecipe
 
 
@@ -22,3 +22,8 @@ def test_sizes_batches_and_overrides_are_parsed() -> None:
     for text in ("0", "-1", "1x2x3", "x", ""):
         with pytest.raises(BadRecipe):
             parse_size(text)
+
+
+def test_what_was_typed_about_a_checkpoint_can_be_typed_again() -> None:
+    assert as_typed(None, None) == []
+    assert as_typed("ema", ["heads=3", "mean=0,0,0"]) == ["--weights", "ema", "--set", "heads=3", "--set", "mean=0,0,0"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``quantize``: parse, one library call, render."""
+"""The command ``quantize``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vitedge.arguments import parse_batch, parse_overrides, parse_size, quantization_entries
-from vitedge.cli_options import (
+from vitedge.cli.options import (
     AsJson,
     Batch,
     ImageSize,
@@ -21,10 +20,10 @@ from vitedge.cli_options import (
     Source,
     Weights,
 )
+from vitedge.cli.values import parse_batch, parse_overrides, parse_size, quantization_entries
 from vitedge.devices.profiles import apply
 from vitedge.files.plain import from_dict
 from vitedge.recipe import CALIBRATION_COUNT, SCHEMES, ExportRecipe, read_entries
-from vitedge.render_screen import progress
 
 
 def quantize(
@@ -52,7 +51,7 @@ def quantize(
     image_size: ImageSize = None,
     batch: Batch = None,
     input_type: InputType = None,
-    seed: Annotated[int | None, typer.Option(help="Of the images.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the images.")] = None,
     weights: Weights = None,
     overrides: Overrides = None,
     recipe: Annotated[
@@ -83,10 +82,11 @@ def quantize(
     calibration = {"images": images, "image_count": image_count, "seed": seed, **budget}
     entries["quantization"] = quantization_entries(entries["precision"], found, calibration, settings, layers)
     asked = apply(from_dict(ExportRecipe, entries), entries)
-    from vitedge import render_quantization
+    from vitedge.render.quantize import render
+    from vitedge.render.screen import progress
     from vitedge.verbs.quantize import quantize as run
 
     result = run(source, output, asked, force=force, progress=progress)
-    render_quantization.result(result, profile=asked.profile, layers=diagnose, as_json=json)
+    render(result, profile=asked.profile, layers=diagnose, as_json=json)
     if result.failed:
         raise typer.Exit(4)

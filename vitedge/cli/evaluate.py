@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``evaluate``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vitedge.cli.options import AsJson, Overrides, Weights
+from vitedge.cli.values import as_typed, parse_overrides, parse_size
+
+
+def evaluate(
+    subjects: Annotated[
+        list[str],
+        typer.Argument(metavar="BUNDLE|ARTIFACT|CHECKPOINT…", help="Several are counted on the same images."),
+    ],
+    images: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR|FILE.csv|FILE.npz", help="Labelled: class folders, rows of path and label, or two arrays."
+        ),
+    ],
+    against: Annotated[
+        str | None, typer.Option(metavar="CHECKPOINT", help="The reference that top-1 has to agree with.")
+    ] = None,
+    image_count: Annotated[
+        int | None, typer.Option(min=1, help="How many, evenly of all classes; all if not given.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of that choice.")] = 0,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(metavar="POINTS", help="Top-1 that may be lost against the reference, or the first subject."),
+    ] = None,
+    image_size: Annotated[
+        str | None, typer.Option(metavar="N|HxW", help="Pixels for checkpoints; their own if not given.")
+    ] = None,
+    weights: Weights = None,
+    overrides: Overrides = None,
+    *,
+    json: AsJson = False,
+) -> None:
+    """Count what is classified correctly: top-1, top-5, agreement."""
+    from vitedge.render.evaluate import render
+    from vitedge.render.screen import progress
+    from vitedge.verbs.evaluate import Request
+    from vitedge.verbs.evaluate import evaluate as run
+    from vitedge.verbs.subjects import Weights as Choice
+
+    choice = Choice(weights, parse_overrides(overrides), parse_size(image_size))
+    request = Request(images, image_count, seed, against, max_drop, choice)
+    result = run(subjects, request, progress)
+    render(result, options=as_typed(weights, overrides), as_json=json)
+    if not result.passed:
+        raise typer.Exit(4)

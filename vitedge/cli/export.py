@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitedge.cli.options import (
+    PRECISIONS,
+    AsJson,
+    Batch,
+    ImageCount,
+    Images,
+    ImageSize,
+    InputType,
+    Layers,
+    MaxError,
+    MinAgreement,
+    MinSqnr,
+    Overrides,
+    Profile,
+    Settings,
+    Source,
+    Weights,
+)
+from vitedge.cli.values import (
+    parse_batch,
+    parse_overrides,
+    parse_size,
+    quantization_entries,
+    tolerance_entries,
+)
+from vitedge.devices.profiles import apply
+from vitedge.files.plain import from_dict
+from vitedge.quantization.file.header import SUFFIX, fixed_entries
+from vitedge.recipe import SCHEMES, ExportRecipe, read_entries
+
+
+def export(
+    source: Source,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="BUNDLE", help="The folder to write.")],
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", metavar="onnx|coreml|tensorrt", help="Repeat for several.")
+    ] = None,
+    profile: Profile = None,
+    precision: Annotated[str | None, typer.Option(metavar=PRECISIONS, help="fp32 if not given.")] = None,
+    image_size: ImageSize = None,
+    batch: Batch = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set; 18, or the profile's.")] = None,
+    coreml_target: Annotated[
+        str | None, typer.Option(metavar="iOS16|…", help="Deployment target; iOS17, or the profile's.")
+    ] = None,
+    input_type: InputType = None,
+    images: Images = None,
+    image_count: ImageCount = None,
+    layers: Layers = None,
+    settings: Settings = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the synthetic images, or of the choice from a folder.")
+    ] = None,
+    weights: Weights = None,
+    overrides: Overrides = None,
+    max_error: MaxError = None,
+    min_sqnr: MinSqnr = None,
+    min_agreement: MinAgreement = None,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Read options from a file; those given here win.")
+    ] = None,
+    *,
+    compare_speed: Annotated[
+        bool, typer.Option("--compare-speed", help="Time the quantized ONNX file beside float ones.")
+    ] = False,
+    features: Annotated[bool, typer.Option("--features", help="Tokens and pooled features, not logits.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the bundle that is there.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Write a bundle: artifacts, with the proof of what they compute."""
+    given = {
+        "formats": tuple(formats) if formats else None,
+        "profile": profile,
+        "precision": precision,
+        "image_size": parse_size(image_size),
+        "batch": parse_batch(batch),
+        "opset": opset,
+        "coreml_target": coreml_target,
+        "input": input_type,
+        "images": images,
+        "image_count": image_count,
+        "seed": seed,
+        "weights": weights,
+        "overrides": parse_overrides(overrides) or None,
+        "features": features or None,
+        "bar": tolerance_entries(max_error, min_sqnr, min_agreement),
+    }
+    entries = read_entries(recipe) if recipe else {}
+    entries.update({name: value for name, value in given.items() if value is not None})
+    if source.endswith(SUFFIX):
+        typed = {**entries, "quantization": entries.get("quantization") or settings or layers}
+        entries.update(fixed_entries(source, typed))
+    elif entries.get("precision") in SCHEMES or settings or layers:
+        calibration = {"images": images, "seed": seed}
+        found = entries.get("quantization")
+        entries["quantization"] = quantization_entries(entries.get("precision"), found, calibration, settings, layers)
+    asked = apply(from_dict(ExportRecipe, entries), entries)
+    from vitedge.render.export import render
+    from vitedge.render.screen import progress
+    from vitedge.verbs.export import export as run
+
+    result = run(source, output, asked, force=force, compare_speed=compare_speed, progress=progress)
+    render(result, as_json=json)
+    if result.pending:
+        raise typer.Exit(3)

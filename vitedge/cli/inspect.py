@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``inspect``."""
+
+from __future__ import annotations
+
+from vitedge.cli.options import AsJson, Overrides, Source, Weights
+from vitedge.cli.values import as_typed, parse_overrides
+
+
+def inspect(source: Source, weights: Weights = None, overrides: Overrides = None, *, json: AsJson = False) -> None:
+    """Say what is in a checkpoint, and what it costs to run."""
+    from vitedge.render.inspect import render
+    from vitedge.verbs.inspect import inspect as run
+
+    result = run(source, weights=weights, overrides=parse_overrides(overrides))
+    render(result, options=as_typed(weights, overrides), as_json=json)

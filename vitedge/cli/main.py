@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The application: the table of commands, and what a process does with their errors."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import gc
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import typer
+from typer.core import TyperGroup
+
+from vitedge.cli.bench import bench
+from vitedge.cli.demo import demo
+from vitedge.cli.evaluate import evaluate
+from vitedge.cli.export import export
+from vitedge.cli.inspect import inspect
+from vitedge.cli.kit import kit
+from vitedge.cli.profiles import profiles
+from vitedge.cli.quantize import quantize
+from vitedge.cli.validate import validate
+from vitedge.errors import VitedgeError
+from vitedge.stopping import obeying_signals
+
+COMMANDS: Mapping[str, Callable[..., None] | typer.Typer] = {
+    "inspect": inspect,
+    "export": export,
+    "quantize": quantize,
+    "validate": validate,
+    "evaluate": evaluate,
+    "bench": bench,
+    "kit": kit,
+    "profiles": profiles,
+    "demo": demo,
+}
+"""Name to its function, or to a group of commands, in the order of ``vitedge --help``."""
+_MOVED = {"--kit": "vitedge kit write", "--import": "vitedge kit import"}
+"""Options of earlier versions to the commands that do it now."""
+_OBJECTS_BEFORE_COLLECTION = 200_000
+
+
+class _InOrder(TyperGroup):
+    """Lists the commands as `COMMANDS` does; typer would put groups before them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Returns their names."""
+        return sorted(super().list_commands(ctx), key=list(COMMANDS).index)
+
+
+app = typer.Typer(
+    name="vitedge",
+    cls=_InOrder,
+    help="Vision transformer checkpoints in, verified ONNX and Core ML out.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+for name, command in COMMANDS.items():
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=name)
+    else:
+        app.command(name)(command)
+
+_USAGE = cast("type[Exception]", typer.BadParameter.__bases__[0])
+"""The type of every mistake on the command line; typer gives it no name of its own."""
+
+
+def _usage(error: Any) -> str:
+    """Returns in one sentence what typer found wrong with the command line."""
+    where = error.ctx.command_path if error.ctx else "vitedge"
+    where = _MOVED.get(getattr(error, "option_name", ""), where)
+    return f"{error.format_message().rstrip('.')}; see {where} --help."
+
+
+def main() -> None:
+    """Runs one command and exits: errors of `vitedge.errors` become one sentence and their exit code."""
+    try:
+        with obeying_signals():
+            code = app(sys.argv[1:] or ["--help"], prog_name="vitedge", standalone_mode=False)
+    except VitedgeError as error:
+        code = _failed(str(error), error.exit_code)
+    except _USAGE as error:
+        code = _failed(_usage(error), 2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EPIPE):
+            raise
+        code = _failed(f"The result cannot be written to stdout: {error.strerror}.", 2)
+    sys.exit(code)
+
+
+def _failed(sentence: str, code: int) -> int:
+    """Says what went wrong; returns the exit code."""
+    from vitedge.render.screen import error
+
+    error(sentence)
+    return code
+
+
+def script() -> None:
+    """The console script: `main` in a process that has nothing else to do.
+
+    Importing PyTorch makes millions of objects that live to the end: looking for garbage among them, and taking them
+    apart one by one before the process ends anyway, would cost `inspect` a third of its time.
+    """
+    gc.set_threshold(_OBJECTS_BEFORE_COLLECTION)
+    code = 0
+    try:
+        main()
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # who reads a pipe may have left
+            stream.flush()
+    os._exit(code)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``validate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitedge.cli.options import AsJson, ImageCount, Images, MaxError, MinAgreement, MinSqnr, Overrides, Weights
+from vitedge.cli.values import parse_overrides, tolerance_entries
+from vitedge.errors import BadRecipe
+from vitedge.files.plain import from_dict
+from vitedge.recipe import IMAGE_COUNT
+from vitedge.records import Bar
+
+
+def validate(
+    subject: Annotated[str, typer.Argument(metavar="BUNDLE|ARTIFACT", help="A bundle, an .onnx or an .mlpackage.")],
+    against: Annotated[
+        str | None, typer.Option(metavar="CHECKPOINT", help="Compare with this checkpoint; an artifact needs it.")
+    ] = None,
+    images: Images = None,
+    image_count: ImageCount = None,
+    weights: Weights = None,
+    overrides: Overrides = None,
+    max_error: MaxError = None,
+    min_sqnr: MinSqnr = None,
+    min_agreement: MinAgreement = None,
+    compute: Annotated[
+        str, typer.Option(metavar="declared|fp32", help="Core ML: fp32 shows the conversion without its rounding.")
+    ] = "declared",
+    *,
+    layers: Annotated[bool, typer.Option("--layers", help="Compare layer by layer; needs --against.")] = False,
+    stress: Annotated[bool, typer.Option("--stress", help="Watch Core ML's values against float16's range.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Check a bundle, or compare an artifact with a checkpoint."""
+    from vitedge.render.validate import render
+    from vitedge.verbs.validate import Against, Manner
+    from vitedge.verbs.validate import validate as run
+
+    tolerance = tolerance_entries(max_error, min_sqnr, min_agreement)
+    if against is None and (layers or tolerance):
+        raise BadRecipe("--layers and tolerances are for a comparison with a checkpoint: add --against CHECKPOINT.")
+    reference = (
+        None
+        if against is None
+        else Against(
+            against,
+            images or "synthetic",
+            image_count or IMAGE_COUNT,
+            layers=layers,
+            weights=weights,
+            bar=None if tolerance is None else from_dict(Bar, tolerance),
+            overrides=parse_overrides(overrides),
+        )
+    )
+    result = run(Path(subject), reference, Manner(compute, stress))
+    render(result, as_json=json)
+    if not result.passed:
+        raise typer.Exit(4)

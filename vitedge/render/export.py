@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bundle that `export` wrote, and how well its artifacts compute."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich import filesize
+from rich.table import Table
+
+from vitedge import registry
+from vitedge.export.formats import FORMATS
+from vitedge.records import Artifact, ExportResult
+from vitedge.render.following import kit_command
+from vitedge.render.parity import report_table
+from vitedge.render.screen import document, lines, next_command, show, table
+
+
+def render(result: ExportResult, *, as_json: bool) -> None:
+    """Prints the artifacts, their parity and what to type next."""
+    if as_json:
+        return document(result)
+    manifest = result.manifest
+    images, seconds = max((report.images for report in manifest.parity), default=0), sum(result.seconds.values())
+    show(_artifact_table(manifest.artifacts))
+    report_table(manifest.parity, manifest.structure)
+    lines(
+        *(f"note: {artifact.path}: {note}" for artifact in manifest.artifacts for note in artifact.notes),
+        *(f"note: {note}" for note in manifest.spec.notes),
+        *([] if manifest.speed is None else [f"speed: {manifest.speed.text}"]),
+        *result.pending,
+        f"{result.bundle}: {filesize.decimal(result.size)}, verified on {images} images, in {seconds:.1f} s",
+        next_command(_following(result.bundle, manifest.artifacts)),
+    )
+    return None
+
+
+def _following(bundle: str, artifacts: Iterable[Artifact]) -> str:
+    """Returns what measures the bundle: on a Mac, where nothing of it runs on this system."""
+    runtimes = {FORMATS[artifact.format].runtimes[-1] for artifact in artifacts}
+    if any(registry.works_here(registry.RUNTIMES, name) for name in runtimes):
+        return f"vitedge bench {shlex.quote(bundle)}"
+    return kit_command(Path(bundle))
+
+
+def _artifact_table(artifacts: Iterable[Artifact]) -> Table:
+    drawn = table("artifact", "target", "precision", "input", "size", right=(4,))
+    for artifact in artifacts:
+        image = artifact.inputs[0]
+        shape = "x".join(str(edge) for edge in image.shape)
+        drawn.add_row(
+            artifact.path,
+            artifact.target,
+            artifact.precision,
+            f"{shape} {image.dtype}",
+            filesize.decimal(artifact.size),
+        )
+    return drawn

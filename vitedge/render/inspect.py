@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The facts of a checkpoint with the origin of each, and the cost of its model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import filesize
+
+from vitedge.records import Inspection, ModelSpec, Origin
+from vitedge.render.following import export_command
+from vitedge.render.screen import document, lines, next_command, short_path, show, table
+
+_NAMED = 2
+"""Labels that are shown before their number."""
+
+
+def render(result: Inspection, *, options: Sequence[str] = (), as_json: bool) -> None:
+    """Prints the facts, the cost and what an export leaves out; ``options`` are typed again in the next command."""
+    if as_json:
+        return document(result)
+    spec = result.spec
+    drawn = table("", "", "from")
+    drawn.add_row("file", short_path(result.source), f"{result.container}, {filesize.decimal(result.size)}")
+    drawn.add_row("weights", _weight_sets(result), f"{spec.naming} names")
+    for name, value in _facts(spec):
+        drawn.add_row(name.rpartition(".")[2].replace("_", " "), value, _origin(spec, name))
+    show(drawn)
+    cost = result.cost
+    lines(
+        f"{cost.parameters:,} parameters, {cost.gmacs:.2f} GMACs, {cost.activations_mb:.1f} MB of activations",
+        *(f"left out: {name} ({reason})" for name, reason in _grouped(result.dropped)),
+        *(f"note: {note}" for note in spec.notes),
+        next_command(export_command(result.source, options)),
+    )
+    return None
+
+
+def _facts(spec: ModelSpec) -> Iterable[tuple[str, str]]:
+    """Yields field names of the spec, in reading order, with their values as text."""
+    for name in ("family", "variant", "image_size", "in_channels", "patch", "widths", "depths", "heads", "mlp_ratios"):
+        yield name, _text(getattr(spec, name))
+    yield "classes", str(spec.classes) if spec.classes else "none: exports as a feature extractor"
+    yield "tokens", ", ".join(spec.tokens) or "none"
+    yield "activation", spec.activation
+    yield "norm_eps", f"{spec.norm_eps:g}"
+    for name in ("mean", "std", "interpolation", "crop", "channel_order"):
+        yield f"preprocessing.{name}", _text(getattr(spec.preprocessing, name))
+    for name in (name for name, value in spec.options.items() if value):
+        value = spec.options[name]
+        yield f"options.{name}", _text(value)
+    if spec.labels:
+        more = f", … ({len(spec.labels)})" if len(spec.labels) > _NAMED else ""
+        yield "labels", ", ".join(spec.labels[:_NAMED]) + more
+
+
+def _origin(spec: ModelSpec, name: str) -> str:
+    origin = spec.origins.get(name)
+    if origin is None:
+        return ""
+    return f"{origin.value}: check it" if origin is Origin.ASSUMED else origin.value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return " ".join(_text(entry) for entry in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _weight_sets(result: Inspection) -> str:
+    others = [name for name in result.weight_sets if name != result.weight_set]
+    return f"{result.weight_set} (also here: {', '.join(others)})" if others else result.weight_set
+
+
+def _grouped(dropped: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+    """Yields dropped weights by reason, with their number where there are several."""
+    names: dict[str, list[str]] = {}
+    for name, reason in dropped.items():
+        names.setdefault(reason, []).append(name)
+    for reason, group in names.items():
+        yield (group[0] if len(group) == 1 else f"{group[0]} and {len(group) - 1} more", reason)

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verify kit: where it was written and what to do with it, and what it brought back."""
+
+from __future__ import annotations
+
+import shlex
+
+from rich import filesize
+
+from vitedge import registry
+from vitedge.records import Validation, WrittenKit
+from vitedge.render.parity import report_table
+from vitedge.render.screen import document, lines, next_command
+
+
+def render_written(result: WrittenKit, *, as_json: bool) -> None:
+    """Prints where a kit was written, and how it is run: here on a Mac, and elsewhere after it was copied to one."""
+    if as_json:
+        return document(result)
+    lines(
+        f"{result.kit}: {filesize.decimal(result.size)}; every file of {result.bundle} is as its manifest describes it"
+    )
+    if registry.works_here(registry.RUNTIMES, "coreml"):
+        lines(next_command(f"python {shlex.quote(result.kit)}/verify.py"))
+    else:
+        lines(
+            f"{result.kit}: copy it to a Mac, type there: python verify.py, and bring its result.npz back",
+            next_command(f"vitedge kit import {shlex.quote(result.bundle)} result.npz"),
+        )
+    return None
+
+
+def render_imported(result: Validation, *, as_json: bool) -> None:
+    """Prints what a Mac computed against the bundle's reference outputs, and that the bundle keeps it."""
+    if as_json:
+        return document(result)
+    report_table(result.parity, result.structure)
+    checked = "passed" if result.passed else "did NOT pass"
+    bundle = shlex.quote(result.subject)
+    lines(
+        f"{result.subject}: {filesize.decimal(result.size or 0)}, {result.files} files as the manifest describes them; "
+        f"what the Mac computed {checked}, and is sealed into the manifest",
+        # Where it did not pass, half precision's range is the first thing to look at.
+        next_command(f"vitedge validate {bundle}" if result.passed else f"vitedge validate {bundle} --stress"),
+    )
+    return None

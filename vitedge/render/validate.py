@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report of `validate`."""
+
+from __future__ import annotations
+
+from vitedge.records import Validation
+from vitedge.render.parity import finding_lines, layer_table, report_table, stress_table
+from vitedge.render.screen import document, lines, show
+
+
+def render(result: Validation, *, as_json: bool) -> None:
+    """Prints parity, structure, ranges and findings, and whether the subject is valid."""
+    if as_json:
+        return document(result)
+    report_table(result.parity, result.structure)
+    for report in result.parity:
+        if report.layers:
+            show(layer_table(report))
+    for stress in result.stress:
+        stress_table(stress)
+    lines(
+        *(line for finding in result.findings for line in finding_lines(finding)),
+        f"{result.subject}: {_hashes(result)}{'valid' if result.passed else 'NOT valid'}",
+    )
+    return None
+
+
+def _hashes(result: Validation) -> str:
+    return f"{result.files} files as the manifest describes them, " if result.files else ""
