@@ -67,8 +67,9 @@ def test_the_verbs_are_the_ones_that_are_promised() -> None:
 
 @pytest.mark.parametrize("verb", [name for name in vitedge.__all__ if name != "load"])
 def test_a_verb_has_every_option_of_its_command(verb: str) -> None:
-    command = typer.main.get_command(app).commands[verb]
-    known = set(inspect.signature(vitedge._VERBS.get(verb, getattr(vitedge, verb))).parameters)
+    command = vars(typer.main.get_command(app))["commands"][verb]
+    function = vitedge._VERBS.get(verb) or getattr(vitedge, verb)
+    known = set(inspect.signature(function).parameters)
     known |= {entry.name for record in RECORDS.get(verb, ()) for entry in dataclasses.fields(record)}
     asked = {option.name for option in command.params if option.param_type_name == "option"} - SHOWN
     asked -= OF_THE_KIT if verb == "validate" else set()
