@@ -27,6 +27,7 @@ types: install
 
 docs: install
 	$(BIN)/python -m tests.cli_docs
+	$(BIN)/python -m tests.api_docs
 	$(BIN)/python -m tests.readme_table
 
 clean:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import readme_table
+import vitedge
+from tests import api_docs, readme_table
+from tests.api_source import Source, anchor, types
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
@@ -20,7 +22,34 @@ def test_the_table_in_the_readme_is_that_of_the_committed_result() -> None:
     assert readme_table.filled(text) == text, "run make docs"
 
 
+def test_the_page_of_the_api_is_that_of_the_docstrings(caplog: pytest.LogCaptureFixture) -> None:
+    assert api_docs.page() == api_docs.PAGE.read_text(encoding="utf-8"), "run make docs"
+    assert caplog.messages == []  # such as an argument that is explained and does not exist
+
+
+def test_every_verb_is_on_the_page_of_the_api_with_all_records_that_it_takes_and_returns() -> None:
+    source = Source(api_docs.ROOT)
+    shown = {entry.path: entry for _, found in api_docs.sections(source) for entry in found}
+    assert {f"vitedge.{verb}" for verb in vitedge.__all__} <= set(shown)
+    named = {name for entry in shown.values() for name in types(entry.object) if name.startswith("vitedge.")}
+    assert [name for name in sorted(named - set(shown)) if source.find(name).is_class] == []
+
+
+def test_every_error_is_in_the_tree_of_errors() -> None:
+    source = Source(api_docs.ROOT)
+    tree = source.docstring("vitedge.errors").split()
+    assert [entry.heading for entry in source.entries("vitedge.errors") if entry.heading not in tree] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_a_heading_lead_to_one(page: Path) -> None:
+    for name, fragment in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
+        target = page.parent / name if name else page
+        headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+        assert fragment in {anchor(heading) for heading in headings}

@@ -1,20 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import typer
 
 import vitedge
 from tests.bad_files import VIT
 from tests.test_layout import HEAVY
+from vitedge.cli.main import app
 from vitedge.demo.assets import IMAGES
 from vitedge.errors import BadRecipe, UserError
+from vitedge.latency.sampling import Rule
+from vitedge.recipe import ExportRecipe, QuantizationRecipe
+from vitedge.records import Bar
+from vitedge.verbs.evaluate import Request
+from vitedge.verbs.subjects import Weights
+from vitedge.verbs.validate import Against
+
+RECORDS: dict[str, tuple[type, ...]] = {
+    "export": (ExportRecipe, QuantizationRecipe, Bar),
+    "quantize": (ExportRecipe, QuantizationRecipe),
+    "validate": (Against, Bar),
+    "evaluate": (Request, Weights),
+}
+"""Verb to the records whose fields are options of its command, too."""
+NAMES = {
+    "output": ("bundle", "out"),
+    "input_type": ("input",),
+    "settings": ("quantization",),
+    "scheme": ("precision",),
+    "labelled": ("eval_images",),
+    "max_error": ("relative_error",),
+    "min_sqnr": ("centred_sqnr_db", "min_sqnr"),
+    "min_agreement": ("agreement",),
+}
+"""Option to what Python calls it, where that is not the same."""
+SHOWN = {"json", "diagnose"}
+"""Options of what is printed; Python returns all of it."""
 
 
 def told(script: str) -> list[str]:
@@ -25,12 +57,25 @@ def told(script: str) -> list[str]:
     return lines
 
 
+def function_of(verb: str) -> Callable[..., Any]:
+    """The function of a verb, also where a package of its name took its place."""
+    return vitedge._export if verb == "export" else getattr(vitedge, verb)  # type: ignore[no-any-return]
+
+
 def test_the_verbs_are_the_ones_that_are_promised() -> None:
     assert vitedge.__all__ == ["bench", "evaluate", "export", "inspect", "load", "quantize", "validate"]
     for name in vitedge.__all__:
-        verb = getattr(vitedge, name)
-        assert callable(verb)
-        assert inspect.getdoc(vitedge._VERBS.get(name, verb))
+        assert callable(getattr(vitedge, name))
+        assert inspect.getdoc(function_of(name))
+
+
+@pytest.mark.parametrize("verb", [name for name in vitedge.__all__ if name != "load"])
+def test_a_verb_has_every_option_of_its_command(verb: str) -> None:
+    command = vars(typer.main.get_command(app))["commands"][verb]
+    known = set(inspect.signature(function_of(verb)).parameters)
+    known |= {entry.name for record in RECORDS.get(verb, ()) for entry in dataclasses.fields(record)}
+    asked = {option.name for option in command.params if option.param_type_name == "option"} - SHOWN
+    assert [name for name in sorted(asked) if not known.intersection(NAMES.get(name, (name,)))] == []
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
@@ -68,14 +113,42 @@ def test_a_bundle_and_an_artifact_are_validated(demo_bundle: Path) -> None:
     found = vitedge.validate(str(demo_bundle / "model.onnx"), against=str(VIT), layers=True)
     assert found.passed
     assert found.parity[0].layers
+    found = vitedge.validate(demo_bundle / "model.onnx", against=Against(str(VIT), image_count=3), layers=True)
+    assert found.parity[0].images == 3
+    assert found.parity[0].layers
     with pytest.raises(BadRecipe, match="--against"):
         vitedge.validate(demo_bundle / "model.onnx")
+    with pytest.raises(BadRecipe, match="say which one with against"):
+        vitedge.validate(demo_bundle, layers=True)
+
+
+def test_a_recipe_is_read_from_a_file(tmp_path: Path) -> None:
+    recipe, told = tmp_path / "recipe.toml", []
+    recipe.write_text("image_count = 2\nopset = 17\n", encoding="utf-8")
+    result = vitedge.export(VIT, tmp_path / "bundle", recipe, progress=told.append)
+    assert result.manifest.artifacts[0].target == "opset 17"
+    assert result.manifest.parity[0].images == 2
+    assert "lowering …" in told
+    recipe.write_text("image_cuont = 2\n", encoding="utf-8")
+    with pytest.raises(BadRecipe, match="image_cuont"):
+        vitedge.quantize(VIT, tmp_path / "program.pt2", str(recipe))
+
+
+def test_latency_is_measured_by_a_rule(demo_bundle: Path) -> None:
+    told: list[str] = []
+    rule = Rule(warmup_s=0.02, warmup_limit_s=0.1, samples=10, seconds=0.2, rounds=5)
+    found = vitedge.bench(demo_bundle / "model.onnx", threads=1, rule=rule, progress=told.append)
+    assert [report.samples for report in found.reports] == [10]
+    assert told[0] == "warming up model.onnx"
 
 
 def test_accuracy_is_counted(demo_bundle: Path) -> None:
     found = vitedge.evaluate(demo_bundle / "model.onnx", IMAGES, against=str(VIT), image_count=20, max_drop=0.0)
     assert found.passed
     assert [row.top1.total for row in found.subjects] == [20, 20]
+    asked = Request(str(IMAGES), image_count=30, seed=1, weights=Weights(image_size=(48, 48)))
+    assert vitedge.evaluate([VIT], asked, image_count=10).images == 10
+    assert vitedge.evaluate(str(VIT), asked).images == 30
 
 
 def test_a_mistake_is_an_error_of_ours() -> None:

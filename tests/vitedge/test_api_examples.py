@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The examples in the verbs' docstrings, which docs/api.md shows, are run as a user would type them."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import vitedge
+from tests.bad_files import VIT
+from vitedge.demo import assets
+
+SOURCE = Path(vitedge.__file__)
+PER_CLASS = 6
+
+
+def docstring(verb: str) -> str:
+    """Read from the source: `vitedge.export` may be the package that shares the verb's name."""
+    tree = ast.parse(SOURCE.read_text(encoding="utf-8"))
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return ast.get_docstring(functions[verb]) or ""
+
+
+@pytest.fixture
+def folder(demo_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the examples find: ``mystery.pth``, its ``bundle``, and ``photos`` with a folder for each class."""
+    shutil.copy(VIT, tmp_path / "mystery.pth")
+    shutil.copytree(demo_bundle, tmp_path / "bundle")
+    images, labels = assets.images()
+    for label in np.unique(labels):
+        place = tmp_path / "photos" / str(label)
+        place.mkdir(parents=True)
+        for index in np.flatnonzero(labels == label)[:PER_CLASS]:
+            Image.fromarray(images[index]).save(place / f"{index:03}.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("verb", vitedge.__all__)
+def test_the_example_of_a_verb_runs(verb: str, folder: Path) -> None:
+    text = docstring(verb)
+    test = doctest.DocTestParser().get_doctest(text, {"vitedge": vitedge}, verb, str(SOURCE), 0)
+    assert f"vitedge.{verb}(" in "".join(example.source for example in test.examples)
+    said: list[str] = []
+    doctest.DocTestRunner(verbose=False).run(test, out=said.append)
+    assert not said, "".join(said)
