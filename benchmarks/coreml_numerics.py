@@ -35,12 +35,12 @@ from vitedge.images.image_set import load
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import read_program
 from vitedge.models.reference import Reference, load_reference
-from vitedge.parity.artifact import Evidence, outputs_of
-from vitedge.parity.metrics import compare, judge
+from vitedge.parity.artifact import ReferenceOutputs, outputs_of
+from vitedge.parity.metrics import compare, exceeded
 from vitedge.parity.reference import gather
 from vitedge.program.capture import capture
 from vitedge.recipe import ExportRecipe
-from vitedge.records import Bar, OutputParity
+from vitedge.records import OutputParity, Tolerance
 from vitedge.registry import versions
 from vitedge.runtimes.feeding import as_input
 from vitedge.runtimes.mlprogram import Runtime
@@ -63,7 +63,7 @@ SEED = 0
 IMAGES = 8
 TRACED_DB = 51.0
 """What the choice of float32 modules aims at for traced packages: other modules than vitedge's fold there."""
-BARS = {"fp32": Bar(relative_error=1e-5, agreement=1.0), "fp16": Bar(centred_sqnr_db=45.0)}
+BARS = {"fp32": Tolerance(relative_error=1e-5, agreement=1.0), "fp16": Tolerance(centred_sqnr_db=45.0)}
 
 
 @dataclass(frozen=True)
@@ -94,31 +94,33 @@ def write(name: str, path: Path) -> None:
     torch.save(module.state_dict(), path)
 
 
-def bar_of(name: str, precision: str) -> Bar:
+def bar_of(name: str, precision: str) -> Tolerance:
     if name.startswith("mobilevitv2") and precision == "fp32":
-        return Bar(relative_error=1e-4, agreement=1.0)
+        return Tolerance(relative_error=1e-4, agreement=1.0)
     return BARS[precision]
 
 
-def exported(path: Path, folder: Path, target: str, precision: str, bar: Bar) -> tuple[Path, tuple[str, ...]]:
+def exported(path: Path, folder: Path, target: str, precision: str, bar: Tolerance) -> tuple[Path, tuple[str, ...]]:
     """By vitedge, which chooses what stays in float32; a miss is measured and not refused."""
-    recipe = ExportRecipe(formats=("coreml",), precision=precision, coreml_target=target, image_count=IMAGES, bar=bar)
+    recipe = ExportRecipe(
+        formats=("coreml",), precision=precision, coreml_target=target, image_count=IMAGES, tolerance=bar
+    )
     try:
         result = export(str(path), folder / "bundle", recipe, force=True)
     except CheckFailed as failed:
         print("missed:", failed)
         recipe = ExportRecipe(
-            formats=("coreml",), precision=precision, coreml_target=target, image_count=IMAGES, bar=Bar()
+            formats=("coreml",), precision=precision, coreml_target=target, image_count=IMAGES, tolerance=Tolerance()
         )
         result = export(str(path), folder / "bundle", recipe, force=True)
     return folder / "bundle" / "model.mlpackage", result.manifest.artifacts[0].notes
 
 
-def noisy(reference: Reference, evidence: Evidence) -> frozenset[str]:
+def noisy(reference: Reference, reference_outputs: ReferenceOutputs) -> frozenset[str]:
     """The modules whose rounding to half precision would cost the bar, as vitedge predicts it."""
     program = capture(reference.module, reference.spec, reference.blocks)
-    images = as_input(evidence.data.images[:4], program.inputs[0], reference.spec)
-    return frozenset(find_noisy(program, images, [evidence.data.outputs["logits"]], TRACED_DB))
+    images = as_input(reference_outputs.data.images[:4], program.inputs[0], reference.spec)
+    return frozenset(find_noisy(program, images, [reference_outputs.data.outputs["logits"]], TRACED_DB))
 
 
 def converted(
@@ -129,9 +131,9 @@ def converted(
     return convert(reference.module, reference.spec.image_size[0], path, target, half=half, single=single)
 
 
-def measured(path: Path, evidence: Evidence) -> OutputParity:
+def measured(path: Path, reference_outputs: ReferenceOutputs) -> OutputParity:
     with Runtime(path) as runtime:
-        (result,) = compare(evidence.data.outputs, outputs_of(runtime, describe(path), evidence))
+        (result,) = compare(reference_outputs.data.outputs, outputs_of(runtime, describe(path), reference_outputs))
     return result
 
 
@@ -139,7 +141,7 @@ def rows(name: str, folder: Path) -> Iterator[Row]:
     path = folder / f"{name}.pth"
     write(name, path)
     reference = load_reference(read(str(path)))
-    evidence = gather(reference, load("synthetic", reference.spec, IMAGES), Bar(), features=False)
+    reference_outputs = gather(reference, load("synthetic", reference.spec, IMAGES), Tolerance(), features=False)
     for front, target, precision in itertools.product(FRONTS, TARGETS, BARS):
         bar = bar_of(name, precision)
         start = time.perf_counter()
@@ -149,15 +151,15 @@ def rows(name: str, folder: Path) -> Iterator[Row]:
         else:
             package = converted(reference, folder, target, precision)
         seconds = time.perf_counter() - start
-        found = measured(package, evidence)
-        if front == "trace" and precision == "fp16" and judge((found,), bar):
-            single = noisy(reference, evidence)
+        found = measured(package, reference_outputs)
+        if front == "trace" and precision == "fp16" and exceeded((found,), bar):
+            single = noisy(reference, reference_outputs)
             notes = (
                 f"{found.centred_sqnr_db:.1f} dB if all is in half precision: {len(single)} modules stay in float32, "
                 "by coremltools' selector",
             )
             package = converted(reference, folder, target, precision, single)
-            found = measured(package, evidence)
+            found = measured(package, reference_outputs)
         yield Row(
             model=name,
             front=front,
@@ -168,7 +170,7 @@ def rows(name: str, folder: Path) -> Iterator[Row]:
             sqnr_db=round(found.sqnr_db, 1),
             centred_sqnr_db=round(found.centred_sqnr_db, 1),
             agreement=found.agreement,
-            missed=judge((found,), bar),
+            missed=exceeded((found,), bar),
             notes=notes,
             seconds=round(seconds, 1),
         )

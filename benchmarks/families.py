@@ -27,9 +27,9 @@ from vitedge.checkpoints.read import read
 from vitedge.devices import machine
 from vitedge.images.image_set import load
 from vitedge.models.reference import load_reference
-from vitedge.parity.metrics import compare, default_bar, judge
+from vitedge.parity.metrics import compare, default_tolerance, exceeded
 from vitedge.recipe import ExportRecipe
-from vitedge.records import Bar
+from vitedge.records import Tolerance
 from vitedge.verbs.export import export
 from vitedge.verbs.inspect import inspect
 
@@ -127,12 +127,14 @@ def rows(model: Model, folder: Path) -> Iterator[Row]:
     found = inspect(str(path))
     for size in (found.spec.image_size[0], model.other):
         for precision in PRECISIONS:
-            recipe = ExportRecipe(precision=precision, image_size=(size, size), image_count=IMAGES, bar=Bar())
+            recipe = ExportRecipe(
+                precision=precision, image_size=(size, size), image_count=IMAGES, tolerance=Tolerance()
+            )
             start = time.perf_counter()
             result = export(str(path), folder / "bundle", recipe, force=True)
             seconds = time.perf_counter() - start
             (artifact,), (report,) = result.manifest.artifacts, result.manifest.parity
-            bar = default_bar(precision, found.spec.family)
+            bar = default_tolerance(precision, found.spec.family)
             rounded = rounded_weights(path, size) if precision == "fp16" else {}
             for output in report.outputs:
                 yield Row(
@@ -148,7 +150,7 @@ def rows(model: Model, folder: Path) -> Iterator[Row]:
                     megabytes=round(artifact.size / 1e6, 2),
                     seconds=round(seconds, 1),
                     rounded_weights_db=rounded.get(output.output),
-                    missed=judge((output,), bar),
+                    missed=exceeded((output,), bar),
                 )
 
 

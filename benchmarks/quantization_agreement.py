@@ -38,7 +38,7 @@ from vitedge.program.modules import enclosing_modules
 from vitedge.program.program import Program
 from vitedge.quantization.run import Quantization
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
-from vitedge.verbs.quantize import prepare
+from vitedge.verbs.quantize import quantize_reference
 
 RESULTS = Path(__file__).with_name("results") / "quantization_agreement.json"
 CALIBRATION = 32
@@ -92,7 +92,10 @@ def measure(title: str) -> Row:
         reference = load_reference(read(str(write_checkpoint(title, folder))))
         asked = QuantizationRecipe(images="synthetic", image_count=CALIBRATION)
         recipe = ExportRecipe(precision="int8", quantization=asked)
-        program, path = _divided(prepare(reference, recipe, features=False, progress=_silence)), folder / "model.onnx"
+        program, path = (
+            _divided(quantize_reference(reference, recipe, features=False, progress=_silence)),
+            folder / "model.onnx",
+        )
         artifact = lower(program, recipe, path)
         (pixels,) = open_images("synthetic", reference.spec, JUDGED, 1).batches(JUDGED)
         images = normalize(pixels, reference.spec.preprocessing)
@@ -101,7 +104,7 @@ def measure(title: str) -> Row:
         expected = reference.outputs(pixels, features=False)["logits"]
         few, package = images[:COREML_JUDGED], folder / "model.mlpackage"
         recipe = replace(recipe, formats=("coreml",))
-        coreml = _divided(prepare(reference, recipe, features=False, progress=_silence))
+        coreml = _divided(quantize_reference(reference, recipe, features=False, progress=_silence))
         (described,) = lower_to_coreml(coreml, recipe, package, ()).outputs
         return Row(
             model=title,

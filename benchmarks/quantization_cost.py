@@ -47,7 +47,7 @@ import torch
 import vitedge
 from vitedge.images.preprocess import normalize
 from vitedge.images.stream import open_images
-from vitedge.verbs.quantize import prepare
+from vitedge.verbs.quantize import quantize_reference
 from vitedge.quantization.observing import BATCH
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
 

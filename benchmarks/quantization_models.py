@@ -35,7 +35,7 @@ from vitedge.images.preprocess import normalize
 from vitedge.images.synthetic import synthesize
 from vitedge.models.reference import load_reference
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
-from vitedge.records import Bar
+from vitedge.records import Tolerance
 
 MODELS = {
     "ViT-S": "vit_small_patch16_224",
@@ -131,7 +131,7 @@ def lower(
         settings: further fields of `vitedge.recipe.ExportRecipe`.
     """
     quantization = None if precision == "fp32" else QuantizationRecipe(precision, images=images, image_count=count)
-    recipe = ExportRecipe(precision=precision, quantization=quantization, bar=Bar(), **settings)
+    recipe = ExportRecipe(precision=precision, quantization=quantization, tolerance=Tolerance(), **settings)
     vitedge.export(str(checkpoint), bundle, recipe, force=True)
     return bundle / "model.onnx"
 

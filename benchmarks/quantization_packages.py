@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from benchmarks.quantization_pieces import Array, Piece, apart, piece
-from vitedge.export.coreml.graph import CoreMLGraph, prepare
-from vitedge.mlprogram.interpreter import Interpreter
+from vitedge.export.coreml.graph import CoreMLGraph, to_coreml_graph
+from vitedge.mlprogram.interpreter import MLProgramInterpreter
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import read_program
-from vitedge.parity.coreml.values import ReferenceValues, Rounding
+from vitedge.parity.coreml.values import ReferenceRounding, ReferenceValues
 from vitedge.program.program import Program
 from vitedge.program.qdq import DEQUANTIZE, QUANTIZE
 
@@ -33,9 +33,12 @@ def compare(package: Path, program: Program, images: Array) -> Iterator[Piece]:
         program: quantized, of batch 1, that it was lowered from.
         images: ``(count, channels, height, width)`` float32, normalized.
     """
-    graph, interpreter = prepare(program, probabilities=False), Interpreter(read_program(read_package(package)))
+    graph, interpreter = (
+        to_coreml_graph(program, probabilities=False),
+        MLProgramInterpreter(read_program(read_package(package))),
+    )
     (image_input,) = interpreter.program.inputs
-    reference = ReferenceValues(graph.exported, Rounding())
+    reference = ReferenceValues(graph.exported, ReferenceRounding())
     rounded = [node.name for node in graph.exported.graph.nodes if node.target is DEQUANTIZE]
     pieces = _pieces(graph)
     quantizers = [name for names in pieces.values() for name in names]

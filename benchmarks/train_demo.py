@@ -33,7 +33,7 @@ from timm.models.pit import PoolingVisionTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from vitedge.images.preprocess import as_image, normalize, prepare
+from vitedge.images.preprocess import as_image, normalize, prepare_image
 from vitedge.records import ModelSpec, Preprocessing
 
 ROOT = Path(__file__).parent.parent
@@ -138,7 +138,7 @@ def spec_of(training: Training) -> ModelSpec:
 
 
 def prepare_all(images: NDArray[np.uint8], spec: ModelSpec) -> NDArray[np.uint8]:
-    return np.stack([prepare(as_image(image), spec) for image in images])
+    return np.stack([prepare_image(as_image(image), spec) for image in images])
 
 
 def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:

@@ -228,7 +228,7 @@ ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(
 """What `best` chooses among."""
 
 
-class Choice(NamedTuple):
+class ChosenRange(NamedTuple):
     """A range, whose it is, and what it was chosen for."""
 
     estimator: str
@@ -236,7 +236,7 @@ class Choice(NamedTuple):
     error: float
 
 
-def best(sample: Sample, levels: Levels, measure: Callable[[Range], float] | None = None) -> Choice:
+def best(sample: Sample, levels: Levels, measure: Callable[[Range], float] | None = None) -> ChosenRange:
     """The estimator's range with the smallest measured error; of equal ones the first of `ESTIMATORS`.
 
     Args:
@@ -246,7 +246,7 @@ def best(sample: Sample, levels: Levels, measure: Callable[[Range], float] | Non
     """
     judge = measure or (lambda covered: sample.error(covered, levels))
     ranges = {name: estimator(sample, levels) for name, estimator in ESTIMATORS.items()}
-    choices = [Choice(name, covered, judge(covered)) for name, covered in ranges.items()]
+    choices = [ChosenRange(name, covered, judge(covered)) for name, covered in ranges.items()]
     return min(choices, key=lambda choice: choice.error)
 
 

@@ -18,7 +18,7 @@ from vitedge.export.coreml.convert import (
     values_of,
 )
 from vitedge.export.coreml.describe import LABEL, LABEL_PROBABILITIES, describe
-from vitedge.export.coreml.graph import prepare
+from vitedge.export.coreml.graph import to_coreml_graph
 from vitedge.export.coreml.package import write_package
 from vitedge.export.coreml.quantized import add_conversions, check_forms
 from vitedge.export.coreml.quiet import load_coremltools, quiet
@@ -29,14 +29,14 @@ from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact, TensorSpec
 
 
-def lower(program: Program, recipe: ExportRecipe, out: Path, islands: tuple[str, ...]) -> Artifact:
+def lower(program: Program, recipe: ExportRecipe, out: Path, float32_modules: tuple[str, ...]) -> Artifact:
     """Writes the program as an ``.mlpackage``.
 
     Args:
         program: captured at a fixed batch; quantized or not.
         recipe: its precision, input, Core ML target and features decide what is written.
         out: folder to make, ``NAME.mlpackage``.
-        islands: modules of the reference that stay in fp32 in an fp16 package.
+        float32_modules: modules of the reference that stay in fp32 in an fp16 package.
 
     Raises:
         BadRecipe: an unknown deployment target, labels that do not fit, a batch that is not fixed, or integers that the
@@ -51,8 +51,8 @@ def lower(program: Program, recipe: ExportRecipe, out: Path, islands: tuple[str,
         raise BadRecipe("A Core ML package has a fixed batch; export it with --batch 1.")
     labels, notes = _class_labels(program)
     check_forms(ct, program, target)
-    graph = prepare(program, probabilities=bool(labels))
-    single = graph.normalization | graph.under(islands)
+    graph = to_coreml_graph(program, probabilities=bool(labels))
+    single = graph.normalization | graph.under(float32_modules)
     settings = Settings(target, recipe.precision == "fp16", single, is_image(image), labels)
     outputs = tuple(output.name for output in program.outputs) + ((PROBABILITIES,) if labels else ())
     with quiet():

@@ -49,14 +49,14 @@ _ROUNDED_BATCH_TOLERANCE = 5e-2
 """The same where layers are quantized: a product that is summed in another order may be rounded to the next integer."""
 
 
-def lower(program: Program, recipe: ExportRecipe, out: Path, islands: tuple[str, ...] = ()) -> Artifact:
+def lower(program: Program, recipe: ExportRecipe, out: Path, float32_modules: tuple[str, ...] = ()) -> Artifact:
     """Writes a program as ONNX.
 
     Args:
         program: what `vitedge.program.capture.capture` returned.
         recipe: its opset, precision, input and batch are read.
         out: where the model goes; weights beyond protobuf's limit go to ``<out>.data`` beside it.
-        islands: modules that stay in float32 when the precision is fp16.
+        float32_modules: modules that stay in float32 when the precision is fp16.
 
     Returns:
         What was written; its paths are relative to the folder of ``out``.
@@ -80,7 +80,7 @@ def lower(program: Program, recipe: ExportRecipe, out: Path, islands: tuple[str,
         graph.notes.append(f"opset {opset} has no LayerNormalization: it is written as primitive operators")
     if recipe.precision == "fp16":
         primitive = () if opset >= LAYER_NORMALIZATION_SINCE else _layer_norms(program)
-        to_half(graph, islands + primitive)
+        to_half(graph, float32_modules + primitive)
         clean_up(graph)
     retarget(graph, opset)
     name_after_modules(graph)

@@ -13,7 +13,7 @@ from griffe import DocstringSectionKind as Kind
 from tests.api_source import Entry, anchor, attributes, default, is_enumeration, methods, properties, quoted
 
 _PIPE = r"\|"
-"""A bar in a cell of a table."""
+"""A tolerance in a cell of a table."""
 _WIDTH = 100
 """Columns of a signature before it is broken."""
 _SPAN = re.compile(r"(?P<code>``.+?``)|`(?P<name>[^`]+)`", re.DOTALL)

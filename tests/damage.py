@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vitedge.mlprogram.package import MODEL, read_package
-from vitedge.mlprogram.program import Named, Operation, Program, read_program
+from vitedge.mlprogram.program import MLProgram, Named, Operation, read_program
 
 GAIN = 1.01
 
@@ -81,7 +81,7 @@ def approximate_gelu(path: Path, gelu: str) -> None:
     _change_program(path, change)
 
 
-def find(program: Program, name: str) -> Operation:
+def find(program: MLProgram, name: str) -> Operation:
     """The operation of that name."""
     return next(operation for operation in program.operations if operation.name == name)
 
@@ -114,7 +114,7 @@ def constants(path: Path) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _read(path: Path) -> Program:
+def _read(path: Path) -> MLProgram:
     return read_program(read_package(path))
 
 

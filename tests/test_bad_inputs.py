@@ -138,7 +138,7 @@ MISTAKES = {
     "no output": Mistake(f"export {bad.VIT}", ("--output",)),
     "unknown command": Mistake("convert model.pth", ("convert",)),
     "recipe that is no TOML": Mistake(f"{_GOOD} --recipe {{folder}}/file", ("cannot be read as a recipe",)),
-    "unreachable bar": Mistake(f"{_GOOD} --image-count 2 --max-error 0", ("model.onnx", "relative"), code=4),
+    "unreachable tolerance": Mistake(f"{_GOOD} --image-count 2 --max-error 0", ("model.onnx", "relative"), code=4),
     "validate nothing": Mistake("validate {folder}/none", ("is not there",)),
     "validate a folder": Mistake("validate {folder}/thesis", ("not a bundle",)),
     "validate a text file": Mistake("validate {folder}/file", ("neither a bundle",)),

@@ -28,7 +28,7 @@ from vitedge.parity.metrics import compare
 from vitedge.parity.reference import gather
 from vitedge.program.capture import capture
 from vitedge.recipe import ExportRecipe
-from vitedge.records import Bar, OutputParity
+from vitedge.records import OutputParity, Tolerance
 from vitedge.runtimes.mlprogram import Runtime
 
 MEMBERS = ("vit", "deit", "pit", "pit distilled", "mobilevit", "mobilevitv2", "swin")
@@ -115,14 +115,14 @@ def test_the_trained_models_keep_their_top_1(demo: DemoModel, precision: str, tm
     """Over all 540 test images."""
     reference = load_reference(read(str(demo.path), overrides=demo.overrides))
     split = load(str(IMAGES), reference.spec, len(images()[1]))
-    evidence = gather(reference, split, Bar(), features=False)
+    reference_outputs = gather(reference, split, Tolerance(), features=False)
     program = capture(
         reference.deployed(uint8=True, features=False), reference.spec, reference.blocks, batch=30, dtype="uint8"
     )
     path = tmp_path / "model.mlpackage"
     artifact = lower(program, ExportRecipe(precision=precision, input="uint8"), path, ())
     with Runtime(path) as runtime:
-        (result,) = compare(evidence.data.outputs, outputs_of(runtime, artifact, evidence))
+        (result,) = compare(reference_outputs.data.outputs, outputs_of(runtime, artifact, reference_outputs))
     assert result.agreement == 1.0
     assert result.centred_sqnr_db >= (100 if precision == "fp32" else HALF_DB)
     assert result.relative_error <= (1e-5 if precision == "fp32" else 1e-2)

@@ -37,7 +37,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
     return Shelf(tmp_path_factory.mktemp("checkpoints"))
 
 
-def bar(case: Case) -> float:
+def tolerance(case: Case) -> float:
     return 1e-4 if case.family == "mobilevitv2" else 2e-5
 
 
@@ -53,7 +53,7 @@ def assert_passed(result: ExportResult, case: Case) -> Artifact:
     assert [output.output for output in report.outputs] == (["logits"] if case.classes else ["tokens", "pooled"])
     for output in report.outputs:
         if artifact.precision == "fp32":
-            assert output.relative_error <= bar(case)
+            assert output.relative_error <= tolerance(case)
             assert output.agreement == (1.0 if output.output == "logits" else None)
         assert output.centred_sqnr_db >= FP16_SQNR_DB
     return artifact
@@ -70,7 +70,7 @@ def test_every_naming_is_read_and_computes_what_its_library_computes(name: str, 
     result = export(made, tmp_path / "bundle")
     artifact = assert_passed(result, case)
     first = run(tmp_path / "bundle" / artifact.path, images(case.size))[0]
-    assert_same(first, made.source.forward(images(case.size)), bar(case))
+    assert_same(first, made.source.forward(images(case.size)), tolerance(case))
     assert any("feature extractor" in note for note in result.manifest.spec.notes) is (case.classes == 0)
 
 
@@ -89,7 +89,7 @@ def test_another_image_size(name: str, shelf: Shelf, tmp_path: Path) -> None:
     assert "Resize" not in {node.op_type for node in onnx.load(path).graph.node}
     if made.source.at is not None:
         forward = made.source.at(case.other)
-        assert_same(run(path, images(case.other))[0], forward(images(case.other)), bar(case))
+        assert_same(run(path, images(case.other))[0], forward(images(case.other)), tolerance(case))
 
 
 @pytest.mark.parametrize("name", WHOLE)

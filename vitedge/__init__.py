@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from vitedge.quantization.records import QuantizationResult
     from vitedge.recipe import ExportRecipe
     from vitedge.records import BenchReport, ExportResult, Inspection, Validation
-    from vitedge.verbs.evaluate import Request
-    from vitedge.verbs.validate import Against
+    from vitedge.verbs.evaluate import EvaluationRequest
+    from vitedge.verbs.validate import ReferenceOptions
 
 __all__ = ["bench", "evaluate", "export", "inspect", "load", "quantize", "validate"]
 
@@ -173,10 +173,10 @@ def quantize(
 def validate(
     subject: str | Path,
     *,
-    against: str | Path | Against | None = None,
+    against: str | Path | ReferenceOptions | None = None,
     layers: bool = False,
     compute: str = "declared",
-    stress: bool = False,
+    overflow: bool = False,
 ) -> Validation:
     """Checks a bundle again, or compares an artifact with a checkpoint.
 
@@ -184,11 +184,11 @@ def validate(
 
     Args:
         subject: a bundle, an ``.onnx`` file or an ``.mlpackage``; an artifact outside of a bundle needs ``against``.
-        against: a checkpoint to compare with, or an `Against` that also names the images, the tolerances, the set of
-            weights and facts given by hand.
+        against: a checkpoint to compare with, or `ReferenceOptions` that also name the images, the tolerances, the set
+            of weights and facts given by hand.
         layers: compare layer by layer with the checkpoint.
         compute: ``declared``, or ``fp32`` for a Core ML package without the rounding of half precision.
-        stress: check how near the values of a Core ML package come to what float16 can hold.
+        overflow: check how near the values of a Core ML package come to what float16 can hold.
 
     Returns:
         A report for every artifact and runtime; ``passed`` sums them up.
@@ -206,15 +206,15 @@ def validate(
         []
     """
     from vitedge.errors import BadRecipe
-    from vitedge.verbs.validate import Against, Manner
+    from vitedge.verbs.validate import ReferenceOptions, ValidationOptions
     from vitedge.verbs.validate import validate as run
 
     if layers and against is None:
         raise BadRecipe("Layers are compared with those of a checkpoint: say which one with against.")
     if isinstance(against, (str, Path)):
-        against = Against(str(against))
+        against = ReferenceOptions(str(against))
     reference = replace(against, layers=layers or against.layers) if against else None
-    return run(Path(subject), reference, Manner(compute, stress))
+    return run(Path(subject), reference, ValidationOptions(compute, overflow))
 
 
 def bench(
@@ -265,7 +265,7 @@ def bench(
 
 def evaluate(
     subjects: str | Path | Sequence[str | Path],
-    images: str | Path | Request,
+    images: str | Path | EvaluationRequest,
     *,
     against: str | Path | None = None,
     image_count: int | None = None,
@@ -276,8 +276,9 @@ def evaluate(
 
     Args:
         subjects: one or several checkpoints, ``.onnx`` files, ``.mlpackage`` folders, ``.pt2`` files and bundles.
-        images: class folders, a ``.csv`` of path and label, or an ``.npz`` of images and labels; or a `Request` that
-            also says what is to be known about checkpoints: the set of weights, overrides, the image size.
+        images: class folders, a ``.csv`` of path and label, or an ``.npz`` of images and labels; or an
+            `EvaluationRequest` that also says what is to be known about checkpoints: the set of weights, overrides, the
+            image size.
         against: the checkpoint that agreement is with.
         image_count: how many images, drawn evenly from the classes; None takes all.
         max_drop: percentage points of top-1 that may be lost against ``against``, or else against the first subject.
@@ -299,10 +300,10 @@ def evaluate(
         >>> found.passed
         True
     """
-    from vitedge.verbs.evaluate import Request
+    from vitedge.verbs.evaluate import EvaluationRequest
     from vitedge.verbs.evaluate import evaluate as run
 
-    request = images if isinstance(images, Request) else Request(str(images))
+    request = images if isinstance(images, EvaluationRequest) else EvaluationRequest(str(images))
     request = replace(
         request,
         against=request.against if against is None else str(against),

@@ -11,7 +11,7 @@ from typing import Any
 
 from vitedge.errors import BadRecipe
 from vitedge.files.plain import from_dict
-from vitedge.records import Bar
+from vitedge.records import Tolerance
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -128,7 +128,7 @@ class ExportRecipe:
     """Fields of ModelSpec or Preprocessing that the user gave by hand."""
     quantization: QuantizationRecipe | None = None
     """How to quantize, where the precision is a scheme of quantization."""
-    bar: Bar | None = None
+    tolerance: Tolerance | None = None
     """What parity has to reach; None takes the default of the precision and the family."""
 
     def __post_init__(self) -> None:

@@ -124,7 +124,7 @@ class Artifact:
 
 
 @dataclass(frozen=True)
-class Bar:
+class Tolerance:
     """What a comparison has to reach. ``None`` leaves a metric unjudged."""
 
     relative_error: float | None = None
@@ -161,11 +161,11 @@ class ParityReport:
     images: int
     image_source: str
     """``synthetic, seed 0`` or the folder, with the SHA-256 of the images that were used."""
-    bar: Bar
+    tolerance: Tolerance
     outputs: tuple[OutputParity, ...]
     passed: bool
     reason: str = ""
-    """Which bar failed and by how much, or empty."""
+    """Which tolerance failed and by how much, or empty."""
     first_departure: str = ""
     """First module whose output departs, where it was looked for."""
     layers: tuple[OutputParity, ...] = ()
@@ -191,7 +191,7 @@ class ValueRange:
 
 
 @dataclass(frozen=True)
-class StressReport:
+class OverflowReport:
     """How near the values of an artifact come to what float16 can hold."""
 
     artifact: str
@@ -386,7 +386,7 @@ class Validation:
     files: int
     """How many files had the hash that the manifest gives."""
     passed: bool
-    stress: tuple[StressReport, ...] = ()
+    overflow: tuple[OverflowReport, ...] = ()
     findings: tuple[Finding, ...] = ()
     size: int | None = None
     """Bytes of the bundle, where its manifest was written anew."""

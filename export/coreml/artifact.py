@@ -20,7 +20,7 @@ from vitedge.mlprogram import description
 from vitedge.mlprogram.blobs import Blobs, Place
 from vitedge.mlprogram.modules import blocks_of
 from vitedge.mlprogram.package import WEIGHTS, Package, read_package
-from vitedge.mlprogram.program import Operation, Output, Program, read_program
+from vitedge.mlprogram.program import MLProgram, Operation, Output, read_program
 from vitedge.recipe import SCHEMES
 from vitedge.records import Artifact, ModelSpec, StructureReport, TensorSpec
 
@@ -33,7 +33,7 @@ def describe(path: Path) -> Artifact:
     """What a package says of itself.
 
     Raises:
-        UnreadableArtifact: it is not a package of one ML Program.
+        UnreadableArtifact: it is not a package of one ML MLProgram.
         MissingBackend: coremltools is not installed.
     """
     package = read_package(path)
@@ -68,7 +68,7 @@ def carried_spec(path: Path) -> ModelSpec | None:
         raise UnreadableArtifact(f"{path} carries a description that cannot be read: {error}") from error
 
 
-def _blocks(package: Package, program: Program) -> dict[str, str]:
+def _blocks(package: Package, program: MLProgram) -> dict[str, str]:
     """As far as compression, which may rename values, left them there."""
     known = {output.name for operation in program.operations for output in operation.outputs}
     return {block: value for block, value in blocks_of(package).items() if value in known}
@@ -149,7 +149,7 @@ def _list(specs: tuple[TensorSpec, ...]) -> str:
     return ", ".join(f"{spec.name} {spec.dtype} {'x'.join(map(str, spec.shape))}" for spec in specs)
 
 
-def _values(program: Program) -> Iterator[tuple[Operation, Output, int]]:
+def _values(program: MLProgram) -> Iterator[tuple[Operation, Output, int]]:
     """Every operation with each tensor that it makes, and the tensor's rank."""
     for operation in program.operations:
         for output in operation.outputs:
@@ -157,7 +157,7 @@ def _values(program: Program) -> Iterator[tuple[Operation, Output, int]]:
                 yield operation, output, len(output.type.shape)
 
 
-def _ranks(program: Program) -> str:
+def _ranks(program: MLProgram) -> str:
     highest = 0
     for operation, output, rank in _values(program):
         highest = max(highest, rank)
@@ -166,7 +166,7 @@ def _ranks(program: Program) -> str:
     return f"no tensor of rank above {highest}"
 
 
-def _precision(program: Program, artifact: Artifact) -> str:
+def _precision(program: MLProgram, artifact: Artifact) -> str:
     counts = _operations_by_precision(program)
     if artifact.precision == "fp32" and counts["float16"]:
         raise CheckFailed(f"{counts['float16']} operations compute in fp16 in a package of fp32")
@@ -181,12 +181,12 @@ def _precision(program: Program, artifact: Artifact) -> str:
     return f"{told}; {weights} weights and {activations} activations as integers" if weights or activations else told
 
 
-def _declared_precision(program: Program) -> str:
+def _declared_precision(program: MLProgram) -> str:
     """The scheme where something is quantized, ``compressed`` where weights are stored in another way."""
     return scheme_of(program) or ("fp16" if _operations_by_precision(program)["float16"] else "fp32")
 
 
-def _operations_by_precision(program: Program) -> dict[str, int]:
+def _operations_by_precision(program: MLProgram) -> dict[str, int]:
     counts = {"float16": 0, "float32": 0}
     for operation, output, _ in _values(program):
         if output.type.dtype in counts and operation.kind not in ("const", "cast"):
@@ -206,7 +206,7 @@ def _unused(package: Package) -> str:
     return "every byte of its weights belongs to a constant"
 
 
-def _finite(program: Program) -> str:
+def _finite(program: MLProgram) -> str:
     # What a maximum is taken over is padded with minus infinity.
     padding = {name for operation in program.operations if operation.kind == "pad" for name in operation.reads()}
     count = 0

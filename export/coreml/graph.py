@@ -58,7 +58,7 @@ class CoreMLGraph:
         return tuple(path for path in dict.fromkeys(self.modules.values()) if path)
 
 
-def prepare(program: Program, *, probabilities: bool) -> CoreMLGraph:
+def to_coreml_graph(program: Program, *, probabilities: bool) -> CoreMLGraph:
     """Copies the program's graph for coremltools; its weights are shared, not copied.
 
     Args:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place that imports coremltools, without the notices and progress bars it puts on stderr."""
+"""The one place that imports coremltools, without the notices and progress tolerances it puts on stderr."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from vitedge.export.coreml.describe import PREFIX
 from vitedge.mlprogram import description
-from vitedge.mlprogram.program import Program
+from vitedge.mlprogram.program import MLProgram
 from vitedge.recipe import SCHEMES
 
 COMPRESSED = "compressed"
@@ -27,7 +27,7 @@ ROUNDED = frozenset(scheme for (_, rounded), scheme in _SCHEMES.items() if round
 """Schemes whose activations are quantized."""
 
 
-def scheme_of(program: Program) -> str:
+def scheme_of(program: MLProgram) -> str:
     """A key of `vitedge.recipe.SCHEMES`, ``compressed``, or empty where nothing is quantized or compressed.
 
     A package of ours says what it was asked to be, which goes into a ``mixed`` one; of others it is read off.
@@ -41,19 +41,19 @@ def scheme_of(program: Program) -> str:
     return _declared(program) or _SCHEMES[_has_nibbles(program), "quantize" in kinds]
 
 
-def count_integers(program: Program) -> tuple[int, int]:
+def count_integers(program: MLProgram) -> tuple[int, int]:
     """How many weights are stored as integers, and how many activations are rounded to such."""
     kinds = [operation.kind for operation in program.operations]
     return sum(kind in _INTEGERS for kind in kinds), kinds.count("quantize")
 
 
-def _declared(program: Program) -> str:
+def _declared(program: MLProgram) -> str:
     recipe = description.metadata(program.package, f"{PREFIX}recipe")
     precision = recipe.get("precision") if isinstance(recipe, dict) else None
     return precision if precision in SCHEMES else ""
 
 
-def _has_nibbles(program: Program) -> bool:
+def _has_nibbles(program: MLProgram) -> bool:
     types = {output.name: output.type.dtype for operation in program.operations for output in operation.outputs}
     quantized = [operation for operation in program.operations if operation.kind in _INTEGERS]
     named = (types[name] for operation in quantized for name in operation.reads())

@@ -15,7 +15,7 @@ import numpy as np
 from vitedge.errors import CheckFailed
 from vitedge.export.coreml.describe import PREFIX
 from vitedge.mlprogram.blobs import Array
-from vitedge.mlprogram.program import Argument, Named, Program
+from vitedge.mlprogram.program import Argument, MLProgram, Named
 
 SMALLEST = 16
 """Constants with fewer values are shapes, axes and scales that the lowering makes itself."""
@@ -71,7 +71,7 @@ class _Tally:
     """Whether some folded weight is equal."""
 
 
-def compare_weights(program: Program, weights: Mapping[str, Weight]) -> str:
+def compare_weights(program: MLProgram, weights: Mapping[str, Weight]) -> str:
     """Finds every constant of a package among the weights of the reference, and every weight among the constants.
 
     A constant has to equal its weight bit for bit, in fp16 the weight rounded to nearest; of a quantized weight the
@@ -80,7 +80,7 @@ def compare_weights(program: Program, weights: Mapping[str, Weight]) -> str:
     the whole package is folded in another way than here.
 
     Args:
-        program: the ML Program.
+        program: the ML MLProgram.
         weights: name to weight.
 
     Returns:
@@ -104,7 +104,7 @@ def compare_weights(program: Program, weights: Mapping[str, Weight]) -> str:
     return f"{len(tally.equal)} weights equal to the reference's, {computed} computed from them within rounding{left}"
 
 
-def _tally(program: Program, wanted: Mapping[str, Weight]) -> _Tally:
+def _tally(program: MLProgram, wanted: Mapping[str, Weight]) -> _Tally:
     exact = by_content(wanted)
     tally = _Tally()
     floats = ((name, value) for name, value in numbers(program) if value.dtype in _UNIT)
@@ -122,7 +122,7 @@ def _tally(program: Program, wanted: Mapping[str, Weight]) -> _Tally:
     return tally
 
 
-def quantized_parts(program: Program) -> Iterator[tuple[str, Array]]:
+def quantized_parts(program: MLProgram) -> Iterator[tuple[str, Array]]:
     """Name and value of what every quantized weight is stored as: integers, scales and zero points."""
     constants = dict(program.constants())
     for operation in program.operations:
@@ -133,7 +133,7 @@ def quantized_parts(program: Program) -> Iterator[tuple[str, Array]]:
                 yield f"{plain(operation.name)}{suffix}", held.decode()
 
 
-def numbers(program: Program) -> Iterator[tuple[str, Array]]:
+def numbers(program: MLProgram) -> Iterator[tuple[str, Array]]:
     """Name and value of every numeric constant."""
     for name, literal in program.constants():
         if literal.type.shape is not None and literal.type.dtype not in ("string", "bool"):
@@ -145,7 +145,7 @@ def plain(name: str) -> str:
     return _LIFTED.sub("", _CONVERTED.sub("", name)).casefold()
 
 
-def _is_ours(program: Program) -> bool:
+def _is_ours(program: MLProgram) -> bool:
     return f"{PREFIX}version" in program.package.model.description.metadata.userDefined
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitedge.export.float16.noise import find_noisy
-from vitedge.export.float16.ranges import find_islands
+from vitedge.export.float16.ranges import find_overflowing
 from vitedge.program.modules import execution_order
 from vitedge.program.program import Program
 from vitedge.runtimes.feeding import as_input
@@ -45,7 +45,7 @@ def find_float32_modules(
     """
     few = images[sample(len(images))]
     watched = as_input(few, program.inputs[0], program.spec)
-    large = find_islands(program, watched)
+    large = find_overflowing(program, watched)
     expected: list[npt.NDArray[Any]] = [outputs[spec.name] for spec in program.outputs]
     noisy = () if sqnr_db is None else find_noisy(program, watched, expected, sqnr_db, already=large)
     if not noisy:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitedge.errors import CheckFailed
-from vitedge.records import Artifact, StressReport
+from vitedge.records import Artifact, OverflowReport
 
 _ROUNDS = 4
 """How often a package is lowered; what overflows is all seen in the first, as the watch computes in float32."""
@@ -21,7 +21,7 @@ _NAMED = 6
 def lower_in_range(
     lower: Callable[[tuple[str, ...]], Artifact],
     path: Path,
-    watch: Callable[[Artifact], StressReport],
+    watch: Callable[[Artifact], OverflowReport],
     float32_modules: tuple[str, ...] = (),
 ) -> Artifact:
     """Lowers to half precision until nothing overflows, with more modules in float32 each time.
@@ -60,7 +60,7 @@ def _covers(kept: tuple[str, ...], module: str) -> bool:
     return any(module == one or (one and module.startswith(f"{one}.")) for one in kept)
 
 
-def _overflowing(report: StressReport) -> str:
+def _overflowing(report: OverflowReport) -> str:
     worst = report.ranges[0]
     size = "" if worst.magnitude is None else f" ({worst.magnitude:.4g}; float16 holds {report.limit:g})"
     return (

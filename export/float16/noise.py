@@ -27,7 +27,7 @@ from vitedge.program.program import Program
 from vitedge.runtimes.feeding import batches
 
 MARGIN_DB = 3.0
-"""How far above the bar the prediction has to be: it is of the first order, and from few images."""
+"""How far above the tolerance the prediction has to be: it is of the first order, and from few images."""
 IMAGES = 4
 """Images that are enough for the noise."""
 _PROBES = 2
@@ -76,17 +76,17 @@ def find_noisy(
     program: Program,
     images: torch.Tensor | np.ndarray[Any, Any],
     reference: Sequence[np.ndarray[Any, Any]],
-    bar_db: float,
+    tolerance_db: float,
     margin_db: float = MARGIN_DB,
     already: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
-    """A small set of modules with which every output is predicted to hold the bar, in order of execution.
+    """A small set of modules with which every output is predicted to hold the tolerance, in order of execution.
 
     Args:
         program: what `vitedge.program.capture.capture` returned.
         images: ``(images, channels, height, width)``, as the program takes them; `IMAGES` are enough.
-        reference: the program's outputs, ``(images, …)``, over all images for which the bar has to hold.
-        bar_db: centred signal-to-noise ratio that the outputs have to reach.
+        reference: the program's outputs, ``(images, …)``, over all images for which the tolerance has to hold.
+        tolerance_db: centred signal-to-noise ratio that the outputs have to reach.
         margin_db: how far above it the prediction has to be.
         already: modules that stay in float32 anyway; they are not returned.
     """
@@ -97,7 +97,7 @@ def find_noisy(
     for noise in predict_noise(program, images, reference):
         # The reference says nothing there, and parity will say that.
         if noise.signal > 0:
-            _choose(noise, noise.signal / 10 ** ((bar_db + margin_db) / 10), chosen)
+            _choose(noise, noise.signal / 10 ** ((tolerance_db + margin_db) / 10), chosen)
     chosen -= own
     return tuple(module for module in order if partners.get(module, module) in chosen)
 

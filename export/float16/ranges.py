@@ -27,7 +27,7 @@ WEIGHT_ERROR = 1e-2
 _SMALLEST_NORMAL = 2.0**-14
 
 
-def find_islands(program: Program, images: torch.Tensor | np.ndarray[Any, Any]) -> tuple[str, ...]:
+def find_overflowing(program: Program, images: torch.Tensor | np.ndarray[Any, Any]) -> tuple[str, ...]:
     """The modules that need float32, in order of execution.
 
     Args:

@@ -15,10 +15,10 @@ from vitedge.program.constants import parameters
 from vitedge.program.program import Program
 from vitedge.program.structure import Layer, Structure, find_structure
 from vitedge.quantization.insert import insert
-from vitedge.quantization.plan import ENDS, Grid, Plan, quantize
+from vitedge.quantization.plan import ENDS, Plan, QuantizationParameters, quantize
 
 ZERO = torch.tensor(0, dtype=torch.int32)
-UNIT = Grid("int8", torch.tensor(1 / 127), ZERO)
+UNIT = QuantizationParameters("int8", torch.tensor(1 / 127), ZERO)
 """Of the probabilities of an attention."""
 
 
@@ -84,23 +84,27 @@ def _ranges(program: Program, structure: Structure) -> dict[str, tuple[float, fl
     return found
 
 
-def _grid(kind: str, low: float, high: float) -> Grid:
+def _grid(kind: str, low: float, high: float) -> QuantizationParameters:
     smallest, largest = ENDS[kind]
     if smallest < 0:
-        return Grid(kind, torch.tensor(max(-low, high) / largest), ZERO)
+        return QuantizationParameters(kind, torch.tensor(max(-low, high) / largest), ZERO)
     scale = torch.tensor((high - low) / largest)
-    return Grid(kind, scale, torch.tensor(round(-low / float(scale)), dtype=torch.int32))
+    return QuantizationParameters(kind, scale, torch.tensor(round(-low / float(scale)), dtype=torch.int32))
 
 
-def _weight_grid(layer: Layer, weight: Tensor, kind: str) -> Grid:
+def _weight_grid(layer: Layer, weight: Tensor, kind: str) -> QuantizationParameters:
     blocks = kind == "int4" and layer.kind == "linear" and weight.shape[1] % 16 == 0
     rows = weight.float().reshape(len(weight), -1, 16 if blocks else weight[0].numel())
     scale = rows.abs().amax(-1).clamp_min(2.0**-40) / (7 if blocks else 127)
     scale = scale if blocks else scale[:, 0]
-    return Grid("int4" if blocks else "int8", scale, torch.zeros_like(scale).int(), 0, 16 if blocks else None)
+    return QuantizationParameters(
+        "int4" if blocks else "int8", scale, torch.zeros_like(scale).int(), 0, 16 if blocks else None
+    )
 
 
-def _operands(structure: Structure, node: Node, ranges: dict[str, tuple[float, float]]) -> dict[str, Grid]:
+def _operands(
+    structure: Structure, node: Node, ranges: dict[str, tuple[float, float]]
+) -> dict[str, QuantizationParameters]:
     arguments: Any = node.args
     operands = dict(zip(("query", "key", "value"), arguments, strict=False))
     # The scores' factor of a fused attention goes to its query, which keeps the range that covers both.

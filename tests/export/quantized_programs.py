@@ -16,7 +16,7 @@ from vitedge.program.execution import Execution
 from vitedge.program.program import Program
 from vitedge.program.structure import Layer, Structure, find_structure
 from vitedge.quantization.insert import insert
-from vitedge.quantization.plan import ENDS, Grid, Plan, quantize
+from vitedge.quantization.plan import ENDS, Plan, QuantizationParameters, quantize
 
 
 @cache
@@ -50,19 +50,19 @@ def plan_for(program: Program, structure: Structure, layers: list[Layer], scheme
     return plan
 
 
-def weight_grid(weight: Tensor, scheme: str) -> Grid:
+def weight_grid(weight: Tensor, scheme: str) -> QuantizationParameters:
     if scheme == "w4" and weight.dim() == 2 and weight.shape[1] % 16 == 0:
         scale = weight.unflatten(1, (-1, 16)).abs().amax(2) / 7
-        return Grid("int4", scale, torch.zeros_like(scale, dtype=torch.int32), axis=0, block=16)
+        return QuantizationParameters("int4", scale, torch.zeros_like(scale, dtype=torch.int32), axis=0, block=16)
     scale = weight.flatten(1).abs().amax(1) / 127
-    return Grid("int8", scale, torch.zeros_like(scale, dtype=torch.int32), axis=0)
+    return QuantizationParameters("int8", scale, torch.zeros_like(scale, dtype=torch.int32), axis=0)
 
 
-def input_grid(low: float, high: float, dtype: str) -> Grid:
+def input_grid(low: float, high: float, dtype: str) -> QuantizationParameters:
     if dtype == "int8":
-        return Grid(dtype, torch.tensor(max(-low, high) / 127), torch.tensor(0, dtype=torch.int32))
+        return QuantizationParameters(dtype, torch.tensor(max(-low, high) / 127), torch.tensor(0, dtype=torch.int32))
     scale = torch.tensor((high - low) / ENDS[dtype][1])
-    return Grid(dtype, scale, torch.round(-low / scale).to(torch.int32))
+    return QuantizationParameters(dtype, scale, torch.round(-low / scale).to(torch.int32))
 
 
 def observed(program: Program) -> dict[str, tuple[float, float]]:

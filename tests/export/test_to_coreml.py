@@ -20,8 +20,7 @@ from vitedge.export.coreml.quiet import load_coremltools
 from vitedge.export.coreml.weights import numbers
 from vitedge.export.to_coreml import lower
 from vitedge.mlprogram.package import read_package
-from vitedge.mlprogram.program import Literal, read_program
-from vitedge.mlprogram.program import Program as MLProgram
+from vitedge.mlprogram.program import Literal, MLProgram, read_program
 from vitedge.program.capture import capture
 from vitedge.program.program import Program
 from vitedge.recipe import ExportRecipe
@@ -30,9 +29,9 @@ from vitedge.records import Artifact, TensorSpec
 LABELS = ("cat", "dog", "crane", "house", "tree")
 
 
-def lowered(folder: Path, program: Program, *islands: str, **recipe: Any) -> tuple[Artifact, MLProgram]:
+def lowered(folder: Path, program: Program, *float32_modules: str, **recipe: Any) -> tuple[Artifact, MLProgram]:
     path = folder / "model.mlpackage"
-    artifact = lower(program, ExportRecipe(formats=("coreml",), **recipe), path, islands)
+    artifact = lower(program, ExportRecipe(formats=("coreml",), **recipe), path, float32_modules)
     return artifact, read_program(read_package(path))
 
 

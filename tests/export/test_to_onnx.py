@@ -66,8 +66,8 @@ def test_the_file_computes_what_the_model_computes(tmp_path: Path, name: str, ba
         reference = tiny.program(name, batch)[0](images).numpy()
     settings = {"batch": batch} if opset == 18 else {"batch": batch, "opset": opset}
     artifact, out = lowered(tmp_path, name, **settings)
-    bar = 1e-4 if name == "mobilevitv2" else 2e-5
-    assert tiny.relative_error(run(out, images, at_once=batch == "dynamic"), reference) <= bar
+    tolerance = 1e-4 if name == "mobilevitv2" else 2e-5
+    assert tiny.relative_error(run(out, images, at_once=batch == "dynamic"), reference) <= tolerance
     assert {entry.domain: entry.version for entry in onnx.load(out).opset_import} == {"": opset}
     assert artifact.target == f"opset {opset}"
     _, half = lowered(tmp_path, name, **settings, precision="fp16")

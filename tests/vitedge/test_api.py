@@ -22,16 +22,16 @@ from vitedge.demo.assets import IMAGES
 from vitedge.errors import BadRecipe, UserError
 from vitedge.latency.sampling import Rule
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
-from vitedge.records import Bar
-from vitedge.verbs.evaluate import Request
+from vitedge.records import Tolerance
+from vitedge.verbs.evaluate import EvaluationRequest
 from vitedge.verbs.subjects import Weights
-from vitedge.verbs.validate import Against
+from vitedge.verbs.validate import ReferenceOptions
 
 RECORDS: dict[str, tuple[type, ...]] = {
-    "export": (ExportRecipe, QuantizationRecipe, Bar),
+    "export": (ExportRecipe, QuantizationRecipe, Tolerance),
     "quantize": (ExportRecipe, QuantizationRecipe),
-    "validate": (Against, Bar),
-    "evaluate": (Request, Weights),
+    "validate": (ReferenceOptions, Tolerance),
+    "evaluate": (EvaluationRequest, Weights),
 }
 """Verb to the records whose fields are options of its command, too."""
 NAMES = {
@@ -113,7 +113,7 @@ def test_a_bundle_and_an_artifact_are_validated(demo_bundle: Path) -> None:
     found = vitedge.validate(str(demo_bundle / "model.onnx"), against=str(VIT), layers=True)
     assert found.passed
     assert found.parity[0].layers
-    found = vitedge.validate(demo_bundle / "model.onnx", against=Against(str(VIT), image_count=3), layers=True)
+    found = vitedge.validate(demo_bundle / "model.onnx", against=ReferenceOptions(str(VIT), image_count=3), layers=True)
     assert found.parity[0].images == 3
     assert found.parity[0].layers
     with pytest.raises(BadRecipe, match="--against"):
@@ -146,7 +146,7 @@ def test_accuracy_is_counted(demo_bundle: Path) -> None:
     found = vitedge.evaluate(demo_bundle / "model.onnx", IMAGES, against=str(VIT), image_count=20, max_drop=0.0)
     assert found.passed
     assert [row.top1.total for row in found.subjects] == [20, 20]
-    asked = Request(str(IMAGES), image_count=30, seed=1, weights=Weights(image_size=(48, 48)))
+    asked = EvaluationRequest(str(IMAGES), image_count=30, seed=1, weights=Weights(image_size=(48, 48)))
     assert vitedge.evaluate([VIT], asked, image_count=10).images == 10
     assert vitedge.evaluate(str(VIT), asked).images == 30
 

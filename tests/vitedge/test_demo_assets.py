@@ -18,7 +18,7 @@ from tests.vitedge.images.specs import make_spec
 from vitedge.checkpoints.read import read
 from vitedge.demo.assets import IMAGES, MODELS, DemoModel, images
 from vitedge.images.image_set import load
-from vitedge.images.preprocess import as_image, normalize, prepare
+from vitedge.images.preprocess import as_image, normalize, prepare_image
 from vitedge.models.reference import load_reference
 from vitedge.records import Preprocessing
 
@@ -67,7 +67,7 @@ def test_checkpoints_recognise_at_least_95_percent(model: DemoModel) -> None:
     spec = make_spec((SIZES[model.name],) * 2)
     assert spec.preprocessing.crop == preprocessing.crop
     pictures, labels = images()
-    pixels = np.stack([prepare(as_image(picture), spec) for picture in pictures])
+    pixels = np.stack([prepare_image(as_image(picture), spec) for picture in pictures])
     with torch.inference_mode():
         logits = module(torch.from_numpy(normalize(pixels, preprocessing)))
     accuracy = float((logits.argmax(1).numpy() == labels).mean())

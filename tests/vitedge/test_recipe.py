@@ -9,7 +9,7 @@ import pytest
 from vitedge.errors import BadRecipe
 from vitedge.files.plain import from_dict, to_dict
 from vitedge.recipe import ExportRecipe, read_entries
-from vitedge.records import Bar
+from vitedge.records import Tolerance
 
 
 def test_the_default_is_one_fp32_onnx_file() -> None:
@@ -41,7 +41,7 @@ def test_a_file_gives_the_recipe_that_it_spells(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(
         'formats = ["onnx", "coreml"]\nprecision = "fp16"\nimage_size = [64, 48]\nbatch = "dynamic"\n'
-        "[overrides]\nheads = 3\n[bar]\ncentred_sqnr_db = 50\n",
+        "[overrides]\nheads = 3\n[tolerance]\ncentred_sqnr_db = 50\n",
         encoding="utf-8",
     )
     recipe = from_dict(ExportRecipe, read_entries(path))
@@ -51,7 +51,7 @@ def test_a_file_gives_the_recipe_that_it_spells(tmp_path: Path) -> None:
         image_size=(64, 48),
         batch="dynamic",
         overrides={"heads": 3},
-        bar=Bar(centred_sqnr_db=50.0),
+        tolerance=Tolerance(centred_sqnr_db=50.0),
     )
     assert recipe == expected
     assert from_dict(ExportRecipe, to_dict(recipe)) == expected
@@ -63,7 +63,7 @@ def test_a_file_gives_the_recipe_that_it_spells(tmp_path: Path) -> None:
         (b"precision = fp16", ("cannot be read as a recipe",)),
         (b"\xff\xfe", ("cannot be read as a recipe",)),
         (b'precison = "fp16"', ("precison", "precision")),
-        (b"[bar]\nmax_error = 1", ("max_error", "relative_error")),
+        (b"[tolerance]\nmax_error = 1", ("max_error", "relative_error")),
         (b'image_count = "all"', ("image_count", "all")),
     ],
 )

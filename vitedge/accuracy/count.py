@@ -166,5 +166,5 @@ def count_top1(chosen: LabelledSet, spec: ModelSpec, scores: Callable[[NDArray[n
 
 
 def _geometry(spec: ModelSpec) -> tuple[Any, ...]:
-    """All that `vitedge.images.preprocess.prepare` looks at."""
+    """All that `vitedge.images.preprocess.prepare_image` looks at."""
     return spec.image_size, spec.in_channels, spec.preprocessing.interpolation, spec.preprocessing.crop

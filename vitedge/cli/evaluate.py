@@ -44,12 +44,12 @@ def evaluate(
     """Count what is classified correctly: top-1, top-5, agreement."""
     from vitedge.render.evaluate import render
     from vitedge.render.screen import progress
-    from vitedge.verbs.evaluate import Request
+    from vitedge.verbs.evaluate import EvaluationRequest
     from vitedge.verbs.evaluate import evaluate as run
     from vitedge.verbs.subjects import Weights as Choice
 
     choice = Choice(weights, parse_overrides(overrides), parse_size(image_size))
-    request = Request(images, image_count, seed, against, max_drop, choice)
+    request = EvaluationRequest(images, image_count, seed, against, max_drop, choice)
     result = run(subjects, request, progress)
     render(result, options=as_typed(weights, overrides), as_json=json)
     if not result.passed:

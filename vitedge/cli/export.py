@@ -93,7 +93,7 @@ def export(
         "weights": weights,
         "overrides": parse_overrides(overrides) or None,
         "features": features or None,
-        "bar": tolerance_entries(max_error, min_sqnr, min_agreement),
+        "tolerance": tolerance_entries(max_error, min_sqnr, min_agreement),
     }
     entries = read_entries(recipe) if recipe else {}
     entries.update({name: value for name, value in given.items() if value is not None})

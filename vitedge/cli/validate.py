@@ -13,7 +13,7 @@ from vitedge.cli.values import parse_overrides, tolerance_entries
 from vitedge.errors import BadRecipe
 from vitedge.files.plain import from_dict
 from vitedge.recipe import IMAGE_COUNT
-from vitedge.records import Bar
+from vitedge.records import Tolerance
 
 
 def validate(
@@ -33,12 +33,14 @@ def validate(
     ] = "declared",
     *,
     layers: Annotated[bool, typer.Option("--layers", help="Compare layer by layer; needs --against.")] = False,
-    stress: Annotated[bool, typer.Option("--stress", help="Watch Core ML's values against float16's range.")] = False,
+    overflow: Annotated[
+        bool, typer.Option("--overflow", help="Watch Core ML's values against float16's range.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Check a bundle, or compare an artifact with a checkpoint."""
     from vitedge.render.validate import render
-    from vitedge.verbs.validate import Against, Manner
+    from vitedge.verbs.validate import ReferenceOptions, ValidationOptions
     from vitedge.verbs.validate import validate as run
 
     tolerance = tolerance_entries(max_error, min_sqnr, min_agreement)
@@ -47,17 +49,17 @@ def validate(
     reference = (
         None
         if against is None
-        else Against(
+        else ReferenceOptions(
             against,
             images or "synthetic",
             image_count or IMAGE_COUNT,
             layers=layers,
             weights=weights,
-            bar=None if tolerance is None else from_dict(Bar, tolerance),
+            tolerance=None if tolerance is None else from_dict(Tolerance, tolerance),
             overrides=parse_overrides(overrides),
         )
     )
-    result = run(Path(subject), reference, Manner(compute, stress))
+    result = run(Path(subject), reference, ValidationOptions(compute, overflow))
     render(result, as_json=json)
     if not result.passed:
         raise typer.Exit(4)

@@ -9,7 +9,7 @@ from typing import Any
 from vitedge.errors import BadRecipe
 from vitedge.files.plain import to_dict
 from vitedge.recipe import SCHEMES
-from vitedge.records import Bar
+from vitedge.records import Tolerance
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -65,10 +65,10 @@ def as_typed(weights: str | None, pairs: list[str] | None) -> list[str]:
 def tolerance_entries(
     max_error: float | None, min_sqnr: float | None, min_agreement: float | None
 ) -> dict[str, Any] | None:
-    """Returns the entries of a `Bar` as a recipe file would have them; None where nothing was asked for."""
+    """Returns the entries of a `Tolerance` as a recipe file would have them; None where nothing was asked for."""
     if max_error is None and min_sqnr is None and min_agreement is None:
         return None
-    entries: dict[str, Any] = to_dict(Bar(max_error, min_sqnr, min_agreement))
+    entries: dict[str, Any] = to_dict(Tolerance(max_error, min_sqnr, min_agreement))
     return entries
 
 

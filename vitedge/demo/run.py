@@ -22,8 +22,8 @@ from vitedge.latency.interleave import measure_in_turn
 from vitedge.latency.model import MeasuredModel
 from vitedge.latency.sampling import Rule
 from vitedge.models.reference import load_reference
-from vitedge.parity.artifact import Evidence, outputs_of
-from vitedge.parity.metrics import default_bar
+from vitedge.parity.artifact import ReferenceOutputs, outputs_of
+from vitedge.parity.metrics import default_tolerance
 from vitedge.parity.reference import gather
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
 from vitedge.records import Artifact, ExportResult, OutputParity
@@ -72,8 +72,8 @@ def _show(model: DemoModel, bundle: Path, progress: Callable[[str], None]) -> li
         for folder, recipe in _recipes(model, bundle)
     ]
     progress(f"{model.name}: classifying the test images …")
-    evidence, labels = _test_split(model)
-    expected = _top1(evidence.data.outputs["logits"], labels)
+    reference_outputs, labels = _test_split(model)
+    expected = _top1(reference_outputs.data.outputs["logits"], labels)
     progress(f"{model.name}: measuring latency …")
     times = _latencies(model, parts)
     return [
@@ -84,7 +84,7 @@ def _show(model: DemoModel, bundle: Path, progress: Callable[[str], None]) -> li
             size=artifact.size,
             parity=_parity(result, artifact),
             reference_top1=expected,
-            top1=_artifact_top1(folder, artifact, evidence, labels),
+            top1=_artifact_top1(folder, artifact, reference_outputs, labels),
             reference_ms=times["PyTorch"],
             median_ms=times.get(str(folder / artifact.path)),
             speed=result.manifest.speed,
@@ -109,18 +109,20 @@ def _parity(result: ExportResult, artifact: Artifact) -> OutputParity:
     return next(report.outputs[0] for report in result.manifest.parity if report.artifact == artifact.path)
 
 
-def _test_split(model: DemoModel) -> tuple[Evidence, tuple[int, ...]]:
+def _test_split(model: DemoModel) -> tuple[ReferenceOutputs, tuple[int, ...]]:
     """What PyTorch computes for every test image, and the images' classes."""
     reference = load_reference(read(str(model.path), overrides=model.overrides))
     split: ImageSet = load(IMAGES, reference.spec, len(images()[1]))
-    bar = default_bar("fp32", reference.spec.family)
-    return gather(reference, split, bar, features=False), split.labels
+    tolerance = default_tolerance("fp32", reference.spec.family)
+    return gather(reference, split, tolerance, features=False), split.labels
 
 
-def _artifact_top1(bundle: Path, artifact: Artifact, evidence: Evidence, labels: tuple[int, ...]) -> float:
+def _artifact_top1(
+    bundle: Path, artifact: Artifact, reference_outputs: ReferenceOutputs, labels: tuple[int, ...]
+) -> float:
     name = FORMATS[artifact.format].runtimes[0]
     with registry.load(registry.RUNTIMES, name).Runtime(bundle / artifact.path) as runtime:
-        return _top1(outputs_of(runtime, artifact, evidence)["logits"], labels)
+        return _top1(outputs_of(runtime, artifact, reference_outputs)["logits"], labels)
 
 
 def _top1(logits: npt.NDArray[np.generic], labels: tuple[int, ...]) -> float:

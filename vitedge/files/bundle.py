@@ -101,13 +101,20 @@ def _from_first_format(content: Mapping[str, Any]) -> dict[str, Any]:
     Format 1 kept among the settings of quantization whether an export times its file, and what that found among what
     quantization did. Neither is part of quantization: timing is asked for by itself, and its result is ``speed``.
     """
-    current = {**content, "format_version": FORMAT_VERSION}
-    recipe, record = content.get("recipe"), content.get("quantization")
+    current = {**_with_tolerances(content), "format_version": FORMAT_VERSION}
+    recipe, record = current.get("recipe"), current.get("quantization")
     if isinstance(recipe, dict) and isinstance(recipe.get("quantization"), dict):
         current["recipe"] = {**recipe, "quantization": _without_verdict(recipe["quantization"])}
     if isinstance(record, dict):
         current["quantization"], current["speed"] = _without_verdict(record), record.get("verdict")
     return current
+
+
+def _with_tolerances(value: Any) -> Any:
+    """Returns plain values with the key ``bar`` under its new name, at every depth."""
+    if isinstance(value, Mapping):
+        return {"tolerance" if key == "bar" else key: _with_tolerances(entry) for key, entry in value.items()}
+    return [_with_tolerances(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _without_verdict(entries: Mapping[str, Any]) -> dict[str, Any]:

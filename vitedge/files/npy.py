@@ -23,7 +23,7 @@ _LIMIT = 10_000
 
 
 @dataclass(frozen=True)
-class Header:
+class ArrayHeader:
     """The header of an ``.npy`` file."""
 
     shape: tuple[int, ...]
@@ -39,7 +39,7 @@ class Header:
         return self.start + math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_header(file: IO[bytes]) -> Header:
+def read_header(file: IO[bytes]) -> ArrayHeader:
     """Reads the header of an ``.npy`` file, and leaves the file at the first element.
 
     Args:
@@ -64,4 +64,4 @@ def read_header(file: IO[bytes]) -> Header:
         raise ValueError("its header has a dimension that no array has")
     start = head.tell()
     file.seek(start)
-    return Header(shape, dtype, fortran_order, start)
+    return ArrayHeader(shape, dtype, fortran_order, start)

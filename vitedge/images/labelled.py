@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from vitedge.errors import BadImages, BadRecipe
 from vitedge.images.arrays import ArrayFile
 from vitedge.images.class_names import Classes, check_range, number_folders, number_labels
-from vitedge.images.preprocess import as_image, prepare
+from vitedge.images.preprocess import as_image, prepare_image
 from vitedge.images.sources import SUFFIXES, SYNTHETIC, Candidate, Source, find_source
 from vitedge.images.stream import ImageStream
 from vitedge.records import ModelSpec
@@ -237,6 +237,8 @@ def _elements(path: Path, places: Sequence[int], found: LabelledSet, spec: Model
     def candidate(index: int) -> Candidate:
         place = places[index]
         name, label = found.items[index]
-        return Candidate(name, lambda: prepare(as_image(array[place]), spec), partial(array.content, place), label)
+        return Candidate(
+            name, lambda: prepare_image(as_image(array[place]), spec), partial(array.content, place), label
+        )
 
     return Source(found.title, found.held, len(found.items), candidate, array.close)

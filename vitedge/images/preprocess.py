@@ -27,7 +27,7 @@ MAX_PIXELS = 89_478_485
 """Above this an image is taken for a decompression bomb; Pillow's own limit, 256 MB of 24-bit pixels."""
 
 
-def prepare(image: Image.Image, spec: ModelSpec) -> NDArray[np.uint8]:
+def prepare_image(image: Image.Image, spec: ModelSpec) -> NDArray[np.uint8]:
     """Turns an image upright, resizes its short side, crops the centre.
 
     The short side becomes ``floor(image_size / crop)``, as in timm; for a target that is not square the image keeps its

@@ -22,7 +22,7 @@ from PIL import Image
 
 from vitedge.errors import BadImages
 from vitedge.images.arrays import ArrayFile
-from vitedge.images.preprocess import MAX_PIXELS, as_image, prepare
+from vitedge.images.preprocess import MAX_PIXELS, as_image, prepare_image
 from vitedge.images.synthetic import synthesize_image
 from vitedge.records import ModelSpec
 
@@ -185,7 +185,7 @@ def _decode(path: Path, spec: ModelSpec) -> NDArray[np.uint8]:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise BadImages(f"{image.width} x {image.height} pixels, which looks like a decompression bomb")
-            return prepare(image, spec)
+            return prepare_image(image, spec)
 
 
 def _array(path: Path, spec: ModelSpec, count: int, seed: int) -> Source:
@@ -196,7 +196,7 @@ def _array(path: Path, spec: ModelSpec, count: int, seed: int) -> Source:
         index = chosen[place]
         return Candidate(
             f"{path.name} {index}",
-            lambda: prepare(as_image(array[index]), spec),
+            lambda: prepare_image(as_image(array[index]), spec),
             partial(array.content, index),
             None if labels is None else int(labels[index]),
         )

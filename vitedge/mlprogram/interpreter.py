@@ -24,7 +24,7 @@ from vitedge.mlprogram import COMPUTE
 from vitedge.mlprogram.limits import LARGEST_MEMORY
 from vitedge.mlprogram.ops import ARITHMETIC, MOVEMENT, MOVES, OPS
 from vitedge.mlprogram.ops.arguments import STORAGE, Function
-from vitedge.mlprogram.program import Argument, Literal, Named, Operation, Output, Program
+from vitedge.mlprogram.program import Argument, Literal, MLProgram, Named, Operation, Output
 from vitedge.sentences import short
 
 Watch = Callable[[Operation, tuple[Any, ...]], None]
@@ -57,10 +57,10 @@ class Step:
     """Values that nothing reads afterwards."""
 
 
-class Interpreter:
+class MLProgramInterpreter:
     """A program that is ready to run; its constants are views of the package's files."""
 
-    def __init__(self, program: Program, compute: str = "declared") -> None:
+    def __init__(self, program: MLProgram, compute: str = "declared") -> None:
         """Decodes the constants and looks up every operation.
 
         Raises:
@@ -300,7 +300,7 @@ def _widen(value: Any) -> Any:
     return value.float() if isinstance(value, Tensor) and value.dtype in _NARROW else value
 
 
-def _unknown(operation: Operation, program: Program) -> str:
+def _unknown(operation: Operation, program: MLProgram) -> str:
     near = difflib.get_close_matches(operation.kind, OPS, n=1, cutoff=0.0)
     module = next(module for module in (*ARITHMETIC, *MOVEMENT) if near and near[0] in module.OPS)
     constant = {name for name, _ in program.constants()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What in an ML Program will cost speed or precision on a device, found without running it.
+"""What in an ML MLProgram will cost speed or precision on a device, found without running it.
 
 Needs neither PyTorch nor the weights in memory. A rule says what the program declares; where a reason speaks of devices
 its source is named beside the rule or in `vitedge.mlprogram.placement`.
@@ -19,7 +19,7 @@ import numpy as np
 from vitedge.mlprogram.blobs import Array
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.placement import LEAVES_NEURAL_ENGINE
-from vitedge.mlprogram.program import Literal, Named, Operation, Output, Program, read_program
+from vitedge.mlprogram.program import Literal, MLProgram, Named, Operation, Output, read_program
 from vitedge.records import Finding
 
 MAX_RANK = 5
@@ -48,7 +48,7 @@ _KEEP = (
 )
 
 
-def lint(subject: str | os.PathLike[str] | Program, artifact: str) -> tuple[Finding, ...]:
+def lint(subject: str | os.PathLike[str] | MLProgram, artifact: str) -> tuple[Finding, ...]:
     """What to know of a program before it goes to a device; empty where no rule finds anything.
 
     Args:
@@ -56,14 +56,14 @@ def lint(subject: str | os.PathLike[str] | Program, artifact: str) -> tuple[Find
         artifact: what the findings call it.
 
     Raises:
-        UnreadableArtifact: it is not a package of one ML Program, or a constant of it is damaged.
+        UnreadableArtifact: it is not a package of one ML MLProgram, or a constant of it is damaged.
         MissingBackend: coremltools, whose generated classes read the specification, is not installed.
     """
-    program = subject if isinstance(subject, Program) else read_program(read_package(Path(subject)))
+    program = subject if isinstance(subject, MLProgram) else read_program(read_package(Path(subject)))
     return tuple(replace(finding, artifact=artifact) for rule in RULES for finding in rule(program))
 
 
-Rule = Callable[[Program], Iterable[Finding]]
+Rule = Callable[[MLProgram], Iterable[Finding]]
 
 
 def _finding(rule: str, where: str, reason: str, remedy: str) -> Finding:
@@ -79,7 +79,7 @@ def _called(operation: Operation) -> str:
     return f"{operation.kind} {operation.name}"
 
 
-def _rank(program: Program) -> Iterator[Finding]:
+def _rank(program: MLProgram) -> Iterator[Finding]:
     """The converter itself refuses most of these; a package that was edited may have them."""
     # What compressed constants are made of may have more axes: coremltools lets it pass as well.
     ranks = [
@@ -98,7 +98,7 @@ def _rank(program: Program) -> Iterator[Finding]:
         )
 
 
-def _dynamic(program: Program) -> Iterator[Finding]:
+def _dynamic(program: MLProgram) -> Iterator[Finding]:
     """https://developer.apple.com/forums/thread/724930: of a range, the default shape alone runs on the Neural Engine.
 
     https://apple.github.io/coremltools/docs-guides/source/flexible-inputs.html: of a list of shapes, each can.
@@ -143,7 +143,7 @@ def _flexibility(feature: Any) -> str:
     return "list" if len(listed) > 1 else ""
 
 
-def _leaves_neural_engine(program: Program) -> Iterator[Finding]:
+def _leaves_neural_engine(program: MLProgram) -> Iterator[Finding]:
     folded = _constant_values(program)
     found: dict[str, list[str]] = defaultdict(list)
     for operation in program.operations:
@@ -158,7 +158,7 @@ def _leaves_neural_engine(program: Program) -> Iterator[Finding]:
         )
 
 
-def _unfolded(program: Program) -> Iterator[Finding]:
+def _unfolded(program: MLProgram) -> Iterator[Finding]:
     """What coremltools' pass ``common::const_elimination`` does away with where it knows the value."""
     folded = _constant_values(program)
     computed = [operation for operation in program.operations if not operation.is_constant and operation.name in folded]
@@ -176,7 +176,7 @@ def _unfolded(program: Program) -> Iterator[Finding]:
     )
 
 
-def _image_input(program: Program) -> Iterator[Finding]:
+def _image_input(program: MLProgram) -> Iterator[Finding]:
     """https://apple.github.io/coremltools/docs-guides/source/image-inputs.html."""
     for feature in program.package.model.description.input:
         if feature.type.WhichOneof("Type") != "multiArrayType":
@@ -191,7 +191,7 @@ def _image_input(program: Program) -> Iterator[Finding]:
             )
 
 
-def _batch(program: Program) -> Iterator[Finding]:
+def _batch(program: MLProgram) -> Iterator[Finding]:
     for feature in program.package.model.description.input:
         shape = tuple(feature.type.multiArrayType.shape)
         if len(shape) == 4 and shape[0] > 1:
@@ -204,7 +204,7 @@ def _batch(program: Program) -> Iterator[Finding]:
             )
 
 
-def _precision(program: Program) -> Iterator[Finding]:
+def _precision(program: MLProgram) -> Iterator[Finding]:
     """https://apple.github.io/coremltools/docs-guides/source/typed-execution-example.html: float32 is not eligible."""
     counts = Counter(
         output.type.dtype
@@ -222,7 +222,7 @@ def _precision(program: Program) -> Iterator[Finding]:
         yield from _islands(program)
 
 
-def _islands(program: Program) -> Iterator[Finding]:
+def _islands(program: MLProgram) -> Iterator[Finding]:
     """Float32 that is entered from float16: what is float32 from the input on, or up to an output, costs nothing."""
     dtypes = {output.name: output.type.dtype for _, output in _values(program)}
     casts = {
@@ -240,16 +240,16 @@ def _islands(program: Program) -> Iterator[Finding]:
     if readers:
         inside = list({_called(operation): None for operations in readers.values() for operation in operations})
         yield _finding(
-            "float32 island",
+            "float32 module",
             _several(inside),
             f"{len(readers)} values are cast from float16 to float32 within the program: what reads them leaves the "
             "Neural Engine, and comes back with another cast.",
-            "Needed where float16 misses the bar; a lower one keeps fewer: vitedge export … --precision fp16 "
+            "Needed where float16 misses the tolerance; a lower one keeps fewer: vitedge export … --precision fp16 "
             "--min-sqnr DB.",
         )
 
 
-def _half_constants(program: Program) -> Iterator[Finding]:
+def _half_constants(program: MLProgram) -> Iterator[Finding]:
     """IEEE 754-2019, 3.6, binary16: 65504 is the largest number, 6.1e-5 the smallest with all 11 significant bits."""
     padding = {name for operation in program.operations if operation.kind == "pad" for name in operation.reads()}
     found: dict[str, list[str]] = defaultdict(list)
@@ -301,7 +301,7 @@ def _fault(values: Array, *, is_padding: bool) -> str:
     return "subnormal" if bits.size > 1 and subnormal > _SUBNORMAL_SHARE * nonzero else ""
 
 
-def _half(program: Program) -> Iterator[tuple[str, Literal]]:
+def _half(program: MLProgram) -> Iterator[tuple[str, Literal]]:
     """Every float16 constant: those with a name, and those that are written where they are read."""
     for operation in program.operations:
         bound = ((name, value) for name, values in operation.inputs.items() for value in values)
@@ -311,7 +311,7 @@ def _half(program: Program) -> Iterator[tuple[str, Literal]]:
                 yield operation.name if own else f"{operation.name}.{parameter}", literal
 
 
-def _epsilon(program: Program) -> Iterator[Finding]:
+def _epsilon(program: MLProgram) -> Iterator[Finding]:
     """The pass ``add_fp16_cast`` of coremltools writes 6e-8, the smallest number, for what would round to zero."""
     constants = dict(program.constants())
     small: dict[str, float] = {}
@@ -333,7 +333,7 @@ def _epsilon(program: Program) -> Iterator[Finding]:
         )
 
 
-def _values(program: Program) -> Iterator[tuple[Operation, Output]]:
+def _values(program: MLProgram) -> Iterator[tuple[Operation, Output]]:
     """Every tensor that an operation makes."""
     for operation in program.operations:
         for output in operation.outputs:
@@ -341,7 +341,7 @@ def _values(program: Program) -> Iterator[tuple[Operation, Output]]:
                 yield operation, output
 
 
-def _constant_values(program: Program) -> frozenset[str]:
+def _constant_values(program: MLProgram) -> frozenset[str]:
     """Names of the values that are the same at every prediction."""
     known: set[str] = set()
     for operation in program.operations:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from vitedge.errors import UnreadableArtifact
 from vitedge.mlprogram.description import metadata
 from vitedge.mlprogram.package import Package
-from vitedge.mlprogram.program import Operation, Program
+from vitedge.mlprogram.program import MLProgram, Operation
 
 MODULES = "vitedge.modules"
 """Key of a package's metadata: the paths of the modules as a JSON list, such as ``blocks.3.attn.qkv``."""
@@ -31,7 +31,7 @@ _WEIGHT = re.compile(
 """The name of a constant that coremltools made of a parameter; ``p_`` and ``b_`` come from ``torch.export``."""
 
 
-def modules_of(program: Program) -> dict[str, str]:
+def modules_of(program: MLProgram) -> dict[str, str]:
     """Every value, constants included, to its module; the reference itself, and what is not known, is the empty name.
 
     Raises:
@@ -83,7 +83,7 @@ def module_of_weight(name: str) -> str:
     return match.group(1) if match else ""
 
 
-def readers(program: Program) -> Mapping[str, list[Operation]]:
+def readers(program: MLProgram) -> Mapping[str, list[Operation]]:
     """Every value to the operations that read it."""
     found: dict[str, list[Operation]] = defaultdict(list)
     for operation in program.operations:
@@ -95,7 +95,7 @@ def readers(program: Program) -> Mapping[str, list[Operation]]:
 Found = dict[str, str]
 
 
-def _traced(program: Program, say: Callable[[str], str], otherwise: Callable[[Operation, Found], str]) -> Found:
+def _traced(program: MLProgram, say: Callable[[str], str], otherwise: Callable[[Operation, Found], str]) -> Found:
     """The modules by what names say; ``otherwise`` decides on an operation whose name and weights say nothing."""
     found: Found = {}
     constants: set[str] = set()
@@ -112,7 +112,7 @@ def _traced(program: Program, say: Callable[[str], str], otherwise: Callable[[Op
     return found
 
 
-def _by_readers(program: Program, unnamed: Collection[str], found: Found) -> Iterator[tuple[str, str]]:
+def _by_readers(program: MLProgram, unnamed: Collection[str], found: Found) -> Iterator[tuple[str, str]]:
     """Constants without a name of their own belong to the module that alone reads them."""
     for name, operations in readers(program).items():
         modules = {found[operation.name] for operation in operations if operation.name in found}

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from vitedge.errors import BadRecipe
 from vitedge.mlprogram.description import is_bgr
-from vitedge.mlprogram.interpreter import Interpreter, tensor
+from vitedge.mlprogram.interpreter import MLProgramInterpreter, tensor
 from vitedge.mlprogram.modules import listed_modules, modules_of, readers
 from vitedge.mlprogram.ops.arguments import ints
 from vitedge.mlprogram.package import read_package
-from vitedge.mlprogram.program import Literal, Named, Operation, Program, read_program
-from vitedge.records import StressReport, ValueRange
+from vitedge.mlprogram.program import Literal, MLProgram, Named, Operation, read_program
+from vitedge.records import OverflowReport, ValueRange
 
 FLOAT16_MAX = 65504.0
 SAFETY = 4.0
@@ -40,7 +40,7 @@ _INFINITE, _NAN, _OVERFLOW = "infinite", "NaN", "overflow"
 Arguments = Mapping[str, Any]
 
 
-def check_overflow(path: Path, feeds: Iterable[Mapping[str, np.ndarray[Any, Any]]], name: str = "") -> StressReport:
+def check_overflow(path: Path, feeds: Iterable[Mapping[str, np.ndarray[Any, Any]]], name: str = "") -> OverflowReport:
     """Watches the values of a package over images.
 
     In a package that computes in float16, what is declared float32 was kept so and is no fault. One without any
@@ -52,13 +52,13 @@ def check_overflow(path: Path, feeds: Iterable[Mapping[str, np.ndarray[Any, Any]
         name: what the report calls it; the file's own name otherwise.
 
     Raises:
-        UnreadableArtifact: it is not a package of one ML Program, or does not compute what it declares.
+        UnreadableArtifact: it is not a package of one ML MLProgram, or does not compute what it declares.
         UnsupportedOperation: it uses an operation that is not in the table.
         BadRecipe: the feeds do not have the names of the inputs.
     """
     package = read_package(path)
     program = read_program(package)
-    interpreter = Interpreter(program, "fp32")
+    interpreter = MLProgramInterpreter(program, "fp32")
     watch = _Watch(program)
     bgr, wanted = is_bgr(package), {entry.name for entry in program.inputs}
     images = 0
@@ -93,7 +93,7 @@ class _Seen:
 class _Watch:
     """Is told of every operation what it returned, and keeps the largest magnitudes."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: MLProgram) -> None:
         self._program = program
         self._modules = modules_of(program)
         self._readers = readers(program)
@@ -128,7 +128,7 @@ class _Watch:
                 self._look_at(operation, output.name, output.type.dtype, result)
         self._hold(operation, results)
 
-    def report(self, name: str, images: int) -> StressReport:
+    def report(self, name: str, images: int) -> OverflowReport:
         """What was seen, largest first, faults before everything else."""
         for seen in self._seen.values():
             if self._counts(seen) and seen.magnitude > FLOAT16_MAX:
@@ -146,7 +146,7 @@ class _Watch:
         ]
         ranges.sort(key=lambda entry: (not entry.fault, entry.magnitude is None and not entry.fault, -_size(entry)))
         broken = [entry for entry in ranges if entry.fault and (self._half or entry.fault != _OVERFLOW)]
-        return StressReport(name, images, FLOAT16_MAX, tuple(ranges), self._keep(), passed=not broken)
+        return OverflowReport(name, images, FLOAT16_MAX, tuple(ranges), self._keep(), passed=not broken)
 
     def _keep(self) -> tuple[str, ...]:
         """The modules of those that make what float16 may not hold, and of those that would get it cast to float16."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An ML Program as data: operations in order, each with its constants, its inputs by name and its typed outputs."""
+"""An ML MLProgram as data: operations in order, each with its constants, its inputs by name and its typed outputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vitedge.mlprogram.limits import LARGEST_MEMORY
 from vitedge.mlprogram.literals import Literal, Reader, ValueType
 from vitedge.mlprogram.package import Package, quoted
 
-__all__ = ["Argument", "Literal", "Named", "Operation", "Output", "Program", "ValueType", "read_program"]
+__all__ = ["Argument", "Literal", "MLProgram", "Named", "Operation", "Output", "ValueType", "read_program"]
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class Program:
-    """One function of an ML Program."""
+class MLProgram:
+    """One function of an ML MLProgram."""
 
     package: Package
     opset: str
@@ -95,7 +95,7 @@ class Program:
             yield from operation.literals()
 
 
-def read_program(package: Package, function: str = "") -> Program:
+def read_program(package: Package, function: str = "") -> MLProgram:
     """Reads a function of a package in the operation set that it declares; by default the one that runs.
 
     Nothing is computed and no weight is touched, but every constant is where the program says and as large.
@@ -114,7 +114,7 @@ def read_program(package: Package, function: str = "") -> Program:
     block = message.block_specializations[message.opset]
     inputs = tuple(_output(entry, reader) for entry in message.inputs)
     operations = tuple(_operation(entry, reader) for entry in block.operations)
-    program = Program(package, reader.name(message.opset), inputs, operations, tuple(block.outputs))
+    program = MLProgram(package, reader.name(message.opset), inputs, operations, tuple(block.outputs))
     _check_order(program, reader)
     if name == package.default_function:
         check_interface(reader, {entry.name: entry.type for entry in inputs})
@@ -127,7 +127,7 @@ def read_program(package: Package, function: str = "") -> Program:
     return program
 
 
-def peak_memory(program: Program) -> int:
+def peak_memory(program: MLProgram) -> int:
     """Bytes that the values alive at one time take, as they are declared; an edge that is not fixed counts as one.
 
     The inputs are alive all the time. Narrow floating-point numbers count as float32, in which they are computed;
@@ -204,7 +204,7 @@ def _output(message: Any, reader: Reader) -> Output:
     return Output(reader.name(message.name), reader.type(message.type))
 
 
-def _check_order(program: Program, reader: Reader) -> None:
+def _check_order(program: MLProgram, reader: Reader) -> None:
     """Every value is made once, before it is read: then nothing is missing and nothing runs in a circle."""
     known = {entry.name for entry in program.inputs}
     if len(known) < len(program.inputs):

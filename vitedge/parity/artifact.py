@@ -20,9 +20,9 @@ from vitedge.export.formats import CHECKERS, FORMATS
 from vitedge.files.bundle import ReferenceData, read_reference
 from vitedge.files.plain import from_dict
 from vitedge.mlprogram import COMPUTE
-from vitedge.parity.metrics import compare, default_bar, judge
+from vitedge.parity.metrics import compare, default_tolerance, exceeded
 from vitedge.recipe import ExportRecipe
-from vitedge.records import Artifact, Bar, Manifest, ModelSpec, ParityReport, StructureReport
+from vitedge.records import Artifact, Manifest, ModelSpec, ParityReport, StructureReport, Tolerance
 from vitedge.runtimes.base import Runtime
 from vitedge.runtimes.feeding import output_names, run
 
@@ -30,36 +30,36 @@ Floats = Mapping[str, npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What the reference computed, and the bar that an artifact has to reach."""
+class ReferenceOutputs:
+    """What the reference computed, and the tolerance that an artifact has to reach."""
 
     data: ReferenceData
     spec: ModelSpec
-    bar: Bar
+    tolerance: Tolerance
     image_source: str
 
 
-def sealed_evidence(bundle: Path, manifest: Manifest) -> Evidence:
+def sealed_outputs(bundle: Path, manifest: Manifest) -> ReferenceOutputs:
     """What a bundle itself holds its artifacts to.
 
     Raises:
         BundleDamaged: its ``reference.npz`` cannot be read.
     """
     recipe = from_dict(ExportRecipe, manifest.recipe)
-    bar = recipe.bar or default_bar(recipe.precision, manifest.spec.family)
+    tolerance = recipe.tolerance or default_tolerance(recipe.precision, manifest.spec.family)
     source = manifest.parity[0].image_source if manifest.parity else recipe.images
-    return Evidence(read_reference(bundle), manifest.spec, bar, source)
+    return ReferenceOutputs(read_reference(bundle), manifest.spec, tolerance, source)
 
 
 def check_parity(
-    path: Path, artifact: Artifact, evidence: Evidence, compute: str = "declared"
+    path: Path, artifact: Artifact, reference_outputs: ReferenceOutputs, compute: str = "declared"
 ) -> tuple[ParityReport, ...]:
     """Runs an artifact over the reference's images, in every runtime that is to be had here, and judges it.
 
     Args:
         path: the artifact.
         artifact: its inputs and outputs.
-        evidence: the images, what the reference made of them, and the bar.
+        reference_outputs: the images, what the reference made of them, and the tolerance.
         compute: ``declared``, or ``fp32`` for a Core ML package without the rounding of half precision.
 
     Returns:
@@ -69,7 +69,7 @@ def check_parity(
         BadRecipe: there is no such way to compute.
         MissingBackend: a runtime that is all there is for the format is not installed.
     """
-    return tuple(_judged(name, path, artifact, evidence) for name in _runtimes(artifact.format, compute))
+    return tuple(_judged(name, path, artifact, reference_outputs) for name in _runtimes(artifact.format, compute))
 
 
 def _runtimes(name: str, compute: str) -> tuple[str, ...]:
@@ -85,20 +85,22 @@ def _runtimes(name: str, compute: str) -> tuple[str, ...]:
     return tuple(name for name in here if not (optional and registry.missing(registry.RUNTIMES, name)))
 
 
-def _judged(name: str, path: Path, artifact: Artifact, evidence: Evidence) -> ParityReport:
+def _judged(name: str, path: Path, artifact: Artifact, reference_outputs: ReferenceOutputs) -> ParityReport:
     with registry.load(registry.RUNTIMES, name).Runtime(path) as runtime:
-        report = report_on(name, artifact, outputs_of(runtime, artifact, evidence), evidence)
+        report = report_on(name, artifact, outputs_of(runtime, artifact, reference_outputs), reference_outputs)
         return replace(report, note=runtime.describe().get("caveat", ""))
 
 
-def outputs_of(runtime: Runtime, artifact: Artifact, evidence: Evidence) -> dict[str, npt.NDArray[np.generic]]:
+def outputs_of(
+    runtime: Runtime, artifact: Artifact, reference_outputs: ReferenceOutputs
+) -> dict[str, npt.NDArray[np.generic]]:
     """Runs a loaded artifact over the reference's images; returns its outputs under the reference's names."""
-    data = evidence.data
-    return run(runtime, artifact, data.images, evidence.spec, output_names(data.outputs, artifact))
+    data = reference_outputs.data
+    return run(runtime, artifact, data.images, reference_outputs.spec, output_names(data.outputs, artifact))
 
 
 def report_on(
-    runtime: str, artifact: Artifact, values: Mapping[str, npt.NDArray[np.generic]], evidence: Evidence
+    runtime: str, artifact: Artifact, values: Mapping[str, npt.NDArray[np.generic]], reference_outputs: ReferenceOutputs
 ) -> ParityReport:
     """Compares what a runtime returned with the reference.
 
@@ -106,16 +108,16 @@ def report_on(
         runtime: name of the runtime.
         artifact: what it ran.
         values: the reference's name of each output to the values for all images.
-        evidence: the reference's outputs and the tolerance.
+        reference_outputs: the reference's outputs and the tolerance.
     """
-    outputs = compare(evidence.data.outputs, values)
-    reason = judge(outputs, evidence.bar)
+    outputs = compare(reference_outputs.data.outputs, values)
+    reason = exceeded(outputs, reference_outputs.tolerance)
     return ParityReport(
         artifact=artifact.path,
         runtime=runtime,
-        images=len(evidence.data.images),
-        image_source=evidence.image_source,
-        bar=evidence.bar,
+        images=len(reference_outputs.data.images),
+        image_source=reference_outputs.image_source,
+        tolerance=reference_outputs.tolerance,
         outputs=outputs,
         passed=not reason,
         reason=reason,

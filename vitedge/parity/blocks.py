@@ -7,15 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitedge import registry
-from vitedge.parity.artifact import Evidence
+from vitedge.parity.artifact import ReferenceOutputs
 from vitedge.parity.check import LAYER_IMAGES, Original
-from vitedge.parity.metrics import compare, judge
+from vitedge.parity.metrics import compare, exceeded
 from vitedge.records import Artifact, ParityReport
 from vitedge.runtimes.feeding import run
 
 
 def compare_layers(
-    report: ParityReport, path: Path, artifact: Artifact, original: Original, evidence: Evidence
+    report: ParityReport, path: Path, artifact: Artifact, original: Original, reference_outputs: ReferenceOutputs
 ) -> ParityReport:
     """Returns the report with every block compared, and with the first block that exceeds the tolerance.
 
@@ -24,21 +24,23 @@ def compare_layers(
         path: the artifact.
         artifact: says which of its values equals the output of which block.
         original: its reference computes the blocks; without one nothing is compared.
-        evidence: the images and the tolerance.
+        reference_outputs: the images and the tolerance.
     """
     if original.reference is None or not artifact.blocks:
         return report
-    images = evidence.data.images[:LAYER_IMAGES]
+    images = reference_outputs.data.images[:LAYER_IMAGES]
     blocks = original.reference.block_outputs(images)
     # In the reference's order of execution: a file's metadata need not keep it.
     values = {block: artifact.blocks[block] for block in blocks if block in artifact.blocks}
     with registry.load(registry.RUNTIMES, report.runtime).Runtime(
         path, intermediates=tuple(values.values())
     ) as runtime:
-        found = run(runtime, artifact, images, evidence.spec, values)
+        found = run(runtime, artifact, images, reference_outputs.spec, values)
     layers = compare({block: blocks[block] for block in values}, found, scores=None)
     # A block may well be the same for every image, and a tolerance on top-1 says nothing of it.
-    departing = [layer.output for layer in layers if judge((replace(layer, degenerate=""),), evidence.bar)]
+    departing = [
+        layer.output for layer in layers if exceeded((replace(layer, degenerate=""),), reference_outputs.tolerance)
+    ]
     first = departing[0] if departing else "" if report.passed else "the head, after the last block"
     reason = f"{report.reason}; the first to depart is {first}" if report.reason else ""
     return replace(report, layers=layers, first_departure=first, reason=reason)

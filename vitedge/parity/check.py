@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vitedge import registry
 from vitedge.export.formats import FORMATS, LAYERS, QuantizedForm, readiness
-from vitedge.parity.artifact import Evidence, Floats, check_parity, check_structure
+from vitedge.parity.artifact import Floats, ReferenceOutputs, check_parity, check_structure
 from vitedge.parity.metrics import compare
 from vitedge.records import Artifact, OutputParity, ParityReport, StructureReport
 
@@ -77,14 +77,14 @@ class ArtifactCheck:
 
 
 def check_artifact(
-    path: Path, artifact: Artifact, evidence: Evidence, original: Original, options: CheckOptions
+    path: Path, artifact: Artifact, reference_outputs: ReferenceOutputs, original: Original, options: CheckOptions
 ) -> ArtifactCheck:
     """Checks an artifact against what it was made from.
 
     Args:
         path: the artifact.
         artifact: its format, inputs and outputs.
-        evidence: the images, the reference's outputs, and the tolerance.
+        reference_outputs: the images, the reference's outputs, and the tolerance.
         original: what it was made from.
         options: how it is checked.
 
@@ -92,9 +92,9 @@ def check_artifact(
         MissingBackend: a runtime that is all there is for the format is not installed.
         UserError: the artifact cannot be read or run.
     """
-    reports = check_parity(path, artifact, evidence, options.compute)
+    reports = check_parity(path, artifact, reference_outputs, options.compute)
     if options.simulated is not None:
-        simulated = compare(evidence.data.outputs, options.simulated)
+        simulated = compare(reference_outputs.data.outputs, options.simulated)
         reports = tuple(hold_to(report, simulated) for report in reports)
     kind = FORMATS[artifact.format]
     weights = None
@@ -102,7 +102,9 @@ def check_artifact(
         original = replace(original, program=original.captured(artifact))
         weights = registry.imported(kind.expected_weights).expected_weights(original.program)
     if original.is_known and reports and (kind.always_by_layer or options.layers or not reports[0].passed):
-        report = registry.load(LAYERS, artifact.format).compare_layers(reports[0], path, artifact, original, evidence)
+        report = registry.load(LAYERS, artifact.format).compare_layers(
+            reports[0], path, artifact, original, reference_outputs
+        )
         reports = (report if options.layers else replace(report, layers=()), *reports[1:])
     structure = check_structure(path, artifact, weights)
     ready = None if options.form is None else readiness(artifact.format, options.form)

@@ -9,11 +9,11 @@ from vitedge import registry
 from vitedge.errors import BadRecipe
 from vitedge.export.formats import FORMATS
 from vitedge.files.bundle import ReferenceData
-from vitedge.records import Artifact, ModelSpec, StressReport
+from vitedge.records import Artifact, ModelSpec, OverflowReport
 from vitedge.runtimes.feeding import inputs
 
 
-def check_overflow(path: Path, artifact: Artifact, data: ReferenceData, spec: ModelSpec) -> StressReport:
+def check_overflow(path: Path, artifact: Artifact, data: ReferenceData, spec: ModelSpec) -> OverflowReport:
     """Checks the ranges of an artifact's values against float16; see `vitedge.mlprogram.overflow.check_overflow`.
 
     Args:
@@ -32,5 +32,5 @@ def check_overflow(path: Path, artifact: Artifact, data: ReferenceData, spec: Mo
         raise BadRecipe(f"{artifact.path} is not of a format whose values can be watched.")
     image = artifact.inputs[0]
     feeds = ({image.name: batch} for batch in inputs(data.images, image, spec))
-    report: StressReport = registry.imported(watch).check_overflow(path, feeds, artifact.path)
+    report: OverflowReport = registry.imported(watch).check_overflow(path, feeds, artifact.path)
     return report

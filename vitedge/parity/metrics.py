@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from vitedge.records import Bar, OutputParity
+from vitedge.records import OutputParity, Tolerance
 
 Array = npt.NDArray[np.float64]
 
@@ -23,13 +23,13 @@ TIE = 1e-6
 """Two scores nearer than this, relative to the largest score of all, are a tie that float32 cannot decide."""
 
 
-def default_bar(precision: str, family: str) -> Bar:
-    """The bar of a precision: fp32 tight enough to catch a tanh GELU in place of the exact one."""
+def default_tolerance(precision: str, family: str) -> Tolerance:
+    """Returns the default tolerance; that of fp32 is tight enough to catch a tanh GELU in place of the exact one."""
     if precision == "fp32":
-        return Bar(relative_error=1e-4 if family == "mobilevitv2" else 2e-5, agreement=1.0)
+        return Tolerance(relative_error=1e-4 if family == "mobilevitv2" else 2e-5, agreement=1.0)
     if precision == "fp16":
-        return Bar(centred_sqnr_db=40.0)
-    return Bar(centred_sqnr_db=20.0)
+        return Tolerance(centred_sqnr_db=40.0)
+    return Tolerance(centred_sqnr_db=20.0)
 
 
 def compare(
@@ -50,23 +50,29 @@ def compare(
     )
 
 
-def judge(outputs: tuple[OutputParity, ...], bar: Bar) -> str:
-    """The reason why the outputs do not reach the bar, or the empty string.
+def exceeded(outputs: tuple[OutputParity, ...], tolerance: Tolerance) -> str:
+    """Returns how the outputs exceed the tolerance, or the empty string.
 
-    Missing outputs, NaN and infinity never pass, whatever the bar, and neither does a degenerate reference.
+    Missing outputs, NaN and infinity never pass, whatever the tolerance, and neither does a degenerate reference.
     """
     for parity in outputs:
         if parity.degenerate:
             return f"{parity.output} cannot be judged: the reference is degenerate ({parity.degenerate})"
         if not np.isfinite(parity.relative_error):
             return f"{parity.output} is missing, has another shape, or holds NaN or infinity"
-        if bar.relative_error is not None and not parity.relative_error <= bar.relative_error:
-            return f"{parity.output} is off by {parity.relative_error:.2g} relative; the bar is {bar.relative_error:g}"
-        if bar.centred_sqnr_db is not None and not parity.centred_sqnr_db >= bar.centred_sqnr_db:
+        if tolerance.relative_error is not None and not parity.relative_error <= tolerance.relative_error:
+            found = f"{parity.relative_error:.2g} relative"
+            return f"{parity.output} is off by {found}; the tolerance is {tolerance.relative_error:g}"
+        if tolerance.centred_sqnr_db is not None and not parity.centred_sqnr_db >= tolerance.centred_sqnr_db:
             found = f"{parity.centred_sqnr_db:.2f} dB centred SQNR"
-            return f"{parity.output} has {found}; the bar is {bar.centred_sqnr_db:g} dB"
-        if bar.agreement is not None and parity.agreement is not None and not parity.agreement >= bar.agreement:
-            return f"{parity.output} agrees on {parity.agreement:.1%} of the images; the bar is {bar.agreement:.1%}"
+            return f"{parity.output} has {found}; the tolerance is {tolerance.centred_sqnr_db:g} dB"
+        if (
+            tolerance.agreement is not None
+            and parity.agreement is not None
+            and not parity.agreement >= tolerance.agreement
+        ):
+            found = f"{parity.agreement:.1%} of the images"
+            return f"{parity.output} agrees on {found}; the tolerance is {tolerance.agreement:.1%}"
     return ""
 
 

@@ -6,16 +6,16 @@ from __future__ import annotations
 from vitedge.files.bundle import ReferenceData
 from vitedge.images.image_set import ImageSet
 from vitedge.models.reference import Reference
-from vitedge.parity.artifact import Evidence
+from vitedge.parity.artifact import ReferenceOutputs
 from vitedge.program.capture import capture
 from vitedge.program.program import Program
-from vitedge.records import Artifact, Bar
+from vitedge.records import Artifact, Tolerance
 
 
-def gather(reference: Reference, images: ImageSet, bar: Bar, *, features: bool) -> Evidence:
+def gather(reference: Reference, images: ImageSet, tolerance: Tolerance, *, features: bool) -> ReferenceOutputs:
     """Runs the reference over the images."""
     outputs = reference.outputs(images.pixels, features=features)
-    return Evidence(ReferenceData(images.pixels, outputs), reference.spec, bar, describe(images))
+    return ReferenceOutputs(ReferenceData(images.pixels, outputs), reference.spec, tolerance, describe(images))
 
 
 def captured(reference: Reference, artifact: Artifact) -> Program:

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from vitedge.calibration.observations import Stats
-from vitedge.calibration.ranges import ESTIMATORS, INT8, INT16, UINT8, UINT16, Choice, Levels, Sample, to_scale
+from vitedge.calibration.ranges import ESTIMATORS, INT8, INT16, UINT8, UINT16, ChosenRange, Levels, Sample, to_scale
 from vitedge.errors import UnusableActivations
-from vitedge.quantization.plan import Grid
+from vitedge.quantization.plan import QuantizationParameters
 
 LEVELS: Mapping[str, Levels] = {"uint8": UINT8, "int8": INT8, "uint16": UINT16, "int16": INT16}
 
 
 def activation_grid(
     layer: str, stats: Stats, dtype: str, ranges: str = "auto", importance: Tensor | None = None
-) -> tuple[Grid, Choice]:
+) -> tuple[QuantizationParameters, ChosenRange]:
     """The grid of one activation.
 
     Args:
@@ -45,7 +45,7 @@ def activation_grid(
     # An estimator with a parameter is there several times, as ``percentile 99.9``.
     asked = [name for name in ESTIMATORS if ranges == "auto" or name.replace("-", "").startswith(ranges)]
     found = ((name, ESTIMATORS[name](sample, levels)) for name in asked)
-    choices = [Choice(name, covered, sample.error(covered, levels)) for name, covered in found]
+    choices = [ChosenRange(name, covered, sample.error(covered, levels)) for name, covered in found]
     choice = min(choices, key=lambda one: one.error)
     scale, zero_point = to_scale(*choice.covered, levels)
-    return Grid(dtype, torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32)), choice
+    return QuantizationParameters(dtype, torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32)), choice

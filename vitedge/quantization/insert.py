@@ -28,7 +28,7 @@ from vitedge.program.qdq import (
     QUANTIZE_TENSOR,
 )
 from vitedge.program.structure import Attention, Layer, find_structure, products
-from vitedge.quantization.plan import Grid, Plan
+from vitedge.quantization.plan import Plan, QuantizationParameters
 
 _EPSILON = 1.1920928955078125e-07
 """Smallest scale of a dynamic quantization: the distance of float32 from 1 to the next."""
@@ -71,7 +71,7 @@ def _shifted(editor: Editor, layer: Layer, shift: float) -> Node:
     return editor.call(aten.sub.Tensor, (layer.input, shift), layer.node)
 
 
-def _quantize_input(editor: Editor, layer: Layer, grid: Grid, known: dict[Rounded, Node]) -> None:
+def _quantize_input(editor: Editor, layer: Layer, grid: QuantizationParameters, known: dict[Rounded, Node]) -> None:
     """Rounds what a layer reads; layers that read the same node share the rounding."""
     value, key = layer.input, (layer.input, grid.dtype, float(grid.scale), int(grid.zero_point))
     if key not in known:
@@ -79,7 +79,7 @@ def _quantize_input(editor: Editor, layer: Layer, grid: Grid, known: dict[Rounde
     layer.node.replace_input_with(value, known[key])
 
 
-def _rounded(editor: Editor, value: Node, grid: Grid, before: Node) -> Node:
+def _rounded(editor: Editor, value: Node, grid: QuantizationParameters, before: Node) -> Node:
     arguments = (float(grid.scale), int(grid.zero_point), *grid.ends, grid.storage)
     return editor.call(DEQUANTIZE, (editor.call(QUANTIZE, (value, *arguments), before), *arguments), before)
 
@@ -100,7 +100,9 @@ def _quantize_dynamically(editor: Editor, layer: Layer, known: dict[Rounded, Nod
     layer.node.replace_input_with(value, known[key])
 
 
-def _quantize_weight(editor: Editor, layer: Layer, integers: Tensor, grid: Grid, given: Grid | None) -> None:
+def _quantize_weight(
+    editor: Editor, layer: Layer, integers: Tensor, grid: QuantizationParameters, given: QuantizationParameters | None
+) -> None:
     """Stores a weight as integers; the bias too, where both factors of the product have scales."""
     node = layer.node
     editor.set(layer.weight, integers)
@@ -122,21 +124,21 @@ def _quantize_bias(editor: Editor, layer: Layer, scale: Tensor) -> None:
     bias: Any = layer.node.args[2]
     # In float64: the quotient has more digits than float32 holds.
     integers = torch.round(editor.value(layer.bias).double() / scale.double())
-    grid = Grid("int32", scale, torch.zeros_like(scale, dtype=torch.int32), axis=0)
+    grid = QuantizationParameters("int32", scale, torch.zeros_like(scale, dtype=torch.int32), axis=0)
     if bool((integers.abs() > grid.ends[1]).any()):
         return  # the products are too fine for it; the bias stays in float32
     editor.set(layer.bias, integers.to(torch.int32))
     layer.node.replace_input_with(bias, _dequantized(editor, layer.bias, bias, grid, layer.node))
 
 
-def _dequantized(editor: Editor, name: str, integers: Node, grid: Grid, before: Node) -> Node:
+def _dequantized(editor: Editor, name: str, integers: Node, grid: QuantizationParameters, before: Node) -> Node:
     scale = editor.add(f"{name}_scale", grid.scale)
     zero_point = editor.add(f"{name}_zero_point", grid.zero_point)
     arguments = (integers, scale, zero_point, grid.axis, *grid.ends, grid.storage)
     return editor.call(DEQUANTIZE_CHANNELS, arguments, before)
 
 
-def _quantize_attention(editor: Editor, attention: Attention, grids: dict[str, Grid]) -> None:
+def _quantize_attention(editor: Editor, attention: Attention, grids: dict[str, QuantizationParameters]) -> None:
     """Rounds the operands of both products of an attention, which are written out where they were one operator."""
     softmax = attention.node
     if softmax.target is aten.scaled_dot_product_attention.default:

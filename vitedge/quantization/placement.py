@@ -19,7 +19,7 @@ KINDS = ("linear", "conv", "depthwise")
 
 
 @dataclass(frozen=True)
-class Choice:
+class LayerPlacement:
     """How a layer is computed."""
 
     scheme: str
@@ -51,7 +51,7 @@ SCHEMES: Mapping[str, Scheme] = {
 }
 
 
-def choose(structure: Structure, recipe: QuantizationRecipe, form: QuantizedForm) -> dict[str, Choice]:
+def choose(structure: Structure, recipe: QuantizationRecipe, form: QuantizedForm) -> dict[str, LayerPlacement]:
     """The choice for every layer, by name, in order of execution.
 
     Args:
@@ -73,25 +73,31 @@ def is_asked_for(part: str, structure: Structure, recipe: QuantizationRecipe) ->
     return _given(structure.layer(part), recipe) is not None
 
 
-def _given(layer: Layer, recipe: QuantizationRecipe) -> Choice | None:
+def _given(layer: Layer, recipe: QuantizationRecipe) -> LayerPlacement | None:
     """What the user said of a layer."""
     if layer.name in recipe.layers:
-        return Choice(recipe.layers[layer.name], "asked for by name")
+        return LayerPlacement(recipe.layers[layer.name], "asked for by name")
     for pattern, scheme in recipe.layers.items():
         if pattern not in KINDS and fnmatchcase(layer.name, pattern):
-            return Choice(scheme, f"asked for by {pattern}")
-    return Choice(recipe.layers[layer.kind], f"asked for all {layer.kind}") if layer.kind in recipe.layers else None
+            return LayerPlacement(scheme, f"asked for by {pattern}")
+    return (
+        LayerPlacement(recipe.layers[layer.kind], f"asked for all {layer.kind}")
+        if layer.kind in recipe.layers
+        else None
+    )
 
 
-def _by_rule(structure: Structure, layer: Layer, recipe: QuantizationRecipe, form: QuantizedForm) -> Choice:
+def _by_rule(structure: Structure, layer: Layer, recipe: QuantizationRecipe, form: QuantizedForm) -> LayerPlacement:
     """What experience says: layers that integers make no faster, or that they cost most."""
     scheme = "int8" if recipe.scheme == "mixed" else recipe.scheme
     reason = _reason_for_float(structure, layer, scheme, form)
     if reason:
-        return Choice("float", reason)
+        return LayerPlacement("float", reason)
     if SCHEMES[scheme].blocks and not _takes_blocks(structure, layer, recipe):
-        return Choice("w8" if SCHEMES[scheme].activation is None else "int8", "its rows do not divide into blocks")
-    return Choice(scheme, "")
+        return LayerPlacement(
+            "w8" if SCHEMES[scheme].activation is None else "int8", "its rows do not divide into blocks"
+        )
+    return LayerPlacement(scheme, "")
 
 
 def _reason_for_float(structure: Structure, layer: Layer, scheme: str, form: QuantizedForm) -> str:

@@ -36,7 +36,7 @@ STORAGE: Mapping[str, torch.dtype] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class QuantizationParameters:
     """The real numbers that a tensor is rounded to."""
 
     dtype: str
@@ -61,7 +61,7 @@ class Grid:
         return STORAGE[self.dtype]
 
 
-def quantize(values: Tensor, grid: Grid) -> Tensor:
+def quantize(values: Tensor, grid: QuantizationParameters) -> Tensor:
     """The integers of a float32 tensor, in the type that stores them."""
     scale, zero_point = _spread(values, grid)
     low, high = grid.ends
@@ -69,18 +69,18 @@ def quantize(values: Tensor, grid: Grid) -> Tensor:
     return torch.clamp(torch.round(values * (1.0 / scale)) + zero_point, low, high).to(grid.storage)
 
 
-def dequantize(integers: Tensor, grid: Grid) -> Tensor:
+def dequantize(integers: Tensor, grid: QuantizationParameters) -> Tensor:
     """The real numbers that integers stand for, float32."""
     scale, zero_point = _spread(integers, grid)
     return (integers.to(torch.int32) - zero_point).to(torch.float32) * scale
 
 
-def fake_quantize(values: Tensor, grid: Grid) -> Tensor:
+def fake_quantize(values: Tensor, grid: QuantizationParameters) -> Tensor:
     """A float32 tensor rounded to a grid."""
     return dequantize(quantize(values, grid), grid)
 
 
-def _spread(tensor: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+def _spread(tensor: Tensor, grid: QuantizationParameters) -> tuple[Tensor, Tensor]:
     """Scale and zero point in a shape that broadcasts over the tensor."""
     if grid.axis is None:
         return grid.scale, grid.zero_point
@@ -98,13 +98,13 @@ class Plan:
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     """Name of a parameter of the canonical program to its new value, float32."""
-    weights: dict[str, tuple[Tensor, Grid]] = field(default_factory=dict)
+    weights: dict[str, tuple[Tensor, QuantizationParameters]] = field(default_factory=dict)
     """Layer to the integers of its weight and what they stand for."""
-    inputs: dict[str, Grid] = field(default_factory=dict)
+    inputs: dict[str, QuantizationParameters] = field(default_factory=dict)
     """Layer to the grid of its input, where that is quantized; layers that read the same value have the same."""
     dynamic: set[str] = field(default_factory=set)
     """Layers whose input gets its scale when the program runs."""
-    attention: dict[str, dict[str, Grid]] = field(default_factory=dict)
+    attention: dict[str, dict[str, QuantizationParameters]] = field(default_factory=dict)
     """Attention to the grids of ``query``, ``key``, ``probabilities`` and ``value``."""
     shifts: dict[str, float] = field(default_factory=dict)
     """Layer to what is subtracted from its input before that is quantized; its bias makes up for it."""

@@ -47,14 +47,14 @@ from vitedge.quantization.mixed_precision.apply import CountTop1, Material, Spen
 from vitedge.quantization.mixed_precision.costs import KernelTimes
 from vitedge.quantization.mixed_precision.search import budget_of
 from vitedge.quantization.observing import BATCH, identify, measure_moments, readings, watcher
-from vitedge.quantization.placement import SCHEMES, Choice, Scheme, choose, is_asked_for
+from vitedge.quantization.placement import SCHEMES, LayerPlacement, Scheme, choose, is_asked_for
 from vitedge.quantization.plan import Plan, fake_quantize
 from vitedge.quantization.records import AttentionDiagnosis, LayerDiagnosis, StepRecord
 from vitedge.quantization.steps.judging import Precision
 from vitedge.quantization.steps.sequence import STEPS
 from vitedge.quantization.weights import adaround, gptq, nearest
 from vitedge.quantization.weights.grids import GridSettings, fit_block
-from vitedge.quantization.weights.rounding import Rounding
+from vitedge.quantization.weights.rounding import RoundedWeight
 from vitedge.quantization.weights.statistics import InputStatistics
 from vitedge.recipe import QuantizationRecipe
 from vitedge.records import OutputParity
@@ -86,16 +86,16 @@ class Quantization:
     """Counts top-1 for a budget."""
     progress: Callable[[str], None] = lambda _text: None
     structure: Structure = field(init=False)
-    choices: dict[str, Choice] = field(init=False)
+    choices: dict[str, LayerPlacement] = field(init=False)
     inputs: dict[str, Stats] = field(default_factory=dict)
     """Layer to what was seen of its input; layers that read the same value share an entry."""
     observed: Observed | None = None
     images: Tensor = field(default_factory=lambda: torch.empty(0))
     """The first of the calibration images, normalized."""
     plan: Plan = field(default_factory=Plan)
-    roundings: dict[str, Rounding] = field(default_factory=dict)
+    roundings: dict[str, RoundedWeight] = field(default_factory=dict)
     attentions: dict[str, Decision] = field(default_factory=dict)
-    ranges: dict[str, ranges.Choice] = field(default_factory=dict)
+    ranges: dict[str, ranges.ChosenRange] = field(default_factory=dict)
     """Layer to how the range of its input was found."""
     steps: tuple[StepRecord, ...] = ()
     diagnoses: tuple[LayerDiagnosis, ...] = ()
@@ -148,7 +148,7 @@ def calibrate(job: Quantization) -> None:
         job.inputs.update({layer.name: job.observed.stats[layers[0].name] for layer in layers})
 
 
-def prepare(job: Quantization) -> None:
+def prepare_activations(job: Quantization) -> None:
     """Moves what is hard to round from activations into weights; the float function stays what it is."""
     if job.stream is None:
         return
@@ -213,13 +213,13 @@ def hold_budget(job: Quantization) -> None:
     give_back(job.plan, job.structure, job.spent.held.given, job.roundings)
     for part, scheme, reason in job.spent.reasons():
         if part in job.choices:
-            job.choices[part] = Choice(scheme, reason)
+            job.choices[part] = LayerPlacement(scheme, reason)
         else:
             job.attentions[part] = Decision((), reason)
     job.ranges = {name: found for name, found in job.ranges.items() if name in job.plan.inputs}
 
 
-def judge(job: Quantization) -> None:
+def compare_simulation(job: Quantization) -> None:
     """Compares the simulation with the float reference, on the images that were kept."""
     if job.stream is None:
         return
@@ -241,11 +241,11 @@ def _outputs(run: Callable[[Tensor], Tensor | tuple[Tensor, ...]], images: Tenso
 STAGES: tuple[tuple[str, Callable[[Quantization], None]], ...] = (
     ("analysing the model", analyse),
     ("calibrating", calibrate),
-    ("preparing activations", prepare),
+    ("preparing activations", prepare_activations),
     ("rounding", place),
     ("correcting biases", correct),
     ("holding the budget", hold_budget),
-    ("simulating", judge),
+    ("simulating", compare_simulation),
 )
 
 

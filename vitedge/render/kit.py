@@ -41,6 +41,6 @@ def render_imported(result: Validation, *, as_json: bool) -> None:
         f"{result.subject}: {filesize.decimal(result.size or 0)}, {result.files} files as the manifest describes them; "
         f"what the Mac computed {checked}, and is sealed into the manifest",
         # Where it did not pass, half precision's range is the first thing to look at.
-        next_command(f"vitedge validate {bundle}" if result.passed else f"vitedge validate {bundle} --stress"),
+        next_command(f"vitedge validate {bundle}" if result.passed else f"vitedge validate {bundle} --overflow"),
     )
     return None

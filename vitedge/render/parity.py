@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from rich.table import Table
 
-from vitedge.records import Finding, OutputParity, ParityReport, StressReport, StructureReport
+from vitedge.records import Finding, OutputParity, OverflowReport, ParityReport, StructureReport
 from vitedge.render.screen import lines, show, table
 
 _SHOWN = 10
@@ -38,7 +38,7 @@ def report_table(parity: Iterable[ParityReport], structure: Iterable[StructureRe
     )
 
 
-def stress_table(report: StressReport) -> None:
+def overflow_table(report: OverflowReport) -> None:
     """Prints the largest values of a package."""
     drawn = table("operation", "module", "magnitude", "", right=(2,))
     for entry in report.ranges[:_SHOWN]:

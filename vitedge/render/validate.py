@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from vitedge.records import Validation
-from vitedge.render.parity import finding_lines, layer_table, report_table, stress_table
+from vitedge.render.parity import finding_lines, layer_table, overflow_table, report_table
 from vitedge.render.screen import document, lines, show
 
 
@@ -16,8 +16,8 @@ def render(result: Validation, *, as_json: bool) -> None:
     for report in result.parity:
         if report.layers:
             show(layer_table(report))
-    for stress in result.stress:
-        stress_table(stress)
+    for stress in result.overflow:
+        overflow_table(stress)
     lines(
         *(line for finding in result.findings for line in finding_lines(finding)),
         f"{result.subject}: {_hashes(result)}{'valid' if result.passed else 'NOT valid'}",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vitedge.errors import BadRecipe
 from vitedge.mlprogram.description import inputs, is_bgr, outputs
-from vitedge.mlprogram.interpreter import Interpreter
+from vitedge.mlprogram.interpreter import MLProgramInterpreter
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import read_program
 from vitedge.records import TensorSpec
@@ -51,7 +51,7 @@ class Runtime:
         unknown = [name for name in self._intermediates if name not in known]
         if unknown:
             raise BadRecipe(f"{self._path} has no value named {', '.join(unknown)}.")
-        self._interpreter = Interpreter(program, self._compute)
+        self._interpreter = MLProgramInterpreter(program, self._compute)
         self.inputs, self.outputs = inputs(package), outputs(package)
         self._bgr = is_bgr(package)
         self._threads_before = torch.get_num_threads()

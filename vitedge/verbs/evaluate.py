@@ -19,7 +19,7 @@ from vitedge.verbs.subjects import Subject, Weights, checkpoint, find, opened, s
 
 
 @dataclass(frozen=True)
-class Request:
+class EvaluationRequest:
     """What `evaluate` is asked for."""
 
     images: str
@@ -35,7 +35,7 @@ class Request:
 
 
 def evaluate(
-    subjects: Sequence[str], request: Request, progress: Callable[[str], None] = lambda _text: None
+    subjects: Sequence[str], request: EvaluationRequest, progress: Callable[[str], None] = lambda _text: None
 ) -> Evaluation:
     """Classifies labelled images, a batch at a time.
 
@@ -81,7 +81,7 @@ def evaluate(
     )
 
 
-def _check(found: Sequence[Subject], request: Request) -> None:
+def _check(found: Sequence[Subject], request: EvaluationRequest) -> None:
     if not found:
         raise BadRecipe("Nothing was named to evaluate: give a checkpoint, an artifact or a bundle.")
     if request.max_drop is None:
@@ -93,7 +93,7 @@ def _check(found: Sequence[Subject], request: Request) -> None:
 
 
 def _rows(
-    found: Sequence[Subject], request: Request, stack: ExitStack, progress: Callable[[str], None]
+    found: Sequence[Subject], request: EvaluationRequest, stack: ExitStack, progress: Callable[[str], None]
 ) -> Iterator[Predictor]:
     """The reference, if there is one, and all subjects, loaded."""
     borrowed = None

@@ -29,9 +29,9 @@ from vitedge.images.image_set import load
 from vitedge.latency.speedup import compare_speed as measure_speed
 from vitedge.latency.speedup import refuse_incomparable
 from vitedge.models.reference import load_reference
-from vitedge.parity.artifact import Evidence
+from vitedge.parity.artifact import ReferenceOutputs
 from vitedge.parity.check import CheckOptions, Original, check_artifact
-from vitedge.parity.metrics import default_bar, judge
+from vitedge.parity.metrics import default_tolerance, exceeded
 from vitedge.parity.reference import gather
 from vitedge.parity.simulation import simulate
 from vitedge.quantization.file.header import SUFFIX
@@ -47,8 +47,8 @@ from vitedge.records import (
     SpeedComparison,
     StructureReport,
 )
-from vitedge.verbs.lowering import Built, Lowered, Quantized, Request, Source, float_program, lower
-from vitedge.verbs.quantize import form_for, of_file, prepare
+from vitedge.verbs.lowering import Built, ExportRequest, ExportSource, Lowered, Quantized, float_program, lower
+from vitedge.verbs.quantize import form_for, of_file, quantize_reference
 
 
 @dataclass(frozen=True)
@@ -67,18 +67,18 @@ class Timed:
     speed: SpeedComparison | None
 
 
-def read_source(request: Request) -> Source:
+def read_source(request: ExportRequest) -> ExportSource:
     """Reads the checkpoint, or the program that was quantized."""
     recipe = request.recipe
     if request.source.endswith(SUFFIX):
         model = read_model(Path(request.source))
-        return Source(model.checkpoint, recipe, model)
+        return ExportSource(model.checkpoint, recipe, model)
     checkpoint = read(request.source, weights=recipe.weights, overrides=recipe.overrides)
     identity = CheckpointIdentity(checkpoint.source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
-    return Source(identity, recipe, checkpoint)
+    return ExportSource(identity, recipe, checkpoint)
 
 
-def build_reference(source: Source) -> Built:
+def build_reference(source: ExportSource) -> Built:
     """Builds the PyTorch model at the size that was asked for."""
     if isinstance(source.content, Model):
         return Built(source.content.program.spec, None)
@@ -86,26 +86,26 @@ def build_reference(source: Source) -> Built:
     return Built(reference.spec, reference)
 
 
-def run_reference(request: Request, source: Source, built: Built) -> Evidence:
+def run_reference(request: ExportRequest, source: ExportSource, built: Built) -> ReferenceOutputs:
     """Chooses the images and keeps what the reference computes for them."""
     recipe = source.recipe
-    bar = recipe.bar or default_bar(recipe.precision, built.spec.family)
+    tolerance = recipe.tolerance or default_tolerance(recipe.precision, built.spec.family)
     if isinstance(source.content, Model):
         images = f"those in {Path(request.source).name}"
-        evidence = Evidence(source.content.evidence, built.spec, bar, images)
+        reference_outputs = ReferenceOutputs(source.content.reference_outputs, built.spec, tolerance, images)
     elif built.reference is not None:
         chosen = load(recipe.images, built.spec, recipe.image_count, recipe.seed)
-        evidence = gather(built.reference, chosen, bar, features=built.features(recipe))
-    write_reference(request.folder, evidence.data)
-    return evidence
+        reference_outputs = gather(built.reference, chosen, tolerance, features=built.features(recipe))
+    write_reference(request.folder, reference_outputs.data)
+    return reference_outputs
 
 
-def quantize(request: Request, source: Source, built: Built) -> Quantized:
+def quantize(request: ExportRequest, source: ExportSource, built: Built) -> Quantized:
     """Decides what a quantized program rounds, where one was asked for."""
     recipe = source.recipe
     if built.reference is None or recipe.precision not in SCHEMES:
         return Quantized(None)
-    found = prepare(built.reference, recipe, features=built.features(recipe), progress=request.progress)
+    found = quantize_reference(built.reference, recipe, features=built.features(recipe), progress=request.progress)
     missed = found.spent.held.missed
     if missed:
         raise CheckFailed(
@@ -114,7 +114,9 @@ def quantize(request: Request, source: Source, built: Built) -> Quantized:
     return Quantized(found)
 
 
-def check(request: Request, source: Source, built: Built, evidence: Evidence, lowered: Lowered) -> Checked:
+def check(
+    request: ExportRequest, source: ExportSource, built: Built, reference_outputs: ReferenceOutputs, lowered: Lowered
+) -> Checked:
     """Compares every artifact with the reference.
 
     Raises:
@@ -125,10 +127,10 @@ def check(request: Request, source: Source, built: Built, evidence: Evidence, lo
     structure: list[StructureReport] = []
     form = form_for(recipe) if recipe.precision in SCHEMES else None
     for one in lowered.artifacts:
-        simulated = None if form is None else simulate(one.program, evidence.data.images)
+        simulated = None if form is None else simulate(one.program, reference_outputs.data.images)
         options = CheckOptions(simulated=simulated, form=form)
         original = Original(built.reference, one.program)
-        found = check_artifact(request.folder / one.artifact.path, one.artifact, evidence, original, options)
+        found = check_artifact(request.folder / one.artifact.path, one.artifact, reference_outputs, original, options)
         parity.extend(found.parity)
         structure.extend(found.structure)
     reports: list[ParityReport | StructureReport] = [*parity, *structure]
@@ -139,7 +141,9 @@ def check(request: Request, source: Source, built: Built, evidence: Evidence, lo
     return Checked(tuple(one.artifact for one in lowered.artifacts), tuple(parity), tuple(structure))
 
 
-def time_quantized(request: Request, source: Source, built: Built, quantized: Quantized, checked: Checked) -> Timed:
+def time_quantized(
+    request: ExportRequest, source: ExportSource, built: Built, quantized: Quantized, checked: Checked
+) -> Timed:
     """Measures whether a quantized file for processors is faster than float ones; an answer, not a condition."""
     recipe, found = source.recipe, quantized.quantization
     if found is None or not request.compare_speed:
@@ -153,13 +157,18 @@ def time_quantized(request: Request, source: Source, built: Built, quantized: Qu
 
 
 def seal(
-    request: Request, source: Source, evidence: Evidence, quantized: Quantized, checked: Checked, timed: Timed
+    request: ExportRequest,
+    source: ExportSource,
+    reference_outputs: ReferenceOutputs,
+    quantized: Quantized,
+    checked: Checked,
+    timed: Timed,
 ) -> Manifest:
     """Writes the manifest, the last file of the bundle."""
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         checkpoint=source.identity,
-        spec=evidence.spec,
+        spec=reference_outputs.spec,
         recipe=to_dict(source.recipe),
         artifacts=checked.artifacts,
         parity=checked.parity,
@@ -217,7 +226,7 @@ def export(
     _refuse_missing(recipe)
     seconds: dict[str, float] = {}
     with replacing(bundle, force=force) as folder:
-        made: dict[type, Any] = {Request: Request(source, recipe, folder, compare_speed, progress)}
+        made: dict[type, Any] = {ExportRequest: ExportRequest(source, recipe, folder, compare_speed, progress)}
         for title, stage in STAGES:
             if not (stage is quantize and recipe.precision not in SCHEMES) and not (
                 stage is time_quantized and not compare_speed
@@ -240,15 +249,15 @@ def parameters(stage: Callable[..., Any]) -> dict[str, type]:
 
 def _remedy(recipe: ExportRecipe, report: ParityReport | StructureReport) -> str:
     """Returns what can be done about a quantized artifact that exceeds its tolerance; of anything else, nothing."""
-    exceeded = isinstance(report, ParityReport) and judge(report.outputs, report.bar)
-    if recipe.precision not in SCHEMES or not exceeded:
+    is_far = isinstance(report, ParityReport) and exceeded(report.outputs, report.tolerance)
+    if recipe.precision not in SCHEMES or not is_far:
         return ""
     if recipe.precision == "mixed":
-        return " Leave layers in float with --layer NAME=float, or lower the bar with --min-sqnr."
-    return " Ask for --precision mixed, which leaves in float what loses most, or lower the bar with --min-sqnr."
+        return " Leave layers in float with --layer NAME=float, or allow less with --min-sqnr."
+    return " Ask for --precision mixed, which leaves in float what loses most, or allow less with --min-sqnr."
 
 
-def _quantization(source: Source, quantized: Quantized) -> Mapping[str, Any] | None:
+def _quantization(source: ExportSource, quantized: Quantized) -> Mapping[str, Any] | None:
     """Returns what quantization did, as plain values."""
     if isinstance(source.content, Model):
         done = source.content.record

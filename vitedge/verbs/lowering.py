@@ -14,7 +14,7 @@ from vitedge.export.float16.lowering import lower_in_range
 from vitedge.export.formats import FORMATS, LOWERINGS, lowered
 from vitedge.files.bundle import ReferenceData
 from vitedge.models.reference import Reference
-from vitedge.parity.artifact import Evidence
+from vitedge.parity.artifact import ReferenceOutputs
 from vitedge.parity.float16_range import check_overflow
 from vitedge.program.capture import BATCH_AXIS, capture
 from vitedge.program.program import Program
@@ -25,7 +25,7 @@ from vitedge.records import Artifact, CheckpointIdentity, ModelSpec
 
 
 @dataclass(frozen=True)
-class Request:
+class ExportRequest:
     """What was asked for."""
 
     source: str
@@ -38,7 +38,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Source:
+class ExportSource:
     """What is exported, as it was read."""
 
     identity: CheckpointIdentity
@@ -83,7 +83,13 @@ class Lowered:
     artifacts: tuple[LoweredArtifact, ...]
 
 
-def lower(request: Request, source: Source, built: Built, evidence: Evidence, quantized: Quantized) -> Lowered:
+def lower(
+    request: ExportRequest,
+    source: ExportSource,
+    built: Built,
+    reference_outputs: ReferenceOutputs,
+    quantized: Quantized,
+) -> Lowered:
     """Captures the program once for each batch size and lowers it to every format."""
     recipe = source.recipe
     programs: dict[int | str, tuple[Program, Float32Modules]] = {}
@@ -93,9 +99,9 @@ def lower(request: Request, source: Source, built: Built, evidence: Evidence, qu
         batch = 1 if fixed else recipe.batch
         if batch not in programs:
             program = _program(source, built, quantized, batch)
-            programs[batch] = program, _float32_modules(source, program, evidence)
+            programs[batch] = program, _float32_modules(source, program, reference_outputs)
         program, kept = programs[batch]
-        artifact = _lowered(request, source, name, program, kept, evidence)
+        artifact = _lowered(request, source, name, program, kept, reference_outputs)
         notes = (*artifact.notes, *kept.notes)
         if fixed and program.inputs[0].shape[0] != BATCH_AXIS:
             notes = (*notes, f"the batch is fixed at 1: {fixed}")
@@ -103,7 +109,7 @@ def lower(request: Request, source: Source, built: Built, evidence: Evidence, qu
     return Lowered(tuple(artifacts))
 
 
-def _program(source: Source, built: Built, quantized: Quantized, batch: int | str) -> Program:
+def _program(source: ExportSource, built: Built, quantized: Quantized, batch: int | str) -> Program:
     """Returns the program to be lowered at a batch."""
     if isinstance(source.content, Model):
         return source.content.program
@@ -112,7 +118,7 @@ def _program(source: Source, built: Built, quantized: Quantized, batch: int | st
     return float_program(source, built, batch)
 
 
-def float_program(source: Source, built: Built, batch: int | str) -> Program:
+def float_program(source: ExportSource, built: Built, batch: int | str) -> Program:
     """Captures the reference without quantization."""
     recipe, reference, features = source.recipe, built.reference, built.features(source.recipe)
     if reference is None:
@@ -121,19 +127,24 @@ def float_program(source: Source, built: Built, batch: int | str) -> Program:
     return capture(module, reference.spec, reference.blocks, batch=batch, dtype=recipe.input, features=features)
 
 
-def _float32_modules(source: Source, program: Program, evidence: Evidence) -> Float32Modules:
+def _float32_modules(source: ExportSource, program: Program, reference_outputs: ReferenceOutputs) -> Float32Modules:
     """Finds the modules that stay in float32; none where nothing is narrowed."""
     recipe = source.recipe
     if recipe.precision != "fp16":
         return Float32Modules()
-    sqnr_db = evidence.bar.centred_sqnr_db
+    sqnr_db = reference_outputs.tolerance.centred_sqnr_db
     if sqnr_db is not None:
         sqnr_db = max(sqnr_db, *(FORMATS[name].fp16_sqnr_db for name in lowered(recipe.formats)))
-    return find_float32_modules(program, evidence.data.images, evidence.data.outputs, sqnr_db)
+    return find_float32_modules(program, reference_outputs.data.images, reference_outputs.data.outputs, sqnr_db)
 
 
 def _lowered(
-    request: Request, source: Source, name: str, program: Program, kept: Float32Modules, evidence: Evidence
+    request: ExportRequest,
+    source: ExportSource,
+    name: str,
+    program: Program,
+    kept: Float32Modules,
+    reference_outputs: ReferenceOutputs,
 ) -> Artifact:
     """Writes the artifact of a format; one of half precision is watched where it can be, and written again.
 
@@ -148,8 +159,8 @@ def _lowered(
 
     if recipe.precision != "fp16" or kind.overflow is None:
         return write(kept.modules)
-    images = evidence.data.images[sample(len(evidence.data.images))]
+    images = reference_outputs.data.images[sample(len(reference_outputs.data.images))]
     few = ReferenceData(images, {})
     return lower_in_range(
-        write, path, lambda artifact: check_overflow(path, artifact, few, evidence.spec), kept.modules
+        write, path, lambda artifact: check_overflow(path, artifact, few, reference_outputs.spec), kept.modules
     )

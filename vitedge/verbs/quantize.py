@@ -61,7 +61,7 @@ def quantize(
     checkpoint = read(source, weights=recipe.weights, overrides=recipe.overrides)
     reference = load_reference(checkpoint, recipe.image_size)
     features = recipe.features or reference.spec.classes == 0
-    job = prepare(reference, recipe, features=features, progress=progress)
+    job = quantize_reference(reference, recipe, features=features, progress=progress)
     images = load(settings(recipe).images or recipe.images, reference.spec, recipe.image_count, recipe.seed)
     outputs = reference.outputs(images.pixels, features=features)
     odd = [name for name, values in outputs.items() if not np.isfinite(values).all()]
@@ -78,7 +78,7 @@ def quantize(
     return QuantizationResult(str(out), out.stat().st_size, identity, reference.spec.variant, done, done.missed)
 
 
-def prepare(
+def quantize_reference(
     reference: Reference, recipe: ExportRecipe, *, features: bool, progress: Callable[[str], None]
 ) -> Quantization:
     """Quantizes a reference as a recipe asks for.

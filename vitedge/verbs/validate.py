@@ -16,26 +16,35 @@ from vitedge.errors import BadRecipe, UnreadableArtifact
 from vitedge.export.formats import CHECKERS, FORMATS, of_file
 from vitedge.files.bundle import MANIFEST, check_files, read_manifest
 from vitedge.files.plain import from_dict
-from vitedge.parity.artifact import Evidence, image_size, sealed_evidence
+from vitedge.parity.artifact import ReferenceOutputs, image_size, sealed_outputs
 from vitedge.parity.check import CheckOptions, Original, check_artifact
 from vitedge.parity.float16_range import check_overflow
-from vitedge.parity.metrics import default_bar
+from vitedge.parity.metrics import default_tolerance
 from vitedge.recipe import IMAGE_COUNT, ExportRecipe
-from vitedge.records import Artifact, Bar, Finding, Manifest, ParityReport, StressReport, StructureReport, Validation
+from vitedge.records import (
+    Artifact,
+    Finding,
+    Manifest,
+    OverflowReport,
+    ParityReport,
+    StructureReport,
+    Tolerance,
+    Validation,
+)
 
 if TYPE_CHECKING:
     from vitedge.models.reference import Reference
 
 
 @dataclass(frozen=True)
-class Against:
+class ReferenceOptions:
     """What an artifact is compared with."""
 
     checkpoint: str
     images: str = "synthetic"
     image_count: int = IMAGE_COUNT
     layers: bool = False
-    bar: Bar | None = None
+    tolerance: Tolerance | None = None
     """None takes the bundle's, or the default of the precision and the family."""
     weights: str | None = None
     """Which set of weights, where the file holds several; None takes the bundle's."""
@@ -44,22 +53,24 @@ class Against:
 
 
 @dataclass(frozen=True)
-class Manner:
+class ValidationOptions:
     """How a Core ML package is looked at."""
 
     compute: str = "declared"
     """``declared``, or ``fp32``: without the rounding of half precision, which leaves the error of the conversion."""
-    stress: bool = False
+    overflow: bool = False
     """Watch the ranges of its values."""
 
 
-def validate(subject: Path, against: Against | None = None, manner: Manner | None = None) -> Validation:
+def validate(
+    subject: Path, against: ReferenceOptions | None = None, options: ValidationOptions | None = None
+) -> Validation:
     """Checks a bundle's files and shows its parity again, or compares with a checkpoint.
 
     Args:
         subject: a bundle, an ``.onnx`` file or an ``.mlpackage``.
         against: the checkpoint and the images to compare with; a bundle needs neither.
-        manner: how Core ML packages are looked at.
+        options: how Core ML packages are looked at.
 
     Raises:
         BundleDamaged: a file of the bundle is not the one that its manifest describes.
@@ -72,57 +83,63 @@ def validate(subject: Path, against: Against | None = None, manner: Manner | Non
         manifest = read_manifest(subject)
         files = check_files(subject, manifest)
         parts = tuple((subject / artifact.path, artifact) for artifact in manifest.artifacts)
-        return _validated(subject, parts, _Basis.of_bundle(subject, manifest, against), manner or Manner(), files)
+        return _validated(
+            subject, parts, _Comparison.of_bundle(subject, manifest, against), options or ValidationOptions(), files
+        )
     if of_file(subject) is None:
         suffixes = ", ".join(kind.suffix for kind in FORMATS.values() if kind.suffix)
         raise UnreadableArtifact(f"{subject} is neither a bundle nor one of {suffixes}.")
     if against is None:
         raise BadRecipe(f"{subject} is not a bundle: add --against CHECKPOINT to say what it has to compute.")
     artifact = registry.load(CHECKERS, str(of_file(subject))).describe(subject)
-    return _validated(subject, ((subject, artifact),), _Basis.of_artifact(artifact, against), manner or Manner())
+    return _validated(
+        subject, ((subject, artifact),), _Comparison.of_artifact(artifact, against), options or ValidationOptions()
+    )
 
 
 @dataclass(frozen=True)
-class _Basis:
+class _Comparison:
     """What the artifacts are judged by."""
 
-    evidence: Evidence
+    reference_outputs: ReferenceOutputs
     reference: Reference | None = None
     """Where the checkpoint is at hand."""
     layers: bool = False
     """Whether the layers are to be shown."""
-    brought: tuple[ParityReport, ...] = ()
+    remote: tuple[ParityReport, ...] = ()
     """What the bundle was seen to compute on other machines: sealed into it, and shown as it was judged."""
 
     @staticmethod
-    def of_bundle(folder: Path, manifest: Manifest, against: Against | None) -> _Basis:
-        sealed = sealed_evidence(folder, manifest)
+    def of_bundle(folder: Path, manifest: Manifest, against: ReferenceOptions | None) -> _Comparison:
+        sealed = sealed_outputs(folder, manifest)
         if against is None:
-            return _Basis(sealed, brought=tuple(report for report in manifest.parity if report.machine))
+            return _Comparison(sealed, remote=tuple(report for report in manifest.parity if report.machine))
         recipe = from_dict(ExportRecipe, manifest.recipe)
         against = replace(
             against,
-            bar=against.bar or sealed.bar,
+            tolerance=against.tolerance or sealed.tolerance,
             weights=against.weights or recipe.weights,
             overrides={**recipe.overrides, **against.overrides},
         )
-        return _Basis.of_checkpoint(against, manifest.spec.image_size, features="logits" not in sealed.data.outputs)
+        return _Comparison.of_checkpoint(
+            against, manifest.spec.image_size, features="logits" not in sealed.data.outputs
+        )
 
     @staticmethod
-    def of_artifact(artifact: Artifact, against: Against) -> _Basis:
+    def of_artifact(artifact: Artifact, against: ReferenceOptions) -> _Comparison:
         if not artifact.outputs:
             raise UnreadableArtifact(
                 f"{artifact.path} returns a label and a table of probabilities, and no scores to compare: convert the "
                 "model without a ClassifierConfig, or with its logits as a further output."
             )
-        return _Basis.of_checkpoint(
+        return _Comparison.of_checkpoint(
             against, image_size(artifact), features=len(artifact.outputs) > 1, precision=artifact.precision
         )
 
     @staticmethod
     def of_checkpoint(
-        against: Against, image_size: tuple[int, int], *, features: bool, precision: str = "fp32"
-    ) -> _Basis:
+        against: ReferenceOptions, image_size: tuple[int, int], *, features: bool, precision: str = "fp32"
+    ) -> _Comparison:
         # PyTorch from here on, and only here: a sealed bundle is validated without it.
         from vitedge.checkpoints.read import read  # noqa: PLC0415
         from vitedge.images.image_set import load  # noqa: PLC0415
@@ -133,23 +150,26 @@ class _Basis:
             read(against.checkpoint, weights=against.weights, overrides=against.overrides), image_size
         )
         images = load(against.images, reference.spec, against.image_count)
-        bar = against.bar or default_bar(precision, reference.spec.family)
-        found = gather(reference, images, bar, features=features or reference.spec.classes == 0)
-        return _Basis(found, reference, against.layers)
+        tolerance = against.tolerance or default_tolerance(precision, reference.spec.family)
+        found = gather(reference, images, tolerance, features=features or reference.spec.classes == 0)
+        return _Comparison(found, reference, against.layers)
 
 
 def _validated(
-    subject: Path, parts: Sequence[tuple[Path, Artifact]], basis: _Basis, manner: Manner, files: int = 0
+    subject: Path,
+    parts: Sequence[tuple[Path, Artifact]],
+    comparison: _Comparison,
+    options: ValidationOptions,
+    files: int = 0,
 ) -> Validation:
     """Checks all artifacts."""
-    options = CheckOptions(manner.compute, basis.layers)
-    original = Original(basis.reference)
-    found = [check_artifact(path, artifact, basis.evidence, original, options) for path, artifact in parts]
-    parity = (*(report for one in found for report in one.parity), *basis.brought)
+    how, original = CheckOptions(options.compute, comparison.layers), Original(comparison.reference)
+    found = [check_artifact(path, artifact, comparison.reference_outputs, original, how) for path, artifact in parts]
+    parity = (*(report for one in found for report in one.parity), *comparison.remote)
     structure = tuple(report for one in found for report in one.structure)
     findings = tuple(finding for path, artifact in parts for finding in _findings(path, artifact))
-    watched = tuple(_watched(subject, parts, basis)) if manner.stress else ()
-    reports: list[ParityReport | StructureReport | StressReport] = [*parity, *structure, *watched]
+    watched = tuple(_watched(subject, parts, comparison)) if options.overflow else ()
+    reports: list[ParityReport | StructureReport | OverflowReport] = [*parity, *structure, *watched]
     passed = all(report.passed for report in reports)
     return Validation(str(subject), parity, structure, files, passed, watched, findings)
 
@@ -161,7 +181,9 @@ def _findings(path: Path, artifact: Artifact) -> Sequence[Finding]:
     return found
 
 
-def _watched(subject: Path, parts: Sequence[tuple[Path, Artifact]], basis: _Basis) -> Iterator[StressReport]:
+def _watched(
+    subject: Path, parts: Sequence[tuple[Path, Artifact]], comparison: _Comparison
+) -> Iterator[OverflowReport]:
     """Yields the ranges of the values of every artifact in which they can be watched.
 
     Raises:
@@ -170,6 +192,6 @@ def _watched(subject: Path, parts: Sequence[tuple[Path, Artifact]], basis: _Basi
     watched = [(path, artifact) for path, artifact in parts if FORMATS[artifact.format].overflow is not None]
     if not watched:
         titles = " or ".join(kind.lowering.title for kind in FORMATS.values() if kind.overflow is not None)
-        raise BadRecipe(f"{subject} holds no {titles} artifact, whose values --stress watches.")
+        raise BadRecipe(f"{subject} holds no {titles} artifact, whose values --overflow watches.")
     for path, artifact in watched:
-        yield check_overflow(path, artifact, basis.evidence.data, basis.evidence.spec)
+        yield check_overflow(path, artifact, comparison.reference_outputs.data, comparison.reference_outputs.spec)

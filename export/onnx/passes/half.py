@@ -2,8 +2,8 @@
 """Half precision as a typed graph: weights in float16, a Cast wherever a value changes its type.
 
 Inputs and outputs keep their types. What an input passes before its first operator with weights (the normalization of a
-``uint8`` image) stays in float32, as do the modules named as islands and every operator with a weight that float16
-cannot hold.
+``uint8`` image) stays in float32, as do the modules that are named and every operator with a weight that float16 cannot
+hold.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 _PREAMBLE = ("Cast", "Add", "Sub", "Mul", "Div", "Transpose", "Reshape", "Gather", "Slice", "Concat")
 
 
-def to_half(graph: Graph, islands: tuple[str, ...]) -> None:
+def to_half(graph: Graph, float32_modules: tuple[str, ...]) -> None:
     """Makes every float32 value float16 but for inputs, outputs and what has to stay.
 
     Args:
         graph: every float value of it has a type.
-        islands: innermost module names whose nodes stay in float32. A module's submodules are not included.
+        float32_modules: innermost module names whose nodes stay in float32. A module's submodules are not included.
     """
     _give_types(graph)
     wanted = {}
@@ -35,7 +35,7 @@ def to_half(graph: Graph, islands: tuple[str, ...]) -> None:
         large = _has_large_weight(node)
         if large:
             graph.notes.append(f"{modules_of(node)[0]} stays in float32: a weight of it exceeds float16")
-        single = large or id(node) in preamble or set(modules_of(node)) & set(islands)
+        single = large or id(node) in preamble or set(modules_of(node)) & set(float32_modules)
         wanted[id(node)] = _FLOAT if single else _HALF
     typing = _Typing(graph, wanted)
     for node in list(graph.model.graph):

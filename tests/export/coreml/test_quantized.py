@@ -18,15 +18,14 @@ from tests.export.quantized_captures import images, quantized
 from vitedge.errors import BadRecipe
 from vitedge.export.coreml.artifact import check, describe
 from vitedge.export.coreml.expected_weights import expected_weights
-from vitedge.export.coreml.graph import prepare
+from vitedge.export.coreml.graph import to_coreml_graph
 from vitedge.export.to_coreml import lower
 from vitedge.files.digest import hash_file
-from vitedge.mlprogram.interpreter import Interpreter
+from vitedge.mlprogram.interpreter import MLProgramInterpreter
 from vitedge.mlprogram.package import WEIGHTS, read_package
-from vitedge.mlprogram.program import Literal, Operation, ValueType, read_program
-from vitedge.mlprogram.program import Program as MLProgram
+from vitedge.mlprogram.program import Literal, MLProgram, Operation, ValueType, read_program
 from vitedge.parity.coreml.layers import compare_program
-from vitedge.parity.coreml.values import ReferenceValues, Rounding
+from vitedge.parity.coreml.values import ReferenceRounding, ReferenceValues
 from vitedge.program.program import Program
 from vitedge.program.qdq import DEQUANTIZE, QUANTIZE
 from vitedge.recipe import ExportRecipe
@@ -67,7 +66,7 @@ def kinds(mil: MLProgram, *wanted: str) -> list[Operation]:
 
 
 def logits(mil: MLProgram, batch: Tensor) -> Tensor:
-    interpreter = Interpreter(mil)
+    interpreter = MLProgramInterpreter(mil)
     return torch.cat([interpreter.run({mil.inputs[0].name: image[None].float()})["logits"] for image in batch])
 
 
@@ -85,13 +84,13 @@ def sqnr(found: Tensor, reference: Tensor) -> float:
 
 def integers(family: str, mil: MLProgram, image: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """What the package and the simulation make of the same integers next, by every node that quantizes."""
-    exported = prepare(program(family), probabilities=False).exported
+    exported = to_coreml_graph(program(family), probabilities=False).exported
     names = {
         kind: [node.name for node in exported.graph.nodes if node.target is kind] for kind in (QUANTIZE, DEQUANTIZE)
     }
-    expected = ReferenceValues(exported, Rounding()).compute(image, [*names[QUANTIZE], *names[DEQUANTIZE]])
+    expected = ReferenceValues(exported, ReferenceRounding()).compute(image, [*names[QUANTIZE], *names[DEQUANTIZE]])
     given = {name: expected[name] for name in names[DEQUANTIZE]}
-    found = Interpreter(mil).run({mil.inputs[0].name: image.float()}, names[QUANTIZE], substitutes=given)
+    found = MLProgramInterpreter(mil).run({mil.inputs[0].name: image.float()}, names[QUANTIZE], substitutes=given)
     for name in names[QUANTIZE]:
         # A zero point of 128 becomes none, of integers that are signed in place of unsigned.
         shift = 128 if found[name].dtype != expected[name].dtype else 0

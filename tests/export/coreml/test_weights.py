@@ -16,14 +16,14 @@ from vitedge.export.coreml.quiet import load_coremltools, quiet
 from vitedge.export.coreml.weights import Weight, compare_weights, plain
 from vitedge.export.to_coreml import lower
 from vitedge.mlprogram.package import MODEL, read_package
-from vitedge.mlprogram.program import Program, read_program
+from vitedge.mlprogram.program import MLProgram, read_program
 from vitedge.recipe import ExportRecipe
 
 RANDOM = np.random.default_rng(0)
 
 
 @pytest.fixture
-def program(tmp_path: Path) -> Program:
+def program(tmp_path: Path) -> MLProgram:
     """A package of a tiny ViT, in half precision."""
     path = tmp_path / "model.mlpackage"
     lower(captured(), ExportRecipe(formats=("coreml",), precision="fp16"), path, ())
@@ -35,7 +35,7 @@ def weights() -> dict[str, Weight]:
     return expected_weights(captured())
 
 
-def disowned(program: Program) -> Program:
+def disowned(program: MLProgram) -> MLProgram:
     """The same package, as if another tool had written it."""
     path = program.package.path
     model = read_package(path).model
@@ -64,14 +64,14 @@ def test_a_fold_is_told_from_a_copy() -> None:
     assert origins["patch_embed.proj"] == "copied"
 
 
-def test_equal_weights_are_counted(program: Program, weights: dict[str, Weight]) -> None:
+def test_equal_weights_are_counted(program: MLProgram, weights: dict[str, Weight]) -> None:
     assert (
         compare_weights(program, weights) == "31 weights equal to the reference's, 0 computed from them within rounding"
     )
 
 
 @pytest.mark.parametrize("ours", [True, False])
-def test_a_weight_that_is_only_close_is_refused(program: Program, weights: dict[str, Weight], ours: bool) -> None:
+def test_a_weight_that_is_only_close_is_refused(program: MLProgram, weights: dict[str, Weight], ours: bool) -> None:
     value = weights[FC1].value.copy()
     value[3, 5] *= 1.001
     program = program if ours else disowned(program)
@@ -81,7 +81,7 @@ def test_a_weight_that_is_only_close_is_refused(program: Program, weights: dict[
         compare_weights(program, changed(weights, FC1, value=value))
 
 
-def test_what_is_computed_may_round_in_another_way(program: Program, weights: dict[str, Weight]) -> None:
+def test_what_is_computed_may_round_in_another_way(program: MLProgram, weights: dict[str, Weight]) -> None:
     value = weights[FC1].value * np.float32(1 + 1e-6)
     assert (value.astype(np.float16) != weights[FC1].value.astype(np.float16)).any()
     found = compare_weights(program, changed(weights, FC1, value=value, origin="computed"))
@@ -90,19 +90,19 @@ def test_what_is_computed_may_round_in_another_way(program: Program, weights: di
         compare_weights(program, changed(weights, FC1, value=value * 1.01, origin="computed"))
 
 
-def test_a_fold_is_exact_where_the_others_are(program: Program, weights: dict[str, Weight]) -> None:
+def test_a_fold_is_exact_where_the_others_are(program: MLProgram, weights: dict[str, Weight]) -> None:
     folded = changed(weights, FC1, value=weights[FC1].value * np.float32(1 + 1e-6), origin="folded")
     assert "1 computed" in compare_weights(program, folded)
     with pytest.raises(CheckFailed, match=r"of 4096 values differ from what module blocks\.1\.mlp\.fc1"):
         compare_weights(program, changed(folded, "p_norm_weight", origin="folded"))
 
 
-def test_the_matrices_of_others_may_be_transposed(program: Program, weights: dict[str, Weight]) -> None:
+def test_the_matrices_of_others_may_be_transposed(program: MLProgram, weights: dict[str, Weight]) -> None:
     turned = changed(weights, FC1, value=np.ascontiguousarray(weights[FC1].value.T))
     assert compare_weights(disowned(program), turned).startswith("31 weights equal")
 
 
-def test_what_others_hold_in_another_form_is_not_compared(program: Program, weights: dict[str, Weight]) -> None:
+def test_what_others_hold_in_another_form_is_not_compared(program: MLProgram, weights: dict[str, Weight]) -> None:
     strange = {name: weight for name, weight in weights.items() if name != FC1}
     strange["p_scaled"] = Weight(RANDOM.standard_normal((7, 9)).astype(np.float32), "scaled")
     with pytest.raises(CheckFailed, match="is no weight of the reference"):
@@ -111,7 +111,7 @@ def test_what_others_hold_in_another_form_is_not_compared(program: Program, weig
     assert found.endswith("1 others have no counterpart and were not compared")
 
 
-def test_a_weight_that_is_missing_is_named(program: Program, weights: dict[str, Weight]) -> None:
+def test_a_weight_that_is_missing_is_named(program: MLProgram, weights: dict[str, Weight]) -> None:
     more = weights | {"p_other": Weight(RANDOM.standard_normal((7, 9)).astype(np.float32), "other")}
     with pytest.raises(CheckFailed, match="no constant of the package holds p_other"):
         compare_weights(program, more)

@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.export import tiny
 from vitedge.export.float16.noise import IMAGES, find_noisy, predict_noise
-from vitedge.export.float16.ranges import find_islands
+from vitedge.export.float16.ranges import find_overflowing
 from vitedge.export.to_onnx import lower
 from vitedge.parity.artifact import Floats
 from vitedge.parity.metrics import compare
@@ -29,9 +29,9 @@ def outputs(module: nn.Module) -> Floats:
         return {"logits": module(ALL).numpy()}
 
 
-def measured_db(module: nn.Module, program: Program, islands: tuple[str, ...], folder: Path) -> float:
+def measured_db(module: nn.Module, program: Program, float32_modules: tuple[str, ...], folder: Path) -> float:
     """What parity finds in the fp16 file."""
-    lower(program, ExportRecipe(precision="fp16"), folder / "model.onnx", islands)
+    lower(program, ExportRecipe(precision="fp16"), folder / "model.onnx", float32_modules)
     session = tiny.session(folder / "model.onnx")
     found = np.concatenate([session.run(None, {"image": image.numpy()})[0] for image in ALL.split(1)])
     return compare(outputs(module), {"logits": found})[0].centred_sqnr_db
@@ -56,7 +56,7 @@ def test_the_prediction_is_near_what_is_measured(name: str, tmp_path: Path) -> N
 def test_modules_in_float32_mend_a_model_whose_logits_barely_depend_on_the_image(name: str, tmp_path: Path) -> None:
     module, program = barely_dependent(name)
     reference = [outputs(module)["logits"]]
-    assert find_islands(program, FEW) == ()
+    assert find_overflowing(program, FEW) == ()
     assert measured_db(module, program, (), tmp_path) < BAR_DB
     noisy = find_noisy(program, FEW, reference, BAR_DB)
     assert 0 < len(noisy) < len(execution_order(program)) / 2
@@ -73,19 +73,19 @@ def test_no_module_is_there_in_vain() -> None:
     module, program = tiny.program("swin")
     reference = [outputs(module)["logits"]]
     (noise,) = predict_noise(program, FEW, reference)
-    bar = noise.sqnr_db() + 3
-    noisy = find_noisy(program, FEW, reference, bar, margin_db=0)
-    assert noise.sqnr_db(noisy) >= bar
-    assert all(noise.sqnr_db(set(noisy) - {one}) < bar for one in noisy)
+    tolerance = noise.sqnr_db() + 3
+    noisy = find_noisy(program, FEW, reference, tolerance, margin_db=0)
+    assert noise.sqnr_db(noisy) >= tolerance
+    assert all(noise.sqnr_db(set(noisy) - {one}) < tolerance for one in noisy)
 
 
 def test_what_is_in_float32_already_is_taken_into_account() -> None:
     module, program = tiny.program("swin")
     reference = [outputs(module)["logits"]]
-    bar = predict_noise(program, FEW, reference)[0].sqnr_db() + 3
-    noisy = find_noisy(program, FEW, reference, bar)
-    assert find_noisy(program, FEW, reference, bar, already=noisy) == ()
-    assert set(find_noisy(program, FEW, reference, bar, already=noisy[:2])).isdisjoint(noisy[:2])
+    tolerance = predict_noise(program, FEW, reference)[0].sqnr_db() + 3
+    noisy = find_noisy(program, FEW, reference, tolerance)
+    assert find_noisy(program, FEW, reference, tolerance, already=noisy) == ()
+    assert set(find_noisy(program, FEW, reference, tolerance, already=noisy[:2])).isdisjoint(noisy[:2])
 
 
 def test_a_batch_normalization_goes_with_its_convolution() -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.export import tiny
 from vitedge.errors import CheckFailed
-from vitedge.export.float16.ranges import find_islands, measure_ranges
+from vitedge.export.float16.ranges import find_overflowing, measure_ranges
 from vitedge.export.to_coreml import lower as lower_coreml
 from vitedge.export.to_onnx import lower
 from vitedge.mlprogram.overflow import check_overflow
@@ -28,8 +28,8 @@ def with_outliers(scale: float) -> tuple[nn.Module, Program]:
     return model, capture(model, tiny.spec("vit"), tiny.BLOCKS["vit"])
 
 
-def half(program: Program, out: Path, islands: tuple[str, ...]) -> np.ndarray:
-    lower(program, ExportRecipe(precision="fp16"), out, islands)
+def half(program: Program, out: Path, float32_modules: tuple[str, ...]) -> np.ndarray:
+    lower(program, ExportRecipe(precision="fp16"), out, float32_modules)
     session = tiny.session(out)
     return np.concatenate([session.run(None, {"image": image.numpy()})[0] for image in tiny.images().split(1)])
 
@@ -39,17 +39,17 @@ def test_outliers_make_half_precision_fail_and_islands_mend_it(tmp_path: Path) -
     with torch.no_grad():
         reference = model(tiny.images()).numpy()
     assert not np.isfinite(half(program, tmp_path / "naive.onnx", ())).all()
-    islands = find_islands(program, tiny.images())
-    assert {"blocks.0", "blocks.0.mlp.fc2", "blocks.1.norm1"} <= set(islands)
-    assert {"blocks.0.attn", "blocks.0.mlp.fc1", "blocks.1.attn", "head"}.isdisjoint(islands)
-    assert tiny.centred_sqnr(half(program, tmp_path / "mended.onnx", islands), reference) >= 40
+    float32_modules = find_overflowing(program, tiny.images())
+    assert {"blocks.0", "blocks.0.mlp.fc2", "blocks.1.norm1"} <= set(float32_modules)
+    assert {"blocks.0.attn", "blocks.0.mlp.fc1", "blocks.1.attn", "head"}.isdisjoint(float32_modules)
+    assert tiny.centred_sqnr(half(program, tmp_path / "mended.onnx", float32_modules), reference) >= 40
 
 
 def test_squares_inside_a_layer_norm_count(tmp_path: Path) -> None:
     _, program = with_outliers(1e3)
     ranges = measure_ranges(program, tiny.images())
     assert ranges["blocks.0"] < 65504 < ranges["blocks.1.norm1"]
-    assert "blocks.1.norm1" in find_islands(program, tiny.images())
+    assert "blocks.1.norm1" in find_overflowing(program, tiny.images())
 
 
 @pytest.mark.parametrize("scale", [1e3, 1e5])
@@ -59,10 +59,12 @@ def test_the_package_is_judged_as_the_captured_program_is(scale: float, tmp_path
     lower_coreml(program, recipe, tmp_path / "naive.mlpackage", ())
     feeds = [{"image": image.numpy()} for image in tiny.images().split(1)]
     naive = check_overflow(tmp_path / "naive.mlpackage", feeds)
-    islands = find_islands(program, tiny.images())
+    float32_modules = find_overflowing(program, tiny.images())
     assert not naive.passed
-    assert set(naive.keep_fp32) == {module for module in islands if ".drop" not in module}  # a dropout is not lowered
-    lower_coreml(program, recipe, tmp_path / "mended.mlpackage", islands)
+    assert set(naive.keep_fp32) == {
+        module for module in float32_modules if ".drop" not in module
+    }  # a dropout is not lowered
+    lower_coreml(program, recipe, tmp_path / "mended.mlpackage", float32_modules)
     mended = check_overflow(tmp_path / "mended.mlpackage", feeds)
     assert (mended.passed, mended.keep_fp32) == (True, ())
 
@@ -71,7 +73,7 @@ def test_the_package_is_judged_as_the_captured_program_is(scale: float, tmp_path
 @pytest.mark.parametrize("batch", [4, "dynamic"])
 def test_a_tame_model_has_no_islands(name: str, batch: int | str) -> None:
     program = tiny.program(name, batch)[1]
-    assert find_islands(program, tiny.images().numpy()) == ()
+    assert find_overflowing(program, tiny.images().numpy()) == ()
 
 
 def test_measuring_leaves_the_weights_alone() -> None:
@@ -87,7 +89,7 @@ def test_weights_that_half_precision_cannot_hold_are_islands(factor: float) -> N
     with torch.no_grad():
         model.blocks[1].attn.proj.weight *= factor
     program = capture(model, tiny.spec("vit"), tiny.BLOCKS["vit"])
-    assert "blocks.1.attn.proj" in find_islands(program, tiny.images())
+    assert "blocks.1.attn.proj" in find_overflowing(program, tiny.images())
 
 
 def test_a_weight_beyond_half_precision_stays_single_even_when_nobody_asked(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def images_for(spec: ModelSpec, count: int = 2) -> Tensor:
     return torch.randn(count, spec.in_channels, *spec.image_size, generator=torch.Generator().manual_seed(7))
 
 
-def assert_equal(ours: Tensor, theirs: Tensor, bar: float = 1e-5) -> None:
+def assert_equal(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> None:
     assert ours.shape == theirs.shape
     assert (ours[0] - ours[1]).abs().max() > 1e-3 * theirs.abs().max(), "the output has to depend on the image"
-    assert (ours - theirs).abs().max() <= bar * theirs.abs().max()
+    assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()

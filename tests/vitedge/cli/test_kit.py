@@ -43,7 +43,7 @@ def test_outputs_beyond_the_tolerance_are_exit_code_4(
     brought = vitedge("kit", "import", bundle, kit / "result.npz")
     assert brought.code == 4
     assert "did NOT pass" in brought.out
-    assert brought.out.splitlines()[-1] == f"next: vitedge validate {bundle} --stress"
+    assert brought.out.splitlines()[-1] == f"next: vitedge validate {bundle} --overflow"
 
 
 def test_what_is_no_bundle_or_no_result_is_one_sentence(vitedge: Command, demo_bundle: Path, tmp_path: Path) -> None:

@@ -26,7 +26,6 @@ from vitedge.files.plain import from_dict
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
 from vitedge.records import (
     Artifact,
-    Bar,
     BenchReport,
     CheckpointIdentity,
     Manifest,
@@ -37,6 +36,7 @@ from vitedge.records import (
     Preprocessing,
     SpeedComparison,
     TensorSpec,
+    Tolerance,
 )
 
 SPEC = ModelSpec(
@@ -80,7 +80,7 @@ def folder(tmp_path: Path) -> Path:
         spec=SPEC,
         recipe={"formats": ["onnx"]},
         artifacts=(artifact,),
-        parity=(ParityReport("model.onnx", "onnxruntime", 2, "synthetic", Bar(1e-5), (nothing,), passed=True),),
+        parity=(ParityReport("model.onnx", "onnxruntime", 2, "synthetic", Tolerance(1e-5), (nothing,), passed=True),),
         structure=(),
         latency=None,
         files={REFERENCE: hash_file(tmp_path / REFERENCE)},

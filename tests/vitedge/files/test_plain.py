@@ -19,7 +19,7 @@ from vitedge import records
 from vitedge.errors import BadRecipe
 from vitedge.files.plain import from_dict, to_dict
 from vitedge.recipe import ExportRecipe
-from vitedge.records import Bar, Manifest, ModelSpec, Origin, OutputParity, Preprocessing, TensorSpec
+from vitedge.records import Manifest, ModelSpec, Origin, OutputParity, Preprocessing, TensorSpec, Tolerance
 
 RECORDS = [kind for kind in vars(records).values() if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
 
@@ -167,12 +167,12 @@ def test_nothing_is_imported_before_the_first_record() -> None:
 @pytest.mark.parametrize(
     ("kind", "data", "words"),
     [
-        (Bar, {"relativ_error": 1}, ("Bar", "relativ_error", "relative_error")),
-        (ExportRecipe, {"bar": {"sqnr": 1}}, ("Bar", "sqnr", "centred_sqnr_db")),
+        (Tolerance, {"relativ_error": 1}, ("Tolerance", "relativ_error", "relative_error")),
+        (ExportRecipe, {"tolerance": {"sqnr": 1}}, ("Tolerance", "sqnr", "centred_sqnr_db")),
         (TensorSpec, {"name": "x", "shape": []}, ("TensorSpec", "dtype")),
         (Manifest, {}, ("Manifest", "format_version")),
-        (Bar, [1], ("Bar", "[1]")),
-        (Bar, None, ("Bar", "None")),
+        (Tolerance, [1], ("Tolerance", "[1]")),
+        (Tolerance, None, ("Tolerance", "None")),
         (ExportRecipe, {"image_size": 224}, ("image_size", "224")),
         (ExportRecipe, {"image_size": [1, 2, 3]}, ("image_size", "[1, 2, 3]")),
         (ExportRecipe, {"seed": 0.5}, ("seed", "int", "0.5")),
@@ -181,8 +181,8 @@ def test_nothing_is_imported_before_the_first_record() -> None:
         (ExportRecipe, {"profile": 3}, ("profile", "3")),
         (ExportRecipe, {"overrides": [1]}, ("overrides", "[1]")),
         (ExportRecipe, {"batch": [4]}, ("batch", "[4]")),
-        (Bar, {"agreement": "most"}, ("agreement", "most")),
-        (Bar, {"agreement": True}, ("agreement", "True")),
+        (Tolerance, {"agreement": "most"}, ("agreement", "most")),
+        (Tolerance, {"agreement": True}, ("agreement", "True")),
         (TensorSpec, {"name": "x", "shape": [None], "dtype": "float32"}, ("shape", "[None]")),
         (TensorSpec, {"name": None, "shape": [], "dtype": "float32"}, ("name", "None")),
         (ModelSpec, {"origins": {"patch": "guessed"}}, ("origins", "guessed")),

@@ -15,7 +15,7 @@ from tests.vitedge.images.specs import make_spec
 from vitedge.errors import BadImages
 from vitedge.images.arrays import ArrayFile
 from vitedge.images.image_set import load
-from vitedge.images.preprocess import as_image, prepare
+from vitedge.images.preprocess import as_image, prepare_image
 
 SPEC = make_spec((32, 32))
 PIXELS = np.random.default_rng(0).integers(0, 255, (12, 40, 36, 3), np.uint8)
@@ -35,7 +35,7 @@ def test_every_layout_gives_the_same_images(tmp_path: Path, suffix: str, layout:
     assert len(set(chosen)) == 5
     for index, pixels in zip(chosen, found.pixels, strict=True):
         element = PIXELS[index] if layout != "NHW" else PIXELS[index, ..., 0]
-        assert np.array_equal(pixels, prepare(as_image(element), SPEC))
+        assert np.array_equal(pixels, prepare_image(as_image(element), SPEC))
     assert "5 of 12" in found.source
     assert found.labels == ()
 

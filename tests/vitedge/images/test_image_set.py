@@ -15,7 +15,7 @@ from PIL import Image
 from tests.vitedge.images.specs import make_spec
 from vitedge.errors import BadImages, BadRecipe
 from vitedge.images.image_set import load
-from vitedge.images.preprocess import prepare
+from vitedge.images.preprocess import prepare_image
 from vitedge.images.synthetic import synthesize
 
 SPEC = make_spec((32, 32))
@@ -60,7 +60,7 @@ def test_folder_is_searched_with_its_sub_folders(tmp_path: Path) -> None:
     assert "6 of 6" in found.source
     for name, pixels in zip(found.names, found.pixels, strict=True):
         with Image.open(tmp_path / name) as image:
-            assert np.array_equal(pixels, prepare(image, SPEC))
+            assert np.array_equal(pixels, prepare_image(image, SPEC))
 
 
 def test_choice_is_spread_and_repeatable(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from timm.data import create_transform
 
 from tests.vitedge.images.specs import make_spec
 from vitedge.errors import BadImages, BadRecipe
-from vitedge.images.preprocess import as_image, normalize, prepare
+from vitedge.images.preprocess import as_image, normalize, prepare_image
 from vitedge.records import Preprocessing
 
 PHOTOS = [Image.fromarray(photo) for photo in load_sample_images().images]
@@ -26,7 +26,7 @@ def test_equals_the_evaluation_transform_bit_for_bit(interpolation: str, crop: f
     means = spec.preprocessing.mean, spec.preprocessing.std
     theirs = create_transform((3, *size), crop_pct=crop, interpolation=interpolation, mean=means[0], std=means[1])
     for photo in (*PHOTOS, PHOTOS[0].crop((10, 20, 210, 417)), PHOTOS[1].crop((0, 0, 33, 21))):
-        ours = normalize(prepare(photo, spec)[None], spec.preprocessing)[0]
+        ours = normalize(prepare_image(photo, spec)[None], spec.preprocessing)[0]
         assert torch.equal(torch.from_numpy(ours), theirs(photo))
 
 
@@ -48,13 +48,13 @@ def test_exif_orientation_is_honoured(tmp_path) -> None:
     spec = make_spec((32, 32))
     with Image.open(tmp_path / "turned.png") as turned:
         assert turned.size == (40, 60)
-        assert np.array_equal(prepare(turned, spec), prepare(upright, spec))
+        assert np.array_equal(prepare_image(turned, spec), prepare_image(upright, spec))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "HSV", "RGBA", "LA", "PA"])
 def test_every_mode_becomes_colour(mode: str) -> None:
     image = PHOTOS[0].resize((50, 40))
-    found = prepare(
+    found = prepare_image(
         image.convert("L").convert(mode) if mode in ("LA", "PA") else image.convert(mode), make_spec((32, 32))
     )
     assert found.shape == (3, 32, 32)
@@ -65,16 +65,16 @@ def test_every_mode_becomes_colour(mode: str) -> None:
 def test_transparency_is_laid_over_white() -> None:
     clear = Image.new("RGBA", (40, 40), (10, 20, 30, 0))
     half = Image.new("RGBA", (40, 40), (0, 0, 0, 128))
-    assert (prepare(clear, make_spec((32, 32))) == 255).all()
-    assert abs(int(prepare(half, make_spec((32, 32))).max()) - 127) <= 1
+    assert (prepare_image(clear, make_spec((32, 32))) == 255).all()
+    assert abs(int(prepare_image(half, make_spec((32, 32))).max()) - 127) <= 1
     palette = Image.new("P", (40, 40), 0)
     palette.info["transparency"] = bytes([0])
-    assert (prepare(palette, make_spec((32, 32))) == 255).all()
+    assert (prepare_image(palette, make_spec((32, 32))) == 255).all()
 
 
 def test_sixteen_bit_grey_is_scaled() -> None:
     ramp = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
-    found = prepare(Image.fromarray(ramp), make_spec((32, 32), crop=1.0))
+    found = prepare_image(Image.fromarray(ramp), make_spec((32, 32), crop=1.0))
     assert found.min() == 0
     assert found.max() == 255
     assert abs(float(found.mean()) - 127.5) < 0.6
@@ -82,25 +82,25 @@ def test_sixteen_bit_grey_is_scaled() -> None:
 
 def test_unknown_range_is_refused() -> None:
     with pytest.raises(BadImages, match="no known range"):
-        prepare(Image.new("F", (40, 40)), make_spec((32, 32)))
+        prepare_image(Image.new("F", (40, 40)), make_spec((32, 32)))
 
 
 def test_a_strip_does_not_eat_memory() -> None:
     with pytest.raises(BadImages, match="too long"):
-        prepare(Image.new("RGB", (60000, 1)), make_spec((224, 224)))
+        prepare_image(Image.new("RGB", (60000, 1)), make_spec((224, 224)))
 
 
 def test_grey_models_get_grey() -> None:
-    found = prepare(PHOTOS[0], make_spec((32, 32), channels=1))
+    found = prepare_image(PHOTOS[0], make_spec((32, 32), channels=1))
     assert found.shape == (1, 32, 32)
     with pytest.raises(BadImages, match="4 channels"):
-        prepare(PHOTOS[0], replace(make_spec((32, 32)), in_channels=4))
+        prepare_image(PHOTOS[0], replace(make_spec((32, 32)), in_channels=4))
 
 
 @pytest.mark.parametrize(("changed", "said"), [({"interpolation": "box"}, "bicubic"), ({"crop": 1.5}, "crop")])
 def test_impossible_preprocessing_is_refused(changed: dict, said: str) -> None:
     with pytest.raises(BadRecipe, match=said):
-        prepare(PHOTOS[0], make_spec((32, 32), **changed))
+        prepare_image(PHOTOS[0], make_spec((32, 32), **changed))
 
 
 @pytest.mark.parametrize(("mean", "std"), [((0.5,), (0.5,)), ((0.5,) * 3, (0.5, 0.5, 0.0))])

@@ -14,9 +14,9 @@ import torch
 
 from vitedge.export.coreml.package import write_package
 from vitedge.export.coreml.quiet import load_coremltools, quiet
-from vitedge.mlprogram.interpreter import Interpreter
+from vitedge.mlprogram.interpreter import MLProgramInterpreter
 from vitedge.mlprogram.package import read_package
-from vitedge.mlprogram.program import Program, read_program
+from vitedge.mlprogram.program import MLProgram, read_program
 
 Build = Callable[..., Any]
 """Takes coremltools' builder ``mb`` and the inputs by name, returns one MIL variable or a tuple of them."""
@@ -24,7 +24,7 @@ Build = Callable[..., Any]
 OPSETS = ("iOS16", "iOS17", "iOS18")
 
 
-def program(build: Build, inputs: Mapping[str, np.ndarray], opset: str = "iOS16", **settings: Any) -> Program:
+def program(build: Build, inputs: Mapping[str, np.ndarray], opset: str = "iOS16", **settings: Any) -> MLProgram:
     """The program as it comes back from a package. Inputs are float32, float16 or int32; no pass is run over it.
 
     The settings are further ones of coremltools' ``convert``.
@@ -41,7 +41,9 @@ def program(build: Build, inputs: Mapping[str, np.ndarray], opset: str = "iOS16"
 def executed(build: Build, inputs: Mapping[str, np.ndarray], opset: str = "iOS16", compute: str = "declared") -> Any:
     """What the runtime computes: an array, or a tuple of arrays where the operation makes several values."""
     read = program(build, inputs, opset)
-    found = Interpreter(read, compute).run({name: torch.from_numpy(value.copy()) for name, value in inputs.items()})
+    found = MLProgramInterpreter(read, compute).run(
+        {name: torch.from_numpy(value.copy()) for name, value in inputs.items()}
+    )
     results = [found[name] for name in read.outputs]
     values = tuple(value.numpy() if isinstance(value, torch.Tensor) else value for value in results)
     return values[0] if len(values) == 1 else values
@@ -97,7 +99,7 @@ def _mil(ct: Any, build: Build, inputs: Mapping[str, np.ndarray], opset: str) ->
     return mb.program(input_specs=specs, opset_version=ct.target[opset])(scope["function"])
 
 
-def _read(ct: Any, mil: Any, opset: str, settings: Mapping[str, Any]) -> Program:
+def _read(ct: Any, mil: Any, opset: str, settings: Mapping[str, Any]) -> MLProgram:
     model = ct.convert(
         mil,
         convert_to="mlprogram",

@@ -16,9 +16,9 @@ import torch
 from tests.export.coreml.models import captured
 from vitedge.export.coreml.quiet import load_coremltools, quiet
 from vitedge.export.to_coreml import lower
-from vitedge.mlprogram.interpreter import Interpreter
+from vitedge.mlprogram.interpreter import MLProgramInterpreter
 from vitedge.mlprogram.package import read_package
-from vitedge.mlprogram.program import Program, read_program
+from vitedge.mlprogram.program import MLProgram, read_program
 from vitedge.recipe import ExportRecipe
 
 IMAGE = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -161,7 +161,7 @@ def compress(model: Any, schemes: Mapping[str, Scheme]) -> Any:
     return model
 
 
-def compressed_and_not(path: Path, schemes: Mapping[str, Scheme], folder: Path) -> tuple[Program, Program]:
+def compressed_and_not(path: Path, schemes: Mapping[str, Scheme], folder: Path) -> tuple[MLProgram, MLProgram]:
     """The compressed program, and coremltools' decompression of it."""
     import coremltools.optimize.coreml as cto  # noqa: PLC0415
 
@@ -173,7 +173,7 @@ def compressed_and_not(path: Path, schemes: Mapping[str, Scheme], folder: Path) 
     return tuple(read_program(read_package(folder / f"{name}.mlpackage")) for name in ("small", "dense"))
 
 
-def layers(program: Program) -> list[tuple[str, str]]:
+def layers(program: MLProgram) -> list[tuple[str, str]]:
     """Names of the layers, as coremltools configures them, and of their weights."""
     function = program.package.model.mlProgram.functions["main"]
     return [
@@ -184,7 +184,7 @@ def layers(program: Program) -> list[tuple[str, str]]:
     ]
 
 
-def kinds(program: Program, value: str) -> set[str]:
+def kinds(program: MLProgram, value: str) -> set[str]:
     """Which compressed constants a value is made of."""
     maker = next(one for one in program.operations if value in (output.name for output in one.outputs))
     if not maker.kind.startswith("constexpr_"):
@@ -213,24 +213,24 @@ def test_a_compressed_model(vit, tmp_path: Path, target: str, precision: str, sc
     # What was needed on the way to a weight only, coremltools has dropped.
     constants = {name: literal.decode() for name, literal in dense.constants() if name in compressed}
     assert constants.keys() >= set(weights.values())
-    found = Interpreter(program).run({"image": IMAGE}, compressed)
+    found = MLProgramInterpreter(program).run({"image": IMAGE}, compressed)
     for name, constant in constants.items():
         assert found[name].numpy().dtype == constant.dtype, name
         assert found[name].shape == constant.shape, name
         assert found[name].numpy().tobytes() == constant.tobytes(), name
-    logits = Interpreter(dense).run({"image": IMAGE})["logits"]
+    logits = MLProgramInterpreter(dense).run({"image": IMAGE})["logits"]
     assert logits.isfinite().all()
     assert torch.equal(found["logits"], logits)
 
 
-def ranges(program: Program) -> dict[str, dict[str, float]]:
+def ranges(program: MLProgram) -> dict[str, dict[str, float]]:
     """What coremltools calibrates activations by; on macOS it would predict for that."""
     found = {"image": IMAGE}
 
     def watch(operation, results):
         found.update(zip((output.name for output in operation.outputs), results, strict=True))
 
-    Interpreter(program).run({"image": IMAGE}, watch=watch)
+    MLProgramInterpreter(program).run({"image": IMAGE}, watch=watch)
     return {name: {"rmin": value.min().item(), "rmax": value.max().item()} for name, value in found.items()}
 
 
@@ -252,7 +252,7 @@ def test_quantized_activations(vit, tmp_path: Path, monkeypatch, mode: str) -> N
     steps = [operation for operation in program.operations if operation.kind in ("quantize", "dequantize")]
     assert sum(step.kind == "quantize" for step in steps) > 10
     names = {name for step in steps for name in (*step.reads(), step.name)}
-    found = Interpreter(program).run({"image": IMAGE}, names)
+    found = MLProgramInterpreter(program).run({"image": IMAGE}, names)
     values = {name: value.numpy() for name, value in found.items() if isinstance(value, torch.Tensor)}
     for step in steps:
         bound = {name: values[argument.name] for name, (argument,) in step.inputs.items() if argument.name in values}
@@ -263,6 +263,6 @@ def test_quantized_activations(vit, tmp_path: Path, monkeypatch, mode: str) -> N
             stated = _utils.dequantize_by_scale_and_zp(bound["input"], bound["scale"], zero)
         assert values[step.name].dtype == stated.dtype
         np.testing.assert_array_equal(values[step.name], stated)
-    dense = Interpreter(read_program(read_package(path))).run({"image": IMAGE})["logits"].float()
+    dense = MLProgramInterpreter(read_program(read_package(path))).run({"image": IMAGE})["logits"].float()
     apart = (found["logits"].float() - dense).norm() / dense.norm()
     assert 0 < apart < 0.2

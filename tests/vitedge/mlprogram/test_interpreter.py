@@ -11,7 +11,7 @@ import torch
 from tests.vitedge.mlprogram.mil import program
 from vitedge.errors import BadRecipe, UnreadableArtifact, UnsupportedOperation
 from vitedge.mlprogram import interpreter as under_test
-from vitedge.mlprogram.interpreter import Interpreter
+from vitedge.mlprogram.interpreter import MLProgramInterpreter
 from vitedge.mlprogram.program import Literal, Named
 
 X = np.linspace(-2, 2, 12, dtype=np.float32).reshape(3, 4)
@@ -49,14 +49,14 @@ def stated():
 
 
 def test_only_the_outputs_are_returned(small):
-    found = Interpreter(small).run(feeds())
+    found = MLProgramInterpreter(small).run(feeds())
     assert list(found) == ["out"]
     torch.testing.assert_close(found["out"], stated(), rtol=1e-5, atol=1e-6)
 
 
 def test_wanted_values_are_returned_too(small):
     weight = next(name for name, literal in small.constants() if literal.type.shape == WEIGHT.shape)
-    found = Interpreter(small).run(feeds(), ("hidden", "x", weight))
+    found = MLProgramInterpreter(small).run(feeds(), ("hidden", "x", weight))
     assert set(found) == {"out", "hidden", "x", weight}
     torch.testing.assert_close(found["hidden"], stated()[:, 5:], rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(found["x"], X)
@@ -64,7 +64,7 @@ def test_wanted_values_are_returned_too(small):
 
 
 def test_running_twice_gives_the_same_and_leaves_the_inputs_alone(small):
-    interpreter, given = Interpreter(small), feeds()
+    interpreter, given = MLProgramInterpreter(small), feeds()
     first = interpreter.run(given)["out"]
     assert torch.equal(interpreter.run(given)["out"], first)
     np.testing.assert_array_equal(given["x"], X)
@@ -72,14 +72,16 @@ def test_running_twice_gives_the_same_and_leaves_the_inputs_alone(small):
 
 def test_a_substitute_is_read_in_place_of_what_was_made(small):
     zeros = torch.zeros(3, 5)
-    found = Interpreter(small).run(feeds(), ("hidden",), substitutes={"hidden": zeros})
+    found = MLProgramInterpreter(small).run(feeds(), ("hidden",), substitutes={"hidden": zeros})
     assert not found["out"].any()
     torch.testing.assert_close(found["hidden"], stated()[:, 5:], rtol=1e-5, atol=1e-6)
 
 
 def test_the_watch_is_told_of_every_operation_in_order(small):
     seen = []
-    Interpreter(small).run(feeds(), watch=lambda operation, results: seen.append((operation.kind, results[0].shape)))
+    MLProgramInterpreter(small).run(
+        feeds(), watch=lambda operation, results: seen.append((operation.kind, results[0].shape))
+    )
     assert seen == [("linear", (3, 5)), ("gelu", (3, 5)), ("concat", (3, 10))]
 
 
@@ -88,7 +90,7 @@ def test_the_watch_sees_what_is_too_large_for_float16():
         return mb.square(x=x)
 
     seen = []
-    found = Interpreter(program(build, {"x": X.astype(np.float16)})).run(
+    found = MLProgramInterpreter(program(build, {"x": X.astype(np.float16)})).run(
         {"x": torch.full((3, 4), 300.0, dtype=torch.float16)}, watch=lambda _, results: seen.append(results[0].max())
     )
     assert seen[0] == 90000
@@ -107,7 +109,7 @@ def test_values_are_let_go_after_their_last_reader():
         alive.append([name for name, reference in made.items() if reference() is not None])
         made[operation.name] = weakref.ref(results[0])
 
-    Interpreter(program(chain, {"x": X})).run(feeds(), watch=watch)
+    MLProgramInterpreter(program(chain, {"x": X})).run(feeds(), watch=watch)
     assert alive == [[], ["first"], ["second"], ["third"]]
 
 
@@ -116,7 +118,7 @@ def test_what_nobody_reads_is_let_go_at_once():
         left, _ = mb.split(x=x, num_splits=2, axis=1)
         return mb.relu(x=left)
 
-    interpreter = Interpreter(program(halves, {"x": X}))
+    interpreter = MLProgramInterpreter(program(halves, {"x": X}))
     (split, relu) = interpreter._steps
     assert set(split.releases) == {split.operation.outputs[1].name, "x"}
     assert set(relu.releases) == {split.operation.outputs[0].name, relu.operation.name}
@@ -131,7 +133,7 @@ def halved(mb, x):
 
 
 def test_float16_is_rounded_after_every_operation():
-    (found,) = Interpreter(program(halved, {"x": HALF})).run({"x": torch.from_numpy(HALF)}).values()
+    (found,) = MLProgramInterpreter(program(halved, {"x": HALF})).run({"x": torch.from_numpy(HALF)}).values()
     hidden = (HALF.astype(np.float32) @ WEIGHT.astype(np.float16).astype(np.float32).T).astype(np.float16)
     scaled = (hidden.astype(np.float32) * np.float32(np.float16(0.1))).astype(np.float16).astype(np.float32)
     assert found.dtype == torch.float16
@@ -139,7 +141,7 @@ def test_float16_is_rounded_after_every_operation():
 
 
 def test_computed_in_fp32_a_half_program_is_float32_arithmetic_on_its_constants():
-    (found,) = Interpreter(program(halved, {"x": HALF}), "fp32").run({"x": torch.from_numpy(HALF)}).values()
+    (found,) = MLProgramInterpreter(program(halved, {"x": HALF}), "fp32").run({"x": torch.from_numpy(HALF)}).values()
     weight = torch.from_numpy(WEIGHT.astype(np.float16)).float()
     hidden = torch.nn.functional.linear(torch.from_numpy(HALF).float(), weight)
     assert found.dtype == torch.float32
@@ -148,12 +150,12 @@ def test_computed_in_fp32_a_half_program_is_float32_arithmetic_on_its_constants(
 
 def test_there_are_two_ways_to_compute(small):
     with pytest.raises(BadRecipe, match="There is no --compute int8; choose from declared, fp32"):
-        Interpreter(small, "int8")
+        MLProgramInterpreter(small, "int8")
 
 
 def test_an_unknown_operation_is_named_with_its_place_and_where_to_add_it(small):
     with pytest.raises(UnsupportedOperation) as caught:
-        Interpreter(edited(small, "gelu", kind="gelus"))
+        MLProgramInterpreter(edited(small, "gelu", kind="gelus"))
     said = str(caught.value)
     assert "the operation gelus" in said
     assert "it makes active from hidden;" in said
@@ -164,16 +166,16 @@ def test_another_shape_than_the_declared_one_is_damage(small):
     (output,) = next(operation for operation in small.operations if operation.kind == "gelu").outputs
     wrong = dataclasses.replace(output, type=dataclasses.replace(output.type, shape=(3, 6)))
     with pytest.raises(UnreadableArtifact, match=r"active is \(3, 5\) and is declared to be \(3, 6\)"):
-        Interpreter(edited(small, "gelu", outputs=(wrong,))).run(feeds())
+        MLProgramInterpreter(edited(small, "gelu", outputs=(wrong,))).run(feeds())
     open_edge = dataclasses.replace(output, type=dataclasses.replace(output.type, shape=(3, None)))
-    assert Interpreter(edited(small, "gelu", outputs=(open_edge,))).run(feeds())
+    assert MLProgramInterpreter(edited(small, "gelu", outputs=(open_edge,))).run(feeds())
 
 
 def test_another_number_of_results_than_declared_is_damage(small):
     (output,) = next(operation for operation in small.operations if operation.kind == "gelu").outputs
     second = dataclasses.replace(output, name="second")
     with pytest.raises(UnreadableArtifact, match="it makes 1 values, not 2"):
-        Interpreter(edited(small, "gelu", outputs=(output, second))).run(feeds())
+        MLProgramInterpreter(edited(small, "gelu", outputs=(output, second))).run(feeds())
 
 
 @pytest.mark.parametrize(
@@ -183,7 +185,7 @@ def test_another_number_of_results_than_declared_is_damage(small):
 )
 def test_arguments_that_do_not_fit_are_damage(small, inputs):
     with pytest.raises(UnreadableArtifact, match="gelu active cannot be computed"):
-        Interpreter(edited(small, "gelu", inputs=inputs)).run(feeds())
+        MLProgramInterpreter(edited(small, "gelu", inputs=inputs)).run(feeds())
 
 
 def test_a_list_may_hold_constants_beside_values():
@@ -194,7 +196,7 @@ def test_a_list_may_hold_constants_beside_values():
 
     read = program(build, {"x": X})
     expected = np.concatenate([X, constant, np.maximum(X, 0)], 1)
-    (found,) = Interpreter(read).run(feeds()).values()
+    (found,) = MLProgramInterpreter(read).run(feeds()).values()
     np.testing.assert_array_equal(found, expected)
 
     # The same with the constant in the place where it is read, as other writers of packages have it.
@@ -202,7 +204,9 @@ def test_a_list_may_hold_constants_beside_values():
     literals = dict(read.constants())
     values = tuple(literals.get(argument.name, argument) for argument in concat.inputs["values"])
     assert [type(argument) for argument in values] == [Named, Literal, Named]
-    (found,) = Interpreter(edited(read, "concat", inputs={**concat.inputs, "values": values})).run(feeds()).values()
+    (found,) = (
+        MLProgramInterpreter(edited(read, "concat", inputs={**concat.inputs, "values": values})).run(feeds()).values()
+    )
     np.testing.assert_array_equal(found, expected)
 
 
@@ -212,7 +216,7 @@ def test_a_list_of_one_constant_stays_a_list():
     def build(mb, x):
         return mb.add(x=mb.concat(values=(constant,), axis=0), y=x)
 
-    (found,) = Interpreter(program(build, {"x": X[:, :2].copy()})).run(feeds(X[:, :2])).values()
+    (found,) = MLProgramInterpreter(program(build, {"x": X[:, :2].copy()})).run(feeds(X[:, :2])).values()
     np.testing.assert_array_equal(found, X[:, :2] + 7)
 
 
@@ -227,16 +231,16 @@ WRONG = {
 def test_an_input_that_does_not_fit_is_refused(small, case):
     given, said = WRONG[case]
     with pytest.raises(BadRecipe, match=said):
-        Interpreter(small).run({"x": given})
+        MLProgramInterpreter(small).run({"x": given})
 
 
 def test_a_missing_input_is_named(small):
     with pytest.raises(BadRecipe, match="takes an input x, which is not given"):
-        Interpreter(small).run({})
+        MLProgramInterpreter(small).run({})
 
 
 def test_an_input_of_another_precision_is_rounded_to_the_declared_one(small):
-    assert Interpreter(small).run({"x": torch.from_numpy(X).double()})["out"].dtype == torch.float32
+    assert MLProgramInterpreter(small).run({"x": torch.from_numpy(X).double()})["out"].dtype == torch.float32
 
 
 def test_constants_share_the_memory_of_the_file_and_are_not_written_back():
@@ -276,6 +280,6 @@ def test_small_constants_are_read_from_the_specification(case):
         return mb.relu(x=x), mb.identity(x=constant, name="copy")
 
     read = program(build, {"x": X}, "iOS18")
-    found = Interpreter(read).run(feeds(), ("constant",))["constant"]
+    found = MLProgramInterpreter(read).run(feeds(), ("constant",))["constant"]
     np.testing.assert_array_equal(found.numpy(), value)
     assert not next(literal for name, literal in read.constants() if name == "constant").in_file

@@ -59,7 +59,7 @@ def test_modules_kept_in_float32_are_named(tmp_path: Path) -> None:
     recipe = ExportRecipe(formats=("coreml",), precision="fp16")
     lower(captured("vit", dtype="uint8"), recipe, tmp_path / "m.mlpackage", ("blocks.1.mlp",))
     (finding,) = lint(tmp_path / "m.mlpackage", "the artifact")
-    assert (finding.artifact, finding.rule) == ("the artifact", "float32 island")
+    assert (finding.artifact, finding.rule) == ("the artifact", "float32 module")
     assert finding.where.startswith("linear blocks_1_mlp_fc1")
     assert "1 values are cast" in finding.reason
     assert "--min-sqnr" in finding.remedy

@@ -25,13 +25,13 @@ from vitedge.mlprogram.modules import (
     readers,
 )
 from vitedge.mlprogram.package import read_package
-from vitedge.mlprogram.program import Program, read_program
+from vitedge.mlprogram.program import MLProgram, read_program
 from vitedge.recipe import ExportRecipe
 
 X = {"x": np.ones((2, 3), np.float32)}
 
 
-def lowered(family: str, recipe: ExportRecipe, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Program, Any]:
+def lowered(family: str, recipe: ExportRecipe, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[MLProgram, Any]:
     """The package as it is read back, and what coremltools knew of every value before it forgot."""
     known: dict[str, str] = {}
 

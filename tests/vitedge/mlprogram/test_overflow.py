@@ -12,14 +12,14 @@ from tests.vitedge.mlprogram.mil import program as mil
 from vitedge.errors import BadRecipe
 from vitedge.mlprogram.overflow import FLOAT16_MAX, SAFETY, check_overflow
 from vitedge.mlprogram.package import MODEL
-from vitedge.records import StressReport, ValueRange
+from vitedge.records import OverflowReport, ValueRange
 
 GENERATOR = np.random.default_rng(3)
 X = GENERATOR.normal(size=(1, 4, 6)).astype(np.float32)
 Y = GENERATOR.normal(size=(1, 4, 6)).astype(np.float32)
 
 
-def watched(build: Build, *images: np.ndarray, opset: str = "iOS16", half: bool = True) -> StressReport:
+def watched(build: Build, *images: np.ndarray, opset: str = "iOS16", half: bool = True) -> OverflowReport:
     """Of an operation on float16, or in a package of float32."""
 
     def cast(mb: Any, x: Any) -> Any:
@@ -29,7 +29,7 @@ def watched(build: Build, *images: np.ndarray, opset: str = "iOS16", half: bool 
     return check_overflow(program.package.path, [{"x": image} for image in images])
 
 
-def entry(report: StressReport, value: str, operation: str | None = None) -> ValueRange:
+def entry(report: OverflowReport, value: str, operation: str | None = None) -> ValueRange:
     """What was seen of a value, or of what the operation that makes it computes on the way."""
     (found,) = (
         found

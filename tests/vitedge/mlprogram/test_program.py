@@ -13,10 +13,10 @@ from tests.vitedge.mlprogram import handmade
 from tests.vitedge.mlprogram.handmade import FLOAT32, INT32, STRING, WEIGHT_FILE, block_of, constant, immediate, in_file
 from vitedge.errors import UnreadableArtifact
 from vitedge.mlprogram.package import WEIGHTS, read_package
-from vitedge.mlprogram.program import Literal, Named, Program, ValueType, peak_memory, read_program
+from vitedge.mlprogram.program import Literal, MLProgram, Named, ValueType, peak_memory, read_program
 
 
-def read(folder: Path, alter: Callable[[Any], object] = lambda message: None) -> Program:
+def read(folder: Path, alter: Callable[[Any], object] = lambda message: None) -> MLProgram:
     return read_program(read_package(handmade.write(folder, alter)))
 
 

@@ -15,8 +15,8 @@ from vitedge import registry
 from vitedge.export.onnx.artifact import describe
 from vitedge.files.bundle import ReferenceData
 from vitedge.images.preprocess import normalize
-from vitedge.parity.artifact import Evidence, check_parity, check_structure
-from vitedge.records import Artifact, Bar, ParityReport, TensorSpec
+from vitedge.parity.artifact import ReferenceOutputs, check_parity, check_structure
+from vitedge.records import Artifact, ParityReport, TensorSpec, Tolerance
 
 SPEC = make_spec((4, 4))
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 3, 4, 4), np.uint8)
@@ -44,8 +44,12 @@ def write(path: Path, batch: int | str, dtype: str = "float32", names: tuple[str
     return describe(path)
 
 
-def judged(path: Path, artifact: Artifact, outputs: dict[str, np.ndarray], bar: Bar | None = None) -> ParityReport:
-    (report,) = check_parity(path, artifact, Evidence(ReferenceData(PIXELS, outputs), SPEC, bar or Bar(2e-5), "some"))
+def judged(
+    path: Path, artifact: Artifact, outputs: dict[str, np.ndarray], tolerance: Tolerance | None = None
+) -> ParityReport:
+    (report,) = check_parity(
+        path, artifact, ReferenceOutputs(ReferenceData(PIXELS, outputs), SPEC, tolerance or Tolerance(2e-5), "some")
+    )
     return report
 
 
@@ -83,15 +87,15 @@ def test_outputs_of_our_names_are_taken_by_name(tmp_path: Path) -> None:
 def test_an_output_that_the_file_lacks_does_not_pass(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     artifact = write(path, 1, names=("tokens",))
-    report = judged(path, artifact, {"tokens": SCORES, "pooled": SCORES}, Bar())
+    report = judged(path, artifact, {"tokens": SCORES, "pooled": SCORES}, Tolerance())
     assert not report.passed
     assert report.reason.startswith("pooled is missing")
 
 
-@pytest.mark.parametrize(("dtype", "bar"), [("float32", 2e-5), ("float16", 1e-2)])
-def test_a_file_gets_what_its_input_takes(dtype: str, bar: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("float16", 1e-2)])
+def test_a_file_gets_what_its_input_takes(dtype: str, tolerance: float, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    report = judged(path, write(path, 4, dtype), {"logits": SCORES}, Bar(bar))
+    report = judged(path, write(path, 4, dtype), {"logits": SCORES}, Tolerance(tolerance))
     assert report.passed, report.reason
 
 
@@ -105,7 +109,7 @@ def test_what_cannot_run_here_has_no_parity(monkeypatch: pytest.MonkeyPatch, tmp
     artifact = replace(write(tmp_path / "model.onnx", 1), format="coreml")
     monkeypatch.setattr("platform.system", lambda: "Linux")
     monkeypatch.setattr(registry, "missing", lambda _table, name: ("torch",) if name == "mlprogram" else ())
-    assert check_parity(tmp_path, artifact, Evidence(ReferenceData(PIXELS, {}), SPEC, Bar(), "")) == ()
+    assert check_parity(tmp_path, artifact, ReferenceOutputs(ReferenceData(PIXELS, {}), SPEC, Tolerance(), "")) == ()
 
 
 def test_structure_is_checked_by_format(tmp_path: Path) -> None:

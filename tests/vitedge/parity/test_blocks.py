@@ -15,10 +15,10 @@ from tests.bad_files import VIT
 from vitedge.checkpoints.read import read
 from vitedge.files.bundle import read_manifest, read_reference
 from vitedge.models.reference import Reference, load_reference
-from vitedge.parity.artifact import Evidence, check_parity
+from vitedge.parity.artifact import ReferenceOutputs, check_parity
 from vitedge.parity.blocks import compare_layers
 from vitedge.parity.check import LAYER_IMAGES, Original
-from vitedge.records import Bar, ParityReport
+from vitedge.records import ParityReport, Tolerance
 
 
 def altered(source: Path, path: Path, weight: str) -> None:
@@ -35,14 +35,14 @@ def layers(demo_bundle: Path) -> Callable[[Path], ParityReport]:
     """Compares a file with the reference, first its outputs and then its blocks."""
     manifest, data = read_manifest(demo_bundle), read_reference(demo_bundle)
     artifact = next(artifact for artifact in manifest.artifacts if artifact.format == "onnx")
-    evidence = Evidence(data, manifest.spec, Bar(2e-5, agreement=1.0), "some")
+    reference_outputs = ReferenceOutputs(data, manifest.spec, Tolerance(2e-5, agreement=1.0), "some")
     original = Original(load_reference(read(str(VIT))))
 
     def compare(path: Path) -> ParityReport:
-        (report,) = check_parity(path, artifact, evidence)
+        (report,) = check_parity(path, artifact, reference_outputs)
         # In a file's metadata the blocks may stand in any order.
         shuffled = replace(artifact, blocks=dict(sorted(artifact.blocks.items(), reverse=True)))
-        return compare_layers(report, path, shuffled, original, evidence)
+        return compare_layers(report, path, shuffled, original, reference_outputs)
 
     return compare
 
@@ -78,15 +78,15 @@ def test_a_good_file_departs_nowhere(demo_bundle: Path, layers: Callable[[Path],
 def test_without_a_reference_nothing_is_compared(demo_bundle: Path) -> None:
     manifest, data = read_manifest(demo_bundle), read_reference(demo_bundle)
     artifact = next(artifact for artifact in manifest.artifacts if artifact.format == "onnx")
-    evidence = Evidence(data, manifest.spec, Bar(2e-5), "some")
-    (report,) = check_parity(demo_bundle / artifact.path, artifact, evidence)
-    assert compare_layers(report, demo_bundle / artifact.path, artifact, Original(), evidence) is report
+    reference_outputs = ReferenceOutputs(data, manifest.spec, Tolerance(2e-5), "some")
+    (report,) = check_parity(demo_bundle / artifact.path, artifact, reference_outputs)
+    assert compare_layers(report, demo_bundle / artifact.path, artifact, Original(), reference_outputs) is report
 
 
 def test_blocks_are_computed_for_a_few_images_only(demo_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest, data = read_manifest(demo_bundle), read_reference(demo_bundle)
     artifact = next(artifact for artifact in manifest.artifacts if artifact.format == "onnx")
-    evidence = Evidence(data, manifest.spec, Bar(2e-5), "some")
+    reference_outputs = ReferenceOutputs(data, manifest.spec, Tolerance(2e-5), "some")
     reference, seen = load_reference(read(str(VIT))), []
     compute = reference.block_outputs
 
@@ -95,7 +95,7 @@ def test_blocks_are_computed_for_a_few_images_only(demo_bundle: Path, monkeypatc
         return compute(images)
 
     monkeypatch.setattr(Reference, "block_outputs", counted)
-    (report,) = check_parity(demo_bundle / artifact.path, artifact, evidence)
-    assert compare_layers(report, demo_bundle / artifact.path, artifact, Original(reference), evidence).layers
+    (report,) = check_parity(demo_bundle / artifact.path, artifact, reference_outputs)
+    assert compare_layers(report, demo_bundle / artifact.path, artifact, Original(reference), reference_outputs).layers
     assert seen == [LAYER_IMAGES]
     assert len(data.images) > LAYER_IMAGES

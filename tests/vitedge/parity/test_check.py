@@ -5,7 +5,7 @@ import numpy as np
 
 from vitedge.parity.check import TOLERANCE_DB, hold_to
 from vitedge.parity.metrics import compare
-from vitedge.records import Bar, OutputParity, ParityReport
+from vitedge.records import OutputParity, ParityReport, Tolerance
 
 
 def outputs(noise: float) -> tuple[OutputParity, ...]:
@@ -18,7 +18,9 @@ def outputs(noise: float) -> tuple[OutputParity, ...]:
 
 def report(noise: float, reason: str = "") -> ParityReport:
     found = outputs(noise)
-    return ParityReport("model.onnx", "onnxruntime", 16, "noise", Bar(), found, not reason, reason, note="one thread")
+    return ParityReport(
+        "model.onnx", "onnxruntime", 16, "noise", Tolerance(), found, not reason, reason, note="one thread"
+    )
 
 
 def test_a_runtime_is_held_to_the_simulation() -> None:

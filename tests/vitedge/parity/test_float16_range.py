@@ -19,10 +19,10 @@ from vitedge.export.float16.lowering import lower_in_range
 from vitedge.files.bundle import ReferenceData
 from vitedge.mlprogram.overflow import FLOAT16_MAX
 from vitedge.models.reference import load_reference
-from vitedge.parity.artifact import Evidence
+from vitedge.parity.artifact import ReferenceOutputs
 from vitedge.parity.float16_range import check_overflow
 from vitedge.recipe import ExportRecipe
-from vitedge.records import Artifact, Bar, StressReport, TensorSpec
+from vitedge.records import Artifact, OverflowReport, TensorSpec, Tolerance
 from vitedge.verbs import lowering
 from vitedge.verbs.export import export
 
@@ -45,7 +45,7 @@ def overflowing(folder: Path) -> Path:
 @pytest.fixture
 def no_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is foreseen on the captured graph."""
-    monkeypatch.setattr(float32_modules, "find_islands", lambda *_: ())
+    monkeypatch.setattr(float32_modules, "find_overflowing", lambda *_: ())
     monkeypatch.setattr(float32_modules, "find_noisy", lambda *_, **__: ())
 
 
@@ -53,9 +53,9 @@ def no_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_overflows_is_found_in_the_package_and_kept_in_float32(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reports: list[StressReport] = []
+    reports: list[OverflowReport] = []
 
-    def spy(*arguments: Any) -> StressReport:
+    def spy(*arguments: Any) -> OverflowReport:
         reports.append(check_overflow(*arguments))
         return reports[-1]
 
@@ -90,7 +90,7 @@ def test_a_package_that_is_predicted_well_is_lowered_once(tmp_path: Path, monkey
     assert not any("largest value of float16" in note for note in artifact.notes)
 
 
-def too_large(folder: Path) -> tuple[Callable[[tuple[str, ...]], Artifact], Evidence, list[tuple[str, ...]]]:
+def too_large(folder: Path) -> tuple[Callable[[tuple[str, ...]], Artifact], ReferenceOutputs, list[tuple[str, ...]]]:
     """A lowering that takes no notice of what is to stay in float32, two images, and what it was asked for."""
     images = np.full((2, 3, 4, 4), 200, np.uint8)
 
@@ -109,22 +109,24 @@ def too_large(folder: Path) -> tuple[Callable[[tuple[str, ...]], Artifact], Evid
         return artifact
 
     spec = load_reference(read(str(VIT))).spec
-    return lower, Evidence(ReferenceData(images, {}), spec, Bar(), ""), asked
+    return lower, ReferenceOutputs(ReferenceData(images, {}), spec, Tolerance(), ""), asked
 
 
 def test_what_float32_does_not_mend_is_named(tmp_path: Path) -> None:
-    lower, evidence, asked = too_large(tmp_path)
+    lower, reference_outputs, asked = too_large(tmp_path)
     path = tmp_path / "model.mlpackage"
     with pytest.raises(CheckFailed) as caught:
-        lower_in_range(lower, path, lambda artifact: check_overflow(path, artifact, evidence.data, evidence.spec))
+        lower_in_range(
+            lower, path, lambda artifact: check_overflow(path, artifact, reference_outputs.data, reference_outputs.spec)
+        )
     text = str(caught.value)
     assert "conv of module stem_conv overflows (6e+05; float16 holds 65504)" in text
     assert asked == [(), ("stem_conv",)]
 
 
 def test_the_report_is_of_the_artifact_and_all_images(tmp_path: Path) -> None:
-    lower, evidence, _ = too_large(tmp_path)
+    lower, reference_outputs, _ = too_large(tmp_path)
     artifact = lower(())
-    report = check_overflow(tmp_path / artifact.path, artifact, evidence.data, evidence.spec)
+    report = check_overflow(tmp_path / artifact.path, artifact, reference_outputs.data, reference_outputs.spec)
     assert (report.artifact, report.images, report.passed) == ("model.mlpackage", 2, False)
     assert report.ranges[0].magnitude == 200 * 3 * 1000

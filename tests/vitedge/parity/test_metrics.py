@@ -9,10 +9,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from tests.seeding import seeded
-from vitedge.parity.metrics import compare, default_bar, judge
-from vitedge.records import Bar, OutputParity
+from vitedge.parity.metrics import compare, default_tolerance, exceeded
+from vitedge.records import OutputParity, Tolerance
 
-FP32 = default_bar("fp32", "vit")
+FP32 = default_tolerance("fp32", "vit")
 
 
 def logits(images: int = 8, classes: int = 10, seed: int = 0) -> np.ndarray:
@@ -30,7 +30,7 @@ def test_equal_outputs_pass_with_infinite_ratio() -> None:
     assert found.sqnr_db == found.centred_sqnr_db == float("inf")
     assert found.agreement == 1
     assert found.kl == pytest.approx(0, abs=1e-12)
-    assert judge((found,), FP32) == ""
+    assert exceeded((found,), FP32) == ""
 
 
 def test_the_metrics_equal_their_definitions() -> None:
@@ -74,29 +74,29 @@ def test_a_constant_error_is_not_removed_with_the_mean() -> None:
 def test_a_degenerate_reference_never_passes(reference: np.ndarray, word: str) -> None:
     found = parity(reference, reference)
     assert word in found.degenerate
-    assert "degenerate" in judge((found,), Bar())
+    assert "degenerate" in exceeded((found,), Tolerance())
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_candidate_with_nan_or_infinity_fails_every_bar(value: float) -> None:
     candidate = logits()
     candidate[0, 0] = value
-    for bar in (FP32, default_bar("fp16", "vit"), Bar()):
-        assert "NaN" in judge((parity(logits(), candidate),), bar)
+    for tolerance in (FP32, default_tolerance("fp16", "vit"), Tolerance()):
+        assert "NaN" in exceeded((parity(logits(), candidate),), tolerance)
 
 
 def test_a_missing_or_misshapen_output_fails() -> None:
     for candidate in ({}, {"logits": logits(classes=9)}):
-        assert "missing" in judge(compare({"logits": logits()}, candidate), Bar())
+        assert "missing" in exceeded(compare({"logits": logits()}, candidate), Tolerance())
 
 
 def test_each_bar_is_named_when_it_is_missed() -> None:
     found = OutputParity("logits", 1e-6, 60, 60, 1, 1.0, 0)
-    bar = Bar(relative_error=1e-5, centred_sqnr_db=40, agreement=1)
-    assert judge((found,), bar) == ""
-    assert "relative" in judge((replace(found, relative_error=1e-4),), bar)
-    assert "dB" in judge((replace(found, centred_sqnr_db=30),), bar)
-    assert "agrees on 50.0%" in judge((replace(found, agreement=0.5),), bar)
+    tolerance = Tolerance(relative_error=1e-5, centred_sqnr_db=40, agreement=1)
+    assert exceeded((found,), tolerance) == ""
+    assert "relative" in exceeded((replace(found, relative_error=1e-4),), tolerance)
+    assert "dB" in exceeded((replace(found, centred_sqnr_db=30),), tolerance)
+    assert "agrees on 50.0%" in exceeded((replace(found, agreement=0.5),), tolerance)
 
 
 def test_a_tie_of_the_reference_counts_for_either_class() -> None:
@@ -125,5 +125,5 @@ def test_a_tanh_gelu_in_place_of_the_exact_one_is_caught() -> None:
         for block in model.blocks:
             block.mlp.act = torch.nn.GELU(approximate="tanh")
         approximate = model(images).numpy()
-    assert judge((parity(exact, exact),), FP32) == ""
-    assert "relative" in judge((parity(exact, approximate),), FP32)
+    assert exceeded((parity(exact, exact),), FP32) == ""
+    assert "relative" in exceeded((parity(exact, approximate),), FP32)

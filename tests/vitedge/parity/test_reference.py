@@ -14,7 +14,7 @@ from vitedge.files.bundle import read_manifest
 from vitedge.images.image_set import ImageSet, load
 from vitedge.models.reference import Reference, load_reference
 from vitedge.parity.reference import captured, describe, gather
-from vitedge.records import Bar, TensorSpec
+from vitedge.records import TensorSpec, Tolerance
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,9 @@ def images(reference: Reference) -> ImageSet:
 
 @pytest.mark.parametrize("features", [False, True])
 def test_the_evidence_is_what_the_reference_computes(reference: Reference, images: ImageSet, features: bool) -> None:
-    bar = Bar(relative_error=1e-5)
-    found = gather(reference, images, bar, features=features)
-    assert (found.bar, found.spec) == (bar, reference.spec)
+    tolerance = Tolerance(relative_error=1e-5)
+    found = gather(reference, images, tolerance, features=features)
+    assert (found.tolerance, found.spec) == (tolerance, reference.spec)
     np.testing.assert_array_equal(found.data.images, images.pixels)
     expected = reference.outputs(images.pixels, features=features)
     assert tuple(found.data.outputs) == tuple(expected)
@@ -43,7 +43,7 @@ def test_the_images_are_described_so_that_they_can_be_told_apart(reference: Refe
     text = describe(images)
     assert text == f"synthetic, seed 7, SHA-256 {images.sha256[:16]}"
     assert describe(load("synthetic", reference.spec, 5, seed=8)) != text
-    assert gather(reference, images, Bar(), features=False).image_source == text
+    assert gather(reference, images, Tolerance(), features=False).image_source == text
 
 
 def test_the_weights_of_an_artifact_are_those_of_its_own_program(reference: Reference, demo_bundle: Path) -> None:

@@ -7,28 +7,28 @@ import torch
 from torch import Tensor
 
 from vitedge.program.structure import Structure
-from vitedge.quantization.plan import Grid, quantize
+from vitedge.quantization.plan import QuantizationParameters, quantize
 
 
-def whole(dtype: str, scale: float, zero_point: int = 0) -> Grid:
+def whole(dtype: str, scale: float, zero_point: int = 0) -> QuantizationParameters:
     """One scale for a tensor."""
-    return Grid(dtype, torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32))
+    return QuantizationParameters(dtype, torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32))
 
 
-def channel_weight(weight: Tensor) -> tuple[Tensor, Grid]:
+def channel_weight(weight: Tensor) -> tuple[Tensor, QuantizationParameters]:
     """A weight as int8 with a scale a channel."""
     scale = weight.flatten(1).abs().amax(1) / 127
-    grid = Grid("int8", scale, torch.zeros_like(scale, dtype=torch.int32), axis=0)
+    grid = QuantizationParameters("int8", scale, torch.zeros_like(scale, dtype=torch.int32), axis=0)
     return quantize(weight, grid), grid
 
 
-def block_weight(weight: Tensor, block: int) -> tuple[Tensor, Grid]:
+def block_weight(weight: Tensor, block: int) -> tuple[Tensor, QuantizationParameters]:
     """A weight as int4 with a scale a block."""
     scale = weight.reshape(len(weight), -1, block).abs().amax(2) / 7
-    grid = Grid("int4", scale, torch.zeros_like(scale, dtype=torch.int32), axis=0, block=block)
+    grid = QuantizationParameters("int4", scale, torch.zeros_like(scale, dtype=torch.int32), axis=0, block=block)
     return quantize(weight, grid), grid
 
 
-def channel_weights(structure: Structure) -> dict[str, tuple[Tensor, Grid]]:
+def channel_weights(structure: Structure) -> dict[str, tuple[Tensor, QuantizationParameters]]:
     """Every weight as int8."""
     return {layer.name: channel_weight(structure.editor.value(layer.weight)) for layer in structure.layers}

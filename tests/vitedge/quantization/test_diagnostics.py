@@ -20,7 +20,7 @@ from vitedge.program.program import Program
 from vitedge.program.structure import find_structure
 from vitedge.quantization.diagnostics import diagnose, measure_attended
 from vitedge.quantization.insert import insert
-from vitedge.quantization.plan import Grid, Plan, dequantize, fake_quantize, quantize
+from vitedge.quantization.plan import Plan, QuantizationParameters, dequantize, fake_quantize, quantize
 from vitedge.quantization.records import AttentionDiagnosis, LayerDiagnosis, QuantizationRecord
 from vitedge.runtimes.feeding import DYNAMIC_BATCH
 
@@ -62,17 +62,17 @@ def program(name: str, batch: int | str = "dynamic") -> Program:
     return replace(captured, exported=copy.deepcopy(captured.exported))
 
 
-def grid(scale: float, zero_point: int = 0, dtype: str = "int8") -> Grid:
-    return Grid(dtype, torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32))
+def grid(scale: float, zero_point: int = 0, dtype: str = "int8") -> QuantizationParameters:
+    return QuantizationParameters(dtype, torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32))
 
 
-def weights(name: str) -> dict[str, tuple[Tensor, Grid]]:
+def weights(name: str) -> dict[str, tuple[Tensor, QuantizationParameters]]:
     structure = find_structure(reference(name))
     found = {}
     for layer in structure.layers:
         weight = structure.editor.value(layer.weight)
         scale = weight.flatten(1).abs().amax(dim=1) / 127
-        channels = Grid("int8", scale, torch.zeros_like(scale, dtype=torch.int32), axis=0)
+        channels = QuantizationParameters("int8", scale, torch.zeros_like(scale, dtype=torch.int32), axis=0)
         found[layer.name] = (quantize(weight, channels), channels)
     return found
 

@@ -21,7 +21,7 @@ from vitedge.program.editor import aten
 from vitedge.program.program import Program
 from vitedge.program.qdq import CHOOSE, DEQUANTIZE, DEQUANTIZE_BLOCKS, DEQUANTIZE_CHANNELS, QUANTIZE
 from vitedge.quantization.insert import insert
-from vitedge.quantization.plan import Grid, Plan, fake_quantize
+from vitedge.quantization.plan import Plan, QuantizationParameters, fake_quantize
 
 IMAGES = tiny.images(3)
 MODULE: Any = small.built(small.Mixture)
@@ -53,7 +53,7 @@ def rest(name: str, output: Tensor) -> Tensor:
     return MODULE.head((functional.gelu(output) + MODULE.right(read_by()["right"])).mean(1))  # type: ignore[no-any-return]
 
 
-def grid_of(values: Tensor, dtype: str = "uint8") -> Grid:
+def grid_of(values: Tensor, dtype: str = "uint8") -> QuantizationParameters:
     """A range that clamps a little."""
     low, high = 0.9 * float(values.min()), 0.9 * float(values.max())
     if dtype == "int8":

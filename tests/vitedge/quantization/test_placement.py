@@ -12,7 +12,7 @@ from vitedge.errors import BadRecipe
 from vitedge.export.formats import CORE_ML, PROCESSOR, TENSORRT, QuantizedForm
 from vitedge.program.canonical import canonicalize
 from vitedge.program.structure import Structure, find_structure
-from vitedge.quantization.placement import SCHEMES, Choice, choose
+from vitedge.quantization.placement import SCHEMES, LayerPlacement, choose
 from vitedge.recipe import LAYER_SCHEMES, QuantizationRecipe
 
 FORMS = {"onnxruntime": PROCESSOR, "coreml": CORE_ML, "tensorrt": TENSORRT}
@@ -23,7 +23,7 @@ def structure(name: str) -> Structure:
     return find_structure(canonicalize(copy.deepcopy(tiny.program(name, "dynamic")[1])))
 
 
-def chosen(name: str, scheme: str = "int8", target: str = "onnxruntime", **layers: str) -> dict[str, Choice]:
+def chosen(name: str, scheme: str = "int8", target: str = "onnxruntime", **layers: str) -> dict[str, LayerPlacement]:
     named = {key.replace("__", "."): value for key, value in layers.items()}
     return choose(structure(name), QuantizationRecipe(scheme, layers=named), FORMS[target])
 

@@ -6,7 +6,7 @@ import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
 from torch import Tensor
 
-from vitedge.quantization.plan import ENDS, Grid, Plan, dequantize, fake_quantize, quantize
+from vitedge.quantization.plan import ENDS, Plan, QuantizationParameters, dequantize, fake_quantize, quantize
 
 decomposed = torch.ops.quantized_decomposed
 KINDS = ("uint8", "int8", "uint16", "int16")
@@ -17,12 +17,12 @@ def noise(*shape: int) -> Tensor:
     return 3 * torch.randn(shape, generator=torch.Generator().manual_seed(2))
 
 
-def whole(dtype: str, scale: float, zero_point: int = 0) -> Grid:
-    return Grid(dtype, torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32))
+def whole(dtype: str, scale: float, zero_point: int = 0) -> QuantizationParameters:
+    return QuantizationParameters(dtype, torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32))
 
 
-def channels(dtype: str, scale: Tensor, axis: int = 0) -> Grid:
-    return Grid(dtype, scale, torch.full(scale.shape, ZERO_POINTS[dtype], dtype=torch.int32), axis)
+def channels(dtype: str, scale: Tensor, axis: int = 0) -> QuantizationParameters:
+    return QuantizationParameters(dtype, scale, torch.full(scale.shape, ZERO_POINTS[dtype], dtype=torch.int32), axis)
 
 
 @pytest.mark.parametrize("dtype", KINDS)
@@ -52,7 +52,7 @@ def test_a_scale_a_channel_computes_what_pytorch_computes_bit_for_bit(dtype: str
 def test_a_scale_a_block_computes_what_pytorch_computes_bit_for_bit(block: int) -> None:
     values = noise(24, 96)
     scale = values.reshape(24, -1, block).abs().amax(2) / 8
-    grid = Grid("int4", scale, torch.zeros(scale.shape, dtype=torch.int32), axis=0, block=block)
+    grid = QuantizationParameters("int4", scale, torch.zeros(scale.shape, dtype=torch.int32), axis=0, block=block)
     arguments = (grid.scale, grid.zero_point, *grid.ends, grid.storage, block)
     expected = decomposed.quantize_per_channel_group(values, *arguments)
     assert torch.equal(quantize(values, grid), expected)
@@ -62,7 +62,7 @@ def test_a_scale_a_block_computes_what_pytorch_computes_bit_for_bit(block: int) 
 
 def test_the_last_block_of_a_row_may_be_short() -> None:
     scale = torch.tensor([[1.0, 0.5]])
-    grid = Grid("int4", scale, torch.zeros(1, 2, dtype=torch.int32), axis=0, block=4)
+    grid = QuantizationParameters("int4", scale, torch.zeros(1, 2, dtype=torch.int32), axis=0, block=4)
     integers = quantize(torch.full((1, 6), 2.0), grid)
     assert integers.tolist() == [[2, 2, 2, 2, 4, 4]]
     assert dequantize(integers, grid).tolist() == [[2.0] * 6]

@@ -8,7 +8,6 @@ from dataclasses import replace
 from vitedge.demo.records import DemoResult, DemoRow
 from vitedge.records import (
     Artifact,
-    Bar,
     BenchReport,
     CheckpointIdentity,
     Cost,
@@ -20,13 +19,14 @@ from vitedge.records import (
     ModelSpec,
     Origin,
     OutputParity,
+    OverflowReport,
     ParityReport,
     Preprocessing,
     Quantiles,
     SpeedComparison,
-    StressReport,
     StructureReport,
     TensorSpec,
+    Tolerance,
     ValueRange,
 )
 
@@ -53,16 +53,16 @@ SPEC = ModelSpec(
     notes=("The file does not tell heads: 6 12 24 48 is what such widths have; correct it with --set heads=…",),
 )
 PARITY = OutputParity("pooled", 1.234e-05, 101.2, 99.96, 0.9999, 1.0, 1e-9)
-GOOD = ParityReport("model.onnx", "onnxruntime", 16, "synthetic", Bar(2e-5), (PARITY, PARITY), passed=True)
+GOOD = ParityReport("model.onnx", "onnxruntime", 16, "synthetic", Tolerance(2e-5), (PARITY, PARITY), passed=True)
 BAD = ParityReport(
     "model.onnx",
     "onnxruntime",
     16,
     "synthetic",
-    Bar(2e-5),
+    Tolerance(2e-5),
     (OutputParity("logits", INF, -12.5, float("nan"), 0.1, 0.0, 3.0),),
     passed=False,
-    reason="logits is off by 0.5 relative; the bar is 2e-05; the first to depart is layers.2.blocks.17",
+    reason="logits is off by 0.5 relative; the tolerance is 2e-05; the first to depart is layers.2.blocks.17",
     first_departure="layers.2.blocks.17",
     layers=(PARITY, OutputParity("layers.2.blocks.17", 0.5, 6.0, 6.0, 0.9, None, None)),
 )
@@ -75,7 +75,7 @@ ON_A_MAC = replace(
 PROGRAM = replace(
     GOOD, artifact="model.mlpackage", runtime="mlprogram-fp32", note="its meaning, not a bit model of the Neural Engine"
 )
-STRESS = StressReport(
+STRESS = OverflowReport(
     "model.mlpackage",
     4,
     65504.0,

@@ -32,7 +32,7 @@ def test_what_to_type_next_works_on_this_machine(
     ("report", "said", "following"),
     [
         (ON_A_MAC, "passed, and is sealed", "vitedge validate 'a bundle'"),
-        (BAD, "did NOT pass, and is sealed", "vitedge validate 'a bundle' --stress"),
+        (BAD, "did NOT pass, and is sealed", "vitedge validate 'a bundle' --overflow"),
     ],
 )
 def test_an_import_ends_with_path_size_check_and_next_command(

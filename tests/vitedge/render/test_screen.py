@@ -70,7 +70,7 @@ CASES: dict[str, tuple[Callable[..., None], Any, tuple[str, ...]]] = {
             (UNSOUND,),
             5,
             passed=False,
-            stress=(STRESS,),
+            overflow=(STRESS,),
             findings=(FINDING,),
         ),
         (

@@ -19,7 +19,7 @@ from tests.bad_files import VIT
 from tests.vitedge.grey_models import GREYS, NAMES, spec, write_arrays, write_folders, write_model
 from vitedge.demo.assets import IMAGES
 from vitedge.errors import BadRecipe
-from vitedge.verbs.evaluate import Request, evaluate
+from vitedge.verbs.evaluate import EvaluationRequest, evaluate
 from vitedge.verbs.subjects import Weights
 
 CONFUSED = (10, 40, 70, 101, 100, 160, 190)
@@ -44,7 +44,7 @@ def folders(tmp_path: Path) -> str:
 
 
 def test_shares_intervals_and_what_was_lost(good: str, bad: str, folders: str) -> None:
-    found = evaluate([good, bad], Request(folders))
+    found = evaluate([good, bad], EvaluationRequest(folders))
     first, second = found.subjects
     assert (found.images, found.classes, found.classes_seen) == (21, 7, 7)
     assert (first.top1.count, first.top1.share, first.top1.high) == (21, 1.0, 1.0)
@@ -64,21 +64,21 @@ def test_shares_intervals_and_what_was_lost(good: str, bad: str, folders: str) -
 def test_every_kind_of_source_gives_the_same(good: str, bad: str, folders: str, tmp_path: Path) -> None:
     rows = [f"set/{name}/{index:03}.png,{label}" for label, name in enumerate(NAMES[2:], 2) for index in range(3)]
     (tmp_path / "set.csv").write_text("\n".join(rows), encoding="utf-8")
-    table = evaluate([good, bad], Request(str(tmp_path / "set.csv")))
-    whole = evaluate([good, bad], Request(folders))
+    table = evaluate([good, bad], EvaluationRequest(str(tmp_path / "set.csv")))
+    whole = evaluate([good, bad], EvaluationRequest(folders))
     assert [row.top1.count + 6 for row in table.subjects] == [row.top1.count for row in whole.subjects]
     assert (table.classes_seen, table.images) == (5, 15)
-    arrays = evaluate([good], Request(str(write_arrays(tmp_path / "set.npz", [0, 6, 3]))))
+    arrays = evaluate([good], EvaluationRequest(str(write_arrays(tmp_path / "set.npz", [0, 6, 3]))))
     assert (arrays.images, arrays.subjects[0].top1.count) == (3, 3)
 
 
 def test_the_allowed_drop(good: str, bad: str, folders: str) -> None:
     exact = 100 * len(LOST) / 21
-    assert evaluate([good, bad], Request(folders, max_drop=exact)).passed
-    missed = evaluate([good, bad], Request(folders, max_drop=exact - 0.01))
+    assert evaluate([good, bad], EvaluationRequest(folders, max_drop=exact)).passed
+    missed = evaluate([good, bad], EvaluationRequest(folders, max_drop=exact - 0.01))
     assert not missed.passed
     assert missed.reason.startswith(f"bad.onnx loses {exact:.2f} points of top-1 against good.onnx")
-    assert evaluate([bad, good], Request(folders, max_drop=0.0)).passed
+    assert evaluate([bad, good], EvaluationRequest(folders, max_drop=0.0)).passed
 
 
 def test_scores_that_are_not_numbers_are_wrong(good: str, folders: str, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_scores_that_are_not_numbers_are_wrong(good: str, folders: str, tmp_path
     values[0] = np.nan
     offset.CopyFrom(numpy_helper.from_array(values, "offset"))
     onnx.save(model, tmp_path / "nan.onnx")
-    found = evaluate([good, str(tmp_path / "nan.onnx")], Request(folders))
+    found = evaluate([good, str(tmp_path / "nan.onnx")], EvaluationRequest(folders))
     assert (found.subjects[1].top1.count, found.subjects[1].not_finite) == (0, 21)
     assert found.comparisons[0].lost == 21
     assert len(found.comparisons[0].lost_images) == 20
@@ -96,7 +96,7 @@ def test_scores_that_are_not_numbers_are_wrong(good: str, folders: str, tmp_path
 
 def test_the_demos_model_and_its_artifacts(demo_bundle: Path) -> None:
     """The same images through PyTorch, ONNX Runtime and the package's program."""
-    found = evaluate([str(demo_bundle)], Request(str(IMAGES), image_count=60, against=str(VIT)))
+    found = evaluate([str(demo_bundle)], EvaluationRequest(str(IMAGES), image_count=60, against=str(VIT)))
     reference, *artifacts = found.subjects
     assert reference.subject == "vit-digits.pth (reference)"
     assert (reference.runtime, reference.agreement) == ("torch", None)
@@ -114,7 +114,7 @@ def test_the_demos_model_and_its_artifacts(demo_bundle: Path) -> None:
 def test_a_reference_is_what_the_bundle_was_made_of(demo_bundle: Path) -> None:
     """Its size is that of the artifacts; a fact that was given otherwise is said."""
     weights = Weights(overrides={"mean": (0.2, 0.2, 0.2)})
-    request = Request(str(IMAGES), image_count=10, against=str(VIT), weights=weights)
+    request = EvaluationRequest(str(IMAGES), image_count=10, against=str(VIT), weights=weights)
     found = evaluate([str(demo_bundle / "model.onnx")], request)
     assert found.notes == ("model.onnx and vit-digits.pth (reference) prepare images differently",)
 
@@ -122,7 +122,7 @@ def test_a_reference_is_what_the_bundle_was_made_of(demo_bundle: Path) -> None:
 def test_subjects_that_prepare_images_differently_see_the_same_images(good: str, folders: str, tmp_path: Path) -> None:
     large = str(write_model(tmp_path / "large.onnx", size=16, told=spec(16)))
     (Path(folders) / "ant" / "000.png").write_bytes(b"no image")
-    found = evaluate([good, large], Request(folders))
+    found = evaluate([good, large], EvaluationRequest(folders))
     assert [row.top1.count for row in found.subjects] == [20, 20]
     assert list(found.skipped) == ["ant/000.png"]
     assert "prepare images differently" in found.notes[0]
@@ -130,12 +130,12 @@ def test_subjects_that_prepare_images_differently_see_the_same_images(good: str,
 
 def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
     model = str(write_model(tmp_path / "m.onnx", size=64, batch=8, told=spec(64)))
-    evaluate([model], Request(str(write_arrays(tmp_path / "warm.npz", [0] * 4))))
+    evaluate([model], EvaluationRequest(str(write_arrays(tmp_path / "warm.npz", [0] * 4))))
     peaks = []
     for count in (64, 512):  # 512 prepared images are 6.3 MB
         path = write_arrays(tmp_path / f"{count}.npz", [index % len(GREYS) for index in range(count)])
         tracemalloc.start()
-        evaluate([model], Request(str(path)))
+        evaluate([model], EvaluationRequest(str(path)))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] - peaks[0] < 1e6
@@ -146,13 +146,13 @@ def test_what_does_not_fit_together_is_refused(good: str, folders: str, tmp_path
     other = str(write_model(tmp_path / "other.onnx", told=spec(labels=NAMES[::-1])))
     large = str(write_model(tmp_path / "large.onnx", size=16, told=spec(16)))
     for subjects, request, sentence in (
-        ([], Request(folders), "Nothing was named"),
-        ([good, fewer], Request(folders), "fewer.onnx has 6 classes and good.onnx 7"),
-        ([good, other], Request(folders), "call their classes by other names"),
-        ([good], Request(folders, max_drop=1.0), "--max-drop compares"),
-        ([good, good], Request(folders, max_drop=float("nan")), "0 or more"),
-        ([good], Request(folders, weights=Weights(overrides={"labels": ("a", "b")})), "labels takes 7 names"),
-        ([good, large], Request(folders, against=str(VIT)), "8x8 and 16x16"),
+        ([], EvaluationRequest(folders), "Nothing was named"),
+        ([good, fewer], EvaluationRequest(folders), "fewer.onnx has 6 classes and good.onnx 7"),
+        ([good, other], EvaluationRequest(folders), "call their classes by other names"),
+        ([good], EvaluationRequest(folders, max_drop=1.0), "--max-drop compares"),
+        ([good, good], EvaluationRequest(folders, max_drop=float("nan")), "0 or more"),
+        ([good], EvaluationRequest(folders, weights=Weights(overrides={"labels": ("a", "b")})), "labels takes 7 names"),
+        ([good, large], EvaluationRequest(folders, against=str(VIT)), "8x8 and 16x16"),
     ):
         with pytest.raises(BadRecipe, match=sentence):
             evaluate(subjects, request)

@@ -20,10 +20,10 @@ from vitedge.files.bundle import MANIFEST, check_files, read_manifest, read_refe
 from vitedge.files.digest import hash_file
 from vitedge.files.plain import from_dict
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
-from vitedge.records import Bar, SpeedComparison
+from vitedge.records import SpeedComparison, Tolerance
 from vitedge.verbs import export as pipeline
 from vitedge.verbs import lowering
-from vitedge.verbs.export import STAGES, Request, export, parameters
+from vitedge.verbs.export import STAGES, ExportRequest, export, parameters
 from vitedge.verbs.validate import validate
 
 SMALL = ExportRecipe(image_count=2)
@@ -67,7 +67,7 @@ def test_the_stages_can_be_read_as_the_job() -> None:
 
 
 def test_a_stage_takes_what_earlier_ones_returned() -> None:
-    made: set[type] = {Request}
+    made: set[type] = {ExportRequest}
     for title, stage in STAGES:
         assert set(parameters(stage).values()) <= made, title
         made.add(get_type_hints(stage)["return"])
@@ -191,10 +191,10 @@ def test_one_program_is_enough_for_formats_of_the_same_batch(monkeypatch: pytest
 
 def test_a_bar_that_is_missed_names_the_block_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(CheckFailed) as caught:
-        export(str(VIT), tmp_path / "out", replace(SMALL, bar=Bar(relative_error=0.0)))
+        export(str(VIT), tmp_path / "out", replace(SMALL, tolerance=Tolerance(relative_error=0.0)))
     text = str(caught.value)
     assert text.startswith("model.onnx does not compute what the checkpoint computes: logits is off by")
-    assert "the bar is 0; the first to depart is " in text
+    assert "the tolerance is 0; the first to depart is " in text
     assert text.rpartition(" is ")[2].rstrip(".") in {"patch_embed", *(f"blocks.{index}" for index in range(4))}
     assert list(tmp_path.iterdir()) == []
 
@@ -204,7 +204,7 @@ def test_a_model_that_does_not_look_at_its_image_is_never_passed(tmp_path: Path)
     state["head.weight"].zero_()
     torch.save(state, tmp_path / "constant.pth")
     with pytest.raises(CheckFailed, match="degenerate"):
-        export(str(tmp_path / "constant.pth"), tmp_path / "out", replace(SMALL, bar=Bar()))
+        export(str(tmp_path / "constant.pth"), tmp_path / "out", replace(SMALL, tolerance=Tolerance()))
     assert [path.name for path in tmp_path.iterdir()] == ["constant.pth"]
 
 

@@ -14,7 +14,7 @@ from vitedge.export.formats import CORE_ML, PROCESSOR, TENSORRT, QuantizedForm
 from vitedge.models.reference import load_reference
 from vitedge.quantization.file.model import Model
 from vitedge.recipe import CALIBRATED, SCHEMES, ExportRecipe, QuantizationRecipe
-from vitedge.verbs.quantize import form_for, of_file, prepare, quantize, settings
+from vitedge.verbs.quantize import form_for, of_file, quantize, quantize_reference, settings
 
 
 def test_what_a_quantized_file_fixes_is_kept_in_an_export(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_processors_get_activations_without_a_sign(
     asked = QuantizationRecipe(images="synthetic")
     reference = load_reference(read(str(VIT)))
     recipe = ExportRecipe(profile=profile, formats=formats, precision="int8", quantization=asked)
-    assert prepare(reference, recipe, features=False, progress=lambda _text: None).activations == expected
+    assert quantize_reference(reference, recipe, features=False, progress=lambda _text: None).activations == expected
 
 
 def test_an_output_is_refused_before_anything_is_read(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_budget_weighs_what_layers_cost_on_this_machine() -> None:
     quick = {"smoothing": "off", "equalization": "off", "bias_correction": "off", "ranges": "minmax"}
     asked = QuantizationRecipe("mixed", images="synthetic", image_count=8, min_sqnr=60.0, **quick)  # type: ignore[arg-type]
     recipe = ExportRecipe(precision="mixed", quantization=asked)
-    job = prepare(load_reference(read(str(VIT)), None), recipe, features=False, progress=lambda _text: None)
+    job = quantize_reference(load_reference(read(str(VIT)), None), recipe, features=False, progress=lambda _text: None)
     frontier = job.spent.held.frontier
     assert len(frontier) > 1
     assert all(point.microseconds is not None and point.microseconds > 0 for point in frontier)

@@ -21,12 +21,12 @@ from vitedge.export.coreml.quiet import load_coremltools, quiet
 from vitedge.mlprogram.package import MODEL, WEIGHTS, read_package
 from vitedge.mlprogram.program import read_program
 from vitedge.recipe import ExportRecipe
-from vitedge.records import Bar
+from vitedge.records import Tolerance
 from vitedge.runtimes import mlprogram as program_runtime
 from vitedge.verbs.export import export
-from vitedge.verbs.validate import Against, Manner, validate
+from vitedge.verbs.validate import ReferenceOptions, ValidationOptions, validate
 
-AGAINST = Against(str(VIT), image_count=4)
+AGAINST = ReferenceOptions(str(VIT), image_count=4)
 BLOCKED = ("torch", "timm")
 
 
@@ -103,7 +103,7 @@ def test_a_bundle_against_another_training_does_not_pass(demo_bundle: Path, tmp_
     state = vit_state()
     state["blocks.1.norm2.bias"] += 0.1
     torch.save(state, tmp_path / "other.pth")
-    found = validate(demo_bundle, Against(str(tmp_path / "other.pth"), image_count=4, layers=True))
+    found = validate(demo_bundle, ReferenceOptions(str(tmp_path / "other.pth"), image_count=4, layers=True))
     assert not found.passed
     assert found.parity[0].first_departure == "blocks.1"
     assert [(report.artifact, report.passed) for report in found.structure] == [
@@ -114,18 +114,18 @@ def test_a_bundle_against_another_training_does_not_pass(demo_bundle: Path, tmp_
 
 def test_a_bundle_against_its_checkpoint_is_judged_as_it_was_exported(other_heads: Path) -> None:
     """The weights that were chosen and the facts that were given belong to what the bundle has to compute."""
-    found = validate(other_heads / "bundle", Against(str(other_heads / "weights.pth"), image_count=4))
+    found = validate(other_heads / "bundle", ReferenceOptions(str(other_heads / "weights.pth"), image_count=4))
     assert found.passed, found.parity[0].reason
     given: Mapping[str, object] = {"heads": 2}
-    other = Against(str(other_heads / "weights.pth"), image_count=4, overrides=given)
+    other = ReferenceOptions(str(other_heads / "weights.pth"), image_count=4, overrides=given)
     assert not validate(other_heads / "bundle", other).passed
 
 
 def test_the_bar_of_the_recipe_counts_and_another_one_can_be_asked_for(demo_bundle: Path) -> None:
-    assert validate(demo_bundle, AGAINST).parity[0].bar == Bar(relative_error=2e-5, agreement=1.0)
-    strict = validate(demo_bundle, replace(AGAINST, bar=Bar(relative_error=0.0)))
+    assert validate(demo_bundle, AGAINST).parity[0].tolerance == Tolerance(relative_error=2e-5, agreement=1.0)
+    strict = validate(demo_bundle, replace(AGAINST, tolerance=Tolerance(relative_error=0.0)))
     assert not strict.passed
-    assert "the bar is 0" in strict.parity[0].reason
+    assert "the tolerance is 0" in strict.parity[0].reason
 
 
 def test_an_onnx_file_on_its_own(demo_bundle: Path, tmp_path: Path) -> None:
@@ -168,24 +168,24 @@ def test_on_a_mac_a_package_is_judged_in_both_runtimes(demo_bundle: Path, monkey
 
 @pytest.mark.parametrize(("compute", "runtime"), [("declared", "mlprogram"), ("fp32", "mlprogram-fp32")])
 def test_the_arithmetic_of_a_package_can_be_chosen(compute: str, runtime: str, demo_bundle: Path) -> None:
-    found = validate(demo_bundle, manner=Manner(compute=compute))
+    found = validate(demo_bundle, options=ValidationOptions(compute=compute))
     assert [report.runtime for report in found.parity] == ["onnxruntime", runtime]
     assert found.passed
 
 
 def test_another_arithmetic_is_refused(demo_bundle: Path) -> None:
     with pytest.raises(BadRecipe, match="declared, fp32"):
-        validate(demo_bundle, manner=Manner(compute="fp8"))
+        validate(demo_bundle, options=ValidationOptions(compute="fp8"))
 
 
 def test_the_ranges_of_a_package_are_watched_on_request(demo_bundle: Path) -> None:
-    assert validate(demo_bundle).stress == ()
-    (report,) = validate(demo_bundle, manner=Manner(stress=True)).stress
+    assert validate(demo_bundle).overflow == ()
+    (report,) = validate(demo_bundle, options=ValidationOptions(overflow=True)).overflow
     assert report.passed
     assert report.images == 6
     assert {"softmax", "linear"} <= {entry.operation for entry in report.ranges}
     with pytest.raises(BadRecipe, match="holds no Core ML package"):
-        validate(demo_bundle / "model.onnx", AGAINST, Manner(stress=True))
+        validate(demo_bundle / "model.onnx", AGAINST, ValidationOptions(overflow=True))
 
 
 def test_what_will_cost_speed_is_told_and_is_no_failure(demo_bundle: Path) -> None:
@@ -211,9 +211,9 @@ def test_a_compressed_package_is_held_to_the_bar_of_compression(demo_bundle: Pat
     found = validate(path, replace(AGAINST, layers=True))
     assert found.passed, found
     (report,) = found.parity
-    assert report.bar == Bar(centred_sqnr_db=20.0)
+    assert report.tolerance == Tolerance(centred_sqnr_db=20.0)
     assert 20 < report.outputs[0].centred_sqnr_db < 80
-    strict = validate(path, replace(AGAINST, bar=Bar(centred_sqnr_db=80.0)))
+    strict = validate(path, replace(AGAINST, tolerance=Tolerance(centred_sqnr_db=80.0)))
     assert "values come of compressed weights" in strict.parity[0].reason
 
 
@@ -236,9 +236,9 @@ def test_a_package_for_two_images_of_pixels_gets_pixels(tmp_path: Path) -> None:
 
 
 def test_an_artifact_of_another_model(demo_bundle: Path) -> None:
-    found = validate(demo_bundle / "model.onnx", Against(str(PIT), image_count=4))
+    found = validate(demo_bundle / "model.onnx", ReferenceOptions(str(PIT), image_count=4))
     assert not found.passed
-    found = validate(demo_bundle / "model.mlpackage", Against(str(PIT), image_count=4))
+    found = validate(demo_bundle / "model.mlpackage", ReferenceOptions(str(PIT), image_count=4))
     assert not found.passed
     assert "modules with weights, such as " in found.parity[0].reason
     assert found.parity[0].reason.endswith("were not found in it")
@@ -249,7 +249,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(demo_bundle: Path, tmp_path: 
     del state["norm.bias"]
     torch.save(state, tmp_path / "cut.pth")
     with pytest.raises(WeightsMismatch, match=r"norm\.bias"):
-        validate(demo_bundle, Against(str(tmp_path / "cut.pth")))
+        validate(demo_bundle, ReferenceOptions(str(tmp_path / "cut.pth")))
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "reference.npz", f"model.mlpackage/{WEIGHTS}"])

@@ -23,7 +23,7 @@ from vitedge.files.bundle import MANIFEST, REFERENCE, check_files, read_manifest
 from vitedge.files.digest import hash_file
 from vitedge.files.plain import to_dict
 from vitedge.files.replacing import replacing
-from vitedge.parity.artifact import Evidence, report_on, sealed_evidence
+from vitedge.parity.artifact import ReferenceOutputs, report_on, sealed_outputs
 from vitedge.records import Artifact, Manifest, ParityReport, Validation
 from vitedge.runtimes.feeding import inputs, joined, output_names
 
@@ -61,18 +61,18 @@ def write_kit(bundle: Path, folder: Path, *, force: bool = False) -> Path:
         raise BadRecipe(f"{folder} lies in the bundle, which holds nothing but what its manifest describes.")
     if (folder / MANIFEST).is_file():
         raise OutputRefused(f"{folder} is a bundle, which a kit does not replace; name another folder.")
-    evidence = sealed_evidence(bundle, manifest)
-    fed = {artifact.path: _inputs(artifact, evidence) for artifact in packages}
+    reference_outputs = sealed_outputs(bundle, manifest)
+    fed = {artifact.path: _inputs(artifact, reference_outputs) for artifact in packages}
     needs = sum(artifact.size for artifact in packages) + sum(values.nbytes for values in fed.values())
     with replacing(folder, force=force, needs=needs) as partial:
         for name in (name for artifact in packages for name in artifact.files):
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle / name, partial / name)
         np.savez(partial / "inputs.npz", allow_pickle=False, **fed)
-        np.savez(partial / "expected.npz", allow_pickle=False, **evidence.data.outputs)
+        np.savez(partial / "expected.npz", allow_pickle=False, **reference_outputs.data.outputs)
         shutil.copyfile(Path(__file__).with_name("verify.py"), partial / SCRIPT)
         (partial / "README.md").write_text(_readme(packages, manifest), encoding="utf-8")
-        listing = _listing(packages, manifest, evidence, partial)
+        listing = _listing(packages, manifest, reference_outputs, partial)
         (partial / KIT).write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
     return folder
 
@@ -99,15 +99,15 @@ def import_result(bundle: Path, result: Path) -> Validation:
     manifest = read_manifest(bundle)
     packages = {artifact.path: artifact for artifact in _packages(bundle, manifest)}
     files = check_files(bundle, manifest)
-    evidence = sealed_evidence(bundle, manifest)
-    fed = {path: _inputs(artifact, evidence) for path, artifact in packages.items()}
-    shapes = {path: _shapes(artifact, evidence, len(fed[path])) for path, artifact in packages.items()}
+    reference_outputs = sealed_outputs(bundle, manifest)
+    fed = {path: _inputs(artifact, reference_outputs) for path, artifact in packages.items()}
+    shapes = {path: _shapes(artifact, reference_outputs, len(fed[path])) for path, artifact in packages.items()}
     found = read_result(result, shapes)
     if found.bundle != manifest.files.get(REFERENCE):
         raise CheckFailed(f"{result} comes from a kit of another bundle than {bundle}.")
     for path, artifact in packages.items():
         _check_origin(result, found, artifact, content_hash(fed[path]))
-    reports = tuple(_judged(one, packages[one.artifact], evidence, found.machine) for one in found.runs)
+    reports = tuple(_judged(one, packages[one.artifact], reference_outputs, found.machine) for one in found.runs)
     again = {_key(report) for report in reports}
     kept = tuple(report for report in manifest.parity if _key(report) not in again)
     write_manifest(bundle, replace(manifest, parity=(*kept, *reports)))
@@ -124,17 +124,21 @@ def _packages(bundle: Path, manifest: Manifest) -> tuple[Artifact, ...]:
     return packages
 
 
-def _inputs(artifact: Artifact, evidence: Evidence) -> Array:
+def _inputs(artifact: Artifact, reference_outputs: ReferenceOutputs) -> Array:
     """All that the package is fed, batch after batch."""
-    return np.ascontiguousarray(np.concatenate(list(inputs(evidence.data.images, artifact.inputs[0], evidence.spec))))
+    return np.ascontiguousarray(
+        np.concatenate(list(inputs(reference_outputs.data.images, artifact.inputs[0], reference_outputs.spec)))
+    )
 
 
-def _shapes(artifact: Artifact, evidence: Evidence, count: int) -> dict[str, tuple[int, ...]]:
-    return {name: (count, *evidence.data.outputs[name].shape[1:]) for name in _outputs(artifact, evidence)}
+def _shapes(artifact: Artifact, reference_outputs: ReferenceOutputs, count: int) -> dict[str, tuple[int, ...]]:
+    return {
+        name: (count, *reference_outputs.data.outputs[name].shape[1:]) for name in _outputs(artifact, reference_outputs)
+    }
 
 
-def _outputs(artifact: Artifact, evidence: Evidence) -> list[str]:
-    return [spec.name for spec in artifact.outputs if spec.name in evidence.data.outputs]
+def _outputs(artifact: Artifact, reference_outputs: ReferenceOutputs) -> list[str]:
+    return [spec.name for spec in artifact.outputs if spec.name in reference_outputs.data.outputs]
 
 
 def _check_origin(result: Path, found: Result, artifact: Artifact, inputs: str) -> None:
@@ -145,26 +149,30 @@ def _check_origin(result: Path, found: Result, artifact: Artifact, inputs: str) 
         raise CheckFailed(f"{result} was computed from other inputs than the bundle's images.")
 
 
-def _judged(one: Run, artifact: Artifact, evidence: Evidence, machine: Mapping[str, str]) -> ParityReport:
+def _judged(
+    one: Run, artifact: Artifact, reference_outputs: ReferenceOutputs, machine: Mapping[str, str]
+) -> ParityReport:
     where = {
         **machine,
         "compute_units": one.compute_units,
         "load_seconds": f"{one.load_seconds:.3f}",
         "median_ms": f"{one.median_ms:.3f}",
     }
-    images, names = len(evidence.data.images), output_names(evidence.data.outputs, artifact)
-    return replace(report_on(RUNTIME, artifact, joined([one.outputs], images, names), evidence), machine=where)
+    images, names = len(reference_outputs.data.images), output_names(reference_outputs.data.outputs, artifact)
+    return replace(report_on(RUNTIME, artifact, joined([one.outputs], images, names), reference_outputs), machine=where)
 
 
 def _key(report: ParityReport) -> tuple[str, ...]:
     return (report.artifact, report.runtime, *(report.machine.get(name, "") for name in _SAME_MACHINE))
 
 
-def _listing(packages: tuple[Artifact, ...], manifest: Manifest, evidence: Evidence, folder: Path) -> dict[str, Any]:
+def _listing(
+    packages: tuple[Artifact, ...], manifest: Manifest, reference_outputs: ReferenceOutputs, folder: Path
+) -> dict[str, Any]:
     return {
         "format": FORMAT_VERSION,
         "bundle": manifest.files[REFERENCE],
-        "bar": to_dict(evidence.bar),
+        "tolerance": to_dict(reference_outputs.tolerance),
         "files": {name: hash_file(folder / name) for name in _FILES},
         "artifacts": [
             {
@@ -172,7 +180,7 @@ def _listing(packages: tuple[Artifact, ...], manifest: Manifest, evidence: Evide
                 "input": artifact.inputs[0].name,
                 "image": artifact.inputs[0].dtype == "uint8",
                 "batch": artifact.inputs[0].shape[0],
-                "outputs": _outputs(artifact, evidence),
+                "outputs": _outputs(artifact, reference_outputs),
                 "files": dict(artifact.files),
             }
             for artifact in packages

@@ -38,7 +38,7 @@ class Stop(Exception):  # noqa: N818 - as the errors of vitedge
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the kit; returns the exit code, 0 if every output reaches the bar."""
+    """Runs the kit; returns the exit code, 0 if every output reaches the tolerance."""
     options = parse(arguments)
     try:
         return verify(options)
@@ -80,7 +80,7 @@ def verify(options: argparse.Namespace) -> int:
             runs.append(run)
             for name in artifact["outputs"]:
                 outputs[f"{unit}/{artifact['path']}/{name}"] = found[name]
-                passed = show(run, name, compare(expected[name], found[name]), kit["bar"]) and passed
+                passed = show(run, name, compare(expected[name], found[name]), kit["tolerance"]) and passed
     about = {
         "format": 1,
         "bundle": kit["bundle"],
@@ -91,7 +91,7 @@ def verify(options: argparse.Namespace) -> int:
     }
     target = options.output or folder / "result.npz"
     write(target, about, outputs)
-    print("Every output reaches the bar." if passed else "NOT every output reaches the bar.")
+    print("Every output reaches the tolerance." if passed else "NOT every output reaches the tolerance.")
     print(f"Take {target} back and type: vitedge kit import BUNDLE {target.name}")
     return 0 if passed else 4
 
@@ -202,8 +202,8 @@ def timed(model: Any, feeds: list[Any], repeat: int) -> float:
     return float(np.median(samples[WARM_UP:]) * 1000)
 
 
-def show(run: dict[str, Any], name: str, figures: tuple[float, float, float | None], bar: dict[str, Any]) -> bool:
-    """Prints one line of the table; returns whether the output reaches the bar."""
+def show(run: dict[str, Any], name: str, figures: tuple[float, float, float | None], tolerance: dict[str, Any]) -> bool:
+    """Prints one line of the table; returns whether the output reaches the tolerance."""
     relative, decibels, agreement = figures
     top1 = "-" if agreement is None else f"{agreement:.1%}"
     print(
@@ -212,9 +212,9 @@ def show(run: dict[str, Any], name: str, figures: tuple[float, float, float | No
     )
     return (
         relative < float("inf")  # NaN and infinity never pass
-        and (bar["relative_error"] is None or relative <= bar["relative_error"])
-        and (bar["centred_sqnr_db"] is None or decibels >= bar["centred_sqnr_db"])
-        and (bar["agreement"] is None or agreement is None or agreement >= bar["agreement"])
+        and (tolerance["relative_error"] is None or relative <= tolerance["relative_error"])
+        and (tolerance["centred_sqnr_db"] is None or decibels >= tolerance["centred_sqnr_db"])
+        and (tolerance["agreement"] is None or agreement is None or agreement >= tolerance["agreement"])
     )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which values of an ML Program have to equal which values of the captured reference.
+"""Which values of an ML MLProgram have to equal which values of the captured reference.
 
 A program of ours calls a value after the node that it was made of. In anybody's program, operations that hold weights
 are matched with the nodes that apply them: by the name of the weight, by its content, and where both say nothing by the
@@ -26,7 +26,7 @@ from vitedge.export.coreml.expected_weights import fold, folds_into
 from vitedge.export.coreml.graph import CoreMLGraph
 from vitedge.export.coreml.weights import LIKENESS, Weight, by_content, content_key, cosine, plain
 from vitedge.mlprogram.blobs import Array
-from vitedge.mlprogram.program import Named, Operation, Program, ValueType
+from vitedge.mlprogram.program import MLProgram, Named, Operation, ValueType
 from vitedge.program.constants import constant_values, sources
 
 _ATEN = torch.ops.aten
@@ -61,7 +61,7 @@ class Anchor:
     """Two values that have to be equal."""
 
     value: str
-    """Of the ML Program."""
+    """Of the ML MLProgram."""
     node: str
     """Of the reference's graph."""
     module: str
@@ -70,7 +70,7 @@ class Anchor:
 
 @dataclass(frozen=True)
 class Alignment:
-    """How an ML Program and the reference correspond."""
+    """How an ML MLProgram and the reference correspond."""
 
     anchors: tuple[Anchor, ...]
     """In the program's order of execution; no value and no node twice."""
@@ -118,18 +118,18 @@ class _Applier:
 _Finder = Callable[[_Holder], list[_Applier]]
 
 
-def align(program: Program, graph: CoreMLGraph) -> Alignment:
+def align(program: MLProgram, graph: CoreMLGraph) -> Alignment:
     """Finds what corresponds.
 
     Args:
-        program: the ML Program.
+        program: the ML MLProgram.
         graph: the captured program, prepared without probabilities.
     """
     return _Aligner(program, graph).align()
 
 
 class _Aligner:
-    def __init__(self, program: Program, graph: CoreMLGraph) -> None:
+    def __init__(self, program: MLProgram, graph: CoreMLGraph) -> None:
         self.program, self.graph = program, graph
         self.nodes: dict[str, Node] = {node.name: node for node in graph.exported.graph.nodes}
         self.makers = {output.name: operation for operation in program.operations for output in operation.outputs}

@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitedge.export.coreml.graph import prepare
+from vitedge.export.coreml.graph import to_coreml_graph
 from vitedge.mlprogram.description import is_bgr
-from vitedge.mlprogram.interpreter import Interpreter
+from vitedge.mlprogram.interpreter import MLProgramInterpreter
 from vitedge.mlprogram.modules import identifier
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import Operation, read_program
 from vitedge.parity.coreml.alignment import Alignment, Anchor, align
 from vitedge.parity.coreml.segments import Segment, divide, numbers
-from vitedge.parity.coreml.values import ReferenceValues, Rounding
+from vitedge.parity.coreml.values import ReferenceRounding, ReferenceValues
 from vitedge.program.program import Program
 from vitedge.records import OutputParity
 from vitedge.runtimes.feeding import batches
@@ -53,11 +53,11 @@ class LayerComparison:
     too. Judged by the plain SQNR: a layer's rounding is in proportion to its values, whether or not these depend on the
     image. The centred one is not computed and NaN."""
     first_departure: str
-    """The first of the layers that misses its bar, or empty."""
+    """The first of the layers that misses its tolerance, or empty."""
     unmatched: tuple[str, ...]
     """Modules with weights of which nothing in the package was found."""
     unjudged: tuple[str, ...]
-    """Layers with compressed weights that the reference has not, where no bar was given for those."""
+    """Layers with compressed weights that the reference has not, where no tolerance was given for those."""
 
 
 def compare_program(
@@ -78,12 +78,12 @@ def compare_program(
     """
     package = read_package(path)
     theirs = read_program(package)
-    graph = prepare(program, probabilities=False)
+    graph = to_coreml_graph(program, probabilities=False)
     alignment = align(theirs, graph)
     segments = divide(theirs, graph, alignment)
-    rounding = Rounding(alignment.halved, alignment.folded, numbers(segments))
+    rounding = ReferenceRounding(alignment.halved, alignment.folded, numbers(segments))
     reference = ReferenceValues(graph.exported, rounding)
-    measured = _Measured(Interpreter(theirs, "fp32"), alignment.anchors)
+    measured = _Measured(MLProgramInterpreter(theirs, "fp32"), alignment.anchors)
     (entry,) = theirs.inputs
     for batch in batches(images, program.inputs[0].shape[0]):
         image = torch.from_numpy(np.ascontiguousarray(batch)).float()
@@ -99,11 +99,13 @@ def _verdict(
     layers = tuple(
         measured.errors[anchor.value].row(name) for anchor, name in zip(alignment.anchors, names, strict=True)
     )
-    bars = [_bar(segment, compressed_db) for segment in segments]
+    tolerances = [_bar(segment, compressed_db) for segment in segments]
     departing = (
-        row.output for row, bar in zip(layers, bars, strict=True) if bar is not None and not row.sqnr_db >= bar
+        row.output
+        for row, tolerance in zip(layers, tolerances, strict=True)
+        if tolerance is not None and not row.sqnr_db >= tolerance
     )
-    unjudged = tuple(name for name, bar in zip(names, bars, strict=True) if bar is None)
+    unjudged = tuple(name for name, tolerance in zip(names, tolerances, strict=True) if tolerance is None)
     return LayerComparison(layers, next(departing, ""), alignment.unmatched, unjudged)
 
 
@@ -128,7 +130,7 @@ def _names(anchors: tuple[Anchor, ...]) -> list[str]:
 class _Measured:
     """Runs the package on the reference's values, and adds up how far it is off."""
 
-    def __init__(self, interpreter: Interpreter, anchors: tuple[Anchor, ...]) -> None:
+    def __init__(self, interpreter: MLProgramInterpreter, anchors: tuple[Anchor, ...]) -> None:
         self.errors = {anchor.value: _Error() for anchor in anchors}
         self._interpreter = interpreter
         self._anchors = anchors

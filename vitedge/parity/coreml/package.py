@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from vitedge.parity.artifact import Evidence
+from vitedge.parity.artifact import ReferenceOutputs
 from vitedge.parity.check import LAYER_IMAGES, Original
 from vitedge.parity.coreml.layers import compare_program
 from vitedge.records import Artifact, ParityReport
@@ -14,21 +14,21 @@ from vitedge.runtimes.feeding import as_input
 
 
 def compare_layers(
-    report: ParityReport, path: Path, artifact: Artifact, original: Original, evidence: Evidence
+    report: ParityReport, path: Path, artifact: Artifact, original: Original, reference_outputs: ReferenceOutputs
 ) -> ParityReport:
     """The report with every layer of a Core ML package compared, each on the reference's own inputs.
 
-    A layer that departs fails the report even where the outputs hold their bar: in half precision a wrong scale may
-    hide below it.
+    A layer that departs fails the report even where the outputs are within their tolerance: in half precision a wrong
+    scale may hide there.
 
     Args:
         report: the verdict on the package's outputs.
         path: the package.
         artifact: its input and its precision.
         original: the captured program that was converted, or the reference.
-        evidence: the images.
+        reference_outputs: the images.
     """
-    images = as_input(evidence.data.images[:LAYER_IMAGES], artifact.inputs[0], evidence.spec)
+    images = as_input(reference_outputs.data.images[:LAYER_IMAGES], artifact.inputs[0], reference_outputs.spec)
     found = compare_program(path, original.captured(artifact), images)
     first, lost = found.first_departure, found.unmatched
     # Somebody else's package may be of another model: then what little was found says nothing of the rest.
@@ -36,6 +36,10 @@ def compare_layers(
     if first:
         said = f"{report.reason}; the first to depart is {first}" if report.reason else f"{first} departs"
         return replace(report, layers=found.layers, first_departure=first, reason=said + missing, passed=False)
-    told = f"{len(found.unjudged)} values come of compressed weights" if found.unjudged else "every layer holds its bar"
+    told = (
+        f"{len(found.unjudged)} values come of compressed weights"
+        if found.unjudged
+        else "every layer holds its tolerance"
+    )
     reason = f"{report.reason}; {told}{missing}" if report.reason else ""
     return replace(report, layers=found.layers, reason=reason)

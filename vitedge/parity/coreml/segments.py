@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an ML Program and the reference compute between the values in which they have to agree."""
+"""What an ML MLProgram and the reference compute between the values in which they have to agree."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from vitedge.export.coreml.graph import CoreMLGraph
 from vitedge.export.coreml.quantized import ACTIVATIONS, CONSTANTS
-from vitedge.mlprogram.program import Operation, Program
+from vitedge.mlprogram.program import MLProgram, Operation
 from vitedge.parity.coreml.alignment import Alignment, Anchor
 
 
@@ -30,7 +30,7 @@ class Segment:
     """Whether it has float16 constants there that correspond to no known weight."""
 
 
-def divide(program: Program, graph: CoreMLGraph, alignment: Alignment) -> tuple[Segment, ...]:
+def divide(program: MLProgram, graph: CoreMLGraph, alignment: Alignment) -> tuple[Segment, ...]:
     """The segment of every anchor, in the order of the anchors."""
     makers = {output.name: operation for operation in program.operations for output in operation.outputs}
     nodes = {node.name: node for node in graph.exported.graph.nodes}

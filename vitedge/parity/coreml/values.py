@@ -21,7 +21,7 @@ _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 
 
 @dataclass(frozen=True)
-class Rounding:
+class ReferenceRounding:
     """What a package holds in float16: the reference rounds the same, so that the conversion is left to compare."""
 
     weights: frozenset[str] = frozenset()
@@ -35,7 +35,7 @@ class Rounding:
 class ReferenceValues(Interpreter):
     """Computes the graph and keeps the values that are asked for."""
 
-    def __init__(self, exported: ExportedProgram, rounding: Rounding) -> None:
+    def __init__(self, exported: ExportedProgram, rounding: ReferenceRounding) -> None:
         """Prepares the computation of a decomposed program."""
         super().__init__(exported.graph_module)
         self._parameters = parameters(exported)

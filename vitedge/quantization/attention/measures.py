@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from vitedge.quantization.plan import Grid, fake_quantize
+from vitedge.quantization.plan import QuantizationParameters, fake_quantize
 from vitedge.records import ModelSpec
 
 _PREFIXED = ("vit", "beit", "pit")
@@ -113,7 +113,9 @@ def divergence(expected: Tensor, found: Tensor) -> Tensor:
 
 def round_to_levels(probabilities: Tensor, levels: int) -> Tensor:
     """Probabilities on the grid ``0, 1 / levels, … 1``: 255 levels for uint8, 127 for int8 without a zero point."""
-    grid = Grid("uint8" if levels > 127 else "int8", torch.tensor(1.0 / levels), torch.tensor(0, dtype=torch.int32))
+    grid = QuantizationParameters(
+        "uint8" if levels > 127 else "int8", torch.tensor(1.0 / levels), torch.tensor(0, dtype=torch.int32)
+    )
     return fake_quantize(probabilities, grid)
 
 

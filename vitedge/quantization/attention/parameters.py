@@ -18,14 +18,14 @@ from vitedge.program.execution import Execution
 from vitedge.program.structure import Structure, products
 from vitedge.quantization.activation import activation_grid
 from vitedge.quantization.observing import BATCH
-from vitedge.quantization.plan import ENDS, Grid
+from vitedge.quantization.plan import ENDS, QuantizationParameters
 
 _MEASURED = ("query", "key", "value")
 
 
 def attention_grids(
     structure: Structure, operands: Mapping[str, Sequence[str]], images: Tensor, dtype: str, ranges: str
-) -> dict[str, dict[str, Grid]]:
+) -> dict[str, dict[str, QuantizationParameters]]:
     """Sees queries, keys and values on some images; the softmax's range is from 0 to 1 whatever the images.
 
     Args:
@@ -50,14 +50,14 @@ def attention_grids(
                 watches[node.name] = partial(_see, stats[attention.name][operand], scale)
     for start in range(0, len(images), BATCH):
         Execution(structure.program.exported, watches)(images[start : start + BATCH])
-    found: dict[str, dict[str, Grid]] = {}
+    found: dict[str, dict[str, QuantizationParameters]] = {}
     for name, seen in stats.items():
         found[name] = {
             operand: activation_grid(f"{name} ({operand})", kept, dtype, ranges)[0] for operand, kept in seen.items()
         }
         if "probabilities" in operands[name]:
             certain = torch.tensor(1.0 / ENDS[dtype][1])
-            found[name]["probabilities"] = Grid(dtype, certain, torch.tensor(0, dtype=torch.int32))
+            found[name]["probabilities"] = QuantizationParameters(dtype, certain, torch.tensor(0, dtype=torch.int32))
     return found
 
 

@@ -30,7 +30,7 @@ _DECIDED = {
 
 
 @dataclass(frozen=True)
-class Header:
+class ProgramHeader:
     """What was fixed when the program was quantized."""
 
     scheme: str
@@ -44,7 +44,7 @@ class Header:
     """Whether an activation is unsigned, with a zero point."""
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path) -> ProgramHeader:
     """Reads the header of a ``.pt2`` file.
 
     Raises:
@@ -99,11 +99,11 @@ def fixed_entries(source: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     return fixed
 
 
-def _header(content: dict[str, Any]) -> Header:
+def _header(content: dict[str, Any]) -> ProgramHeader:
     image = content["inputs"][0]
     batch = image["shape"][0]
     height, width = content["spec"]["image_size"]
-    return Header(
+    return ProgramHeader(
         scheme=content["record"]["scheme"],
         batch=batch if isinstance(batch, int) else "dynamic",
         input=image["dtype"],

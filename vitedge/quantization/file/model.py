@@ -25,7 +25,7 @@ from vitedge.quantization.file.header import ENTRY, FORMAT_VERSION, SUFFIX, is_r
 from vitedge.quantization.records import QuantizationRecord
 from vitedge.records import CheckpointIdentity, ModelSpec, TensorSpec
 
-_EVIDENCE = "reference.npz.base64"
+_REFERENCE_OUTPUTS = "reference.npz.base64"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Model:
     program: Program
     record: QuantizationRecord
     checkpoint: CheckpointIdentity
-    evidence: ReferenceData
+    reference_outputs: ReferenceData
     """What the float reference computes, so that an export can be judged without it."""
 
 
@@ -53,7 +53,7 @@ def write_model(path: Path, model: Model) -> None:
     }
     extra = {
         ENTRY: json.dumps(content, ensure_ascii=True, allow_nan=False),
-        _EVIDENCE: _packed(model.evidence),
+        _REFERENCE_OUTPUTS: _packed(model.reference_outputs),
     }
     with path.open("wb") as file:
         torch.export.save(program.exported, file, extra_files=extra)
@@ -66,7 +66,7 @@ def read_model(path: Path) -> Model:
         UnreadableArtifact: it is no such file, or of another version.
         RefusedPickle: loading it could run code.
     """
-    extra: dict[str, Any] = {ENTRY: "", _EVIDENCE: ""}
+    extra: dict[str, Any] = {ENTRY: "", _REFERENCE_OUTPUTS: ""}
     if not path.is_file():
         raise UnreadableArtifact(f"There is no {path}.")
     try:
@@ -76,7 +76,7 @@ def read_model(path: Path) -> Model:
         exported = torch.export.load(path, extra_files=extra)
         if not extra[ENTRY]:
             raise UnreadableArtifact(f"{path} was not written by vitedge quantize: nothing says what the model is.")
-        return _model(path, exported, json.loads(extra[ENTRY]), _unpacked(extra[_EVIDENCE]))
+        return _model(path, exported, json.loads(extra[ENTRY]), _unpacked(extra[_REFERENCE_OUTPUTS]))
     except UserError:
         raise
     except Exception as error:  # PyTorch and NumPy raise whatever their parts raise on a damaged archive
@@ -84,7 +84,7 @@ def read_model(path: Path) -> Model:
         raise UnreadableArtifact(f"{path} cannot be read as a quantized program: {said}.") from error
 
 
-def _model(path: Path, exported: ExportedProgram, content: dict[str, Any], evidence: ReferenceData) -> Model:
+def _model(path: Path, exported: ExportedProgram, content: dict[str, Any], reference_outputs: ReferenceData) -> Model:
     """The model of a file's content.
 
     Raises:
@@ -103,7 +103,7 @@ def _model(path: Path, exported: ExportedProgram, content: dict[str, Any], evide
         tuple(content["blocks"]),
     )
     record = from_dict(QuantizationRecord, content["record"])
-    return Model(program, record, from_dict(CheckpointIdentity, content["checkpoint"]), evidence)
+    return Model(program, record, from_dict(CheckpointIdentity, content["checkpoint"]), reference_outputs)
 
 
 def _packed(data: ReferenceData) -> str:

@@ -31,7 +31,7 @@ from vitedge.quantization.mixed_precision.sensitivity import (
 )
 from vitedge.quantization.plan import Plan
 from vitedge.quantization.records import FrontierPoint
-from vitedge.quantization.weights.rounding import Rounding
+from vitedge.quantization.weights.rounding import RoundedWeight
 
 SENSITIVITY_IMAGES = 8
 """Images over which parts are measured one by one; they are put in order by it, and judged on all that were kept."""
@@ -108,7 +108,7 @@ def spend(material: Material, budget: Budget) -> Spent:
 
 
 def give_back(
-    plan: Plan, structure: Structure, exemptions: Sequence[Exemption], roundings: dict[str, Rounding] | None = None
+    plan: Plan, structure: Structure, exemptions: Sequence[Exemption], roundings: dict[str, RoundedWeight] | None = None
 ) -> None:
     """Takes exemptions into a plan.
 

@@ -34,7 +34,7 @@ from vitedge.program.structure import Structure
 from vitedge.quantization.plan import dequantize
 from vitedge.quantization.weights import nearest
 from vitedge.quantization.weights.grids import GridSettings
-from vitedge.quantization.weights.rounding import Rounding
+from vitedge.quantization.weights.rounding import RoundedWeight
 
 FLOAT = "float"
 _ROUNDING = (QUANTIZE, DEQUANTIZE, QUANTIZE_TENSOR, DEQUANTIZE_TENSOR)
@@ -61,7 +61,7 @@ class Swap:
 Swaps = Mapping[Exemption, Mapping[Node, Swap]]
 
 
-def weight_of_eight_bits(weight: Tensor) -> Rounding:
+def weight_of_eight_bits(weight: Tensor) -> RoundedWeight:
     """What a weight of fewer bits becomes before it becomes float: int8, one scale a channel."""
     return nearest.round_weight(weight, GridSettings("int8", None))
 

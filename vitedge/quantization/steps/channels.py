@@ -19,7 +19,7 @@ _LEAST = 1e-5
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ScaleCandidate:
     """Channels divided by ``max|X_c|^activation / max|W_:,c|^weight``, after centring or not."""
 
     name: str
@@ -28,25 +28,27 @@ class Candidate:
     centred: bool = False
 
 
-OFF = Candidate("off", 0, 0)
+OFF = ScaleCandidate("off", 0, 0)
 ALPHAS = (0.15, 0.3, 0.5, 0.7, 0.85)
 SCALES = (
     OFF,
-    *(Candidate(f"alpha {alpha}", alpha, 1 - alpha) for alpha in ALPHAS),
-    Candidate("equal ranges", 1, 0),
-    Candidate("roots of ranges", 0.5, 0),
+    *(ScaleCandidate(f"alpha {alpha}", alpha, 1 - alpha) for alpha in ALPHAS),
+    ScaleCandidate("equal ranges", 1, 0),
+    ScaleCandidate("roots of ranges", 0.5, 0),
 )
 """SmoothQuant's exponents (arXiv:2211.10438, equation 4), the equal ranges of RepQ-ViT (arXiv:2212.08254, section 3.3),
 and half the way to those."""
 CENTRED = tuple(
-    Candidate(f"centred, {scale.name}" if scale is not OFF else "centred", scale.activation, scale.weight, centred=True)
+    ScaleCandidate(
+        f"centred, {scale.name}" if scale is not OFF else "centred", scale.activation, scale.weight, centred=True
+    )
     for scale in SCALES
 )
 """The same after a shift that puts every channel's range around zero: RepQ-ViT's common zero point, where that is 0."""
 
 
 @dataclass(frozen=True, eq=False)
-class Choice:
+class ScaleChoice:
     """The best candidate, and what it does to the channels of the value."""
 
     name: str
@@ -67,8 +69,8 @@ def choose(
     readings: Sequence[Reading],
     inputs: dict[str, Stats],
     precision: Precision,
-    candidates: Sequence[Candidate],
-) -> Choice | None:
+    candidates: Sequence[ScaleCandidate],
+) -> ScaleChoice | None:
     """Tries candidates on the channels of a value.
 
     Args:
@@ -89,7 +91,7 @@ def choose(
     loudest = _loudest(editor, readings, low.numel())
     nothing = torch.ones_like(low), torch.zeros_like(low)
     before = decibels(judge.noise(*nothing))
-    best = Choice(OFF.name, *nothing, before, before)
+    best = ScaleChoice(OFF.name, *nothing, before, before)
     for candidate in candidates:
         if candidate == OFF:
             continue
@@ -98,7 +100,7 @@ def choose(
         scale = _floored(reach) ** candidate.activation / _floored(loudest) ** candidate.weight
         after = decibels(judge.noise(scale, shift))
         if after > max(best.after_db, before + MARGIN_DB):
-            best = Choice(candidate.name, scale, shift, before, after)
+            best = ScaleChoice(candidate.name, scale, shift, before, after)
     return best
 
 

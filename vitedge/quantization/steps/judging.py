@@ -15,7 +15,7 @@ from vitedge.calibration.observations import Stats
 from vitedge.calibration.ranges import INT8, INT16, UINT8, UINT16, to_scale
 from vitedge.program.editor import Editor
 from vitedge.program.structure import Layer
-from vitedge.quantization.plan import Grid, fake_quantize
+from vitedge.quantization.plan import QuantizationParameters, fake_quantize
 from vitedge.quantization.weights.grids import GridSettings, choose_grid
 
 ROWS = 256
@@ -46,10 +46,10 @@ class Precision:
         return self.activations in ("int8", "int16")
 
 
-def grid_of(low: float, high: float, kind: str) -> Grid:
+def grid_of(low: float, high: float, kind: str) -> QuantizationParameters:
     """One scale for a whole activation, over all of its range."""
     scale, zero_point = to_scale(low, high, _LEVELS[kind])
-    return Grid(kind, torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32))
+    return QuantizationParameters(kind, torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32))
 
 
 def round_activation(values: Tensor, low: float, high: float, kind: str | None) -> Tensor:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from vitedge.calibration.observations import Stats
 from vitedge.program.structure import Norm, Structure
 from vitedge.quantization.records import StepRecord
-from vitedge.quantization.steps.channels import CENTRED, SCALES, Candidate, absorb, choose
+from vitedge.quantization.steps.channels import CENTRED, SCALES, ScaleCandidate, absorb, choose
 from vitedge.quantization.steps.judging import Precision, Reading
 from vitedge.quantization.steps.norms import scalable_norms
 
@@ -27,7 +27,7 @@ def apply(
     structure: Structure,
     inputs: dict[str, Stats],
     precision: Precision,
-    candidates: Sequence[Candidate] = (*SCALES, *CENTRED),
+    candidates: Sequence[ScaleCandidate] = (*SCALES, *CENTRED),
 ) -> tuple[StepRecord, ...]:
     """Scales and centres the output of every normalization that only layers read.
 
@@ -51,7 +51,7 @@ def _smooth(
     norm: Norm,
     inputs: dict[str, Stats],
     precision: Precision,
-    candidates: Sequence[Candidate],
+    candidates: Sequence[ScaleCandidate],
 ) -> StepRecord | None:
     editor = structure.editor
     readings = [Reading(layer, columns) for layer, columns in zip(norm.readers, norm.columns, strict=True)]

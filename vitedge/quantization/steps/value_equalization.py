@@ -17,7 +17,7 @@ from vitedge.program.editor import Editor
 from vitedge.program.structure import Structure
 from vitedge.program.tracing import Tracer
 from vitedge.quantization.records import StepRecord
-from vitedge.quantization.steps.channels import CENTRED, SCALES, Candidate, Choice, absorb, choose
+from vitedge.quantization.steps.channels import CENTRED, SCALES, ScaleCandidate, ScaleChoice, absorb, choose
 from vitedge.quantization.steps.judging import Precision, Reading
 from vitedge.quantization.steps.operands import Values, attention_values, linear_values
 
@@ -26,7 +26,7 @@ def apply(
     structure: Structure,
     inputs: dict[str, Stats],
     precision: Precision,
-    candidates: Sequence[Candidate] = (*SCALES, *CENTRED),
+    candidates: Sequence[ScaleCandidate] = (*SCALES, *CENTRED),
 ) -> tuple[StepRecord, ...]:
     """Scales and centres the values of every attention whose output a layer reads.
 
@@ -54,7 +54,7 @@ def apply(
     return tuple(records)
 
 
-def _divide(editor: Editor, values: Values, choice: Choice) -> None:
+def _divide(editor: Editor, values: Values, choice: ScaleChoice) -> None:
     """Has the layer of the values compute ``(v - m) / s``."""
     weight, bias = editor.value(values.layer.weight), editor.value(values.layer.bias)
     scale, shift = choice.scale.double(), choice.shift.double()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vitedge.quantization.weights.grids import GridSettings, per_element
-from vitedge.quantization.weights.rounding import Contest, Rounding, in_groups, round_to_nearest
+from vitedge.quantization.weights.rounding import Contest, RoundedWeight, in_groups, round_to_nearest
 from vitedge.quantization.weights.scales import fit_scales
 from vitedge.quantization.weights.statistics import InputStatistics
 
@@ -30,7 +30,7 @@ SHARP = (20.0, 2.0)
 """β after that, at first and at the end."""
 
 
-def round_weight(weight: Tensor, settings: GridSettings, inputs: InputStatistics, steps: int = 300) -> Rounding:
+def round_weight(weight: Tensor, settings: GridSettings, inputs: InputStatistics, steps: int = 300) -> RoundedWeight:
     """Rounds a weight.
 
     Args:
@@ -47,10 +47,10 @@ def round_weight(weight: Tensor, settings: GridSettings, inputs: InputStatistics
     target = inputs.wanted(in_groups(weight, inputs))
     integers = _Descent.of(target, nearest, hessian).run(steps).to(grid.storage)
     contest = Contest(weight, inputs, nearest)
-    contest.enter(Rounding(integers.reshape(weight.shape), grid, "adaround"))
+    contest.enter(RoundedWeight(integers.reshape(weight.shape), grid, "adaround"))
     if settings.search:
         fitted = fit_scales(integers, grid, target, hessian)
-        contest.enter(Rounding(integers.reshape(weight.shape), fitted, "adaround"))
+        contest.enter(RoundedWeight(integers.reshape(weight.shape), fitted, "adaround"))
     return contest.result()
 
 
@@ -70,7 +70,7 @@ class _Descent:
     ends: tuple[int, int]
 
     @classmethod
-    def of(cls, target: Tensor, nearest: Rounding, hessian: Tensor) -> _Descent:
+    def of(cls, target: Tensor, nearest: RoundedWeight, hessian: Tensor) -> _Descent:
         matrix = target.to(torch.float32)
         scale, zero_point = (p.reshape(matrix.shape) for p in per_element(nearest.grid, matrix.flatten(0, 1)))
         off = nearest.weight().reshape(matrix.shape).to(torch.float64) - target

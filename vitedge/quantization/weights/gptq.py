@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vitedge.quantization.plan import Grid
+from vitedge.quantization.plan import QuantizationParameters
 from vitedge.quantization.weights.grids import GridSettings, per_element, widest_grid
-from vitedge.quantization.weights.rounding import Contest, Rounding, in_groups, round_to_nearest
+from vitedge.quantization.weights.rounding import Contest, RoundedWeight, in_groups, round_to_nearest
 from vitedge.quantization.weights.scales import fit_scales
 from vitedge.quantization.weights.statistics import InputStatistics
 
@@ -24,7 +24,7 @@ COLUMNS = 64
 """Columns that are rounded between two products of whole matrices."""
 
 
-def round_weight(weight: Tensor, settings: GridSettings, inputs: InputStatistics) -> Rounding:
+def round_weight(weight: Tensor, settings: GridSettings, inputs: InputStatistics) -> RoundedWeight:
     """Rounds a weight.
 
     Every channel takes the better of two grids, and its scales are fitted to its integers at the end.
@@ -50,8 +50,8 @@ def round_weight(weight: Tensor, settings: GridSettings, inputs: InputStatistics
     return contest.result()
 
 
-def _rounding(weight: Tensor, integers: Tensor, grid: Grid) -> Rounding:
-    return Rounding(integers.reshape(weight.shape), grid, "gptq")
+def _rounding(weight: Tensor, integers: Tensor, grid: QuantizationParameters) -> RoundedWeight:
+    return RoundedWeight(integers.reshape(weight.shape), grid, "gptq")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class _Problem:
         factor = unit_upper_factor(_permute(_permute(hessian, order, 1), order, 2))
         return cls(inputs.wanted(in_groups(weight, inputs)), hessian, order, factor.to(torch.float32))
 
-    def round(self, grid: Grid) -> Tensor:
+    def round(self, grid: QuantizationParameters) -> Tensor:
         """The integers on a grid, ``(groups, channels, elements)``."""
         matrix = self.target.to(torch.float32)
         levels = (part.reshape(matrix.shape) for part in per_element(grid, matrix.flatten(0, 1)))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vitedge.quantization.plan import ENDS, Grid
+from vitedge.quantization.plan import ENDS, QuantizationParameters
 
 SMALLEST_SCALE = 2.0**-40
 """Of an empty channel: its reciprocal and its product with an input's scale are still normal float32 numbers."""
@@ -51,7 +51,7 @@ def fit_block(elements: int, block: int, smallest: int = 16) -> int | None:
     return None
 
 
-def widest_grid(weight: Tensor, settings: GridSettings, fraction: float = 1.0) -> Grid:
+def widest_grid(weight: Tensor, settings: GridSettings, fraction: float = 1.0) -> QuantizationParameters:
     """The grid that reaches a fraction of the range of every channel or block; nothing is searched.
 
     Args:
@@ -62,7 +62,7 @@ def widest_grid(weight: Tensor, settings: GridSettings, fraction: float = 1.0) -
     return _grid(_widest(_in_blocks(weight, settings.block), settings, fraction), settings)
 
 
-def choose_grid(weight: Tensor, settings: GridSettings, importance: Tensor | None = None) -> Grid:
+def choose_grid(weight: Tensor, settings: GridSettings, importance: Tensor | None = None) -> QuantizationParameters:
     """The grid of a weight.
 
     Args:
@@ -81,7 +81,7 @@ def choose_grid(weight: Tensor, settings: GridSettings, importance: Tensor | Non
     return _grid((scale, zero_point), settings)
 
 
-def per_element(grid: Grid, matrix: Tensor) -> tuple[Tensor, Tensor]:
+def per_element(grid: QuantizationParameters, matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Scale and zero point of every element of a ``(channels, elements)`` weight, float32."""
     scale, zero_point = grid.scale.reshape(matrix.shape[0], -1), grid.zero_point.reshape(matrix.shape[0], -1)
     if grid.block is not None:
@@ -91,11 +91,11 @@ def per_element(grid: Grid, matrix: Tensor) -> tuple[Tensor, Tensor]:
     return scale.expand_as(matrix), zero_point.to(torch.float32).expand_as(matrix)
 
 
-def _grid(found: tuple[Tensor, Tensor], settings: GridSettings) -> Grid:
+def _grid(found: tuple[Tensor, Tensor], settings: GridSettings) -> QuantizationParameters:
     scale, zero_point = (part.squeeze(2) for part in found)
     if settings.block is None:
         scale, zero_point = scale.squeeze(1), zero_point.squeeze(1)
-    return Grid(settings.dtype, scale, zero_point.to(torch.int32), 0, settings.block)
+    return QuantizationParameters(settings.dtype, scale, zero_point.to(torch.int32), 0, settings.block)
 
 
 def _in_blocks(matrix: Tensor, block: int | None) -> Tensor:

@@ -6,11 +6,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from vitedge.quantization.weights.grids import GridSettings
-from vitedge.quantization.weights.rounding import Rounding, round_to_nearest
+from vitedge.quantization.weights.rounding import RoundedWeight, round_to_nearest
 from vitedge.quantization.weights.statistics import InputStatistics
 
 
-def round_weight(weight: Tensor, settings: GridSettings, inputs: InputStatistics | None = None) -> Rounding:
+def round_weight(weight: Tensor, settings: GridSettings, inputs: InputStatistics | None = None) -> RoundedWeight:
     """Rounds a weight.
 
     Args:

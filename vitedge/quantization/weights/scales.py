@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vitedge.quantization.plan import Grid
+from vitedge.quantization.plan import QuantizationParameters
 
 BOUNDS = (0.5, 2.0)
 """How far a scale may move: blocks whose inputs say the same could trade their shares without end."""
@@ -21,7 +21,9 @@ RIDGE = 1e-6
 """Pull towards the scales that were, relative to the mean of the diagonal: a block of zeros has none of its own."""
 
 
-def fit_scales(integers: Tensor, grid: Grid, target: Tensor, hessian: Tensor) -> Grid:
+def fit_scales(
+    integers: Tensor, grid: QuantizationParameters, target: Tensor, hessian: Tensor
+) -> QuantizationParameters:
     """The scales with which these integers are nearest to the weight wanted, in the metric of the Hessian.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from tests.vitedge.mlprogram.mil import program
 from vitedge.errors import UnreadableArtifact
 from vitedge.export.coreml.quiet import load_coremltools
-from vitedge.mlprogram.interpreter import Interpreter
+from vitedge.mlprogram.interpreter import MLProgramInterpreter
 from vitedge.mlprogram.ops.classification import classify
 
 PROBABILITIES = np.array([[0.1, 0.6, 0.3]], np.float32)
@@ -22,7 +22,7 @@ def test_the_label_and_the_table(labels: tuple[str | int, ...]) -> None:
 
     classifier = load_coremltools().ClassifierConfig(list(labels))
     read = program(build, {"x": PROBABILITIES}, classifier_config=classifier)
-    found = Interpreter(read).run({"x": torch.from_numpy(PROBABILITIES)})
+    found = MLProgramInterpreter(read).run({"x": torch.from_numpy(PROBABILITIES)})
     label, table = (found[name] for name in read.outputs)
     assert label == labels[1]
     assert type(label) is type(labels[1])

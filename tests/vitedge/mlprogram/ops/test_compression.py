@@ -14,7 +14,7 @@ import torch
 from tests.vitedge.mlprogram.mil import Build, materialized, program
 from vitedge.errors import UnreadableArtifact
 from vitedge.export.coreml.quiet import load_coremltools
-from vitedge.mlprogram.interpreter import Interpreter
+from vitedge.mlprogram.interpreter import MLProgramInterpreter
 from vitedge.mlprogram.ops import OPS
 from vitedge.mlprogram.ops.compression import (
     constexpr_blockwise_shift_scale,
@@ -65,7 +65,7 @@ def decompressed(build: Build, opset: str, compute: str = "declared") -> np.ndar
         names.append(build(mb).name)
         return mb.identity(x=unused)
 
-    found = Interpreter(program(main, UNUSED, opset), compute).run({"unused": torch.zeros(1)}, names)
+    found = MLProgramInterpreter(program(main, UNUSED, opset), compute).run({"unused": torch.zeros(1)}, names)
     return found[names[0]].numpy()
 
 
@@ -290,7 +290,7 @@ def test_one_reads_what_another_makes(build: Build) -> None:
 def test_it_is_decompressed_while_a_program_is_prepared() -> None:
     read = program(lambda mb, x: mb.add(x=x, y=palettized_sparse(mb)), {"x": np.zeros((8, 6), np.float16)}, "iOS18")
     seen = []
-    interpreter = Interpreter(read)
+    interpreter = MLProgramInterpreter(read)
     for _ in range(2):
         interpreter.run({"x": torch.zeros(8, 6).half()}, watch=lambda operation, _: seen.append(operation.kind))
     assert seen == ["add", "add"]
@@ -306,7 +306,7 @@ def test_only_constants_are_decompressed() -> None:
         for operation in read.operations
     )  # fmt: skip
     with pytest.raises(UnreadableArtifact, match="cannot be computed: its data is no constant"):
-        Interpreter(dataclasses.replace(read, operations=operations))
+        MLProgramInterpreter(dataclasses.replace(read, operations=operations))
 
 
 BYTES = torch.zeros(4, dtype=torch.uint8)

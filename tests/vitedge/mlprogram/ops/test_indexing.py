@@ -10,7 +10,7 @@ import torch
 from tests.vitedge.mlprogram.mil import executed, inferred, program
 from tests.vitedge.mlprogram.ops.test_shape import described, numbered, same
 from vitedge.errors import UnreadableArtifact
-from vitedge.mlprogram.interpreter import Interpreter
+from vitedge.mlprogram.interpreter import MLProgramInterpreter
 from vitedge.mlprogram.ops.indexing import OPS
 
 Shape = tuple[int, ...]
@@ -379,4 +379,4 @@ def test_an_index_of_a_program_that_is_out_of_bounds() -> None:
     x, at = numbered((3, 2)), np.array([1], np.int32)
     read = program(lambda mb, x, at: mb.gather(x=x, indices=at, axis=0), {"x": x, "at": at})
     with pytest.raises(UnreadableArtifact, match=r"gather .* out of the bounds of an axis of 3"):
-        Interpreter(read).run({"x": torch.from_numpy(x), "at": torch.tensor([7], dtype=torch.int32)})
+        MLProgramInterpreter(read).run({"x": torch.from_numpy(x), "at": torch.tensor([7], dtype=torch.int32)})

@@ -15,7 +15,7 @@ from torch import nn
 from tests.export.coreml.foreign import convert
 from tests.export.coreml.models import FAMILIES, captured
 from tests.seeding import seeded
-from vitedge.export.coreml.graph import prepare
+from vitedge.export.coreml.graph import to_coreml_graph
 from vitedge.export.coreml.quiet import load_coremltools, quiet
 from vitedge.export.to_coreml import lower
 from vitedge.mlprogram.package import read_package
@@ -36,9 +36,9 @@ def images(program: Program, count: int = 1) -> np.ndarray:
     return RANDOM.standard_normal(shape, np.float32)
 
 
-def exported(folder: Path, program: Program, *islands: str, **recipe: Any) -> Path:
+def exported(folder: Path, program: Program, *float32_modules: str, **recipe: Any) -> Path:
     path = folder / "model.mlpackage"
-    lower(program, ExportRecipe(formats=("coreml",), **recipe), path, islands)
+    lower(program, ExportRecipe(formats=("coreml",), **recipe), path, float32_modules)
     return path
 
 
@@ -50,7 +50,7 @@ def assert_holds(found: LayerComparison) -> None:
 
 
 def aligned(path: Path, program: Program) -> Alignment:
-    return align(read_program(read_package(path)), prepare(program, probabilities=False))
+    return align(read_program(read_package(path)), to_coreml_graph(program, probabilities=False))
 
 
 @pytest.mark.parametrize("family", ["registers", "pit distilled", "beit", "hybrid"])

@@ -15,19 +15,21 @@ from vitedge.program.structure import find_structure
 from vitedge.quantization.attention.parameters import attention_grids
 from vitedge.quantization.attention.policy import WHOLE
 from vitedge.quantization.insert import insert
-from vitedge.quantization.plan import Grid, Plan
+from vitedge.quantization.plan import Plan, QuantizationParameters
 
 IMAGES = tiny.images(10)
 
 
-def grids(images: Tensor = IMAGES, dtype: str = "uint8", ranges: str = "minmax", **options: bool) -> dict[str, Grid]:
+def grids(
+    images: Tensor = IMAGES, dtype: str = "uint8", ranges: str = "minmax", **options: bool
+) -> dict[str, QuantizationParameters]:
     structure = find_structure(canonicalize(small.captured(small.Heads, **options)))
     found = attention_grids(structure, {one.name: WHOLE for one in structure.attentions}, images, dtype, ranges)
     assert list(found) == [""]
     return found[""]
 
 
-def ends(grid: Grid) -> tuple[float, float]:
+def ends(grid: QuantizationParameters) -> tuple[float, float]:
     low, high = grid.ends
     return float((low - grid.zero_point) * grid.scale), float((high - grid.zero_point) * grid.scale)
 

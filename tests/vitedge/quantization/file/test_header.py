@@ -8,11 +8,11 @@ import pytest
 
 from tests.vitedge.quantization.file.headers import CONTENT, with_activations, with_batch, written
 from vitedge.errors import BadRecipe, UnreadableArtifact
-from vitedge.quantization.file.header import FORMAT_VERSION, Header, fixed_entries, read_header
+from vitedge.quantization.file.header import FORMAT_VERSION, ProgramHeader, fixed_entries, read_header
 
 
 def test_what_was_fixed_is_read(tmp_path: Path) -> None:
-    assert read_header(written(tmp_path / "m.pt2")) == Header("int8", 1, "float32", (32, 48), zero_points=True)
+    assert read_header(written(tmp_path / "m.pt2")) == ProgramHeader("int8", 1, "float32", (32, 48), zero_points=True)
     assert read_header(written(tmp_path / "m.pt2", with_batch("batch"))).batch == "dynamic"
     assert read_header(written(tmp_path / "m.pt2", with_batch(4))).batch == 4
     assert not read_header(written(tmp_path / "m.pt2", with_activations("int8", "int16", "dynamic", None))).zero_points

@@ -41,8 +41,8 @@ def model() -> Model:
     grid = whole("uint8", 0.02, 20)
     quantized = insert(program, Plan(weights=weights, inputs={"left": grid, "right": grid}, dynamic={"head"}))
     identity = CheckpointIdentity("vit.pth", "1" * 64, 1234, "model")
-    evidence = ReferenceData(IMAGES, {"logits": np.float32([[1, np.pi], [3, -4e-30]])})
-    return Model(quantized, RECORD, identity, evidence)
+    reference_outputs = ReferenceData(IMAGES, {"logits": np.float32([[1, np.pi], [3, -4e-30]])})
+    return Model(quantized, RECORD, identity, reference_outputs)
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,9 @@ def test_a_file_gives_back_what_was_written(model: Model, written: Path) -> None
     assert (found.record, found.checkpoint) == (model.record, model.checkpoint)
     assert (found.program.spec, found.program.blocks) == (model.program.spec, model.program.blocks)
     assert (found.program.inputs, found.program.outputs) == (model.program.inputs, model.program.outputs)
-    assert np.array_equal(found.evidence.images, IMAGES)
-    assert {name: values.tolist() for name, values in found.evidence.outputs.items()} == {
-        name: values.tolist() for name, values in model.evidence.outputs.items()
+    assert np.array_equal(found.reference_outputs.images, IMAGES)
+    assert {name: values.tolist() for name, values in found.reference_outputs.outputs.items()} == {
+        name: values.tolist() for name, values in model.reference_outputs.outputs.items()
     }
     images = tiny.images(3)
     assert torch.equal(small.run(found.program, images), small.run(model.program, images))

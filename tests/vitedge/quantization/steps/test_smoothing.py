@@ -23,7 +23,7 @@ from tests.vitedge.quantization.steps.programs import (
 from vitedge.program.structure import Structure, find_structure
 from vitedge.quantization.records import StepRecord
 from vitedge.quantization.steps import smoothing
-from vitedge.quantization.steps.channels import CENTRED, OFF, SCALES, Candidate, choose
+from vitedge.quantization.steps.channels import CENTRED, OFF, SCALES, ScaleCandidate, choose
 from vitedge.quantization.steps.judging import Precision, Reading
 from vitedge.quantization.steps.norms import scalable_norms
 from vitedge.quantization.weights.grids import GridSettings
@@ -57,7 +57,7 @@ def test_without_loud_channels_nothing_is_lost() -> None:
 
 
 def test_the_measured_best_is_chosen_off_included() -> None:
-    worse = Candidate("worse", -1, 0)  # makes the loud louder
+    worse = ScaleCandidate("worse", -1, 0)  # makes the loud louder
     structure = structure_of("vit")
     before = computed(structure.program, IMAGES)
     records = smooth(structure, candidates=(OFF, worse))
@@ -103,7 +103,7 @@ def test_where_zeros_are_padded_channels_are_not_centred(padding: int) -> None:
     (record,) = smoothing.apply(structure, inputs, Precision("int8"), CENTRED)
     assert record.choice.startswith("off" if padding else "centred")
     if padding:
-        (record,) = smoothing.apply(structure, inputs, Precision("int8"), (Candidate("even", 1, 0),))
+        (record,) = smoothing.apply(structure, inputs, Precision("int8"), (ScaleCandidate("even", 1, 0),))
         assert record.choice == "even"
     after = computed(structure.program, IMAGES.double())
     assert tiny.relative_error(after.numpy(), before.numpy()) < 1e-12

@@ -8,12 +8,12 @@ import math
 import torch
 from torch import Tensor
 
-from vitedge.quantization.plan import Grid, dequantize
+from vitedge.quantization.plan import QuantizationParameters, dequantize
 from vitedge.quantization.weights.rounding import in_groups
 from vitedge.quantization.weights.statistics import InputStatistics
 
 
-def output_error(weight: Tensor, integers: Tensor, grid: Grid, inputs: InputStatistics) -> float:
+def output_error(weight: Tensor, integers: Tensor, grid: QuantizationParameters, inputs: InputStatistics) -> float:
     """Signal-to-quantization-noise ratio of the layer's output without its bias, over all channels, in dB.
 
     Args:

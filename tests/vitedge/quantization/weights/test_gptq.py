@@ -6,13 +6,13 @@ import torch
 
 from tests.vitedge.quantization.weights.layers import rows, statistics, weight
 from tests.vitedge.quantization.weights.output_error import output_error
-from vitedge.quantization.plan import Grid, dequantize
+from vitedge.quantization.plan import QuantizationParameters, dequantize
 from vitedge.quantization.weights import gptq, nearest
 from vitedge.quantization.weights.grids import GridSettings, widest_grid
 from vitedge.quantization.weights.statistics import InputStatistics
 
 
-def _by_inverse(target: torch.Tensor, hessian: torch.Tensor, grid: Grid) -> torch.Tensor:
+def _by_inverse(target: torch.Tensor, hessian: torch.Tensor, grid: QuantizationParameters) -> torch.Tensor:
     """The integers by the paper's own algorithm 1: updates by rows of the Cholesky factor of the inverse; float64."""
     upper = torch.linalg.cholesky(torch.linalg.inv(hessian), upper=True)
     left, integers = target.clone(), torch.empty_like(target)
@@ -60,7 +60,7 @@ def test_columns_between_products_are_all_rounded(elements: int) -> None:
 
 def test_a_weight_makes_up_for_the_rounding_of_its_input() -> None:
     read = rows()
-    grid = Grid("int8", read.abs().max() / 20, torch.zeros((), dtype=torch.int32))
+    grid = QuantizationParameters("int8", read.abs().max() / 20, torch.zeros((), dtype=torch.int32))
     rounded = torch.round(read / grid.scale) * grid.scale
     residuals = (read - rounded) @ weight().T
     asked = InputStatistics.of(rounded, residuals)

@@ -13,7 +13,7 @@ from tests.vitedge.quantization.weights.output_error import output_error
 from vitedge.quantization.plan import ENDS, dequantize, fake_quantize
 from vitedge.quantization.weights import adaround, gptq, nearest
 from vitedge.quantization.weights.grids import GridSettings
-from vitedge.quantization.weights.rounding import Rounding, in_groups
+from vitedge.quantization.weights.rounding import RoundedWeight, in_groups
 from vitedge.quantization.weights.rows import Window, convolution_rows
 from vitedge.quantization.weights.statistics import InputStatistics
 
@@ -27,7 +27,7 @@ KINDS = [
 ]
 
 
-def _errors(values: torch.Tensor, rounding: Rounding, inputs: InputStatistics) -> torch.Tensor:
+def _errors(values: torch.Tensor, rounding: RoundedWeight, inputs: InputStatistics) -> torch.Tensor:
     return inputs.errors(in_groups(values, inputs), in_groups(rounding.weight(), inputs)).flatten()
 
 

@@ -44,7 +44,7 @@ _ROUNDED_TO = 8
 
 
 @dataclass(frozen=True)
-class Structure:
+class MobileViTStructure:
     """The skeleton and its transformers, as the shapes tell them."""
 
     in_channels: int
@@ -55,7 +55,7 @@ class Structure:
     options: dict[str, Any]
 
 
-def read_structure(state: State, attention: str) -> Structure:
+def read_structure(state: State, attention: str) -> MobileViTStructure:
     """Finds everything that names and shapes tell.
 
     Args:
@@ -86,7 +86,7 @@ def read_structure(state: State, attention: str) -> Structure:
     widths = tuple(shape_of(state, f"{block}.transformer.0.{attention}")[1] for _, block in transformers)
     hidden = [shape_of(state, f"{block}.transformer.0.mlp.fc1.weight")[0] for _, block in transformers]
     first = transformers[0][1]
-    return Structure(
+    return MobileViTStructure(
         in_channels=in_channels,
         classes=state["head.fc.weight"].shape[0] if "head.fc.weight" in state else 0,
         widths=widths,
@@ -138,7 +138,7 @@ class Traits:
     family: str
     attention: str
     """Name of the weight, below a transformer layer, whose second axis is the transformer's width."""
-    published_name: Callable[[Structure], str]
+    published_name: Callable[[MobileViTStructure], str]
     """The published model that has this structure, or empty."""
     custom_name: str
     default_heads: int
@@ -201,7 +201,7 @@ def infer_spec(state: State, naming: str, hints: Hints, traits: Traits) -> Model
     return replace(spec, notes=(*spec.notes, *size_notes(spec)))
 
 
-def _described(structure: Structure) -> str:
+def _described(structure: MobileViTStructure) -> str:
     parts = {"channels": structure.options["channels"], "widths": structure.widths, "depths": structure.depths}
     return ", ".join(f"{name} {'-'.join(map(str, values))}" for name, values in parts.items())
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from vitedge.checkpoints.families.family import Converted, Hints, Naming, State
 from vitedge.checkpoints.families.mobilevit import cvnets as mobilevit_cvnets
 from vitedge.checkpoints.families.mobilevit import huggingface as mobilevit_huggingface
-from vitedge.checkpoints.families.mobilevit.structure import Structure, Traits, infer_spec
+from vitedge.checkpoints.families.mobilevit.structure import MobileViTStructure, Traits, infer_spec
 from vitedge.checkpoints.families.renaming import with_batch_counters
 from vitedge.records import ModelSpec, Preprocessing
 
@@ -24,7 +24,7 @@ _DEPTHS = (2, 4, 3)
 _TABLE = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), interpolation="bicubic", crop=0.888)
 
 
-def _published_name(found: Structure) -> str:
+def _published_name(found: MobileViTStructure) -> str:
     for multiplier in MULTIPLIERS:
         channels, widths = (tuple(int(count * multiplier) for count in counts) for counts in (_CHANNELS, _WIDTHS))
         if (found.options["channels"], found.widths, found.depths) == (channels, widths, _DEPTHS):
