@@ -82,7 +82,7 @@ def test_a_failure_while_writing_leaves_what_was_there(tmp_path: Path, monkeypat
 def test_a_budget_weighs_what_layers_cost_on_this_machine() -> None:
     quick = {"smoothing": False, "equalization": False, "bias_correction": False, "ranges": "minmax"}
     asked = QuantizationRecipe("mixed", images="synthetic", image_count=8, min_sqnr=60.0, **quick)  # type: ignore[arg-type]
-    recipe = ExportRecipe(precision="mixed", quantization=asked)
+    recipe = ResolvedRecipe(formats=("onnx",), precision="mixed", quantization=asked)
     job = quantize_reference(load_reference(read(str(VIT)), None), recipe, features=False, progress=lambda _text: None)
     frontier = job.spent.held.frontier
     assert len(frontier) > 1
