@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The house keeps its shape: floors, no circles, one lazy boundary, small files, nothing forgotten in the wheel."""
+"""The house keeps its shape: one lazy boundary, small files, nothing forgotten in the wheel.
+
+The floors are a contract of import-linter in pyproject.toml, which `make test` runs.
+"""
 
 from __future__ import annotations
 
 import ast
+import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,51 +44,38 @@ def sources() -> dict[str, Path]:
 SOURCES = sources()
 
 
-def imports(name: str, *, lazy: bool) -> set[str]:
-    """Modules of ours that a module imports: at its top, or anywhere."""
-    tree = ast.parse(SOURCES[name].read_text(encoding="utf-8"))
-    nodes: Iterator[ast.AST] = ast.walk(tree) if lazy else _executed(tree)
+def imports(name: str) -> set[str]:
+    """Modules of ours that a module imports, at its top or anywhere."""
     found: set[str] = set()
-    for node in nodes:
+    for node in ast.walk(ast.parse(SOURCES[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            below = {f"{node.module}.{alias.name}" for alias in node.names}
-            modules = below & SOURCES.keys()
-            found.update(modules)
-            if len(modules) < len(below):
-                found.add(node.module)
+            found.add(node.module)
     return {module for module in found if module.split(".")[0] == "vitedge" and module != name}
 
 
-def _executed(tree: ast.Module) -> Iterator[ast.AST]:
-    """What runs on import: not the bodies of functions, not what is for type checkers."""
-    pending: list[ast.AST] = [tree]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-            continue
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            continue
-        yield node
-        pending.extend(ast.iter_child_nodes(node))
+def lint(root: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the contracts of pyproject.toml over a tree."""
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_there_is_no_circle() -> None:
-    edges = {name: imports(name, lazy=True) & SOURCES.keys() for name in SOURCES}
-    done: set[str] = set()
-
-    def visit(name: str, path: tuple[str, ...]) -> None:
-        assert name not in path, " -> ".join((*path[path.index(name) :], name))
-        if name in done:
-            return
-        for module in edges[name]:
-            visit(module, (*path, name))
-        done.add(name)
-
-    for name in SOURCES:
-        if name != "vitedge":  # imported by every module of it; it imports the verbs when they are called
-            visit(name, ())
+def test_a_planted_upward_import_breaks_the_floors(tmp_path: Path) -> None:
+    """`make test` runs the contracts over the tree itself; this shows that they can fail."""
+    for name in ("vitedge", "export", "calibration"):
+        shutil.copytree(
+            ROOT / name, tmp_path / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "*.pth")
+        )
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    sound = lint(tmp_path)
+    assert sound.returncode == 0, sound.stdout
+    with (tmp_path / "export" / "formats.py").open("a", encoding="utf-8") as file:
+        file.write("\nfrom vitedge.verbs.export import STAGES as STAGES\n")
+    broken = lint(tmp_path)
+    assert broken.returncode == 1
+    assert "vitedge.export is not allowed to import vitedge.verbs" in broken.stdout
 
 
 def test_importlib_is_in_the_registry_alone() -> None:
@@ -105,7 +96,7 @@ def test_only_render_prints() -> None:
 def test_the_script_of_the_verify_kit_stands_alone() -> None:
     text = SOURCES["vitedge.devices.mac_kit.verify"].read_text(encoding="utf-8")
     ast.parse(text, feature_version=(3, 8))
-    assert not imports("vitedge.devices.mac_kit.verify", lazy=True)
+    assert not imports("vitedge.devices.mac_kit.verify")
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))
