@@ -115,7 +115,7 @@ def test_a_sound_package_passes(sound: Sound) -> None:
     found = sound.layers(sound.path)
     assert found.first_departure == ""
     assert found.unmatched == ()
-    assert found.unjudged == ()
+    assert found.unchecked == ()
     assert sound.weights(sound.path) == ""
     assert sound.block in {module_of(row.output).rpartition(".")[0] for row in found.layers}
 
