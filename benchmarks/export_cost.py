@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the tool itself costs: time of an export against a bare one, peak memory, time of ``--help`` and ``inspect``.
 
-    python benchmarks/export_cost.py            writes benchmarks/results/export_cost.json
-    python benchmarks/export_cost.py --quick    leaves out ViT-L and ViT-H, which take minutes and 16 GB of disk
+    python -m benchmarks.export_cost            writes benchmarks/results/export_cost.json
+    python -m benchmarks.export_cost --quick    leaves out ViT-L and ViT-H, which take minutes and 16 GB of disk
 
 Weights are seeded and the checkpoints are made in a temporary folder. Bars are those of the issue that asked for them;
 a figure that misses its bar is written down like any other and ends the script with exit code 1.
@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.child import run_child
 from vitedge.devices import machine
 from vitedge.files.bundle import versions
 
@@ -35,39 +36,6 @@ BARS = {
     "help_s": 0.4,
     "inspect_s_beyond_torch": 2.0,
 }
-
-MAKE = """
-import sys, timm, torch
-torch.manual_seed(0)
-model = timm.create_model(sys.argv[1], num_classes=1000)
-torch.nn.init.trunc_normal_(model.get_classifier().weight, std=0.02)
-torch.save({"model": model.state_dict()}, sys.argv[2])
-"""
-
-COMPARE = """
-import json, sys, time, warnings
-from pathlib import Path
-import timm, torch
-import vitedge
-from vitedge.recipe import ExportRecipe
-warnings.simplefilter("ignore")
-name, checkpoint, folder, rounds = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
-size = timm.get_pretrained_cfg(name).input_size[1]
-module = vitedge.load(checkpoint).module
-image = torch.zeros(1, 3, size, size)
-def bare(out):
-    with torch.no_grad():
-        torch.onnx.export(module, (image,), out, dynamo=True, verbose=False)
-def ours(out):
-    vitedge.export(checkpoint, out, ExportRecipe())
-seconds = {"bare": [], "vitedge": []}
-for turn in range(rounds + 1):  # the first of each warms up and is left out
-    for kind, run, out in (("bare", bare, folder / f"{turn}.onnx"), ("vitedge", ours, folder / f"{turn}")):
-        start = time.perf_counter()
-        run(out)
-        seconds[kind].append(time.perf_counter() - start)
-print("RESULT", json.dumps({kind: times[1:] for kind, times in seconds.items()}))
-"""
 
 
 def main() -> None:
@@ -93,7 +61,7 @@ def measure_time(folder: Path) -> dict[str, Any]:
         checkpoint = make(name, folder)
         out = folder / f"{name}-out"
         out.mkdir()
-        seconds = result_of([sys.executable, "-c", COMPARE, name, str(checkpoint), str(out), str(ROUNDS)])
+        seconds = run_child("export_time", name, checkpoint, out, ROUNDS)
         medians = {kind: statistics.median(times) for kind, times in seconds.items()}
         ratio = medians["vitedge"] / medians["bare"]
         rows[f"export_ratio {name}"] = {"figure": ratio, "bar": BARS["export_ratio"], "seconds": seconds}
@@ -143,15 +111,8 @@ def measure_memory(folder: Path) -> dict[str, Any]:
 def make(name: str, folder: Path) -> Path:
     """A seeded checkpoint of a timm model."""
     path = folder / f"{name}.pth"
-    subprocess.run([sys.executable, "-c", MAKE, name, str(path)], check=True)
+    run_child("seeded_checkpoint", name, path)
     return path
-
-
-def result_of(command: list[str]) -> dict[str, Any]:
-    """What a process printed after the word RESULT."""
-    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    result: dict[str, Any] = json.loads(shown.rpartition("RESULT ")[2])
-    return result
 
 
 def wall(command: list[str]) -> float:
