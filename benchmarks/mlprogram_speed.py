@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What it costs to compute a Core ML package on PyTorch: time against the PyTorch module's own, and memory.
+"""Measures the cost of computing a Core ML package on PyTorch: time against the PyTorch module's own, and memory.
 
 ``python -m benchmarks.mlprogram_speed`` from the root of the repository writes
 ``benchmarks/results/mlprogram_speed.json``. Weights are seeded, so that nothing is downloaded; the packages are fp32
-and made in a temporary folder. A figure that misses its bar is written down like any other and ends the script with
+and made in a temporary folder. A figure that misses its limit is written down like any other and ends the script with
 exit code 1.
 """
 
@@ -27,7 +27,7 @@ RESULTS = Path(__file__).with_name("results") / "mlprogram_speed.json"
 MODELS = ("vit_small_patch16_224", "pit_s_224", "mobilevit_s")
 TARGETS = ("iOS17", "iOS18")
 ROUNDS = 25
-BARS = {"time": 2.0, "memory": 1.5}
+LIMITS = {"time": 2.0, "memory": 1.5}
 """Median time of a program over that of the module; memory that a loaded program holds after it ran over the bytes of
 its weights, of which a second copy would make 2."""
 
@@ -44,14 +44,14 @@ def main() -> None:
             checkpoint = Path(folder) / f"{name}.pth"
             run_child("coreml_packages", name, checkpoint, *TARGETS)
             rows += [measure(name, checkpoint, target, settings.rounds) for target in TARGETS]
-    missed = [f"{row['model']} {row['target']} {bar}" for row in rows for bar in BARS if row[bar] > BARS[bar]]
-    report = {"provenance": provenance(settings.rounds), "bars": BARS, "rows": rows, "missed": missed}
+    missed = [f"{row['model']} {row['target']} {name}" for row in rows for name in LIMITS if row[name] > LIMITS[name]]
+    report = {"provenance": provenance(settings.rounds), "bars": LIMITS, "rows": rows, "missed": missed}
     settings.out.write_text(json.dumps(report, indent=1) + "\n")
     for row in rows:
         print(
             f"{row['model']:24} {row['target']}  {row['operations']:4} operations  {row['time']:5.2f} x the module's"
-            f" {row['module_ms']:6.1f} ms (bar {BARS['time']:g})  memory {row['memory']:4.2f} x the weights'"
-            f" {row['weights'] / 1e6:5.1f} MB (bar {BARS['memory']:g})  {row['relative']:.1e} apart"
+            f" {row['module_ms']:6.1f} ms (limit {LIMITS['time']:g})  memory {row['memory']:4.2f} x the weights'"
+            f" {row['weights'] / 1e6:5.1f} MB (limit {LIMITS['memory']:g})  {row['relative']:.1e} apart"
         )
     print(f"missed: {', '.join(missed) or 'nothing'}; {settings.out}")
     sys.exit(bool(missed))
@@ -78,7 +78,7 @@ def measure(name: str, checkpoint: Path, target: str, rounds: int) -> dict[str, 
 
 
 def provenance(rounds: int) -> dict[str, Any]:
-    """Where and with what it was measured."""
+    """Returns date, machine, versions and settings of the measurement."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "machine": machine.identity(),

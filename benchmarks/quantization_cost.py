@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What calibration costs: time against plain forward passes over the same images, and memory against their number.
+"""Measures calibration: time against plain forward passes over the same images, and memory against their number.
 
 ``python -m benchmarks.quantization_cost`` from the root of the repository writes
 ``benchmarks/results/quantization_cost.json``; ``--ours`` leaves the other tools out, which take most of the time. The
-cache of what was seen is in an empty folder, so that nothing is known beforehand. A figure that misses its bar is
+cache of observations is in an empty folder. A figure that misses its limit is
 written down like any other and ends the script with exit code 1.
 """
 
@@ -36,7 +36,7 @@ CALIBRATING = "calibrating"
 IMAGES = 256
 FEW, MANY = 128, 1024
 ROUNDS = 3
-BARS = {"calibration": 1.5, "memory": 1.05}
+LIMITS = {"calibration": 1.5, "memory": 1.05}
 """Time of the calibration over that of the forward passes; peak memory at many images over that at few."""
 
 
@@ -60,7 +60,7 @@ def main() -> None:
     told = provenance(weights="seeded", model=MODEL, images="synthetic, seed 0", rounds=ROUNDS)
     asked.output.write_text(json.dumps({"provenance": told, "rows": rows, "missed": missed}, indent=1) + "\n")
     for name, row in rows.items():
-        print(f"{name:32} {row['figure']:6.2f}   bar {row.get('bar', '-')}   {'MISSED' if name in missed else ''}")
+        print(f"{name:32} {row['figure']:6.2f}   limit {row.get('bar', '-')}   {'MISSED' if name in missed else ''}")
     sys.exit(bool(missed))
 
 
@@ -68,7 +68,7 @@ def measure_time(checkpoint: Path, folder: Path) -> dict[str, Any]:
     """Range calibration between two turns of plain forward passes over the same images, in batches of the same size."""
     runs = [calibrate(checkpoint, folder / "images.npy", IMAGES, "timed") for _ in range(ROUNDS)]
     ratios = [run["seconds"][CALIBRATING] / statistics.mean(run["forward"]) for run in runs]
-    figure = {"figure": statistics.median(ratios), "bar": BARS["calibration"], "ratios": ratios, "runs": runs}
+    figure = {"figure": statistics.median(ratios), "bar": LIMITS["calibration"], "ratios": ratios, "runs": runs}
     return {"calibration over forward passes": figure}
 
 
@@ -77,12 +77,12 @@ def measure_memory(checkpoint: Path, folder: Path) -> dict[str, Any]:
     peaks = {
         count: calibrate(checkpoint, folder / "images.npy", count, "untimed")["peak_bytes"] for count in (FEW, MANY)
     }
-    figure = {"figure": peaks[MANY] / peaks[FEW], "bar": BARS["memory"], "peak_bytes": peaks}
+    figure = {"figure": peaks[MANY] / peaks[FEW], "bar": LIMITS["memory"], "peak_bytes": peaks}
     return {f"memory at {MANY} over {FEW} images": figure}
 
 
 def measure_peers(checkpoint: Path, folder: Path) -> dict[str, Any]:
-    """What the other tools take for a whole quantization over their own runtime's forward passes at batch 1."""
+    """Returns the other tools' time for a whole quantization over that of their runtime's forward passes at batch 1."""
     images = write_images(checkpoint, folder / "normalized.npy", IMAGES)
     model = lower(checkpoint, folder / "fp32")
     rows = {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What earlier versions wrote stays readable: `tests/earlier` holds one small bundle of each kind."""
+"""Bundles of earlier versions stay readable: `tests/earlier` holds a small one of each kind."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class Sound:
         return ""
 
     def constant(self, name: str) -> str:
-        """What the package calls a weight of the block."""
+        """Returns the package's name for a weight of the block."""
         stem = f"{self.block}.{name}".replace(".", "_")
         return next(found for found in damage.constants(self.path) if found in (stem, f"{stem}_to_fp16"))
 

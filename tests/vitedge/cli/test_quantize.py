@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What somebody types who quantizes: one sentence and the right exit code, nothing half-written and nothing lost."""
+"""Mistakes in `quantize` end in one sentence and the right exit code; nothing is half-written or lost."""
 
 from __future__ import annotations
 

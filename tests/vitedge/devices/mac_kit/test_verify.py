@@ -31,7 +31,7 @@ def kit(written: Path, tmp_path: Path) -> Path:
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What is known of a result, and its outputs."""
+    """Returns the facts of a result, and its outputs."""
     with np.load(path, allow_pickle=False) as file:
         outputs = {name: file[name] for name in file.files if name != "about"}
         return json.loads(file["about"].tobytes()), outputs
