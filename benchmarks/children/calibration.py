@@ -20,7 +20,7 @@ from vitedge.images.preprocess import normalize
 from vitedge.images.stream import open_images
 from vitedge.models.reference import Reference
 from vitedge.quantization.observing import BATCH
-from vitedge.recipe import ExportRecipe, QuantizationRecipe
+from vitedge.recipe import QuantizationRecipe, ResolvedRecipe
 from vitedge.verbs.quantize import quantize_reference
 
 
@@ -38,7 +38,7 @@ def forward(reference: Reference, images: str, count: int) -> float:
 
 def measure(checkpoint: str, images: str, count: int, *, timed: bool) -> dict[str, Any]:
     reference = vitedge.load(checkpoint)
-    recipe = ExportRecipe(precision="int8", quantization=QuantizationRecipe(images=images, image_count=count))
+    recipe = ResolvedRecipe(precision="int8", quantization=QuantizationRecipe(images=images, image_count=count))
     before = forward(reference, images, count) if timed else None
     job = quantize_reference(reference, recipe, features=False, progress=lambda _text: None)
     after = forward(reference, images, count) if timed else None

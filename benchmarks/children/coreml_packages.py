@@ -14,7 +14,7 @@ import vitedge
 from benchmarks.children.seeded_checkpoint import write
 from vitedge.export.to_coreml import lower
 from vitedge.program.capture import capture
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 
 
 def lower_all(name: str, checkpoint: Path, targets: Sequence[str]) -> None:
@@ -22,7 +22,7 @@ def lower_all(name: str, checkpoint: Path, targets: Sequence[str]) -> None:
     reference = vitedge.load(str(checkpoint))
     program = capture(reference.module, reference.spec, reference.blocks)
     for target in targets:
-        recipe = ExportRecipe(formats=("coreml",), coreml_target=target)
+        recipe = ResolvedRecipe(formats=("coreml",), coreml_target=target)
         lower(program, recipe, checkpoint.with_name(f"{name}-{target}.mlpackage"), ())
 
 

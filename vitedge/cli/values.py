@@ -11,6 +11,8 @@ from vitedge.files.plain import to_dict
 from vitedge.recipe import SCHEMES
 from vitedge.records import Tolerance
 
+_SWITCHES = {"on": True, "off": False}
+
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
     """Returns height and width in pixels of ``224`` or ``256x192`` (height x width); None of None.
@@ -99,7 +101,7 @@ def quantization_entries(
     entries.update({name: value for name, value in given.items() if value is not None})
     for pair in settings or ():
         name, value = _pair(pair, "--quantization", "ranges=mse")
-        entries[name.replace("-", "_")] = _number(value)
+        entries[name.replace("-", "_")] = _SWITCHES.get(value, _number(value))
     chosen = dict(_pair(pair, "--layer", "blocks.0.*=float") for pair in layers or ())
     if chosen:
         entries["layers"] = {**entries.get("layers", {}), **chosen}

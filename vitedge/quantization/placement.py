@@ -23,7 +23,7 @@ class LayerPlacement:
     """How a layer is computed."""
 
     scheme: str
-    """One of `vitedge.recipe.LAYER_SCHEMES`."""
+    """a `vitedge.recipe.LayerScheme`."""
     reason: str
     """One phrase."""
 

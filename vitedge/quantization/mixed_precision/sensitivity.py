@@ -47,7 +47,7 @@ class Exemption:
     part: str
     """A layer, or an attention whose products are quantized."""
     scheme: str
-    """What it becomes, one of `vitedge.recipe.LAYER_SCHEMES`."""
+    """What it becomes, a `vitedge.recipe.LayerScheme`."""
 
 
 @dataclass(frozen=True, eq=False)
