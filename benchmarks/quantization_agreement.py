@@ -91,7 +91,7 @@ def measure(title: str) -> Row:
         folder = Path(name)
         reference = load_reference(read(str(write_checkpoint(title, folder))))
         asked = QuantizationRecipe(images="synthetic", image_count=CALIBRATION)
-        recipe = ResolvedRecipe(precision="int8", quantization=asked)
+        recipe = ResolvedRecipe(formats=("onnx",), precision="int8", quantization=asked)
         program, path = (
             _divided(quantize_reference(reference, recipe, features=False, progress=_silence)),
             folder / "model.onnx",

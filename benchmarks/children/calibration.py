@@ -38,7 +38,8 @@ def forward(reference: Reference, images: str, count: int) -> float:
 
 def measure(checkpoint: str, images: str, count: int, *, timed: bool) -> dict[str, Any]:
     reference = vitedge.load(checkpoint)
-    recipe = ResolvedRecipe(precision="int8", quantization=QuantizationRecipe(images=images, image_count=count))
+    quantization = QuantizationRecipe(images=images, image_count=count)
+    recipe = ResolvedRecipe(formats=("onnx",), precision="int8", quantization=quantization)
     before = forward(reference, images, count) if timed else None
     job = quantize_reference(reference, recipe, features=False, progress=lambda _text: None)
     after = forward(reference, images, count) if timed else None
