@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Core ML packages of full-size models compute, op by op on this machine, against PyTorch.
+"""Compares Core ML packages of full-size models, computed op by op on this machine, with PyTorch.
 
 ``python -m benchmarks.coreml_numerics`` from the root of the repository, in an environment with the ``dev`` extra: two
 deployment targets, both precisions, and both ways into coremltools: ``export`` is vitedge's own lowering of a
 ``torch.export`` program, ``trace`` is coremltools alone on a traced module, told what to keep in float32 where half
-precision would miss the bar. The weights are seeded.
+precision would exceed the tolerance. The weights are seeded.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ FRONTS = ("export", "trace")
 SEED = 0
 IMAGES = 8
 TRACED_DB = 51.0
-"""What the choice of float32 modules aims at for traced packages: other modules than vitedge's fold there."""
-BARS = {"fp32": Tolerance(relative_error=1e-5, agreement=1.0), "fp16": Tolerance(centred_sqnr_db=45.0)}
+"""SQNR in dB that the choice of float32 modules aims at for traced packages, which fold other modules than vitedge."""
+TOLERANCES = {"fp32": Tolerance(relative_error=1e-5, agreement=1.0), "fp16": Tolerance(centred_sqnr_db=45.0)}
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ class Row:
     centred_sqnr_db: float
     agreement: float | None
     missed: str
-    """Which bar was missed and by how much, or empty."""
+    """The tolerance that was exceeded and by how much, or empty."""
     notes: tuple[str, ...]
-    """What the export says of itself, such as how many modules stay in float32."""
+    """Notes of the export, such as how many modules stay in float32."""
     seconds: float
     """The export or the conversion, checks included."""
 
@@ -94,16 +94,18 @@ def write(name: str, path: Path) -> None:
     torch.save(module.state_dict(), path)
 
 
-def bar_of(name: str, precision: str) -> Tolerance:
+def tolerance_of(name: str, precision: str) -> Tolerance:
     if name.startswith("mobilevitv2") and precision == "fp32":
         return Tolerance(relative_error=1e-4, agreement=1.0)
-    return BARS[precision]
+    return TOLERANCES[precision]
 
 
-def exported(path: Path, folder: Path, target: str, precision: str, bar: Tolerance) -> tuple[Path, tuple[str, ...]]:
-    """By vitedge, which chooses what stays in float32; a miss is measured and not refused."""
+def exported(
+    path: Path, folder: Path, target: str, precision: str, tolerance: Tolerance
+) -> tuple[Path, tuple[str, ...]]:
+    """Returns the package that vitedge exports and its notes; an error above the tolerance is kept, not refused."""
     recipe = ExportRecipe(
-        formats=("coreml",), precision=precision, coreml_target=target, image_count=IMAGES, tolerance=bar
+        formats=("coreml",), precision=precision, coreml_target=target, image_count=IMAGES, tolerance=tolerance
     )
     try:
         result = export(str(path), folder / "bundle", recipe, force=True)
@@ -117,18 +119,18 @@ def exported(path: Path, folder: Path, target: str, precision: str, bar: Toleran
 
 
 def noisy(reference: Reference, reference_outputs: ReferenceOutputs) -> frozenset[str]:
-    """The modules whose rounding to half precision would cost the bar, as vitedge predicts it."""
+    """Returns the modules whose rounding to half precision would exceed the tolerance, as vitedge predicts it."""
     program = capture(reference.module, reference.spec, reference.blocks)
     images = as_input(reference_outputs.data.images[:4], program.inputs[0], reference.spec)
     return frozenset(find_noisy(program, images, [reference_outputs.data.outputs["logits"]], TRACED_DB))
 
 
 def converted(
-    reference: Reference, folder: Path, target: str, precision: str, single: frozenset[str] = frozenset()
+    reference: Reference, folder: Path, target: str, precision: str, float32_modules: frozenset[str] = frozenset()
 ) -> Path:
-    """By coremltools alone, on the traced module."""
-    path, half = folder / f"traced-{target}-{precision}-{len(single)}.mlpackage", precision == "fp16"
-    return convert(reference.module, reference.spec.image_size[0], path, target, half=half, single=single)
+    """Returns the package that coremltools alone converts from the traced module."""
+    path, half = folder / f"traced-{target}-{precision}-{len(float32_modules)}.mlpackage", precision == "fp16"
+    return convert(reference.module, reference.spec.image_size[0], path, target, half=half, single=float32_modules)
 
 
 def measured(path: Path, reference_outputs: ReferenceOutputs) -> OutputParity:
@@ -142,23 +144,23 @@ def rows(name: str, folder: Path) -> Iterator[Row]:
     write(name, path)
     reference = load_reference(read(str(path)))
     reference_outputs = gather(reference, load("synthetic", reference.spec, IMAGES), Tolerance(), features=False)
-    for front, target, precision in itertools.product(FRONTS, TARGETS, BARS):
-        bar = bar_of(name, precision)
+    for front, target, precision in itertools.product(FRONTS, TARGETS, TOLERANCES):
+        tolerance = tolerance_of(name, precision)
         start = time.perf_counter()
         notes: tuple[str, ...] = ()
         if front == "export":
-            package, notes = exported(path, folder, target, precision, bar)
+            package, notes = exported(path, folder, target, precision, tolerance)
         else:
             package = converted(reference, folder, target, precision)
         seconds = time.perf_counter() - start
         found = measured(package, reference_outputs)
-        if front == "trace" and precision == "fp16" and exceeded((found,), bar):
-            single = noisy(reference, reference_outputs)
+        if front == "trace" and precision == "fp16" and exceeded((found,), tolerance):
+            float32_modules = noisy(reference, reference_outputs)
             notes = (
-                f"{found.centred_sqnr_db:.1f} dB if all is in half precision: {len(single)} modules stay in float32, "
-                "by coremltools' selector",
+                f"{found.centred_sqnr_db:.1f} dB if all is in half precision: "
+                f"{len(float32_modules)} modules stay in float32, by coremltools' selector",
             )
-            package = converted(reference, folder, target, precision, single)
+            package = converted(reference, folder, target, precision, float32_modules)
             found = measured(package, reference_outputs)
         yield Row(
             model=name,
@@ -170,7 +172,7 @@ def rows(name: str, folder: Path) -> Iterator[Row]:
             sqnr_db=round(found.sqnr_db, 1),
             centred_sqnr_db=round(found.centred_sqnr_db, 1),
             agreement=found.agreement,
-            missed=exceeded((found,), bar),
+            missed=exceeded((found,), tolerance),
             notes=notes,
             seconds=round(seconds, 1),
         )

@@ -2,7 +2,7 @@
 """Parity of full-size models of every family, in both precisions, at their own and at another image size.
 
 ``python -m benchmarks.families`` from the root of the repository, in an environment with the ``dev`` extra. The weights
-are seeded, so that nothing is downloaded; no bar is set during the export, so that a miss is measured and not refused.
+are seeded, so that nothing is downloaded; no tolerance is set during the export, so that a miss is kept, not refused.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Model:
     other: int
     settings: tuple[tuple[str, Any], ...] = ()
     wrap: Callable[[State], Any] = dict
-    """What the file holds around the weights."""
+    """The wrapper of the weights in the file."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Row:
     """Centred SQNR of PyTorch in float32 with the weights rounded to half precision: what no fp16 file can exceed by
     much, and what tells a sensitive model from a bad lowering."""
     missed: str
-    """Which default bar was missed and by how much, or empty."""
+    """The default tolerance that was exceeded and by how much, or empty."""
 
 
 def with_decoder(state: State) -> Any:
@@ -108,7 +108,7 @@ def write(model: Model, path: Path) -> None:
 
 
 def rounded_weights(path: Path, size: int) -> dict[str, float]:
-    """By output, the centred SQNR that rounding nothing but the weights to half precision leaves."""
+    """Returns the centred SQNR in dB of each output when only the weights are rounded to half precision."""
     checkpoint = read(str(path))
     reference = load_reference(checkpoint, (size, size))
     pixels = load("synthetic", reference.spec, IMAGES).pixels
@@ -134,7 +134,7 @@ def rows(model: Model, folder: Path) -> Iterator[Row]:
             result = export(str(path), folder / "bundle", recipe, force=True)
             seconds = time.perf_counter() - start
             (artifact,), (report,) = result.manifest.artifacts, result.manifest.parity
-            bar = default_tolerance(precision, found.spec.family)
+            tolerance = default_tolerance(precision, found.spec.family)
             rounded = rounded_weights(path, size) if precision == "fp16" else {}
             for output in report.outputs:
                 yield Row(
@@ -150,7 +150,7 @@ def rows(model: Model, folder: Path) -> Iterator[Row]:
                     megabytes=round(artifact.size / 1e6, 2),
                     seconds=round(seconds, 1),
                     rounded_weights_db=rounded.get(output.output),
-                    missed=exceeded((output,), bar),
+                    missed=exceeded((output,), tolerance),
                 )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a runtime computes what PyTorch simulated: integer by integer within a block, and in decibels end to end.
+"""Compares a runtime with PyTorch's simulation: integer by integer within a block, and in decibels end to end.
 
 ``python -m benchmarks.quantization_agreement`` from the root of the repository writes
 ``benchmarks/results/quantization_agreement.json``; with names of models it measures those again and keeps the other
@@ -7,7 +7,7 @@ rows. Block by block, every integer of the int8 file in ONNX Runtime, and of the
 compared with the simulation's (`benchmarks.quantization_pieces`, `benchmarks.quantization_packages`). End to end, where
 one integer that falls on the other side of a half moves others, the file's distance from the float model is compared
 with the simulation's, in ONNX Runtime and in OpenVINO, and that of the Core ML package with its own. A figure that
-misses its bar is written down like any other and ends the script with exit code 1.
+misses its limit is written down like any other and ends the script with exit code 1.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from vitedge.verbs.quantize import quantize_reference
 
 RESULTS = Path(__file__).with_name("results") / "quantization_agreement.json"
 CALIBRATION = 32
-JUDGED = 32
-COREML_JUDGED = 8
+EVALUATED = 32
+COREML_EVALUATED = 8
 CUT = 2
 """Images over which integers are compared."""
 RUNTIMES = ("onnxruntime", "openvino")
-BARS = {"flipped": 0.01, "apart": 1, "sqnr_db": 1.0}
+LIMITS = {"flipped": 0.01, "apart": 1, "sqnr_db": 1.0}
 """Share of a block's integers that may differ; how far one may that is computed from the same inputs; and decibels
 between runtime and simulation."""
 
@@ -62,7 +62,7 @@ class Integers:
     apart: int
     """Largest difference of any."""
     further: int
-    """How many differ by more than one, each of them after another that differs within its block."""
+    """Number of integers that differ by more than one, each after another that differs within its block."""
     apart_alone: int
     """Largest difference where every integer is computed from the simulation's integers."""
     pieces: tuple[Piece, ...]
@@ -79,9 +79,9 @@ class Row:
     runtime_db: dict[str, float]
     """The same of the file in each runtime."""
     mlprogram: Integers
-    """Of the package, computed op by op."""
+    """Integers of the Core ML package, computed op by op."""
     coreml_simulation_db: float
-    """Of the program for Core ML, which rounds to other integers, over fewer images."""
+    """Centred SQNR in dB of PyTorch's simulation of the program for Core ML, over fewer images."""
     mlprogram_db: float
 
 
@@ -91,18 +91,18 @@ def measure(title: str) -> Row:
         folder = Path(name)
         reference = load_reference(read(str(write_checkpoint(title, folder))))
         asked = QuantizationRecipe(images="synthetic", image_count=CALIBRATION)
-        recipe = ResolvedRecipe(precision="int8", quantization=asked)
+        recipe = ResolvedRecipe(formats=("onnx",), precision="int8", quantization=asked)
         program, path = (
             _divided(quantize_reference(reference, recipe, features=False, progress=_silence)),
             folder / "model.onnx",
         )
         artifact = lower(program, recipe, path)
-        (pixels,) = open_images("synthetic", reference.spec, JUDGED, 1).batches(JUDGED)
+        (pixels,) = open_images("synthetic", reference.spec, EVALUATED, 1).batches(EVALUATED)
         images = normalize(pixels, reference.spec.preprocessing)
         file = File(onnx.load(path), program, artifact.blocks, folder)
         (output,) = artifact.outputs
         expected = reference.outputs(pixels, features=False)["logits"]
-        few, package = images[:COREML_JUDGED], folder / "model.mlpackage"
+        few, package = images[:COREML_EVALUATED], folder / "model.mlpackage"
         recipe = replace(recipe, formats=("coreml",))
         coreml = _divided(quantize_reference(reference, recipe, features=False, progress=_silence))
         (described,) = lower_to_coreml(coreml, recipe, package, ()).outputs
@@ -130,7 +130,7 @@ def _integers(found: Iterable[Piece]) -> Integers:
 
 
 def _divided(job: Quantization) -> Program:
-    """With the parts of blocks that hold several transformer layers, as MobileViT's do, as blocks of their own."""
+    """Returns the program; transformer layers of a block that holds several, as MobileViT's do, are blocks as well."""
     program = job.program(1)
     layers = [attention.name.rpartition(".")[0] for attention in job.structure.attentions]
     holders = {block for block in program.blocks if any(layer.startswith(f"{block}.") for layer in layers)}
@@ -160,18 +160,18 @@ def _run(runtime: str, path: Path, images: Array) -> dict[str, Array]:
 
 
 def missed(rows: Sequence[Row]) -> list[str]:
-    """The bars that are not held, each as a sentence."""
+    """Returns the limits that are missed, each as a sentence."""
     found = []
     for row in rows:
         for runtime, integers in (("onnxruntime", row.onnxruntime), ("mlprogram", row.mlprogram)):
-            if integers.flipped > BARS["flipped"]:
+            if integers.flipped > LIMITS["flipped"]:
                 found.append(f"{row.model}: {integers.flipped:.2%} of a block's integers differ in {runtime}")
-            if integers.apart_alone > BARS["apart"]:
+            if integers.apart_alone > LIMITS["apart"]:
                 found.append(f"{row.model}: from the same inputs, an integer differs by {integers.apart_alone}")
         pairs = [(runtime, figure, row.simulation_db) for runtime, figure in row.runtime_db.items()]
         pairs.append(("mlprogram", row.mlprogram_db, row.coreml_simulation_db))
         for runtime, figure, simulated in pairs:
-            if abs(figure - simulated) > BARS["sqnr_db"]:
+            if abs(figure - simulated) > LIMITS["sqnr_db"]:
                 found.append(f"{row.model}: {figure:.1f} dB in {runtime}, simulated {simulated:.1f} dB")
     return found
 
@@ -195,8 +195,8 @@ def _differences(integers: Integers) -> str:
 
 def main() -> None:
     asked = parser(__doc__, "MODEL", MODELS, RESULTS).parse_args()
-    told = provenance(calibration_images=CALIBRATION, judged_images=JUDGED, compared_images=CUT, seeds=(0, 1))
-    sheet = Sheet(asked.output, Row, _place, missed, {"provenance": told, "bars": BARS})
+    told = provenance(calibration_images=CALIBRATION, judged_images=EVALUATED, compared_images=CUT, seeds=(0, 1))
+    sheet = Sheet(asked.output, Row, _place, missed, {"provenance": told, "bars": LIMITS})
     for title in asked.chosen:
         row = measure(title)
         print(_told(row), flush=True)

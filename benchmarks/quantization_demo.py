@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many images of the demo's test split each scheme of quantization gets wrong that the trained model got right.
+"""Counts the test images of the demo that each scheme of quantization gets wrong and the trained model got right.
 
 ``python -m benchmarks.quantization_demo`` from the root of the repository writes
 ``benchmarks/results/quantization_demo.json``; with names of schemes it measures those again and keeps the other rows.
-The three models calibrate on digits that they were trained on and are judged by ONNX Runtime on the 540 that they were
-not. A figure that misses its bar is written down like any other and ends the script with exit code 1.
+The three models calibrate on digits that they were trained on and are evaluated in ONNX Runtime on the 540 that they
+were not. A figure that misses its limit is written down like any other and ends the script with exit code 1.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from vitedge.parity.metrics import compare
 
 RESULTS = Path(__file__).with_name("results") / "quantization_demo.json"
 CALIBRATION = 128
-BARS = {"int8": 3, "int8-dynamic": 1, "w8a16": 1, "w4": 8}
+LIMITS = {"int8": 3, "int8-dynamic": 1, "w8a16": 1, "w4": 8}
 """Scheme to the most images of top-1 that it may lose."""
 Array = np.ndarray[Any, Any]
 
@@ -44,9 +44,9 @@ class Row:
     scheme: str
     images: int
     right: int
-    """How many the file classifies correctly."""
+    """Images that the file classifies correctly."""
     right_in_float: int
-    """How many the PyTorch model does."""
+    """Images that the PyTorch model classifies correctly."""
     lost: int
     """The difference."""
     agreement: float
@@ -95,18 +95,18 @@ def _outputs(path: Path, inputs: Array) -> Array:
 
 
 def missed(rows: Sequence[Row]) -> list[str]:
-    """The bars that are not held, each as a sentence."""
+    """Returns the limits that are missed, each as a sentence."""
     return [
-        f"{row.model} loses {row.lost} images in {row.scheme}, and the bar is {BARS[row.scheme]}"
+        f"{row.model} loses {row.lost} images in {row.scheme}, and the limit is {LIMITS[row.scheme]}"
         for row in rows
-        if row.lost > BARS[row.scheme]
+        if row.lost > LIMITS[row.scheme]
     ]
 
 
 def main() -> None:
-    asked = parser(__doc__, "SCHEME", BARS, RESULTS).parse_args()
+    asked = parser(__doc__, "SCHEME", LIMITS, RESULTS).parse_args()
     told = provenance(weights="the demo's trained checkpoints", images="digits", calibration_images=CALIBRATION)
-    sheet = Sheet(asked.output, Row, _place, missed, {"provenance": told, "bars": BARS})
+    sheet = Sheet(asked.output, Row, _place, missed, {"provenance": told, "bars": LIMITS})
     with tempfile.TemporaryDirectory() as name:
         training, _, labels, _ = split_digits()
         np.savez(Path(name) / "training.npz", images=training, labels=labels)
@@ -118,7 +118,7 @@ def main() -> None:
 
 
 def _place(row: Row) -> tuple[int, int]:
-    return [model.name for model in MODELS].index(row.model), list(BARS).index(row.scheme)
+    return [model.name for model in MODELS].index(row.model), list(LIMITS).index(row.scheme)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The full-size models that quantization is judged on, with seeded weights, and the same with outlier channels.
+"""The full-size models that quantization is measured on, with seeded weights, and the same with outlier channels.
 
-A model as its library initializes it has logits that are nearly the same for every image, and activations without a
-loud channel; both flatter a quantizer. Here every matrix is 1.5 times as wide as keeps the variance, the gains of the
+A model as its library initializes it has logits that are nearly the same for every image, and activations without
+outlier channels; both flatter a quantizer. Here every matrix is 1.5 times as wide as keeps the variance, gains of the
 norms vary and biases are not zero (`tests.seeding.seeded`), so that attention is peaked and logits depend on the image.
 MobileViT's batch normalizations take their statistics, channel by channel, from synthetic images, and what its
 transformers add to the stream is made quiet beside it, as training leaves both.
 
-Trained vision transformers have a few channels of LayerNorm outputs that are tens of times as loud as the others
+Trained vision transformers have a few channels of LayerNorm outputs that are tens of times as large as the others
 (arXiv:2212.08254, figure 1). `inject_outliers` makes such channels without changing what the model computes.
 """
 
@@ -34,7 +34,7 @@ from vitedge.images.image_set import load
 from vitedge.images.preprocess import normalize
 from vitedge.images.synthetic import synthesize
 from vitedge.models.reference import load_reference
-from vitedge.recipe import QuantizationRecipe, ResolvedRecipe
+from vitedge.recipe import ExportRecipe, QuantizationRecipe
 from vitedge.records import Tolerance
 
 MODELS = {
@@ -52,7 +52,7 @@ IMAGES = 128
 WEIGHTS = "seeded, matrices 1.5 times as wide as keeps the variance; MobileViT settled and its transformers quiet"
 QUIET = 0.3
 SETTLING_SEED = 2
-"""Other images than those of the calibration (0) and those that it is judged on (1)."""
+"""Seed of images that are neither those of the calibration (0) nor those of the evaluation (1)."""
 PACKAGES = ("nncf", "openvino", "torchao")
 READERS = (
     ("norm1", ("attn.qkv",)),
@@ -65,7 +65,7 @@ the transformers of MobileViT. MobileViT's last norm of a block is read by a con
 
 @dataclass(frozen=True)
 class Altered:
-    """One LayerNorm whose loud channels were made."""
+    """One LayerNorm whose outlier channels were made."""
 
     norm: str
     readers: tuple[str, ...]
@@ -120,7 +120,7 @@ def lower(
     count: int = IMAGES,
     **settings: Any,
 ) -> Path:
-    """The ONNX file that ``vitedge export`` writes; no bar is set, so that a miss is measured and not refused.
+    """The ONNX file that ``vitedge export`` writes; no tolerance is set, so that a miss is measured and not refused.
 
     Args:
         checkpoint: what to export.
@@ -128,10 +128,10 @@ def lower(
         precision: ``fp32``, or a scheme of quantization.
         images: what that calibrates on.
         count: how many of them.
-        settings: further fields of `vitedge.recipe.ResolvedRecipe`.
+        settings: further fields of `vitedge.recipe.ExportRecipe`.
     """
     quantization = None if precision == "fp32" else QuantizationRecipe(precision, images=images, image_count=count)
-    recipe = ResolvedRecipe(precision=precision, quantization=quantization, tolerance=Tolerance(), **settings)
+    recipe = ExportRecipe(precision=precision, quantization=quantization, tolerance=Tolerance(), **settings)
     vitedge.export(str(checkpoint), bundle, recipe, force=True)
     return bundle / "model.onnx"
 
@@ -150,7 +150,7 @@ def provenance(**settings: Any) -> dict[str, Any]:
 
 @torch.no_grad()
 def inject_outliers(module: nn.Module, share: float = SHARE, factor: float = FACTOR, seed: int = 0) -> list[Altered]:
-    """Makes a share of the channels of LayerNorms louder by a factor, and the Linears that read them deaf to that.
+    """Scales a share of the channels of LayerNorms by a factor, and the Linears that read them by its inverse.
 
     Gain and bias of a channel times 32 and the readers' column of it over 32 leave what the readers compute as it was,
     bit for bit as 32 is a power of two (arXiv:2211.10438, equation 3, the other way round). At least one channel of
@@ -159,7 +159,7 @@ def inject_outliers(module: nn.Module, share: float = SHARE, factor: float = FAC
     Args:
         module: a timm model; altered in place.
         share: of the channels.
-        factor: by which they become louder.
+        factor: by which they are scaled.
         seed: decides which.
 
     Returns:

@@ -37,7 +37,7 @@ _OTHER_ORDER = 0.01
 
 @dataclass(frozen=True)
 class Piece:
-    """What lies between the outputs of blocks, over all images."""
+    """The integers between the outputs of blocks, over all images."""
 
     after: tuple[str, ...]
     """The values that it starts from."""
@@ -47,7 +47,7 @@ class Piece:
     apart: int
     """Largest difference."""
     further: int
-    """How many differ by more than one."""
+    """Number of integers that differ by more than one."""
     apart_alone: int
     """Largest difference where every integer is computed from the simulation's integers."""
 
@@ -71,18 +71,18 @@ def piece(after: tuple[str, ...], every: Array, alone: int) -> Piece:
 
 
 def apart(one: Array, other: Array) -> Array:
-    """How far apart integers are, as one row."""
+    """Returns the differences of integers as one row."""
     difference: Array = np.abs(one.astype(np.int32) - other.astype(np.int32))
     return difference.ravel()
 
 
 @dataclass(frozen=True)
 class Edge:
-    """Where a file is cut: a block's value, or the same before it was moved about."""
+    """A value at which a file is cut: a block's output, or the same before data-movement ops."""
 
     block: str
     back: tuple[Callable[[Array], Array], ...] = ()
-    """What undoes the movements, the last of them first."""
+    """Functions that undo the data-movement ops, the last of them first."""
 
     def before(self, node: onnx.NodeProto, shapes: Mapping[str, Sequence[int]]) -> Edge:
         """The same before a Reshape or a Transpose."""
@@ -189,7 +189,7 @@ def _cut(model: onnx.ModelProto, cuts: Sequence[str], outputs: Sequence[str]) ->
 
 
 def _edges(model: onnx.ModelProto, blocks: Mapping[str, str]) -> dict[str, Edge]:
-    """Every value that is a block's, in whatever layout."""
+    """Returns every value that equals a block's output in some layout."""
     shapes = {
         value.name: [edge.dim_value for edge in value.type.tensor_type.shape.dim] for value in model.graph.value_info
     }
@@ -237,8 +237,8 @@ def _chains(model: onnx.ModelProto) -> dict[str, tuple[Key, list[str]]]:
             chain = _moved(node.output[0], readers)
             reader = readers[chain[-1]]
             chains.setdefault(chain[-1], (reader if reader.op_type == "DequantizeLinear" else node, chain))
-    grids = [node.input[1:3] for node, _ in chains.values()]
-    keys = _numbered((float(constants[scale]), int(constants[zero_point])) for scale, zero_point in grids)
+    qparams = [node.input[1:3] for node, _ in chains.values()]
+    keys = _numbered((float(constants[scale]), int(constants[zero_point])) for scale, zero_point in qparams)
     return {chain[0]: (key, chain) for (_, chain), key in zip(chains.values(), keys, strict=True)}
 
 
@@ -249,11 +249,11 @@ def _moved(value: str, readers: Mapping[str, onnx.NodeProto]) -> list[str]:
     return chain
 
 
-def _numbered(grids: Iterable[tuple[float, int]]) -> Iterator[Key]:
+def _numbered(qparams: Iterable[tuple[float, int]]) -> Iterator[Key]:
     seen: Counter[tuple[float, int]] = Counter()
-    for grid in grids:
-        yield (*grid, seen[grid])
-        seen[grid] += 1
+    for pair in qparams:
+        yield (*pair, seen[pair])
+        seen[pair] += 1
 
 
 def _pieces(model: onnx.ModelProto, edges: set[str], wanted: Sequence[str]) -> dict[tuple[str, ...], list[str]]:
@@ -307,12 +307,12 @@ def _in_the_file(chain: Sequence[Array], simulated: Array) -> tuple[int, Array]:
 
 
 def _channel_axes(array: Array) -> tuple[int, ...]:
-    """Where the channels of a value may be: of an image, before its edges as well."""
+    """Returns the axes that may be the channels of a value; of an image, also the one before its height and width."""
     return (-1, 1) if array.ndim == 4 else (-1,)
 
 
 def _tokens(array: Array, axis: int) -> Array:
-    """``(tokens, channels)``."""
+    """Returns an array as ``(tokens, channels)``."""
     return np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])
 
 

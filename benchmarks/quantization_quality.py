@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of the float model int8 keeps, against other quantizers on the same models, images and machine.
+"""Measures the error of int8 against the float model, beside other quantizers on the same models, images and machine.
 
 ``python -m benchmarks.quantization_quality`` from the root of the repository writes
 ``benchmarks/results/quantization_quality.json``; with names of models, or with ``--methods``, it measures those again
-and keeps the other rows. Every method calibrates on the same 128 synthetic images and is judged by what its file
+and keeps the other rows. Every method calibrates on the same 128 synthetic images and is evaluated by what its file
 computes in its runtime against the PyTorch model: on those images, and on 32 others that none has seen. A figure that
-misses its bar is written down like any other and ends the script with exit code 1.
+misses its limit is written down like any other and ends the script with exit code 1.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ METHODS = (OURS, *PEERS)
 OTHERS = 32
 THREADS = 1
 CONVOLUTIONAL = "MobileViT-S"
-BARS = {"least_db": 20.0, "below_dynamic_db": 1.0, "above_nncf_db": 3.0}
-"""Of centred SQNR on the calibration images: at least so much on transformers, at most so much less than ONNX Runtime's
-dynamic quantization on them where they are plain, and at least so much more than NNCF on the convolutional one."""
+LIMITS = {"least_db": 20.0, "below_dynamic_db": 1.0, "above_nncf_db": 3.0}
+"""Limits in dB of centred SQNR on the calibration images: at least so much on transformers, at most so much less than
+ONNX Runtime's dynamic quantization without outliers, and at least so much more than NNCF on the convolutional model."""
 
 
 @dataclass(frozen=True)
@@ -111,38 +111,38 @@ def _outputs(path: Path, runtime: str, images: np.ndarray[Any, Any]) -> np.ndarr
 
 
 def missed(rows: Sequence[Row]) -> list[str]:
-    """The bars that our rows do not hold, each as a sentence."""
+    """Returns the limits that our rows miss, each as a sentence."""
     figures = {(row.model, row.outliers, row.method): row.centred_sqnr_db for row in rows}
     found = []
     for (model, outliers, method), figure in figures.items():
         if method != OURS:
             continue
-        for bar, why in _bars(model, figures, outliers=outliers):
-            if figure < bar:
+        for limit, why in _limits(model, figures, outliers=outliers):
+            if figure < limit:
                 kind = "with outliers" if outliers else "plain"
-                found.append(f"{model} {kind}: {figure:.1f} dB, and {why} asks for {bar:.1f}")
+                found.append(f"{model} {kind}: {figure:.1f} dB, and {why} asks for {limit:.1f}")
     return found
 
 
-def _bars(model: str, figures: dict[tuple[str, bool, str], float], *, outliers: bool) -> Iterator[tuple[float, str]]:
+def _limits(model: str, figures: dict[tuple[str, bool, str], float], *, outliers: bool) -> Iterator[tuple[float, str]]:
     nncf = [figure for method in PEERS if (figure := figures.get((model, outliers, method))) and "nncf" in method]
-    above = BARS["above_nncf_db"] if model == CONVOLUTIONAL else 0.0
+    above = LIMITS["above_nncf_db"] if model == CONVOLUTIONAL else 0.0
     if nncf:
         yield max(nncf) + above, "NNCF"
     if model == CONVOLUTIONAL:
         return
-    yield BARS["least_db"], "the least"
+    yield LIMITS["least_db"], "the least"
     if not outliers and (model, False, "dynamic") in figures:
-        yield figures[model, False, "dynamic"] - BARS["below_dynamic_db"], "dynamic quantization"
+        yield figures[model, False, "dynamic"] - LIMITS["below_dynamic_db"], "dynamic quantization"
 
 
 def main() -> None:
     arguments = parser(__doc__, "MODEL", MODELS, RESULTS)
     arguments.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     asked = arguments.parse_args()
-    loud = f"{SHARE:.0%} of the channels of LayerNorms that only Linears read, times {FACTOR:g}"
-    told = provenance(outliers=loud, seed=0, calibration_images=IMAGES, other_images=OTHERS, threads=THREADS)
-    sheet = Sheet(asked.output, Row, _place, missed, {"provenance": told, "bars": BARS})
+    outliers = f"{SHARE:.0%} of the channels of LayerNorms that only Linears read, times {FACTOR:g}"
+    told = provenance(outliers=outliers, seed=0, calibration_images=IMAGES, other_images=OTHERS, threads=THREADS)
+    sheet = Sheet(asked.output, Row, _place, missed, {"provenance": told, "bars": LIMITS})
     for title in asked.chosen:
         for outliers in (False, True):
             for row in measure(title, asked.methods, outliers=outliers):

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast int8 runs on this processor, in turn with float32 and with other quantizers' int8.
+"""Measures the speed of int8 on this processor, in turn with float32 and with other quantizers' int8.
 
 ``python -m benchmarks.quantization_speed`` from the root of the repository writes
 ``benchmarks/results/quantization_speed.json``; with names of models it measures those again and keeps the other rows.
 Batch 1, two threads, each subject in a process of its own and all of one model in turn (`vitedge.latency`). Only ratios
 of what was measured in turn mean anything: the machine's own speed changes from minute to minute. Ranges have no say in
-speed, so few images calibrate. A figure that misses its bar is written down like any other and ends the script with
+speed, so few images calibrate. A figure that misses its limit is written down like any other and ends the script with
 exit code 1.
 """
 
@@ -41,7 +41,7 @@ SUBJECTS = {
 RULE = Rule(samples=200, seconds=12.0, rounds=20)
 THREADS = 2
 IMAGES = 8
-BARS = {"ViT-S": 0.45, "DeiT-S": 0.45, "PiT-S": 0.5, "MobileViT-S": 0.7, "Swin-T": 0.5}
+LIMITS = {"ViT-S": 0.45, "DeiT-S": 0.45, "PiT-S": 0.5, "MobileViT-S": 0.7, "Swin-T": 0.5}
 """Largest median over that of float32; and none may be slower than ONNX Runtime's dynamic quantization."""
 
 
@@ -101,11 +101,11 @@ def _row(title: str, report: LatencyReport, ratio: LatencyRatio | None) -> Row:
 
 
 def missed(rows: Sequence[Row]) -> list[str]:
-    """The bars that our int8 does not hold, each as a sentence."""
+    """Returns the limits that our int8 misses, each as a sentence."""
     found = []
     for row in rows:
-        if row.subject == FLOAT and row.ours_over_it is not None and row.ours_over_it > BARS[row.model]:
-            found.append(f"{row.model}: {row.ours_over_it:.2f} x float32, and the bar is {BARS[row.model]:g}")
+        if row.subject == FLOAT and row.ours_over_it is not None and row.ours_over_it > LIMITS[row.model]:
+            found.append(f"{row.model}: {row.ours_over_it:.2f} x float32, and the limit is {LIMITS[row.model]:g}")
         if row.subject == DYNAMIC and row.low is not None and row.low > 1:
             found.append(f"{row.model}: slower than dynamic quantization, {row.ours_over_it:.2f} x")
     return found
@@ -114,7 +114,7 @@ def missed(rows: Sequence[Row]) -> list[str]:
 def main() -> None:
     asked = parser(__doc__, "MODEL", MODELS, RESULTS).parse_args()
     told = provenance(seed=0, calibration_images=IMAGES, threads=THREADS, batch=1, rule=asdict(RULE))
-    sheet = Sheet(asked.output, Row, _place, missed, {"provenance": told, "bars": BARS})
+    sheet = Sheet(asked.output, Row, _place, missed, {"provenance": told, "bars": LIMITS})
     for title in asked.chosen:
         for row in measure(title):
             print(*asdict(row).values(), flush=True)

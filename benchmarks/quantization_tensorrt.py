@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the int8 file for TensorRT is one that TensorRT reads and fuses, and what its restrictions cost in decibels.
+"""Checks whether TensorRT reads and fuses the int8 file for it, and measures what its restrictions cost in decibels.
 
 ``python -m benchmarks.quantization_tensorrt`` from the root of the repository writes
 ``benchmarks/results/quantization_tensorrt.json``; with names of models it measures those again and keeps the other
-rows. What the file is made of is judged by `vitedge.export.tensorrt.readiness`; what it computes by ONNX Runtime,
-beside the file for processors, on images that neither has seen. A figure that misses its bar is written down like any
+rows. The file is checked by `vitedge.export.tensorrt.readiness`; its outputs are computed by ONNX Runtime,
+beside the file for processors, on images that neither has seen. A figure that misses its limit is written down like any
 other and ends the script with exit code 1.
 """
 
@@ -33,8 +33,8 @@ from vitedge.parity.metrics import compare
 
 RESULTS = Path(__file__).with_name("results") / "quantization_tensorrt.json"
 PROFILE = "jetson-orin-nano"
-JUDGED = 32
-BARS = {"below_processor_db": 2.0}
+EVALUATED = 32
+LIMITS = {"below_processor_db": 2.0}
 Array = np.ndarray[Any, Any]
 
 
@@ -49,12 +49,12 @@ class Row:
     layer_norms_of_model: int
     quantizers: int
     findings: str
-    """What TensorRT would refuse or not fuse; empty is nothing."""
+    """Findings that TensorRT would refuse or not fuse; empty is none."""
     checks: tuple[str, ...]
-    """What was looked at and found right."""
+    """Checks that passed."""
     centred_sqnr_db: float
     processor_db: float
-    """Of the file for processors."""
+    """Centred SQNR in dB of the file for processors."""
 
 
 def measure(title: str) -> Row:
@@ -63,7 +63,7 @@ def measure(title: str) -> Row:
         folder = Path(name)
         checkpoint = write_checkpoint(title, folder)
         reference = load_reference(read(str(checkpoint)))
-        pixels = load("synthetic", reference.spec, JUDGED, 1).pixels
+        pixels = load("synthetic", reference.spec, EVALUATED, 1).pixels
         expected = reference.outputs(pixels, features=False)["logits"]
         images = normalize(pixels, reference.spec.preprocessing)
         plain = lower(checkpoint, folder / "processor", "int8")
@@ -92,20 +92,20 @@ def _sqnr(expected: Array, path: Path, images: Array) -> float:
 
 
 def missed(rows: Sequence[Row]) -> list[str]:
-    """The bars that are not held, each as a sentence."""
+    """Returns the limits that are missed, each as a sentence."""
     found = [f"{row.model}: {row.findings}" for row in rows if row.findings]
     for row in rows:
         if row.layer_norms != row.layer_norms_of_model:
             found.append(f"{row.model}: {row.layer_norms} of {row.layer_norms_of_model} LayerNorms are one operator")
-        if row.centred_sqnr_db < row.processor_db - BARS["below_processor_db"]:
+        if row.centred_sqnr_db < row.processor_db - LIMITS["below_processor_db"]:
             found.append(f"{row.model}: {row.centred_sqnr_db:.1f} dB, for processors {row.processor_db:.1f} dB")
     return found
 
 
 def main() -> None:
     asked = parser(__doc__, "MODEL", MODELS, RESULTS).parse_args()
-    told = provenance(profile=PROFILE, calibration_images=IMAGES, judged_images=JUDGED, seeds=(0, 1))
-    sheet = Sheet(asked.output, Row, _place, missed, {"provenance": told, "bars": BARS})
+    told = provenance(profile=PROFILE, calibration_images=IMAGES, judged_images=EVALUATED, seeds=(0, 1))
+    sheet = Sheet(asked.output, Row, _place, missed, {"provenance": told, "bars": LIMITS})
     for title in asked.chosen:
         row = measure(title)
         print(*asdict(row).values(), flush=True)

@@ -26,7 +26,7 @@ class Sheet(Generic[Row]):
         path: of the file; its rows are read, where it is there.
         kind: dataclass of a row.
         place: what a row is of, as something to sort by: the row before it of the same place goes.
-        missed: rows to the bars that they do not hold, each as a sentence.
+        missed: returns the limits that rows miss, each as a sentence.
         head: what stands above the rows.
     """
 

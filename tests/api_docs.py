@@ -142,7 +142,7 @@ def page() -> str:
 
 
 def sections(source: Source) -> list[tuple[Section, list[Entry]]]:
-    """Every section with what is shown in it."""
+    """Returns every section with its entries."""
     shown: set[str] = set()
     parts = []
     for section in SECTIONS:

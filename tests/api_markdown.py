@@ -23,7 +23,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][\w.]*")
 
 @dataclass(frozen=True)
 class Index:
-    """Where on the page a name is explained."""
+    """The headings of the page, by the names that they explain."""
 
     anchors: Mapping[str, str]
     """Dotted names, and the last parts of them, to anchors."""
@@ -126,7 +126,7 @@ def _constants(found: griffe.Object, index: Index) -> Iterator[list[str]]:
 
 
 def signature(found: griffe.Function, name: str) -> str:
-    """How a function is called, on one line or on one for each parameter."""
+    """Returns the signature of a function, on one line or on one for each parameter."""
     parts = list(_parameters(found))
     result = f" -> {found.returns}" if found.returns is not None else ""
     line = f"{name}({', '.join(parts)}){result}"
@@ -150,7 +150,7 @@ def _parameters(found: griffe.Function) -> Iterator[str]:
 
 
 def _sections(found: griffe.Object, index: Index) -> Iterator[str]:
-    """What a docstring says, section by section.
+    """Returns a docstring as Markdown, section by section.
 
     Raises:
         ValueError: it has a section of another kind.

@@ -129,7 +129,7 @@ class _Asks:
 
 
 def proof(folder: Path) -> Path:
-    """What the hostile pickles would write."""
+    """Path of the file that the hostile pickles would write."""
     return folder / "it-ran"
 
 

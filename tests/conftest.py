@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several test modules look at: an export takes seconds, and one of them is enough."""
+"""Fixtures of several test modules: an export takes seconds, and one of them is enough."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vitedge.recipe import ExportRecipe
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test calibrates is neither read from the user's cache nor left there; fixtures of a module name theirs."""
+    """Keeps calibrations of tests out of the user's cache; fixtures of a module name a cache of their own."""
     monkeypatch.setenv("VITEDGE_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 

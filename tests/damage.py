@@ -106,7 +106,7 @@ def bound(path: Path, operation: str, parameter: str) -> str:
 
 
 def constants(path: Path) -> dict[str, tuple[int, ...]]:
-    """Every constant in the weight file, to its shape."""
+    """Returns the shape of every constant in the weight file, by name."""
     return {
         name: tuple(edge or 0 for edge in literal.type.shape or ())
         for name, literal in _read(path).constants()

@@ -49,7 +49,7 @@ class Case:
     """Another image size, in pixels."""
     classes: int = 5
     given: Mapping[str, Any] = field(default_factory=dict)
-    """What the user has to say by ``--set``."""
+    """Facts that the user has to give by ``--set``."""
     whole: bool = False
     """Whether half precision and the other size are looked at, too: once for each kind of graph."""
 
@@ -92,7 +92,7 @@ def npz(state: State, folder: Path) -> Path:
 
 
 def published_folder(shard: str = "1GB") -> Callable[[Source, Path], Path]:
-    """What `save_pretrained` writes; its names on disk are not those in memory."""
+    """Returns the weights that `save_pretrained` writes; the names on disk are not those in memory."""
 
     def save(source: Source, folder: Path) -> Path:
         quiet()

@@ -112,7 +112,7 @@ def timm_06_names(module: Any) -> dict[str, Tensor]:
 
 
 def early_timm_09_names(module: Any) -> dict[str, Tensor]:
-    """As 0.8 left them: the head already in a module of its own, no buffers."""
+    """Returns the weights as timm 0.8 named them: the head already in a module of its own, no buffers."""
     names = swin.official_names(module, head="head.fc.")
     return {name: tensor for name, tensor in names.items() if not name.endswith(("_index", "attn_mask"))}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every checkpoint of the matrix by name, and what ONNX Runtime makes of an exported one, apart from vitedge."""
+"""Every checkpoint of the matrix by name, and the outputs of an exported one in ONNX Runtime, apart from vitedge."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a hostile and what a clumsy user type: one sentence, the right exit code, nothing half-written, nothing lost."""
+"""Hostile files and mistakes of users end in one sentence and the right exit code; nothing is half-written or lost."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Bad(NamedTuple):
     make: Callable[[Path], Path]
     """Writes it into a folder; what it returns is typed as CHECKPOINT."""
     words: tuple[str, ...]
-    """What the sentence has to say."""
+    """Words that the sentence has to contain."""
 
 
 class Mistake(NamedTuple):
@@ -154,7 +154,7 @@ MISTAKES = {
 
 
 def surroundings(folder: Path) -> None:
-    """What the arguments of `MISTAKES` speak of."""
+    """Returns the files that the arguments of `MISTAKES` name."""
     (folder / "file").write_text("not = a [recipe")
     (folder / "empty").mkdir()
     bad.corrupt_images(folder)
@@ -188,7 +188,7 @@ def vitedge(
 
 
 def snapshot(folder: Path) -> dict[str, str]:
-    """Every entry below a folder, with the content of the files."""
+    """Returns every entry below a folder, with the content of the files."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         for path in sorted(folder.rglob("*"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Core ML packages of every family compute, on this machine: two targets, and both ways into coremltools."""
+"""Parity of Core ML packages of every family on this machine: two targets, and both ways into coremltools."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests import api_docs, readme_table
 from tests.api_source import Source, anchor, types
 
 ROOT = Path(__file__).parent.parent
+STRUCTURE = ROOT / "docs" / "structure.md"
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 
 
@@ -53,3 +55,34 @@ def test_links_to_a_heading_lead_to_one(page: Path) -> None:
         target = page.parent / name if name else page
         headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
         assert fragment in {anchor(heading) for heading in headings}
+
+
+def drawn() -> Iterator[tuple[str, str]]:
+    """Yields every folder in the picture of the house, and the text that stands beside it."""
+    picture = STRUCTURE.read_text(encoding="utf-8").split("```")[1]
+    above: list[str] = []
+    for line in picture.strip().splitlines():
+        entry = re.fullmatch(r"((?:  )*)([\w.]+/) +(.+)", line)
+        assert entry, f"no folder and its text: {line}"
+        above[len(entry[1]) // 2 :] = [entry[2]]
+        yield "".join(above), entry[3]
+
+
+def test_every_path_that_the_structure_names_exists() -> None:
+    text = STRUCTURE.read_text(encoding="utf-8")
+    prose = "".join(text.split("```")[::2])
+    named = [path for path in re.findall(r"`([\w./-]+)`", prose) if "/" in path or path.endswith(".toml")]
+    named += [folder for folder, _ in drawn()]
+    named += [folder + file for folder, told in drawn() for file in re.findall(r"(?<![\w./])\w+\.(?:py|toml)\b", told)]
+    assert len(named) > 80
+    assert [path for path in named if "NAME" not in path and not (ROOT / path).exists()] == []
+
+
+def test_every_folder_of_the_package_is_in_the_picture() -> None:
+    folders = {folder for folder, _ in drawn()}
+    packages = [
+        path.parent for top in ("vitedge", "export", "calibration") for path in (ROOT / top).rglob("__init__.py")
+    ]
+    real = {f"{path.relative_to(ROOT).as_posix()}/" for path in packages}
+    links = ("vitedge/export/", "vitedge/calibration/")
+    assert sorted(path for path in real - folders if not path.startswith(links)) == []

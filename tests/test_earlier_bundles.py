@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What earlier versions wrote stays readable: `tests/earlier` holds one small bundle of each kind."""
+"""Bundles of earlier versions stay readable: `tests/earlier` holds a small one of each kind."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_bundle_still_validates(name: str) -> None:
     assert found.parity
 
 
-def test_what_a_mac_brought_back_is_still_shown() -> None:
+def test_the_results_of_a_mac_are_still_shown() -> None:
     assert any(report.machine for report in vitedge.validate(EARLIER / "fp16").parity)
 
 

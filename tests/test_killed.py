@@ -21,7 +21,7 @@ from vitedge.verbs import validate as validation
 
 VIT = assets.MODELS[0].path
 KILLS = int(os.environ.get("VITEDGE_KILLS", "5"))
-"""How many in one run of the tests; an hour of them is VITEDGE_KILLS=800."""
+"""Number of kills in one run of the tests; VITEDGE_KILLS=800 takes an hour."""
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:

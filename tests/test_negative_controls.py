@@ -78,7 +78,7 @@ class Sound:
         return ""
 
     def constant(self, name: str) -> str:
-        """What the package calls a weight of the block."""
+        """Returns the package's name for a weight of the block."""
         stem = f"{self.block}.{name}".replace(".", "_")
         return next(found for found in damage.constants(self.path) if found in (stem, f"{stem}_to_fp16"))
 
@@ -115,7 +115,7 @@ def test_a_sound_package_passes(sound: Sound) -> None:
     found = sound.layers(sound.path)
     assert found.first_departure == ""
     assert found.unmatched == ()
-    assert found.unjudged == ()
+    assert found.unchecked == ()
     assert sound.weights(sound.path) == ""
     assert sound.block in {module_of(row.output).rpartition(".")[0] for row in found.layers}
 

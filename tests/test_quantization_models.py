@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""That the outlier channels of the benchmarks' models are there, and change nothing that a model computes."""
+"""The outlier channels of the benchmarks' models exist, and change nothing that a model computes."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ def test_a_factor_that_is_no_power_of_two_changes_only_the_last_bits(title: str)
 
 
 @pytest.mark.parametrize("title", TINY)
-def test_the_channels_that_it_names_are_louder_and_no_others(title: str) -> None:
+def test_the_channels_that_it_names_are_larger_and_no_others(title: str) -> None:
     module, image = built(title)
     plain, altered = copy.deepcopy(module), inject_outliers(module)
     for change in altered:
         heard = [heard_by(part, change.norm, image) for part in (plain, module)]
         ratio = (heard[1] / heard[0]).flatten(0, -2)
-        loud = torch.ones(ratio.shape[-1])
-        loud[list(change.channels)] = FACTOR
-        torch.testing.assert_close(ratio, loud.double().expand_as(ratio), rtol=1e-9, atol=0)
+        expected = torch.ones(ratio.shape[-1])
+        expected[list(change.channels)] = FACTOR
+        torch.testing.assert_close(ratio, expected.double().expand_as(ratio), rtol=1e-9, atol=0)
         assert len(change.channels) == max(1, round(0.01 * ratio.shape[-1]))
 
 

@@ -18,7 +18,7 @@ from vitedge.files.plain import to_dict
 from vitedge.records import ModelSpec, Preprocessing
 
 GREYS = (10, 40, 70, 100, 130, 160, 190)
-"""Of class 0, 1, …"""
+"""Grey level of the images of class 0, 1, …"""
 NAMES = ("ant", "bee, honey bee", "cat", "dog", "eel", "fox", "gnu")
 
 

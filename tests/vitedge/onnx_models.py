@@ -34,7 +34,7 @@ def write_model(path: Path, batch: int | str = 1, depth: int = 3, *, external: b
 
 
 def expected(x: np.ndarray, depth: int = 3) -> np.ndarray:
-    """What the model computes."""
+    """Returns the outputs of the model."""
     for _ in range(depth):
         x = x @ WEIGHT
     return x

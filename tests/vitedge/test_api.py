@@ -50,7 +50,7 @@ SHOWN = {"json", "diagnose"}
 
 
 def told(script: str) -> list[str]:
-    """What a fresh Python prints: in this one everything is imported already."""
+    """Returns the output of a fresh Python: in this one everything is imported already."""
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines: list[str] = json.loads(done.stdout.splitlines()[-1])

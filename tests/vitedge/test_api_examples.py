@@ -29,7 +29,7 @@ def docstring(verb: str) -> str:
 
 @pytest.fixture
 def folder(demo_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the examples find: ``mystery.pth``, its ``bundle``, and ``photos`` with a folder for each class."""
+    """Returns a folder with the files of the examples: ``mystery.pth``, its ``bundle``, ``photos`` in class folders."""
     shutil.copy(VIT, tmp_path / "mystery.pth")
     shutil.copytree(demo_bundle, tmp_path / "bundle")
     images, labels = assets.images()

@@ -125,7 +125,7 @@ def test_they_load_like_any_other_images() -> None:
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
 def test_the_general_reader_rebuilds_them(model: DemoModel) -> None:
-    """With no more than the overrides, which name nothing that decides the architecture."""
+    """Given the overrides alone, which name nothing that decides the architecture."""
     assert model.overrides.keys() <= {"labels", "image_size", "mean", "std"}
     reference = load_reference(read(str(model.path), overrides=model.overrides))
     module = MAKERS[model.name]().eval()

@@ -23,7 +23,7 @@ def evaluate(
         ),
     ],
     against: Annotated[
-        str | None, typer.Option(metavar="CHECKPOINT", help="The reference that top-1 has to agree with.")
+        str | None, typer.Option(metavar="CHECKPOINT", help="The reference that top-1 is compared with.")
     ] = None,
     image_count: Annotated[
         int | None, typer.Option(min=1, help="How many, evenly of all classes; all if not given.")
@@ -31,7 +31,9 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Seed of that choice.")] = 0,
     max_drop: Annotated[
         float | None,
-        typer.Option(metavar="POINTS", help="Top-1 that may be lost against the reference, or the first subject."),
+        typer.Option(
+            metavar="POINTS", help="Largest loss of top-1 against the reference, or without one the first subject."
+        ),
     ] = None,
     image_size: Annotated[
         str | None, typer.Option(metavar="N|HxW", help="Pixels for checkpoints; their own if not given.")
@@ -41,7 +43,7 @@ def evaluate(
     *,
     json: AsJson = False,
 ) -> None:
-    """Count what is classified correctly: top-1, top-5, agreement."""
+    """Count top-1, top-5 and agreement on labelled images."""
     from vitedge.render.evaluate import render
     from vitedge.render.screen import progress
     from vitedge.verbs.evaluate import EvaluationRequest

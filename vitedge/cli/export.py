@@ -76,7 +76,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace the bundle that is there.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Write a bundle: artifacts, with the proof of what they compute."""
+    """Write a bundle: artifacts that were compared with the checkpoint."""
     given = {
         "formats": tuple(formats) if formats else None,
         "profile": profile,

@@ -8,7 +8,7 @@ from vitedge.cli.values import as_typed, parse_overrides
 
 
 def inspect(source: Source, weights: Weights = None, overrides: Overrides = None, *, json: AsJson = False) -> None:
-    """Say what is in a checkpoint, and what it costs to run."""
+    """Show what a checkpoint contains, and what its model costs to run."""
     from vitedge.render.inspect import render
     from vitedge.verbs.inspect import inspect as run
 

@@ -23,7 +23,7 @@ def write(
     force: Annotated[bool, typer.Option("--force", help="Replace the kit that is there.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Write a folder with all that a Mac needs to run the package."""
+    """Write a folder with everything that a Mac needs to run the package."""
     from vitedge.render.kit import render_written
     from vitedge.verbs.kit import write as run
 
@@ -37,7 +37,7 @@ def import_(
     *,
     json: AsJson = False,
 ) -> None:
-    """Check what a kit brought back, and seal it into the bundle."""
+    """Check the results of a Mac, and seal them into the bundle."""
     from vitedge.render.kit import render_imported
     from vitedge.verbs.kit import import_result as run
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The application: the table of commands, and what a process does with their errors."""
+"""The application: the table of commands, and the exit codes of their errors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ COMMANDS: Mapping[str, Callable[..., None] | typer.Typer] = {
 }
 """Name to its function, or to a group of commands, in the order of ``vitedge --help``."""
 _MOVED = {"--kit": "vitedge kit write", "--import": "vitedge kit import"}
-"""Options of earlier versions to the commands that do it now."""
+"""Options of earlier versions, to the commands that replace them."""
 _OBJECTS_BEFORE_COLLECTION = 200_000
 
 
@@ -72,7 +72,7 @@ _USAGE = cast("type[Exception]", typer.BadParameter.__bases__[0])
 
 
 def _usage(error: Any) -> str:
-    """Returns in one sentence what typer found wrong with the command line."""
+    """Returns typer's message about a mistake on the command line as one sentence."""
     where = error.ctx.command_path if error.ctx else "vitedge"
     where = _MOVED.get(getattr(error, "option_name", ""), where)
     return f"{error.format_message().rstrip('.')}; see {where} --help."
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def _failed(sentence: str, code: int) -> int:
-    """Says what went wrong; returns the exit code."""
+    """Prints the error; returns the exit code."""
     from vitedge.render.screen import error
 
     error(sentence)
@@ -103,10 +103,10 @@ def _failed(sentence: str, code: int) -> int:
 
 
 def script() -> None:
-    """The console script: `main` in a process that has nothing else to do.
+    """Runs `main` as the console script, in a process that has nothing else to do.
 
-    Importing PyTorch makes millions of objects that live to the end: looking for garbage among them, and taking them
-    apart one by one before the process ends anyway, would cost `inspect` a third of its time.
+    Importing PyTorch makes millions of objects that live to the end. To search them for garbage, and to free them one
+    by one just before the process ends, would cost `inspect` a third of its time.
     """
     gc.set_threshold(_OBJECTS_BEFORE_COLLECTION)
     code = 0
@@ -116,6 +116,6 @@ def script() -> None:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # who reads a pipe may have left
+        with contextlib.suppress(OSError):  # the reader of a pipe may have ended
             stream.flush()
     os._exit(code)

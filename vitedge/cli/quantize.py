@@ -62,7 +62,7 @@ def quantize(
     force: Annotated[bool, typer.Option("--force", help="Replace the file that is there.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Quantize a checkpoint: one program, which every target gets."""
+    """Quantize a checkpoint into one program for every target."""
     entries = read_entries(recipe) if recipe else {}
     found = entries.pop("quantization", None)
     budget = {"max_drop": max_drop, "eval_images": labelled, "min_sqnr": min_sqnr}

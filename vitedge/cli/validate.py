@@ -34,7 +34,7 @@ def validate(
     *,
     layers: Annotated[bool, typer.Option("--layers", help="Compare layer by layer; needs --against.")] = False,
     overflow: Annotated[
-        bool, typer.Option("--overflow", help="Watch Core ML's values against float16's range.")
+        bool, typer.Option("--overflow", help="Core ML: check the values of all operations against float16's range.")
     ] = False,
     json: AsJson = False,
 ) -> None:

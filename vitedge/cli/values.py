@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words of the command line as values: sizes, batches, facts, tolerances, settings of quantization."""
+"""Parses the values of options: sizes, batches, facts, tolerances, settings of quantization."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def parse_batch(text: str | None) -> int | str | None:
 
 
 def parse_overrides(pairs: list[str] | None) -> Mapping[str, Any]:
-    """Returns a mapping of ``NAME=VALUE``; with commas it is a tuple, and all but names of classes become numbers.
+    """Returns the values of ``NAME=VALUE`` by name; commas make a tuple, and all but names of classes become numbers.
 
     Raises:
         BadRecipe: a pair without ``=``.
@@ -62,7 +62,7 @@ def _number(text: str) -> int | float | str:
 
 
 def as_typed(weights: str | None, pairs: list[str] | None) -> list[str]:
-    """Returns the words that say again what was said about a checkpoint: ``--weights NAME --set NAME=VALUE``."""
+    """Returns the options about a checkpoint as they were typed: ``--weights NAME --set NAME=VALUE``."""
     named = [] if weights is None else ["--weights", weights]
     return [*named, *(word for pair in pairs or () for word in ("--set", pair))]
 
@@ -70,7 +70,7 @@ def as_typed(weights: str | None, pairs: list[str] | None) -> list[str]:
 def tolerance_entries(
     max_error: float | None, min_sqnr: float | None, min_agreement: float | None
 ) -> dict[str, Any] | None:
-    """Returns the entries of a `Tolerance` as a recipe file would have them; None where nothing was asked for."""
+    """Returns the entries of a `Tolerance` as a recipe file has them; None where no option was given."""
     if max_error is None and min_sqnr is None and min_agreement is None:
         return None
     entries: dict[str, Any] = to_dict(Tolerance(max_error, min_sqnr, min_agreement))
@@ -84,17 +84,17 @@ def quantization_entries(
     settings: list[str] | None,
     layers: list[str] | None,
 ) -> dict[str, Any]:
-    """Returns the entries of a `QuantizationRecipe` as a recipe file would have them.
+    """Returns the entries of a `QuantizationRecipe` as a recipe file has them.
 
     Args:
         precision: the scheme.
-        found: what a recipe file has.
-        given: what has an option of its own; None where it was not used.
-        settings: ``NAME=VALUE``.
-        layers: ``NAME=SCHEME``.
+        found: entries of a recipe file, if there is one.
+        given: entries that have an option of their own; None where it was not used.
+        settings: ``NAME=VALUE``, which go over those of the file.
+        layers: ``NAME=SCHEME``, which go over those of the file.
 
     Raises:
-        BadRecipe: nothing is to be quantized, or a pair without ``=``.
+        BadRecipe: the precision is no scheme of quantization, or a pair has no ``=``.
     """
     if precision not in (None, "fp32", "fp16", *SCHEMES):
         raise BadRecipe(f"There is no scheme {precision!r}; choose from {', '.join(SCHEMES)}.")

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a model is measured: one module a kind of device, each with one class `Session`; this machine's own facts."""
+"""The devices that models are measured on: a module a kind, each with one class `Session`; facts of this machine."""

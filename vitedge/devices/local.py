@@ -27,27 +27,27 @@ class Session:
         self._workers: list[WorkerProcess] = []
 
     def identity(self) -> dict[str, Any]:
-        """Model, processor, cores, memory, system, versions."""
+        """Returns model, processor, cores, memory, system and versions of this machine."""
         return machine.identity()
 
     def condition(self) -> dict[str, Any]:
-        """Load, governor, clocks, temperatures."""
+        """Returns load, governor, clocks in MHz and temperatures in degrees Celsius."""
         return machine.condition()
 
     def cores(self) -> int:
-        """Physical cores that this process may use."""
+        """Returns the number of physical cores that this process may use."""
         return machine.cores()
 
     def refusal(self, runtime: str) -> str:
-        """Why a runtime does not work on this operating system, or empty."""
+        """Returns why a runtime does not work on this operating system; empty where it does."""
         return registry.refusal(registry.RUNTIMES, runtime)
 
     def push(self, path: Path) -> str:
-        """The path itself."""
+        """Returns the path itself: the file is here already."""
         return str(path)
 
     def start(self, label: str, patience_s: float) -> WorkerProcess:
-        """A child that imports from where this process imports."""
+        """Starts a child process with this process' import path."""
         search = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         environment = {**os.environ, "PYTHONPATH": search}
         worker = WorkerProcess([sys.executable, "-m", _WORKER], label, patience_s, environment)

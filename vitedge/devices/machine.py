@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This machine: what it is, and in what state it was while something was measured.
+"""Facts about this machine, and its state while something is measured.
 
-Every reading is best effort. What a system does not tell is left out of the record; nothing here fails.
+Every reading is best effort. Facts that a system does not offer are left out of the record; nothing here fails.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ ROOT = Path("/")
 
 
 def identity(root: Path = ROOT) -> dict[str, Any]:
-    """What does not change during a measurement: machine, processor, cores, memory, system, versions.
+    """Returns the facts that do not change during a measurement: machine, processor, cores, memory, system, versions.
 
     Args:
-        root: where ``proc`` and ``sys`` are looked for.
+        root: folder in which ``proc`` and ``sys`` are looked for.
     """
     facts: dict[str, Any] = {
         "model": _first(root, "proc/device-tree/model", "sys/class/dmi/id/product_name") or _sysctl("hw.model"),
@@ -47,7 +47,11 @@ def identity(root: Path = ROOT) -> dict[str, Any]:
 
 
 def condition(root: Path = ROOT) -> dict[str, Any]:
-    """What does change: load, governor, clocks in MHz, temperatures in degrees Celsius."""
+    """Returns the facts that do change: load, governor, clocks in MHz, temperatures in degrees Celsius.
+
+    Args:
+        root: folder in which ``sys`` is looked for.
+    """
     facts: dict[str, Any] = {
         "load_average": _load_average(),
         "governor": _first(root, "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
@@ -58,7 +62,11 @@ def condition(root: Path = ROOT) -> dict[str, Any]:
 
 
 def cores(root: Path = ROOT) -> int:
-    """Physical cores that this process may use: its affinity, its container's share of time, no hyper-thread twins."""
+    """Returns the number of physical cores that this process may use, by its affinity and its container's quota.
+
+    Args:
+        root: folder in which ``sys`` is looked for.
+    """
     try:
         allowed = sorted(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows do not have it
@@ -72,10 +80,12 @@ def cores(root: Path = ROOT) -> int:
 
 
 def peak_memory_mb(root: Path = ROOT) -> float:
-    """Largest resident size of this process so far in 10^6 bytes; not a number where the system does not tell.
+    """Returns the largest resident size of this process so far in 10^6 bytes; NaN where the system does not tell.
 
-    On Linux ``getrusage`` is not asked first: what it tells to a young process is its parent's peak.
+    Args:
+        root: folder in which ``proc`` is looked for.
     """
+    # On Linux before getrusage, which shows a young process its parent's peak.
     for line in _read(root, "proc/self/status").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024 / 1e6
@@ -115,7 +125,7 @@ def _load_average() -> list[float]:
 
 
 def _clocks(root: Path) -> list[int]:
-    """Present clock of each core, in the order of their numbers."""
+    """Returns the present clock of each core in MHz, in the order of their numbers."""
     return [_number(path) // 1000 for path in _glob(root, "sys/devices/system/cpu/cpu*/cpufreq/scaling_cur_freq")]
 
 
@@ -141,7 +151,7 @@ def _first(root: Path, *names: str) -> str:
 
 
 def _read(root: Path, name: str) -> str:
-    """The text without surrounding blanks and NULs, or nothing where there is nothing to be read."""
+    """Returns the text of a file without surrounding blanks and NULs; empty where it cannot be read."""
     with contextlib.suppress(OSError, ValueError):
         return (root / name).read_text(encoding="utf-8", errors="replace").strip(" \t\r\n\0")
     return ""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The near end of a worker process: a `vitedge.devices.session.Worker` behind the standard streams of a command.
+"""The parent's end of a worker process: a `vitedge.devices.session.Worker` behind the standard streams of a command.
 
-The command is the worker itself, or a client such as ssh that hands its streams through to a worker elsewhere. A
+The command is the worker itself, or a client such as ssh that hands its streams through to a worker elsewhere. It is a
 process of its own because a native crash must not take the command line with it, because peak memory belongs to a
-process, and because two libraries in one disturb each other's threads.
+process, and because two libraries in one process disturb each other's threads.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from vitedge.errors import DeviceFailed, VitedgeError
 
 
 class WorkerProcess:
-    """A child that loads one model and runs it when told to, and blocks on its pipe otherwise.
+    """A child process that loads one model, runs it when asked to, and blocks on its pipe otherwise.
 
     Args:
         command: the program and its arguments, started without a shell.
         label: the model's name in sentences.
-        patience_s: seconds that an answer may take before the child is given up.
+        patience_s: seconds that an answer may take before the child is ended.
         environment: of the child; None is that of this process.
     """
 
@@ -57,7 +57,7 @@ class WorkerProcess:
             **arguments: its arguments, plain JSON values.
 
         Raises:
-            VitedgeError: what the child raised, as itself.
+            VitedgeError: an error that the child raised, of the same class.
             DeviceFailed: the child died, failed in another way, or stayed silent too long.
         """
         try:
@@ -65,7 +65,7 @@ class WorkerProcess:
             self._pipe().flush()
             line = self._replies.get(timeout=self._patience_s)
         except OSError:
-            line = b""  # it is gone; how is found below
+            line = b""  # the child has ended; its exit code is read below
         except queue.Empty:
             raise DeviceFailed(
                 f"{self._label} gave no answer for {self._patience_s:g} s while {REQUESTS[do]}; it was ended."
@@ -78,7 +78,7 @@ class WorkerProcess:
         return answer
 
     def kill(self) -> None:
-        """Ends the child, whatever it does, and frees what it held here."""
+        """Ends the child in whatever state it is, and closes its streams."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):

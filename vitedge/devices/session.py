@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A session with a device: what is measured there is brought, started, asked, and its files brought back.
+"""The protocol of a session with a device: copy files there, start worker processes, ask them, copy files back.
 
 A kind of device is a module of `vitedge.registry.DEVICES` with a class `Session`, and nothing else of it is public.
-Whoever measures talks to the device through a session alone: the facts of the machine are the device's, a path is
-called what the device calls it, and a worker is a process there, reached through a pipe, ssh or adb.
+Code that measures talks to the device through a session alone: the facts of the machine and the paths are the device's,
+and a worker is a process there, reached through a pipe, ssh or adb.
 
 A request and its answer are one JSON document a line. A worker answers ``{"do": REQUEST, ARGUMENT: …}`` with a document
 of its own, or with ``{"error": TYPE, "message": SENTENCE}``.
@@ -26,30 +26,34 @@ REQUESTS: Mapping[str, str] = {
     "profile": "being profiled",
     "end": "ending",
 }
-"""Every request that a worker answers, to what it is doing meanwhile; `vitedge.latency.worker` has the arguments."""
+"""Request that a worker answers, to its activity in error messages; `vitedge.latency.worker` has the arguments."""
 
 
 class Worker(Protocol):
-    """A process on the device that runs one model when told to, does nothing in between, and exits after ``end``."""
+    """A process on the device that runs one model when asked to, does nothing in between, and exits after ``end``."""
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         """Sends one of `REQUESTS` and waits for its answer.
 
+        Args:
+            do: the request.
+            **arguments: its arguments, plain JSON values.
+
         Raises:
-            VitedgeError: what the worker raised, as itself.
+            VitedgeError: an error that the worker raised, of the same class.
             DeviceFailed: it died, failed in another way, stayed silent too long, or the device is out of reach.
         """
         ...
 
 
 class Session(Protocol):
-    """A device that was reached."""
+    """A connection to a device."""
 
     def __init__(self, address: str = "") -> None:
-        """Reaches the device.
+        """Connects to the device.
 
         Args:
-            address: what follows the colon in the device's name, such as the host of ``ssh:HOST``.
+            address: the part after the colon of the device's name, such as the host of ``ssh:HOST``.
 
         Raises:
             BadRecipe: this kind of device has no such address.
@@ -57,11 +61,11 @@ class Session(Protocol):
         """
 
     def identity(self) -> dict[str, Any]:
-        """Returns what does not change during a measurement: model, processor, memory, system, versions."""
+        """Returns the facts that do not change during a measurement: model, processor, memory, system, versions."""
         ...
 
     def condition(self) -> dict[str, Any]:
-        """Returns what does change: load, governor, clocks in MHz, temperatures in degrees Celsius."""
+        """Returns the facts that do change: load, governor, clocks in MHz, temperatures in degrees Celsius."""
         ...
 
     def cores(self) -> int:
@@ -73,7 +77,7 @@ class Session(Protocol):
         ...
 
     def push(self, path: Path) -> str:
-        """Brings a file, with the weights that lie beside it, or a folder to the device; returns its path there."""
+        """Copies a folder, or a file with the weights beside it, to the device; returns its path there."""
         ...
 
     def start(self, label: str, patience_s: float) -> Worker:
@@ -81,22 +85,22 @@ class Session(Protocol):
 
         Args:
             label: the model's name in sentences.
-            patience_s: seconds that an answer may take before the worker is given up.
+            patience_s: seconds that an answer may take before the worker is ended.
         """
         ...
 
     def pull(self, name: str, path: Path) -> None:
-        """Brings a file back: ``name`` is its path on the device, ``path`` where it is written here."""
+        """Copies a file from the device: ``name`` is its path there, ``path`` the one that is written here."""
         ...
 
     def close(self) -> None:
-        """Ends every worker, whatever it does, and leaves nothing on the device that was not there before."""
+        """Ends every worker in whatever state it is, and removes everything that the session copied to the device."""
         ...
 
 
 @contextmanager
 def connect(device: str) -> Iterator[Session]:
-    """Opens a session for the time of a ``with``.
+    """Yields a session with a device, which is closed at the end of the ``with``.
 
     Args:
         device: a key of `vitedge.registry.DEVICES`, with an address after a colon where that kind has one.

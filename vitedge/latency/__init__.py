@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast a model runs: warm up until it settles, measure in turn in processes of their own, keep every sample."""
+"""Measures latency: warms up until the times settle, measures in turn in separate processes, keeps every sample."""

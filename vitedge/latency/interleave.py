@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several models measured in turn, A B A B, each in a process of its own, and each compared with the first."""
+"""Measures several models in turn, A B A B, each in a process of its own, and compares each with the first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vitedge.latency.statistics import quantiles, ratio
 from vitedge.records import BenchReport, LatencyReport
 
 FEWEST_ROUNDS = 5
-"""Slow models get at least so many turns, for fewer cannot be resampled."""
+"""Turns that a slow model gets at least: fewer cannot be resampled."""
 METHOD = "wall time of one synchronous inference on the host, inputs and outputs in host memory"
 
 
@@ -32,8 +32,8 @@ def measure_in_turn(
     Args:
         models: at least one, with labels that differ; artifacts are paths on this machine.
         session: with the device that they are measured on; a worker ends when its model was measured.
-        rule: how long; None is the rule of a result to be published.
-        progress: is told what begins.
+        rule: durations; None is the rule of a result to be published.
+        progress: is called with a sentence for each part that begins.
 
     Raises:
         BadRecipe: a model cannot be run as it was asked for.
@@ -58,7 +58,7 @@ def measure_in_turn(
 
 
 class _Run:
-    """One model on the device, its worker, and what it has answered so far."""
+    """One model on the device, its worker, and the answers of the worker so far."""
 
     def __init__(self, model: MeasuredModel, session: Session, rule: Rule) -> None:
         self.model = model
@@ -70,23 +70,23 @@ class _Run:
         self._facts: dict[str, Any] = {}
 
     def prepare(self) -> None:
-        """Loads, runs once, warms up."""
+        """Loads the model, runs it once and warms it up."""
         self._facts.update(self._worker.ask("load", model=to_dict(self._there)))
         self._facts.update(self._worker.ask("first"))
         self._facts.update(self._worker.ask("warm_up", rule=to_dict(self._rule)))
 
     def take_turn(self) -> None:
-        """One round of samples."""
+        """Adds one round of samples."""
         share, seconds = -(-self._rule.samples // self._rule.rounds), self._rule.seconds / self._rule.rounds
         self.rounds.append(tuple(self._worker.ask("burst", samples=share, seconds=seconds)["raw_ms"]))
 
     def is_done(self) -> bool:
-        """Whether there are samples enough, or time enough was spent."""
+        """Returns whether there are enough samples, or enough seconds of running."""
         taken = [sample for samples in self.rounds for sample in samples]
         return len(taken) >= self._rule.samples or sum(taken) >= self._rule.seconds * 1e3
 
     def report(self, state: Mapping[str, Any]) -> LatencyReport:
-        """Ends the worker and sums up."""
+        """Ends the worker and returns the report on its model; ``state`` is that of the device."""
         self._facts.update(self._worker.ask("end"))
         raw = tuple(sample for samples in self.rounds for sample in samples)
         return LatencyReport(
@@ -106,7 +106,7 @@ class _Run:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file with the weights that lie beside it as ``NAME.data`` or ``NAME_data``, or of a folder; else 0."""
+    """Returns the bytes of a folder, or of a file with its weights in ``NAME.data`` or ``NAME_data``; 0 of neither."""
     if path.is_dir():
         return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
     files = [path, *(path.with_name(path.name + suffix) for suffix in (".data", "_data"))]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times of the kernels that a program becomes in ONNX Runtime on a device: the near end of a profiling worker."""
+"""Measures the kernels of a program in ONNX Runtime on a device, by asking a worker there to profile it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from vitedge.recipe import ResolvedRecipe
 from vitedge.records import Artifact
 
 RUNS = 15
-"""Inferences that a time is taken from."""
+"""Inferences that are profiled."""
 _LABEL = "the profiled program"
 _PATIENCE_S = 600.0
 
 
 def kernel_times(program: Program, session: Session) -> dict[str, float]:
-    """Returns kernel to the microseconds that it takes of one inference, on the physical cores of the device.
+    """Returns the microseconds of one inference that each kernel takes on the physical cores of the device, by name.
 
     Args:
         program: with a batch of 1.

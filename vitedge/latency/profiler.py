@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX Runtime's profiler, in the process that runs it: the far end of `vitedge.latency.kernels`."""
+"""Runs ONNX Runtime's profiler in the worker process that `vitedge.latency.kernels` asks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _SUFFIX = "_kernel_time"
 
 
 def profile(path: str, threads: int | None, feeds: Mapping[str, np.ndarray[Any, Any]], runs: int) -> dict[str, float]:
-    """Returns the name of every kernel of an ONNX file to its microseconds.
+    """Returns the microseconds of every kernel of an ONNX file, by its name.
 
-    Of every kernel the shortest of the runs counts: what else runs on the machine only ever adds to a time.
+    The shortest run of each kernel counts: other processes on the machine can only add to a time.
 
     Args:
         path: the file.
         threads: processor threads; None is the library's own choice.
-        feeds: inputs by name.
+        feeds: inputs by name, of the shapes and types that the file declares.
         runs: inferences after warm-up.
     """
     kernels: dict[str, list[float]] = defaultdict(list)

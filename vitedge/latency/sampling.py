@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples of one callable in this process: warm up until the spread settles, then time runs back to back.
+"""Samples the latency of one callable in this process: warms up until the spread settles, then times its runs.
 
 Warm-up lasts its time and until the spread settles; then at least 200 samples or 10 s. Nothing is trimmed.
 """
@@ -18,20 +18,22 @@ from vitedge.latency.statistics import DRIFT_LIMIT, quantiles
 
 @dataclass(frozen=True)
 class Rule:
-    """How long to warm up and to measure. The defaults are those of a result to be published."""
+    """Durations of warm-up and measurement. The defaults are those of a result to be published."""
 
     warmup_s: float = 1.0
+    """Seconds that a warm-up lasts at least."""
     warmup_limit_s: float = 10.0
-    """The spread has to settle by then; if it does not the result is marked unstable."""
+    """Seconds in which the spread has to settle; if it does not the result is marked unstable."""
     settle: float = 0.02
-    """The spread has settled when CoV and median of two neighbouring windows differ by at most this much."""
+    """Largest difference of CoV and of relative median between neighbouring windows of a spread that has settled."""
     samples: int = 200
+    """Samples after which a model is done."""
     seconds: float = 10.0
-    """A model is measured until it has that many samples or this much time has been spent in it."""
+    """Seconds of running after which a model is done with fewer samples."""
     rounds: int = 20
-    """Turns that each model gets; what the bootstrap resamples."""
+    """Turns that each model gets; the bootstrap resamples them."""
     patience_s: float = 600.0
-    """How long a model may stay silent, loading or running, before it is given up."""
+    """Seconds that a model may stay silent, loading or running, before its process is ended."""
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.rounds < 1 or self.seconds <= 0 or self.warmup_s < 0:
@@ -40,12 +42,14 @@ class Rule:
 
 @dataclass(frozen=True)
 class Samples:
-    """What one measurement saw, in milliseconds."""
+    """The samples of one measurement."""
 
     raw_ms: tuple[float, ...]
+    """Times of single runs in milliseconds, in order."""
     warmup: int
     """Runs before the first sample."""
     settled: bool
+    """Whether the spread settled during warm-up."""
 
     @property
     def stable(self) -> bool:
@@ -58,7 +62,7 @@ def measure(runner: Callable[[], Any], rule: Rule | None = None) -> Samples:
 
     Args:
         runner: one inference, finished when it returns.
-        rule: how long; None is the rule of a result to be published.
+        rule: durations; None is the rule of a result to be published.
     """
     rule = rule or Rule()
     warmup, settled = warm_up(runner, rule)
@@ -66,20 +70,20 @@ def measure(runner: Callable[[], Any], rule: Rule | None = None) -> Samples:
 
 
 def warm_up(runner: Callable[[], Any], rule: Rule) -> tuple[int, bool]:
-    """Runs for the time of the rule and until the spread settles; tells how many runs and whether it did settle."""
+    """Runs for the time of the rule and until the spread settles; returns the number of runs and whether it settled."""
     seen: list[float] = []
     begin = time.perf_counter()
     while True:
         seen.append(_once(runner))
-        spent = time.perf_counter() - begin
-        if spent >= rule.warmup_s and settled(seen, rule.settle):
+        elapsed = time.perf_counter() - begin
+        if elapsed >= rule.warmup_s and settled(seen, rule.settle):
             return len(seen), True
-        if spent >= max(rule.warmup_s, rule.warmup_limit_s):
+        if elapsed >= max(rule.warmup_s, rule.warmup_limit_s):
             return len(seen), False
 
 
 def settled(samples: Sequence[float], tolerance: float) -> bool:
-    """Whether the last window of samples has the spread and the median of the window before it."""
+    """Returns whether the last window of samples has the spread and the median of the window before it."""
     width = min(20, len(samples) // 2)
     if width < 5:
         return False
@@ -90,7 +94,7 @@ def settled(samples: Sequence[float], tolerance: float) -> bool:
 
 
 def burst(runner: Callable[[], Any], samples: int, seconds: float) -> tuple[float, ...]:
-    """Times runs back to back until there are so many or so much time has passed; at least one. In milliseconds."""
+    """Returns the milliseconds of runs back to back: up to ``samples``, within ``seconds``, at least one."""
     times: list[float] = []
     end = time.perf_counter() + seconds
     while not times or (len(times) < samples and time.perf_counter() < end):
@@ -99,6 +103,7 @@ def burst(runner: Callable[[], Any], samples: int, seconds: float) -> tuple[floa
 
 
 def _once(runner: Callable[[], Any]) -> float:
+    """Returns the milliseconds of one run."""
     begin = time.perf_counter_ns()
     runner()
     return (time.perf_counter_ns() - begin) / 1e6

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What quantization gains in speed: the quantized file beside float files of the same export, measured in turn."""
+"""Compares the speed of a quantized ONNX file with float files of the same export, measured in turn."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vitedge.recipe import SCHEMES, Precision, ResolvedRecipe
 from vitedge.records import LatencyRatio, SpeedComparison
 
 RULE = Rule(warmup_s=0.2, warmup_limit_s=0.6, samples=60, seconds=1.5, rounds=10, patience_s=120.0)
-"""Short: ten turns, which show differences of a few percent and not of less."""
+"""A short measurement: ten turns, which show differences of a few percent and not of less."""
 BASELINES = (Precision.FP32, Precision.FP16)
 _NAMED = 3
 _OPPOSITE = {"faster": "slower", "slower": "faster", "no difference": "no difference"}
@@ -32,12 +32,12 @@ def refuse_incomparable(source: str, recipe: ResolvedRecipe, form: QuantizedForm
     """Refuses an export whose speed cannot be compared, before any work is done.
 
     Args:
-        source: of the export.
+        source: the checkpoint or quantized file that is exported.
         recipe: of the export.
         form: of the quantized program.
 
     Raises:
-        BadRecipe: says what to do.
+        BadRecipe: there is no float or no quantized program, or the form is not made for processors.
     """
     if source.endswith(SUFFIX):
         raise BadRecipe(f"{source} has no float program that --compare-speed could time: export the checkpoint.")
@@ -48,7 +48,7 @@ def refuse_incomparable(source: str, recipe: ResolvedRecipe, form: QuantizedForm
         )
     if not form.on_processors:
         raise BadRecipe(
-            f"What is quantized for {form.title} is slow on a processor by design, so --compare-speed shows nothing: "
+            f"A model quantized for {form.title} is slow on a processor by design, so --compare-speed shows nothing: "
             "time the engine on the device."
         )
 
@@ -60,14 +60,14 @@ def compare_speed(
     rule: Rule = RULE,
     progress: Callable[[str], None] = lambda _text: None,
 ) -> SpeedComparison:
-    """Measures a quantized ONNX file and says whether it is faster, and if not why.
+    """Measures a quantized ONNX file beside float ones on this machine; tells whether it is faster, and if not why.
 
     Args:
         quantized: the file.
-        program: the float program of the same reference, at the same batch and input.
+        program: the float program of the same reference, with the same batch and input.
         recipe: of the export.
-        rule: how long to measure.
-        progress: is told what begins.
+        rule: durations of the measurement.
+        progress: is called with a sentence for each part that begins.
     """
     target = registry.load(LOWERINGS, DEFAULT)
     with tempfile.TemporaryDirectory(prefix="vitedge-") as folder:
@@ -78,7 +78,7 @@ def compare_speed(
         with connect("local") as session:
             report = measure_in_turn(models, session, rule, progress)
     medians = {entry.subject: entry.quantiles.median for entry in report.reports}
-    ratios = tuple(_turned(ratio) for ratio in report.ratios)
+    ratios = tuple(_inverted(ratio) for ratio in report.ratios)
     left = unfused(quantized)
     text = sentence(recipe.precision, ratios, medians, left, count_unpacked(quantized))
     return SpeedComparison(text, ratios, medians, left)
@@ -95,10 +95,10 @@ def sentence(
 
     Args:
         name: of the scheme.
-        ratios: the quantized file over each of the float ones.
-        medians: milliseconds.
-        left: what ONNX Runtime does not compute with integers, though the file would have it.
-        unpacked: layers of which the weights alone are integers.
+        ratios: the quantized file's time over that of each float file.
+        medians: median milliseconds of each file, by scheme or precision.
+        left: quantized operations that ONNX Runtime computes in float all the same.
+        unpacked: number of layers whose weights alone are integers.
     """
     compared = ", ".join(
         f"{ratio.ratio:.2f} x {ratio.baseline} ({ratio.low:.2f} to {ratio.high:.2f})" for ratio in ratios
@@ -112,15 +112,15 @@ def sentence(
 
 def _reason(left: tuple[str, ...], unpacked: int) -> str:
     if not left and unpacked:
-        return f"ONNX Runtime unpacks the weights of {unpacked} layers and computes in float32: what is gained is size"
+        return f"ONNX Runtime unpacks the weights of {unpacked} layers and computes in float32: only size is gained"
     if not left:
         return "ONNX Runtime computes every quantized layer with integers, and they are too small to gain by it"
     more = f", and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
     return f"ONNX Runtime fuses not all of it: {'; '.join(left[:_NAMED])}{more}"
 
 
-def _turned(ratio: LatencyRatio) -> LatencyRatio:
-    """The same ratio seen from the other side."""
+def _inverted(ratio: LatencyRatio) -> LatencyRatio:
+    """Returns the inverse of a ratio, with subject and baseline exchanged."""
     return LatencyRatio(
         ratio.baseline, ratio.subject, 1 / ratio.ratio, 1 / ratio.high, 1 / ratio.low, _OPPOSITE[ratio.verdict]
     )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Statistics of latency samples: quantiles, drift, and the ratio of two models with its bootstrap interval.
 
-Tails are told only where the samples carry them. Two models are compared by the ratio of their medians with a
-bootstrap interval over paired rounds, because what disturbs a machine disturbs neighbouring samples together.
+Tail quantiles are reported only with enough samples. Two models are compared by the ratio of their medians with a
+bootstrap interval over paired rounds, because a disturbance of the machine slows neighbouring samples together.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy as np
 from vitedge.records import LatencyRatio, Quantiles
 
 DRIFT_LIMIT = 0.03
-"""Above it the machine was heating up or throttling."""
+"""Largest relative drift of a stable measurement; above it the machine was heating up or throttling."""
 P95_SAMPLES = 40
 P99_SAMPLES = 100
-"""Fewer than these leave one sample or none beyond the quantile."""
+"""Smallest numbers of samples: fewer leave one sample or none beyond the quantile."""
 RESAMPLES = 2000
 NEGLIGIBLE = 0.01
-"""Two processes of one and the same artifact differ by a few thousandths, beyond what their own rounds show."""
+"""Relative difference below which two are called equal: two processes of one artifact differ by a few thousandths."""
 
 
 def quantiles(samples_ms: Sequence[float]) -> Quantiles:
@@ -58,7 +58,7 @@ def ratio(
 ) -> LatencyRatio:
     """Returns the ratio of two models' medians with its 95 % paired block bootstrap interval.
 
-    Rounds are resampled with replacement, the same for both, so that what slowed a whole round down slows both
+    Rounds are resampled with replacement, the same for both, so that a slow round counts in both medians
     (Künsch 1989; percentile interval, Efron and Tibshirani 1993).
 
     Args:
@@ -87,7 +87,7 @@ def _compared(middle: float, low: float, high: float) -> str:
 
 
 def _medians(rounds: Sequence[Sequence[float]], draws: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The median of all samples of the rounds in each row of ``draws``. Rounds may differ in length."""
+    """Returns the median of all samples of the rounds in each row of ``draws``. Rounds may differ in length."""
     lengths = np.array([len(samples) for samples in rounds])
     padded = np.full((len(rounds), lengths.max()), np.inf)
     for row, samples in zip(padded, rounds, strict=True):

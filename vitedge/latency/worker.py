@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The far end of a worker process: loads one model and runs it in bursts, as it is told in JSON lines."""
+"""The program of a worker process: loads one model and runs it in bursts, as requests in JSON lines ask it to."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from vitedge.latency.sampling import Rule, burst, warm_up
 from vitedge.records import TensorSpec
 
 SEED = 0
-"""Of the images; latency does not depend on them as long as they are no denormal numbers."""
+"""Seed of the inputs; latency does not depend on their values as long as these are no denormal numbers."""
 
 
 class Worker:
-    """One public method for each of `vitedge.devices.session.REQUESTS`; what it returns is the answer."""
+    """One public method for each of `vitedge.devices.session.REQUESTS`, which returns the answer."""
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
@@ -34,7 +34,7 @@ class Worker:
         self._feeds: dict[str, np.ndarray[Any, Any]] = {}
 
     def load(self, model: Mapping[str, Any]) -> dict[str, Any]:
-        """Opens the model. The time of importing libraries is not counted: a program that serves pays it once."""
+        """Opens the model; returns the milliseconds without those of importing libraries, which a server pays once."""
         order = from_dict(MeasuredModel, model)
         module = registry.load(registry.RUNTIMES, order.runtime)
         factory = registry.function(order.factory) if order.factory else None
@@ -46,21 +46,21 @@ class Worker:
         return {"load_ms": load_ms, "batch": batch, "described": self._runtime.describe()}
 
     def first(self) -> dict[str, Any]:
-        """The first inference, which allocates and in some libraries compiles."""
+        """Runs the first inference, which allocates and in some libraries compiles; returns its milliseconds."""
         return {"first_ms": burst(self._run, 1, 0.0)[0]}
 
     def warm_up(self, rule: Mapping[str, Any]) -> dict[str, Any]:
-        """Warms up by the rule."""
+        """Warms up by the rule; returns the number of runs and whether the spread settled."""
         count, settled = warm_up(self._run, from_dict(Rule, rule))
         return {"count": count, "settled": settled}
 
     def burst(self, samples: int, seconds: float) -> dict[str, Any]:
-        """Samples of one turn, after one run that brings the caches back from what ran in between."""
+        """Returns the samples of one turn in milliseconds, after one run that fills the caches again."""
         self._run()
         return {"raw_ms": burst(self._run, samples, seconds)}
 
     def profile(self, model: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], runs: int) -> dict[str, Any]:
-        """Microseconds of every kernel of an ONNX file; asked in place of the requests above."""
+        """Returns the microseconds of every kernel of an ONNX file; asked in place of the requests above."""
         order = from_dict(MeasuredModel, model)
         registry.load(registry.RUNTIMES, order.runtime)
         from vitedge.latency.profiler import profile  # noqa: PLC0415 - ONNX Runtime, which the other requests do without
@@ -69,7 +69,7 @@ class Worker:
         return {"microseconds": profile(order.source, order.threads, feeds, runs)}
 
     def end(self) -> dict[str, Any]:
-        """Frees the model and tells the largest memory of this process, which ends after that answer."""
+        """Frees the model; returns the peak memory in 10^6 bytes of this process, which ends after that answer."""
         peak = peak_memory_mb()
         self._stack.close()
         return {"peak_memory_mb": peak}
@@ -79,7 +79,11 @@ class Worker:
 
 
 def make_feeds(inputs: tuple[TensorSpec, ...], model: MeasuredModel) -> tuple[int, dict[str, np.ndarray[Any, Any]]]:
-    """Seeded inputs of the declared shapes and types, and the batch size that they have.
+    """Returns the batch size, and seeded inputs of the declared shapes and types by name.
+
+    Args:
+        inputs: declarations of the inputs.
+        model: gives the batch size of inputs whose batch is dynamic.
 
     Raises:
         BadRecipe: the artifact has another fixed batch than was asked for, or a dynamic axis beside the batch.
@@ -102,7 +106,12 @@ def make_feeds(inputs: tuple[TensorSpec, ...], model: MeasuredModel) -> tuple[in
 
 
 def serve(requests: IO[str], replies: IO[str]) -> None:
-    """Answers requests until there are no more, or until it was told to end. What goes wrong is an answer too."""
+    """Answers requests until there are no more, or until one asks to end. Errors are answers too.
+
+    Args:
+        requests: one JSON document a line.
+        replies: gets one JSON document a line.
+    """
     worker = Worker()
     for line in requests:
         request = json.loads(line)
@@ -111,7 +120,7 @@ def serve(requests: IO[str], replies: IO[str]) -> None:
             answer = getattr(worker, do)(**request)
         except VitedgeError as error:
             answer = {"error": type(error).__name__, "message": str(error)}
-        except Exception as error:  # a library failed: the other end says so in one sentence
+        except Exception as error:  # a library failed: the parent process says so in one sentence
             answer = {"error": type(error).__name__, "message": (str(error).splitlines() or ["no message"])[0]}
         replies.write(json.dumps(answer) + "\n")
         replies.flush()
@@ -120,10 +129,10 @@ def serve(requests: IO[str], replies: IO[str]) -> None:
 
 
 def main() -> None:
-    """Keeps the real standard output for the answers: what libraries print there goes to the error output."""
+    """Serves requests on the standard streams; lines that libraries print go to the error output."""
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as replies:
         os.dup2(2, 1)
-        with contextlib.suppress(BrokenPipeError):  # the near end is gone, and with it whoever wants an answer
+        with contextlib.suppress(BrokenPipeError):  # the parent process has ended, and nobody waits for an answer
             serve(sys.stdin, replies)
 
 

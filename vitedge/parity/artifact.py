@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One artifact against its reference: run it and compare its outputs, or look at it without running it.
+"""Compares one artifact with its reference by running it, or checks its structure without running it.
 
 Imports no PyTorch: the reference's outputs come as arrays.
 """
@@ -31,16 +31,23 @@ Floats = Mapping[str, npt.NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class ReferenceOutputs:
-    """What the reference computed, and the tolerance that an artifact has to reach."""
+    """The outputs of the reference over its images, and the tolerance that artifacts are checked with."""
 
     data: ReferenceData
+    """Images, and the reference's outputs for them."""
     spec: ModelSpec
+    """The model, with the preprocessing that leads from images to inputs."""
     tolerance: Tolerance
     image_source: str
+    """The phrase of `vitedge.parity.reference.describe` that goes into reports."""
 
 
 def sealed_outputs(bundle: Path, manifest: Manifest) -> ReferenceOutputs:
-    """What a bundle itself holds its artifacts to.
+    """Returns the reference outputs and the tolerance that a bundle has sealed.
+
+    Args:
+        bundle: the folder.
+        manifest: of the bundle.
 
     Raises:
         BundleDamaged: its ``reference.npz`` cannot be read.
@@ -54,25 +61,26 @@ def sealed_outputs(bundle: Path, manifest: Manifest) -> ReferenceOutputs:
 def check_parity(
     path: Path, artifact: Artifact, reference_outputs: ReferenceOutputs, compute: str = "declared"
 ) -> tuple[ParityReport, ...]:
-    """Runs an artifact over the reference's images, in every runtime that is to be had here, and judges it.
+    """Runs an artifact over the reference's images in every runtime that is installed, and compares its outputs.
 
     Args:
         path: the artifact.
         artifact: its inputs and outputs.
-        reference_outputs: the images, what the reference made of them, and the tolerance.
+        reference_outputs: the images, the reference's outputs for them, and the tolerance.
         compute: ``declared``, or ``fp32`` for a Core ML package without the rounding of half precision.
 
     Returns:
-        One report a runtime; none where the artifact runs in nothing that is to be had here.
+        One report a runtime; none where no runtime of the format works on this machine.
 
     Raises:
-        BadRecipe: there is no such way to compute.
-        MissingBackend: a runtime that is all there is for the format is not installed.
+        BadRecipe: ``compute`` is neither of the two.
+        MissingBackend: the format has one runtime, and it is not installed.
     """
-    return tuple(_judged(name, path, artifact, reference_outputs) for name in _runtimes(artifact.format, compute))
+    return tuple(_run_in(name, path, artifact, reference_outputs) for name in _runtimes(artifact.format, compute))
 
 
 def _runtimes(name: str, compute: str) -> tuple[str, ...]:
+    """Returns the runtimes that a format is checked in on this machine."""
     kind = FORMATS[name]
     names = kind.runtimes
     if compute not in COMPUTE:
@@ -80,12 +88,12 @@ def _runtimes(name: str, compute: str) -> tuple[str, ...]:
     if compute == "fp32":
         names = tuple(kind.without_rounding.get(name, name) for name in names[:1])
     here = tuple(name for name in names if registry.works_here(registry.RUNTIMES, name))
-    # Where there are two, the structure shows what can be shown without either: nothing need be installed.
+    # A format with two runtimes needs neither installed: its structure is checked without them.
     optional = len(names) > 1
     return tuple(name for name in here if not (optional and registry.missing(registry.RUNTIMES, name)))
 
 
-def _judged(name: str, path: Path, artifact: Artifact, reference_outputs: ReferenceOutputs) -> ParityReport:
+def _run_in(name: str, path: Path, artifact: Artifact, reference_outputs: ReferenceOutputs) -> ParityReport:
     with registry.load(registry.RUNTIMES, name).Runtime(path) as runtime:
         report = report_on(name, artifact, outputs_of(runtime, artifact, reference_outputs), reference_outputs)
         return replace(report, note=runtime.describe().get("caveat", ""))
@@ -94,7 +102,7 @@ def _judged(name: str, path: Path, artifact: Artifact, reference_outputs: Refere
 def outputs_of(
     runtime: Runtime, artifact: Artifact, reference_outputs: ReferenceOutputs
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """Runs a loaded artifact over the reference's images; returns its outputs under the reference's names."""
+    """Runs a loaded artifact over the reference's images; returns its outputs, each ``(images, …)``, by name."""
     data = reference_outputs.data
     return run(runtime, artifact, data.images, reference_outputs.spec, output_names(data.outputs, artifact))
 
@@ -102,12 +110,12 @@ def outputs_of(
 def report_on(
     runtime: str, artifact: Artifact, values: Mapping[str, npt.NDArray[np.generic]], reference_outputs: ReferenceOutputs
 ) -> ParityReport:
-    """Compares what a runtime returned with the reference.
+    """Compares the outputs of an artifact in one runtime with the reference's.
 
     Args:
         runtime: name of the runtime.
-        artifact: what it ran.
-        values: the reference's name of each output to the values for all images.
+        artifact: the artifact that it ran.
+        values: output name to the values for all images, ``(images, …)``.
         reference_outputs: the reference's outputs and the tolerance.
     """
     outputs = compare(reference_outputs.data.outputs, values)
@@ -125,7 +133,7 @@ def report_on(
 
 
 def image_size(artifact: Artifact) -> tuple[int, int]:
-    """Height and width that an artifact was made for.
+    """Returns the height and width in pixels that an artifact takes.
 
     Raises:
         UnreadableArtifact: it does not take one image tensor of a fixed size.
@@ -139,12 +147,12 @@ def image_size(artifact: Artifact) -> tuple[int, int]:
 
 
 def check_structure(path: Path, artifact: Artifact, weights: Mapping[str, Any] | None = None) -> StructureReport:
-    """What can be checked of an artifact without running it.
+    """Checks an artifact without running it, with the checker of its format.
 
     Args:
         path: the artifact.
-        artifact: what it is said to be.
-        weights: the reference's ``state_dict``, where it is at hand.
+        artifact: its description, which the file has to agree with.
+        weights: the weights that the format expects in the file, by name; None leaves them unchecked.
     """
     report: StructureReport = registry.load(CHECKERS, artifact.format).check(path, artifact, weights)
     return report

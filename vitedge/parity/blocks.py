@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Block by block: where an artifact whose values can be read departs from the reference's modules."""
+"""Compares the blocks of an artifact whose inner values can be read with the reference's modules."""
 
 from __future__ import annotations
 

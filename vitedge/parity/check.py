@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that shows whether one artifact computes what its reference computes.
+"""Checks one artifact in every way: outputs, simulation, layers, structure, readiness for its compiler.
 
 Imports no PyTorch: it is used where a sealed bundle is validated.
 """
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 TOLERANCE_DB = 1.0
-"""How much farther than the simulation a runtime may be from the reference: single roundings that fall otherwise."""
+"""Centred SQNR in dB that a runtime may lose against the simulation: a few values are rounded to the next integer."""
 LAYER_IMAGES = 2
 """Images for which layers are compared: all their outputs are kept in memory at once."""
 
 
 @dataclass(frozen=True)
 class Original:
-    """What an artifact was made from, as far as it is at hand."""
+    """The model that an artifact was made from: the reference, the captured program, both, or none."""
 
     reference: Reference | None = None
     """None where a quantized program was the source, or where nothing is at hand."""
@@ -38,11 +38,15 @@ class Original:
 
     @property
     def is_known(self) -> bool:
-        """Whether there is anything beside the outputs to compare with."""
+        """Whether layers and weights can be compared, and not the outputs alone."""
         return self.reference is not None or self.program is not None
 
     def captured(self, artifact: Artifact) -> Program:
-        """Returns the program, or captures the reference as the artifact says that it is."""
+        """Returns the program; without one, captures the reference with the artifact's input and batch size.
+
+        Raises:
+            ValueError: there is neither a program nor a reference.
+        """
         if self.program is not None:
             return self.program
         if self.reference is None:
@@ -55,16 +59,16 @@ class Original:
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """How an artifact is checked."""
+    """The options of a check."""
 
     compute: str = "declared"
     """``declared``, or ``fp32`` for a Core ML package without the rounding of half precision."""
     layers: bool = False
     """Whether the report keeps the figures of every layer."""
     simulated: Floats | None = None
-    """What PyTorch computes for the images with a quantized program, which every runtime has to reproduce."""
+    """PyTorch's outputs of a quantized program, ``(images, …)``, which every runtime has to reproduce."""
     form: QuantizedForm | None = None
-    """Of that program; its compiler's readiness is checked too."""
+    """Form of the quantized program, whose target is asked whether it can compile the file; None for float."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class ArtifactCheck:
     parity: tuple[ParityReport, ...]
     """One for each runtime."""
     structure: tuple[StructureReport, ...]
+    """The file's structure, and where its form has a compiler its readiness for that."""
 
 
 def check_artifact(
@@ -95,7 +100,7 @@ def check_artifact(
     reports = check_parity(path, artifact, reference_outputs, options.compute)
     if options.simulated is not None:
         simulated = compare(reference_outputs.data.outputs, options.simulated)
-        reports = tuple(hold_to(report, simulated) for report in reports)
+        reports = tuple(compare_with_simulation(report, simulated) for report in reports)
     kind = FORMATS[artifact.format]
     weights = None
     if original.is_known and kind.expected_weights is not None:
@@ -113,8 +118,8 @@ def check_artifact(
     return ArtifactCheck(reports, (structure, registry.imported(ready).check(path, artifact.target)))
 
 
-def hold_to(report: ParityReport, simulated: tuple[OutputParity, ...]) -> ParityReport:
-    """Returns the report, failed where the runtime is not as near to the reference as the simulation is.
+def compare_with_simulation(report: ParityReport, simulated: tuple[OutputParity, ...]) -> ParityReport:
+    """Returns the report, failed where the runtime is more than `TOLERANCE_DB` worse than PyTorch's simulation.
 
     Args:
         report: a runtime against the reference.

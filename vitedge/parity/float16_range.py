@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How near an artifact's values come to what float16 holds, over the images of its reference."""
+"""The overflow check: the largest values of an artifact over its reference images, against float16's range."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far an artifact's outputs are from the reference's, and whether that is near enough.
+"""Parity metrics of an artifact's outputs against the reference's, and the tolerances that they are checked with.
 
-NumPy only: a sealed bundle is judged where PyTorch is not installed.
+NumPy only: a sealed bundle is validated where PyTorch is not installed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vitedge.records import OutputParity, Tolerance
 Array = npt.NDArray[np.float64]
 
 SMALLEST_SIGNAL = 1e-30
-"""A reference whose largest magnitude is below this is noise: half-initialized models end up near 1e-41."""
+"""Smallest largest magnitude of a reference; below it is noise, as half-initialized models end up near 1e-41."""
 SMALLEST_CENTRED_SHARE = 1e-6
 """Root mean square of the image-dependent part over the largest magnitude; below it float32 cannot resolve the part."""
 TIE = 1e-6
@@ -57,7 +57,7 @@ def exceeded(outputs: tuple[OutputParity, ...], tolerance: Tolerance) -> str:
     """
     for parity in outputs:
         if parity.degenerate:
-            return f"{parity.output} cannot be judged: the reference is degenerate ({parity.degenerate})"
+            return f"{parity.output} cannot be checked: the reference is degenerate ({parity.degenerate})"
         if not np.isfinite(parity.relative_error):
             return f"{parity.output} is missing, has another shape, or holds NaN or infinity"
         if tolerance.relative_error is not None and not parity.relative_error <= tolerance.relative_error:
@@ -100,7 +100,7 @@ def _compare_output(
 
 
 def _ratio_db(signal: Array, noise: Array) -> float:
-    """10 log10 of the power ratio; infinite for no noise, NaN where either holds a NaN."""
+    """Returns 10 log10 of the power ratio; infinite for no noise, NaN where either holds a NaN."""
     noise_power = float(np.sum(noise**2))
     if noise_power == 0.0:
         return float("inf")
@@ -108,14 +108,14 @@ def _ratio_db(signal: Array, noise: Array) -> float:
 
 
 def _agreement(expected: Array, found: Array) -> float:
-    """Share of images whose top-1 class is the reference's; the reference's own ties count for either class."""
+    """Returns the share of images whose top-1 class is the reference's; either class of a reference's tie counts."""
     chosen = np.take_along_axis(expected, found.argmax(axis=1)[:, None], axis=1)[:, 0]
     agrees = chosen >= expected.max(axis=1) - TIE * np.abs(expected).max()
     return float(np.mean(agrees & np.isfinite(found).all(axis=1)))
 
 
 def _divergence(expected: Array, found: Array) -> float:
-    """Mean over the images of KL(softmax(expected) || softmax(found)) in nats."""
+    """Returns the mean over the images of KL(softmax(expected) || softmax(found)) in nats."""
     log_p, log_q = _log_softmax(expected), _log_softmax(found)
     return float(np.mean(np.sum(np.exp(log_p) * (log_p - log_q), axis=1)))
 
@@ -127,11 +127,12 @@ def _log_softmax(scores: Array) -> Array:
 
 
 def _degeneracy(expected: Array, centred: Array) -> str:
+    """Returns why nothing can be compared with a reference, or the empty string."""
     if not np.isfinite(expected).all():
         return "it holds NaN or infinity"
     largest = float(np.abs(expected).max())
     if largest < SMALLEST_SIGNAL:
-        return f"it is nil: no value is above {SMALLEST_SIGNAL:g}"
+        return f"it is zero: no value is above {SMALLEST_SIGNAL:g}"
     if len(expected) < 2:
         return "one image cannot show that the output depends on the image"
     if float(np.sqrt(np.mean(centred**2))) < SMALLEST_CENTRED_SHARE * largest:

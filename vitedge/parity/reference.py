@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the reference computes, as arrays that outlive it."""
+"""The outputs of the reference as arrays, and the captured program of the reference."""
 
 from __future__ import annotations
 
@@ -13,13 +13,20 @@ from vitedge.records import Artifact, Tolerance
 
 
 def gather(reference: Reference, images: ImageSet, tolerance: Tolerance, *, features: bool) -> ReferenceOutputs:
-    """Runs the reference over the images."""
+    """Returns the reference's outputs over the images, with the tolerance that artifacts are checked with.
+
+    Args:
+        reference: the PyTorch model.
+        images: those that every artifact is run on too.
+        tolerance: of the artifacts.
+        features: take tokens and pooled features, not logits.
+    """
     outputs = reference.outputs(images.pixels, features=features)
     return ReferenceOutputs(ReferenceData(images.pixels, outputs), reference.spec, tolerance, describe(images))
 
 
 def captured(reference: Reference, artifact: Artifact) -> Program:
-    """The program of the reference that an artifact says it is: its input, its batch and its outputs."""
+    """Captures the reference with the input type, the batch size and the outputs that an artifact has."""
     image = artifact.inputs[0]
     uint8, features = image.dtype == "uint8" or image.pixels, len(artifact.outputs) > 1
     module = reference.deployed(uint8=uint8, features=features)
@@ -30,5 +37,5 @@ def captured(reference: Reference, artifact: Artifact) -> Program:
 
 
 def describe(images: ImageSet) -> str:
-    """Where the images came from, with the hash of what was made of them."""
+    """Returns the source of the images and the hash of their pixels after resizing and cropping, as one phrase."""
     return f"{images.source}, SHA-256 {images.sha256[:16]}"

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A file a command: its record becomes tables for people, or one JSON document. Only this folder prints."""
+"""Renders records as tables for people, or as one JSON document: a file a command. Only this folder prints."""

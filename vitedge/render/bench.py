@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Latency of every subject, with its spread and tail."""
+"""Renders the latency of every subject, with its spread and tail."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vitedge.render.screen import document, lines, next_command, show, table
 
 
 def render(result: BenchReport, *, bundle: str | None = None, as_json: bool) -> None:
-    """Prints the latency of every subject, and each against the first; ``bundle`` is the one that keeps the report."""
+    """Prints the latency of every subject, and its ratio to the first; ``bundle`` is the one that keeps the report."""
     if as_json:
         return document(result)
     drawn = table("subject", "runtime", "median", "p90", "p99", "CoV", "load", "memory", right=range(2, 8))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every artifact of the demo beside the model that it came from."""
+"""Renders every artifact of the demo below its PyTorch model."""
 
 from __future__ import annotations
 

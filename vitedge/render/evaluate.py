@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The answer of `evaluate`: shares with their intervals, and the images lost and gained."""
+"""Renders the result of `evaluate`: shares with their intervals, and the images lost and gained."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from vitedge.render.following import export_command, kit_command
 from vitedge.render.screen import document, lines, next_command, show, table
 
 _NAMED = 5
-"""Images that are named of those skipped and of those lost."""
+"""Largest number of skipped images, and of lost images, that are named."""
 
 
 def render(result: Evaluation, *, options: Sequence[str] = (), as_json: bool) -> None:
-    """Prints top-1, top-5 and agreement of every subject; ``options`` about checkpoints are typed again."""
+    """Prints top-1, top-5 and agreement of every subject; the next command repeats ``options`` about checkpoints."""
     if as_json:
         return document(result)
     agreement = ("agreement",) if result.reference else ()
@@ -80,7 +80,7 @@ def _following(result: Evaluation, options: Sequence[str]) -> str:
     against = ["vitedge", "validate", artifacts[0], "--against", result.reference or "CHECKPOINT"]
     if result.reference and not result.passed:
         return shlex.join([*against, "--layers"])
-    # What was computed op by op has no latency here.
+    # The time of a package that is computed op by op says nothing of the package.
     timed = [row.source for row in compared if row.runtime != "mlprogram"]
     if timed:
         return shlex.join(["vitedge", "bench", *timed])

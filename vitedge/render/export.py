@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bundle that `export` wrote, and how well its artifacts compute."""
+"""Renders the bundle that `export` wrote, with the parity of its artifacts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vitedge.render.screen import document, lines, next_command, show, table
 
 
 def render(result: ExportResult, *, as_json: bool) -> None:
-    """Prints the artifacts, their parity and what to type next."""
+    """Prints the artifacts, their parity and the command to type next."""
     if as_json:
         return document(result)
     manifest = result.manifest
@@ -38,7 +38,7 @@ def render(result: ExportResult, *, as_json: bool) -> None:
 
 
 def _following(bundle: str, artifacts: Iterable[Artifact]) -> str:
-    """Returns what measures the bundle: on a Mac, where nothing of it runs on this system."""
+    """Returns the command that measures the bundle, or writes a kit for a Mac if nothing of it runs on this system."""
     runtimes = {FORMATS[artifact.format].runtimes[-1] for artifact in artifacts}
     if any(registry.works_here(registry.RUNTIMES, name) for name in runtimes):
         return f"vitedge bench {shlex.quote(bundle)}"

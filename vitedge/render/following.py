@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands that several results suggest to type next, each one that works on this machine."""
+"""Commands that several results suggest to type next; each works on this machine."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from vitedge.quantization.file.header import SUFFIX
 
 
 def export_command(source: str, options: Sequence[str] = ()) -> str:
-    """Returns the export of a checkpoint to every format whose packages are installed here.
+    """Returns the command that exports a checkpoint to every format whose packages are installed here.
 
     Args:
         source: a checkpoint, or a quantized file, which goes to one format: it was made for one target.
-        options: words that were typed about a checkpoint, such as ``--set heads=3``: without them it is another model.
+        options: options about the checkpoint that were typed, such as ``--set heads=3``: they are part of the model.
     """
     if source.endswith(SUFFIX):
         return f"vitedge export {shlex.quote(source)} -o BUNDLE --format {DEFAULT}"
@@ -27,5 +27,5 @@ def export_command(source: str, options: Sequence[str] = ()) -> str:
 
 
 def kit_command(bundle: Path) -> str:
-    """Returns what writes a kit beside a bundle, for a Mac to run and time what does not run here."""
+    """Returns the command that writes a verify kit beside a bundle, for a Mac to run packages that do not run here."""
     return shlex.join(["vitedge", "kit", "write", str(bundle), f"{bundle}-kit"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The facts of a checkpoint with the origin of each, and the cost of its model."""
+"""Renders the facts of a checkpoint with the origin of each, and the cost of its model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NAMED = 2
 
 
 def render(result: Inspection, *, options: Sequence[str] = (), as_json: bool) -> None:
-    """Prints the facts, the cost and what an export leaves out; ``options`` are typed again in the next command."""
+    """Prints the facts, the cost and the weights that an export leaves out; the next command repeats ``options``."""
     if as_json:
         return document(result)
     spec = result.spec

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verify kit: where it was written and what to do with it, and what it brought back."""
+"""Renders a verify kit that was written, and the results of a Mac that were imported."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def render_written(result: WrittenKit, *, as_json: bool) -> None:
         lines(next_command(f"python {shlex.quote(result.kit)}/verify.py"))
     else:
         lines(
-            f"{result.kit}: copy it to a Mac, type there: python verify.py, and bring its result.npz back",
+            f"{result.kit}: copy it to a Mac, type there: python verify.py, and copy its result.npz back",
             next_command(f"vitedge kit import {shlex.quote(result.bundle)} result.npz"),
         )
     return None
 
 
 def render_imported(result: Validation, *, as_json: bool) -> None:
-    """Prints what a Mac computed against the bundle's reference outputs, and that the bundle keeps it."""
+    """Prints the comparison of a Mac's outputs with the bundle's reference outputs."""
     if as_json:
         return document(result)
     report_table(result.parity, result.structure)
@@ -39,8 +39,8 @@ def render_imported(result: Validation, *, as_json: bool) -> None:
     bundle = shlex.quote(result.subject)
     lines(
         f"{result.subject}: {filesize.decimal(result.size or 0)}, {result.files} files as the manifest describes them; "
-        f"what the Mac computed {checked}, and is sealed into the manifest",
-        # Where it did not pass, half precision's range is the first thing to look at.
+        f"the outputs of the Mac {checked}, and their report is sealed into the manifest",
+        # If they did not pass, half precision's range is the first thing to look at.
         next_command(f"vitedge validate {bundle}" if result.passed else f"vitedge validate {bundle} --overflow"),
     )
     return None

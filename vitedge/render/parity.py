@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables that several commands show: parity, structure, layers, ranges and findings."""
+"""Renders tables that several commands show: parity, structure, layers, ranges and findings."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from vitedge.records import Finding, OutputParity, OverflowReport, ParityReport,
 from vitedge.render.screen import lines, show, table
 
 _SHOWN = 10
-"""Values that are shown of a program's ranges."""
+"""Rows of the table of a program's largest values."""
 
 
 def report_table(parity: Iterable[ParityReport], structure: Iterable[StructureReport]) -> None:
-    """Prints every artifact against its reference, and why it failed where it did."""
+    """Prints the metrics of every artifact, and the reasons of those that failed."""
     drawn = table("artifact", "checked in", "output", "relative", "SQNR dB", "top-1", "check", right=range(3, 6))
     for report in parity:
         outcome = "passed" if report.passed else "FAILED"
@@ -27,7 +27,7 @@ def report_table(parity: Iterable[ParityReport], structure: Iterable[StructureRe
     compared = {report.artifact for report in parity}
     for check in structure:
         if check.passed and check.artifact in compared:
-            continue  # its parity says more
+            continue  # its parity is in the table already
         drawn.add_row(check.artifact, "structure", "-", "-", "-", "-", "passed" if check.passed else "FAILED")
     show(drawn)
     reports: list[ParityReport | StructureReport] = [*parity, *structure]
@@ -54,7 +54,7 @@ def overflow_table(report: OverflowReport) -> None:
 
 
 def finding_lines(finding: Finding) -> tuple[str, str]:
-    """Returns what will cost speed or precision, and the remedy."""
+    """Returns two lines: what will cost speed or precision on a device, and the remedy."""
     return (
         f"{finding.artifact}: {finding.rule}: {finding.where}: {finding.reason}",
         f"  remedy: {finding.remedy}",
@@ -62,7 +62,7 @@ def finding_lines(finding: Finding) -> tuple[str, str]:
 
 
 def layer_table(report: ParityReport) -> Table:
-    """A table of one row a module: its worst value, where it has several."""
+    """Returns a table of one row a module: its worst value, where it has several."""
     drawn = table("layer", "relative", "SQNR dB", "", right=(1, 2))
     worst: dict[str, OutputParity] = {}
     for row in report.layers:
@@ -77,7 +77,7 @@ def layer_table(report: ParityReport) -> Table:
 
 
 def _layer_sqnr(row: OutputParity) -> float:
-    """A layer of a Core ML package has its plain SQNR alone."""
+    """Returns the centred SQNR in dB; of a layer of a Core ML package the plain one, as it has no other."""
     return row.sqnr_db if math.isnan(row.centred_sqnr_db) else row.centred_sqnr_db
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of devices that ``--for`` knows."""
+"""Renders the table of devices that ``--for`` knows."""
 
 from __future__ import annotations
 

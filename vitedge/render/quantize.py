@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file that `quantize` wrote: schemes, simulated accuracy, layers and attentions."""
+"""Renders the file that `quantize` wrote: schemes, simulated accuracy, layers and attentions."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from vitedge.render.screen import document, lines, next_command, show, table
 
 _NUMBERED = re.compile(r"(.*\.\d+)\.(.+)")
 _SHOWN = 3
-"""Layers that are named of those kept in float."""
+"""Layers that a row of the frontier names of those kept in float."""
 
 
 def render(done: QuantizationResult, *, profile: str | None, layers: bool, as_json: bool) -> None:
-    """Prints the summary; with ``layers`` every layer and attention; the next command is for the profile, if any."""
+    """Prints the summary, and with ``layers`` all layers and attentions; ``profile`` goes into the next command."""
     if as_json:
         return document(done)
     record = done.record
@@ -37,7 +37,7 @@ def render(done: QuantizationResult, *, profile: str | None, layers: bool, as_js
         *(f"skipped: {name}: {reason}" for name, reason in record.skipped.items()),
         *(f"note: {note}" for note in record.notes),
         *_simulation(record),
-        *([f"budget missed: {done.failed}; this is the best that was found"] if done.failed else []),
+        *([f"budget exceeded: {done.failed}; this is the best that was found"] if done.failed else []),
         f"{done.path}: {filesize.decimal(done.size)}, in {sum(record.seconds.values()):.1f} s",
         next_command(f"vitedge export {shlex.quote(done.path)} -o BUNDLE {wanted}"),
     )
@@ -74,7 +74,7 @@ def _frontier_table(record: QuantizationRecord) -> Table:
 
 
 def _layer_table(record: QuantizationRecord) -> Table:
-    """A line a layer, below the name of its numbered module: whole names would fill a screen's width."""
+    """Returns a table of a row a layer, below the name of its numbered module: whole names are as wide as a screen."""
     drawn = table("layer", "scheme", "range", "SQNR dB", "alone", "clamped", right=range(3, 6))
     found = {diagnosis.layer: diagnosis for diagnosis in record.diagnoses}
     above = ""

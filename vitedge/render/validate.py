@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of `validate`."""
+"""Renders the reports of `validate`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def render(result: Validation, *, as_json: bool) -> None:
     for report in result.parity:
         if report.layers:
             show(layer_table(report))
-    for stress in result.overflow:
-        overflow_table(stress)
+    for overflow in result.overflow:
+        overflow_table(overflow)
     lines(
         *(line for finding in result.findings for line in finding_lines(finding)),
         f"{result.subject}: {_hashes(result)}{'valid' if result.passed else 'NOT valid'}",

@@ -14,7 +14,7 @@ class Outcome(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """What was said beside progress."""
+        """Lines on stderr that are no progress."""
         told = [
             line for line in self.err.splitlines() if not line.endswith(" …") and not line.startswith("Calibration")
         ]

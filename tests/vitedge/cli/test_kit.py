@@ -25,10 +25,10 @@ def test_a_kit_goes_to_a_mac_and_comes_back(
     play(monkeypatch)
     assert run_kit(kit) == 0
     monkeypatch.undo()
-    brought = vitedge("kit", "import", bundle, kit / "result.npz")
-    assert brought.code == 0
-    assert "what the Mac computed passed, and is sealed into the manifest" in brought.out
-    assert brought.out.splitlines()[-1] == f"next: vitedge validate {bundle}"
+    imported = vitedge("kit", "import", bundle, kit / "result.npz")
+    assert imported.code == 0
+    assert "the outputs of the Mac passed, and their report is sealed into the manifest" in imported.out
+    assert imported.out.splitlines()[-1] == f"next: vitedge validate {bundle}"
     assert json.loads(vitedge("kit", "import", bundle, kit / "result.npz", "--json").out)["passed"]
 
 
@@ -40,10 +40,10 @@ def test_outputs_beyond_the_tolerance_are_exit_code_4(
     play(monkeypatch, lambda outputs: {name: np.asarray(values) + 1 for name, values in outputs.items()})
     assert run_kit(kit) == 4
     monkeypatch.undo()
-    brought = vitedge("kit", "import", bundle, kit / "result.npz")
-    assert brought.code == 4
-    assert "did NOT pass" in brought.out
-    assert brought.out.splitlines()[-1] == f"next: vitedge validate {bundle} --overflow"
+    imported = vitedge("kit", "import", bundle, kit / "result.npz")
+    assert imported.code == 4
+    assert "did NOT pass" in imported.out
+    assert imported.out.splitlines()[-1] == f"next: vitedge validate {bundle} --overflow"
 
 
 def test_what_is_no_bundle_or_no_result_is_one_sentence(vitedge: Command, demo_bundle: Path, tmp_path: Path) -> None:

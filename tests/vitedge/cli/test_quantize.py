@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What somebody types who quantizes: one sentence and the right exit code, nothing half-written and nothing lost."""
+"""Mistakes in `quantize` end in one sentence and the right exit code; nothing is half-written or lost."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_what_is_not_finite_is_refused_with_its_name(
     ("scheme", "remedy"),
     [("int8", "--precision mixed"), ("mixed", "--layer NAME=float, or allow less with --min-sqnr")],
 )
-def test_a_missed_bar_says_what_to_do(scheme: str, remedy: str, vitedge: Command, tmp_path: Path) -> None:
+def test_an_exceeded_tolerance_says_what_to_do(scheme: str, remedy: str, vitedge: Command, tmp_path: Path) -> None:
     asked = ("--precision", scheme, "--min-sqnr", "90", "--image-count", "8", *SEEN[:2], *QUICK)
     outcome = vitedge("export", VIT, "-o", tmp_path / "out", *asked)
     assert outcome.code == 4

@@ -22,7 +22,7 @@ def write(root: Path, name: str, text: str) -> None:
 
 @pytest.fixture
 def board(tmp_path: Path) -> Path:
-    """What a Jetson tells about itself."""
+    """A root folder with the facts that a Jetson tells about itself."""
     write(tmp_path, "proc/device-tree/model", "NVIDIA Jetson Orin Nano Developer Kit\0")
     write(tmp_path, "proc/cpuinfo", "processor\t: 0\nmodel name\t: ARMv8 Processor rev 1 (v8l)\n")
     write(tmp_path, "proc/meminfo", "MemTotal:        7804892 kB\nMemFree: 1 kB\n")

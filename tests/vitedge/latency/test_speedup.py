@@ -73,7 +73,7 @@ def test_within_the_noise_is_not_faster() -> None:
 
 def test_of_weights_alone_size_is_the_gain() -> None:
     text = sentence("w4", (ratio("fp32", 1.5, "slower"),), {"w4": 1.0}, (), 17)
-    assert text.endswith("unpacks the weights of 17 layers and computes in float32: what is gained is size")
+    assert text.endswith("unpacks the weights of 17 layers and computes in float32: only size is gained")
 
 
 def test_a_long_list_of_reasons_is_cut() -> None:

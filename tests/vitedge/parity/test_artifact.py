@@ -44,7 +44,7 @@ def write(path: Path, batch: int | str, dtype: str = "float32", names: tuple[str
     return describe(path)
 
 
-def judged(
+def checked(
     path: Path, artifact: Artifact, outputs: dict[str, np.ndarray], tolerance: Tolerance | None = None
 ) -> ParityReport:
     (report,) = check_parity(
@@ -57,14 +57,14 @@ def judged(
 def test_every_image_counts_once_whatever_the_batch(batch: int | str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     artifact = write(path, batch)
-    report = judged(path, artifact, {"logits": SCORES})
+    report = checked(path, artifact, {"logits": SCORES})
     assert report.passed, report.reason
     assert (report.artifact, report.runtime, report.images) == ("model.onnx", "onnxruntime", 6)
     assert report.outputs[0].agreement == 1.0
     # The very last image is wrong by a thousandth: padding must neither hide it nor push it out.
     changed = SCORES.copy()
     changed[-1, 0] += 1e-3 * np.abs(SCORES).max()
-    failed = judged(path, artifact, {"logits": changed})
+    failed = checked(path, artifact, {"logits": changed})
     assert not failed.passed
     assert "logits is off by 0.001" in failed.reason
 
@@ -72,8 +72,8 @@ def test_every_image_counts_once_whatever_the_batch(batch: int | str, tmp_path: 
 def test_outputs_of_other_names_are_taken_in_their_order(tmp_path: Path) -> None:
     path = tmp_path / "foreign.onnx"
     artifact = write(path, 1, names=("scores", "doubled"))
-    assert judged(path, artifact, {"tokens": SCORES, "pooled": 2 * SCORES}).passed
-    swapped = judged(path, artifact, {"tokens": 2 * SCORES, "pooled": SCORES})
+    assert checked(path, artifact, {"tokens": SCORES, "pooled": 2 * SCORES}).passed
+    swapped = checked(path, artifact, {"tokens": 2 * SCORES, "pooled": SCORES})
     assert not swapped.passed
     assert "tokens" in swapped.reason
 
@@ -81,13 +81,13 @@ def test_outputs_of_other_names_are_taken_in_their_order(tmp_path: Path) -> None
 def test_outputs_of_our_names_are_taken_by_name(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     artifact = write(path, 1, names=("pooled", "tokens"))
-    assert judged(path, artifact, {"tokens": 2 * SCORES, "pooled": SCORES}).passed
+    assert checked(path, artifact, {"tokens": 2 * SCORES, "pooled": SCORES}).passed
 
 
 def test_an_output_that_the_file_lacks_does_not_pass(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     artifact = write(path, 1, names=("tokens",))
-    report = judged(path, artifact, {"tokens": SCORES, "pooled": SCORES}, Tolerance())
+    report = checked(path, artifact, {"tokens": SCORES, "pooled": SCORES}, Tolerance())
     assert not report.passed
     assert report.reason.startswith("pooled is missing")
 
@@ -95,14 +95,14 @@ def test_an_output_that_the_file_lacks_does_not_pass(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("float16", 1e-2)])
 def test_a_file_gets_what_its_input_takes(dtype: str, tolerance: float, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    report = judged(path, write(path, 4, dtype), {"logits": SCORES}, Tolerance(tolerance))
+    report = checked(path, write(path, 4, dtype), {"logits": SCORES}, Tolerance(tolerance))
     assert report.passed, report.reason
 
 
 def test_a_file_that_takes_pixels_gets_pixels(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     raw = PIXELS.reshape(6, -1).astype(np.float32) @ WEIGHT
-    assert judged(path, write(path, 4, "uint8"), {"logits": raw}).passed
+    assert checked(path, write(path, 4, "uint8"), {"logits": raw}).passed
 
 
 def test_what_cannot_run_here_has_no_parity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

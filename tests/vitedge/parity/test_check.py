@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vitedge.parity.check import TOLERANCE_DB, hold_to
+from vitedge.parity.check import TOLERANCE_DB, compare_with_simulation
 from vitedge.parity.metrics import compare
 from vitedge.records import OutputParity, ParityReport, Tolerance
 
@@ -25,17 +25,17 @@ def report(noise: float, reason: str = "") -> ParityReport:
 
 def test_a_runtime_is_held_to_the_simulation() -> None:
     simulated = outputs(0.01)
-    same = hold_to(report(0.01), simulated)
+    same = compare_with_simulation(report(0.01), simulated)
     assert same.passed
     assert same.note == f"one thread; simulated by PyTorch: {simulated[0].centred_sqnr_db:.1f} dB"
-    far = hold_to(report(0.02), simulated)  # 6 dB
+    far = compare_with_simulation(report(0.02), simulated)  # 6 dB
     assert not far.passed
     assert "the runtime rounds elsewhere than the program" in far.reason
     within = 0.01 * 10 ** (0.9 * TOLERANCE_DB / 20)
-    assert hold_to(report(within), simulated).passed
-    assert hold_to(report(0.001), simulated).passed  # nearer is no fault
+    assert compare_with_simulation(report(within), simulated).passed
+    assert compare_with_simulation(report(0.001), simulated).passed  # nearer is no fault
 
 
-def test_a_verdict_that_failed_before_keeps_its_reason() -> None:
-    failed = hold_to(report(0.5, "degenerate"), outputs(0.01))
+def test_a_report_that_failed_before_keeps_its_reason() -> None:
+    failed = compare_with_simulation(report(0.5, "degenerate"), outputs(0.01))
     assert (failed.passed, failed.reason) == (False, "degenerate")

@@ -64,8 +64,8 @@ def test_a_constant_error_is_not_removed_with_the_mean() -> None:
 @pytest.mark.parametrize(
     ("reference", "word"),
     [
-        (np.zeros((4, 3)), "nil"),
-        (np.full((4, 3), 1e-41), "nil"),
+        (np.zeros((4, 3)), "zero"),
+        (np.full((4, 3), 1e-41), "zero"),
         (np.full((4, 3), 7.0), "same for every image"),
         (np.full((4, 3), np.nan), "NaN"),
         (logits(1), "one image"),
@@ -78,7 +78,7 @@ def test_a_degenerate_reference_never_passes(reference: np.ndarray, word: str) -
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_candidate_with_nan_or_infinity_fails_every_bar(value: float) -> None:
+def test_a_candidate_with_nan_or_infinity_fails_every_tolerance(value: float) -> None:
     candidate = logits()
     candidate[0, 0] = value
     for tolerance in (FP32, default_tolerance("fp16", "vit"), Tolerance()):

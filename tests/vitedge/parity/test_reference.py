@@ -28,7 +28,9 @@ def images(reference: Reference) -> ImageSet:
 
 
 @pytest.mark.parametrize("features", [False, True])
-def test_the_evidence_is_what_the_reference_computes(reference: Reference, images: ImageSet, features: bool) -> None:
+def test_the_reference_outputs_are_what_the_reference_computes(
+    reference: Reference, images: ImageSet, features: bool
+) -> None:
     tolerance = Tolerance(relative_error=1e-5)
     found = gather(reference, images, tolerance, features=features)
     assert (found.tolerance, found.spec) == (tolerance, reference.spec)

@@ -75,7 +75,7 @@ ON_A_MAC = replace(
 PROGRAM = replace(
     GOOD, artifact="model.mlpackage", runtime="mlprogram-fp32", note="its meaning, not a bit model of the Neural Engine"
 )
-STRESS = OverflowReport(
+OVERFLOW = OverflowReport(
     "model.mlpackage",
     4,
     65504.0,

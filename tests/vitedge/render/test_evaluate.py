@@ -113,7 +113,7 @@ def test_it_ends_with_the_next_command(result: Evaluation, command: str, capsys:
     assert ("agreement" in text) == (result.reference is not None)
 
 
-def test_nothing_lost_is_a_plain_nought(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_lost_is_a_plain_zero(capsys: pytest.CaptureFixture[str]) -> None:
     same = replace(PAIR, lost=0, gained=0, drop_points=0.0, p_value=1.0, lost_images=())
     text = shown(replace(RESULT, comparisons=(same,), passed=True, reason=""), capsys)
     assert "0 images lost, 0 gained (+0.00 points" in text

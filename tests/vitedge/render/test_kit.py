@@ -31,8 +31,8 @@ def test_what_to_type_next_works_on_this_machine(
 @pytest.mark.parametrize(
     ("report", "said", "following"),
     [
-        (ON_A_MAC, "passed, and is sealed", "vitedge validate 'a bundle'"),
-        (BAD, "did NOT pass, and is sealed", "vitedge validate 'a bundle' --overflow"),
+        (ON_A_MAC, "passed, and their report is sealed", "vitedge validate 'a bundle'"),
+        (BAD, "did NOT pass, and their report is sealed", "vitedge validate 'a bundle' --overflow"),
     ],
 )
 def test_an_import_ends_with_path_size_check_and_next_command(
@@ -41,7 +41,7 @@ def test_an_import_ends_with_path_size_check_and_next_command(
     result = Validation("a bundle", (report,), (), 5, passed=report is ON_A_MAC, size=2_000_000)
     render_imported(result, as_json=False)
     shown = capsys.readouterr().out.splitlines()
-    assert shown[-2].startswith("a bundle: 2.0 MB, 5 files as the manifest describes them; what the Mac computed")
+    assert shown[-2].startswith("a bundle: 2.0 MB, 5 files as the manifest describes them; the outputs of the Mac")
     assert said in shown[-2]
     assert shown[-1] == f"next: {following}"
 

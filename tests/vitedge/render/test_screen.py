@@ -17,8 +17,8 @@ from tests.vitedge.render.samples import (
     INSPECTION,
     MANIFEST,
     ON_A_MAC,
+    OVERFLOW,
     PROGRAM,
-    STRESS,
     UNSOUND,
 )
 from vitedge.devices.profiles import profiles as devices
@@ -70,7 +70,7 @@ CASES: dict[str, tuple[Callable[..., None], Any, tuple[str, ...]]] = {
             (UNSOUND,),
             5,
             passed=False,
-            overflow=(STRESS,),
+            overflow=(OVERFLOW,),
             findings=(FINDING,),
         ),
         (

@@ -54,7 +54,7 @@ def test_a_bundle_beside_its_checkpoint_gives_a_ratio_and_is_not_written(bundle:
 
 
 def chosen(monkeypatch: pytest.MonkeyPatch, *subjects: str, **settings: object) -> list[MeasuredModel]:
-    """What would be measured."""
+    """Returns the models that would be measured."""
     found: list[MeasuredModel] = []
 
     def keep(asked: list[MeasuredModel], *_others: object) -> BenchReport:

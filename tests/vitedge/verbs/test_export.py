@@ -165,8 +165,8 @@ def test_the_manifest_says_what_is_there(demo_bundle: Path) -> None:
     assert manifest.checkpoint.sha256 == hash_file(VIT)
     assert (manifest.checkpoint.source, manifest.checkpoint.size) == (str(VIT), VIT.stat().st_size)
     assert [artifact.format for artifact in manifest.artifacts] == ["onnx", "coreml"]
-    verdicts = {report.artifact: report.passed for report in (*manifest.structure, *manifest.parity)}
-    assert verdicts == {"model.onnx": True, "model.mlpackage": True}
+    passed = {report.artifact: report.passed for report in (*manifest.structure, *manifest.parity)}
+    assert passed == {"model.onnx": True, "model.mlpackage": True}
     assert manifest.parity[0].artifact == "model.onnx"
     assert check_files(demo_bundle, manifest) == 5
     assert {"vitedge", "torch", "timm", "python", "platform"} - {"vitedge"} <= manifest.versions.keys()

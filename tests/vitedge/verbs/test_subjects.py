@@ -57,7 +57,7 @@ def test_subjects_of_one_name_go_by_their_paths(tmp_path: Path) -> None:
     assert [subject.label for subject in find(paths)] == paths
 
 
-def test_a_damaged_bundle_is_not_judged(demo_bundle: Path, tmp_path: Path) -> None:
+def test_a_damaged_bundle_is_not_evaluated(demo_bundle: Path, tmp_path: Path) -> None:
     bundle = shutil.copytree(demo_bundle, tmp_path / "bundle")
     with (bundle / "model.onnx").open("ab") as file:
         file.write(b"x")
@@ -65,7 +65,7 @@ def test_a_damaged_bundle_is_not_judged(demo_bundle: Path, tmp_path: Path) -> No
         find([str(bundle)])
 
 
-def test_what_cannot_be_judged_is_refused(tmp_path: Path) -> None:
+def test_a_subject_that_cannot_be_evaluated_is_refused(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.onnx", told=spec())
     model = onnx.load(path)
     model.graph.output.append(helper.make_tensor_value_info("mean", onnx.TensorProto.FLOAT, [1, 1]))

@@ -112,7 +112,7 @@ def test_a_bundle_against_another_training_does_not_pass(demo_bundle: Path, tmp_
     ]
 
 
-def test_a_bundle_against_its_checkpoint_is_judged_as_it_was_exported(other_heads: Path) -> None:
+def test_a_bundle_against_its_checkpoint_is_checked_as_it_was_exported(other_heads: Path) -> None:
     """The weights that were chosen and the facts that were given belong to what the bundle has to compute."""
     found = validate(other_heads / "bundle", ReferenceOptions(str(other_heads / "weights.pth"), image_count=4))
     assert found.passed, found.parity[0].reason
@@ -148,7 +148,7 @@ def test_a_package_on_its_own(bundle: Path) -> None:
     assert "constant head_weight " in found.structure[0].reason
 
 
-def test_on_a_mac_a_package_is_judged_in_both_runtimes(demo_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_mac_a_package_is_checked_in_both_runtimes(demo_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Core ML itself is played by a stand-in here; what is tested is that both are asked, and both are told of."""
 
     class StandIn(program_runtime.Runtime):
@@ -214,7 +214,7 @@ def test_a_compressed_package_is_held_to_the_bar_of_compression(demo_bundle: Pat
     assert report.tolerance == Tolerance(centred_sqnr_db=20.0)
     assert 20 < report.outputs[0].centred_sqnr_db < 80
     strict = validate(path, replace(AGAINST, tolerance=Tolerance(centred_sqnr_db=80.0)))
-    assert "values come of compressed weights" in strict.parity[0].reason
+    assert "values come from compressed weights" in strict.parity[0].reason
 
 
 def test_a_package_without_scores_is_told_what_it_lacks(bundle: Path) -> None:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verify kit: a folder that a Mac runs a bundle's Core ML package in, and the results it brings back."""
+"""The verify kit: a folder with which a Mac runs a bundle's Core ML packages, and the import of its results."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verify kit: a folder that a Mac runs a bundle's Core ML package in, and what comes back from there.
+"""Writes a verify kit, a folder with which a Mac runs a bundle's Core ML packages, and imports the Mac's results.
 
-The verdict is never the Mac's: what comes back are outputs, and they are compared here with the bundle's own reference.
+A Mac's own conclusion is never taken: its outputs are compared here with the bundle's reference outputs.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ KIT = "kit.json"
 SCRIPT = "verify.py"
 RUNTIME = "coreml"
 _SAME_MACHINE = ("name", "model", "compute_units")
-"""What of a machine's record says that it is the same one again."""
+"""Entries of a machine's record that are equal if the same machine ran again on the same compute units."""
 _FILES = ("README.md", SCRIPT, "inputs.npz", "expected.npz")
 
 Array = npt.NDArray[np.generic]
 
 
 def write_kit(bundle: Path, folder: Path, *, force: bool = False) -> Path:
-    """Writes a folder that needs nothing but Python, coremltools and NumPy on a Mac.
+    """Writes a verify kit, which needs nothing but Python, coremltools and NumPy on a Mac.
 
     Args:
         bundle: its Core ML packages, images and reference go into the kit.
@@ -78,13 +78,13 @@ def write_kit(bundle: Path, folder: Path, *, force: bool = False) -> Path:
 
 
 def import_result(bundle: Path, result: Path) -> Validation:
-    """Judges what a kit brought back, and seals the verdict into the bundle's manifest, passed or not.
+    """Compares a Mac's outputs with the reference's, and seals the reports into the bundle's manifest, passed or not.
 
-    The same machine with the same compute units replaces what it brought back before.
+    Results of the same machine with the same compute units replace its earlier ones.
 
     Args:
-        bundle: the one that the kit was made of.
-        result: the ``result.npz`` that the kit's script wrote.
+        bundle: the one that the kit was written from.
+        result: the ``result.npz`` that the kit's script wrote on the Mac.
 
     Returns:
         One parity report for every package and choice of compute units.
@@ -107,7 +107,7 @@ def import_result(bundle: Path, result: Path) -> Validation:
         raise CheckFailed(f"{result} comes from a kit of another bundle than {bundle}.")
     for path, artifact in packages.items():
         _check_origin(result, found, artifact, content_hash(fed[path]))
-    reports = tuple(_judged(one, packages[one.artifact], reference_outputs, found.machine) for one in found.runs)
+    reports = tuple(_report(one, packages[one.artifact], reference_outputs, found.machine) for one in found.runs)
     again = {_key(report) for report in reports}
     kept = tuple(report for report in manifest.parity if _key(report) not in again)
     write_manifest(bundle, replace(manifest, parity=(*kept, *reports)))
@@ -125,7 +125,7 @@ def _packages(bundle: Path, manifest: Manifest) -> tuple[Artifact, ...]:
 
 
 def _inputs(artifact: Artifact, reference_outputs: ReferenceOutputs) -> Array:
-    """All that the package is fed, batch after batch."""
+    """Returns the inputs of a package for all images, ``(images, …)``, padded to whole batches."""
     return np.ascontiguousarray(
         np.concatenate(list(inputs(reference_outputs.data.images, artifact.inputs[0], reference_outputs.spec)))
     )
@@ -142,6 +142,7 @@ def _outputs(artifact: Artifact, reference_outputs: ReferenceOutputs) -> list[st
 
 
 def _check_origin(result: Path, found: Result, artifact: Artifact, inputs: str) -> None:
+    """Refuses a result that was computed from another package or from other inputs; ``inputs`` is their hash."""
     for name, digest in artifact.files.items():
         if found.files.get(name) != digest:
             raise CheckFailed(f"{result} was computed with another {name} than the bundle's: its SHA-256 is another.")
@@ -149,7 +150,7 @@ def _check_origin(result: Path, found: Result, artifact: Artifact, inputs: str) 
         raise CheckFailed(f"{result} was computed from other inputs than the bundle's images.")
 
 
-def _judged(
+def _report(
     one: Run, artifact: Artifact, reference_outputs: ReferenceOutputs, machine: Mapping[str, str]
 ) -> ParityReport:
     where = {
@@ -163,6 +164,7 @@ def _judged(
 
 
 def _key(report: ParityReport) -> tuple[str, ...]:
+    """Returns a key that is equal for reports of which the later replaces the earlier."""
     return (report.artifact, report.runtime, *(report.machine.get(name, "") for name in _SAME_MACHINE))
 
 
@@ -199,7 +201,7 @@ def _readme(packages: tuple[Artifact, ...], manifest: Manifest) -> str:
     )
     return f"""# Verify kit
 
-{manifest.spec.variant}: {names}, with the inputs it is fed and the outputs that its PyTorch model has for them.
+{manifest.spec.variant}: {names}, with its inputs and the outputs that its PyTorch model has for them.
 
 On a Mac:
 

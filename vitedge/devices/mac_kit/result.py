@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads what a verify kit brought back from a Mac: a file of somebody else's machine, and believed in nothing."""
+"""Reads the results of a verify kit from a Mac. The file is somebody else's, and nothing in it is trusted."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from vitedge.files.npy import read_header
 
 FORMAT_VERSION = 1
 MACHINE = ("name", "model", "chip", "macos", "python", "coremltools", "numpy")
-"""What is kept of what the result says of its machine."""
+"""Facts about the Mac that are kept of a result."""
 _ABOUT = "about"
 _ABOUT_LIMIT = 1 << 20
 _HEADER_LIMIT = 1 << 14
-"""Bytes of the JSON text, and of what stands around an array in the file."""
+"""Largest sizes in bytes of the JSON text, and of an array's header in the file."""
 _TEXT_LIMIT = 200
 
 Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
-"""Path of an artifact to the shapes of its outputs, all images together."""
+"""Path of an artifact to the shapes of its outputs by name, with all images in the first axis."""
 
 
 @dataclass(frozen=True)
@@ -37,28 +37,32 @@ class Run:
     """One package on one choice of compute units."""
 
     artifact: str
+    """Path of the package in the bundle."""
     compute_units: str
+    """Name of a member of ``coremltools.ComputeUnit``."""
     load_seconds: float
     median_ms: float
     outputs: Mapping[str, npt.NDArray[np.float32]]
+    """Output name to its values for all images, those of the last batch's padding included."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a kit's script found."""
+    """The content of a ``result.npz``."""
 
     bundle: str
-    """SHA-256 of the ``reference.npz`` that the kit was made of."""
+    """SHA-256 of the ``reference.npz`` of the bundle that the kit was written from."""
     machine: Mapping[str, str]
+    """Facts about the Mac; the names are those of `MACHINE`."""
     files: Mapping[str, str]
     """File of a package to its SHA-256 on that machine."""
     inputs: Mapping[str, str]
-    """Path of an artifact to the hash of what it was fed."""
+    """Path of an artifact to the hash of its inputs."""
     runs: tuple[Run, ...]
 
 
 def read_result(path: Path, shapes: Shapes) -> Result:
-    """Reads ``result.npz``; at no time more of it than what a result of these shapes can hold.
+    """Reads ``result.npz``; never more bytes of it than a result of these shapes can have.
 
     Args:
         path: the file.
@@ -69,7 +73,7 @@ def read_result(path: Path, shapes: Shapes) -> Result:
     """
     try:
         if path.stat().st_size > _limit(shapes):
-            raise ValueError("it is larger than what the kit of this bundle brings back")
+            raise ValueError("it is larger than a result of this bundle's kit")
         with zipfile.ZipFile(path) as archive:
             return _result(archive, shapes)
     except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
@@ -79,11 +83,13 @@ def read_result(path: Path, shapes: Shapes) -> Result:
 
 
 def _said(error: BaseException) -> str:
+    """Returns a library's message, short and printable, or the error's type where it has none."""
     said = "".join(letter if letter.isprintable() else " " for letter in str(error)[:_TEXT_LIMIT])
     return said.rstrip(". ") or type(error).__name__
 
 
 def _limit(shapes: Shapes) -> int:
+    """Returns the largest size in bytes of a result with these outputs."""
     sizes = [_size(shape) + _HEADER_LIMIT for outputs in shapes.values() for shape in outputs.values()]
     return 2 * _ABOUT_LIMIT + len(UNITS) * sum(sizes)
 
@@ -130,7 +136,7 @@ def _run(entry: Any, archive: zipfile.ZipFile, shapes: Shapes) -> Run:
 
 
 def _array(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any], limit: int) -> npt.NDArray[Any]:
-    """One array of at most ``limit`` bytes; NumPy's own reader would allocate whatever the header says."""
+    """Returns one array of at most ``limit`` bytes; NumPy's own reader would allocate whatever the header says."""
     try:
         info = archive.getinfo(f"{name}.npy")
     except KeyError:
@@ -165,5 +171,5 @@ def _number(mapping: dict[str, Any], key: str) -> float:
 
 
 def _text(value: Any) -> str:
-    """What can be shown in a terminal and kept in a manifest."""
+    """Returns a string in a form that a terminal can show and a manifest can keep; empty for anything else."""
     return "".join(letter for letter in value[:_TEXT_LIMIT] if letter.isprintable()) if isinstance(value, str) else ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs Core ML packages on this Mac and compares them with what their PyTorch model computed.
+"""Runs Core ML packages on this Mac and compares their outputs with those of the PyTorch model.
 
 Copied into every kit as verify.py. It needs Python 3.8 or newer, coremltools and numpy (and pillow where a package
 takes an image), and nothing of vitedge. Everything it reads lies beside it; it writes result.npz.
@@ -38,7 +38,7 @@ class Stop(Exception):  # noqa: N818 - as the errors of vitedge
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the kit; returns the exit code, 0 if every output reaches the tolerance."""
+    """Runs the kit; returns the exit code, 0 if every output is within the tolerance."""
     options = parse(arguments)
     try:
         return verify(options)
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Returns the options of the command line."""
     parser = argparse.ArgumentParser(description="Run this kit's Core ML packages, compare and time them.")
     parser.add_argument("--compute-units", default="ALL", choices=UNITS, help="what Core ML may use (ALL)")
     parser.add_argument("--compare-cpu", action="store_true", help="run a second time with CPU_ONLY")
@@ -59,7 +59,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Checks the files, runs every package, prints the table and writes the result."""
+    """Checks the files, runs every package, prints the table and writes the result; returns the exit code."""
     if platform.system() != "Darwin":
         raise Stop(3, f"Core ML runs on macOS only, and this is {platform.system()}: copy the folder to a Mac.")
     folder, units = options.kit, [options.compute_units]
@@ -91,13 +91,13 @@ def verify(options: argparse.Namespace) -> int:
     }
     target = options.output or folder / "result.npz"
     write(target, about, outputs)
-    print("Every output reaches the tolerance." if passed else "NOT every output reaches the tolerance.")
+    print("Every output is within the tolerance." if passed else "NOT every output is within the tolerance.")
     print(f"Take {target} back and type: vitedge kit import BUNDLE {target.name}")
     return 0 if passed else 4
 
 
 def check_files(folder: Path, kit: dict[str, Any]) -> dict[str, str]:
-    """SHA-256 of every file of the packages; all files of the kit have to be the ones that were written."""
+    """Returns the SHA-256 of every file of the packages; stops if a file of the kit is not the one that was written."""
     listed = dict(kit["files"])
     packages: dict[str, str] = {}
     for artifact in kit["artifacts"]:
@@ -110,7 +110,7 @@ def check_files(folder: Path, kit: dict[str, Any]) -> dict[str, str]:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256, read in pieces."""
+    """Returns the SHA-256 of a file, read in pieces."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         for piece in iter(lambda: file.read(1 << 20), b""):
@@ -119,13 +119,13 @@ def hash_file(path: Path) -> str:
 
 
 def content_hash(values: Any) -> str:
-    """SHA-256 of an array's type, shape and numbers, whatever file they lie in."""
+    """Returns the SHA-256 of an array's type, shape and numbers, whatever file they lie in."""
     head = f"{values.dtype.str} {'x'.join(str(edge) for edge in values.shape)}\n"
     return hashlib.sha256(head.encode() + values.tobytes()).hexdigest()
 
 
 def need_packages(kit: dict[str, Any]) -> None:
-    """Refuses a Python that lacks something, with what to type."""
+    """Stops where a package is not installed, with the command that installs it."""
     wanted = ["coremltools", "numpy"]
     if any(artifact["image"] for artifact in kit["artifacts"]):
         wanted.append("pillow")
@@ -140,26 +140,26 @@ def need_packages(kit: dict[str, Any]) -> None:
 
 
 def arrays(path: Path) -> dict[str, Any]:
-    """Every array of an .npz by name."""
+    """Returns every array of an .npz by name."""
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
 
 
 def load(path: Path, units: str) -> Any:
-    """The package as Core ML holds it, compiled for this machine. Needs macOS."""
+    """Returns the package as a Core ML model, compiled for this machine. Needs macOS."""
     import coremltools
 
     return coremltools.models.MLModel(str(path), compute_units=coremltools.ComputeUnit[units])
 
 
 def predict(model: Any, feeds: dict[str, Any]) -> dict[str, Any]:
-    """What Core ML computes for one batch. Needs macOS."""
+    """Returns the outputs of Core ML for one batch. Needs macOS."""
     outputs: dict[str, Any] = model.predict(feeds)
     return outputs
 
 
 def feed(artifact: dict[str, Any], batch: Any) -> dict[str, Any]:
-    """One batch as the package takes it: predict wants an image input as an image of pillow."""
+    """Returns one batch as the package takes it: predict wants an image input as an image of pillow."""
     if not artifact["image"]:
         return {artifact["input"]: batch}
     from PIL import Image
@@ -193,7 +193,7 @@ def run_package(
 
 
 def timed(model: Any, feeds: list[Any], repeat: int) -> float:
-    """Median time of a prediction in milliseconds, after a warm-up."""
+    """Returns the median time of a prediction in milliseconds, after a warm-up."""
     samples = []
     for index in range(WARM_UP + max(repeat, 1)):
         begin = time.perf_counter()
@@ -203,7 +203,7 @@ def timed(model: Any, feeds: list[Any], repeat: int) -> float:
 
 
 def show(run: dict[str, Any], name: str, figures: tuple[float, float, float | None], tolerance: dict[str, Any]) -> bool:
-    """Prints one line of the table; returns whether the output reaches the tolerance."""
+    """Prints one line of the table; returns whether the output is within the tolerance."""
     relative, decibels, agreement = figures
     top1 = "-" if agreement is None else f"{agreement:.1%}"
     print(
@@ -219,10 +219,10 @@ def show(run: dict[str, Any], name: str, figures: tuple[float, float, float | No
 
 
 def compare(expected: Any, found: Any) -> tuple[float, float, float | None]:
-    """Relative error, centred SQNR in dB and share of the same top-1; None where there are no class scores.
+    """Returns relative error, centred SQNR in dB and share of the same top-1, None where there are no class scores.
 
-    max |found - expected| / max |expected|; 10 log10 of the power of the expected values, less each one's mean over
-    the images, over the power of the error.
+    The relative error is max |found - expected| / max |expected|. The SQNR is 10 log10 of the power of the expected
+    values, less each one's mean over the images, over the power of the error.
     """
     wanted, got = expected.astype(np.float64), found[: len(expected)].astype(np.float64)
     if wanted.shape != got.shape:
@@ -238,7 +238,7 @@ def compare(expected: Any, found: Any) -> tuple[float, float, float | None]:
 
 
 def machine() -> dict[str, str]:
-    """What ran it: machine, system and versions."""
+    """Returns the facts of this Mac: machine, system and versions."""
     import coremltools
 
     return {
@@ -253,7 +253,7 @@ def machine() -> dict[str, str]:
 
 
 def sysctl(name: str) -> str:
-    """What macOS says of its hardware; empty where it says nothing."""
+    """Returns what macOS says of its hardware under a name; empty where it says nothing."""
     try:
         done = subprocess.run(["/usr/sbin/sysctl", "-n", name], stdout=subprocess.PIPE, check=False)
     except OSError:
@@ -262,7 +262,7 @@ def sysctl(name: str) -> str:
 
 
 def write(target: Path, about: dict[str, Any], outputs: dict[str, Any]) -> None:
-    """Writes the result: one array an output, and what to know of them as JSON."""
+    """Writes the result: one array an output, and the facts about the run as JSON."""
     text = np.frombuffer(json.dumps(about).encode(), np.uint8)
     with target.open("wb") as file:
         np.savez(file, about=text, **outputs)

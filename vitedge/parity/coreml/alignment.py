@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which values of an ML MLProgram have to equal which values of the captured reference.
+"""Finds the pairs of values of an ML Program and of the captured reference that have to be equal.
 
-A program of ours calls a value after the node that it was made of. In anybody's program, operations that hold weights
-are matched with the nodes that apply them: by the name of the weight, by its content, and where both say nothing by the
+A program written by vitedge names a value after its node. In anybody's program, operations that hold weights are
+matched with the nodes that apply them: by the name of the weight, by its content, and where both say nothing by the
 order of operations and the sizes of their weights. Damaged or compressed weights are matched all the same.
 """
 
@@ -31,7 +31,7 @@ from vitedge.program.constants import constant_values, sources
 
 _ATEN = torch.ops.aten
 _CAST = re.compile(r"_cast_(fp16|fp32|uint16|int16|int32)")
-"""What the fp16 pass of coremltools puts into the name of a value."""
+"""Suffix that the fp16 pass of coremltools puts into the name of a value."""
 _COUNTED = re.compile(r"[a-z_]+_\d+$")
 """A name that coremltools made up."""
 _MATRIX, _CONVOLUTION, _NORM, _OTHER = "matrix", "convolution", "normalization", "other"
@@ -49,11 +49,11 @@ _TARGETS: Mapping[Any, tuple[str, frozenset[str], bool]] = {
     _ATEN.add.Tensor: ("add", frozenset(("add",)), False),
     _ATEN.mul.Tensor: ("mul", frozenset(("mul",)), False),
     _ATEN.cat.default: ("concat", frozenset(("concat",)), False),
-    # What it adds to its scores; the operation is often taken apart.
+    # Its mask is added to the scores; the operation is often decomposed.
     _ATEN.scaled_dot_product_attention.default: ("add", frozenset(("scaled_dot_product_attention",)), False),
 }
-"""What applies weights, to what kind of operation does the same; to those whose result is the node's result; and to
-whether the first of them takes what the node takes."""
+"""Operator that applies weights, to three things: the kind of operation that holds the same weights in a package, the
+operations whose result equals the node's, and whether the first operation has the same input as the node."""
 
 
 @dataclass(frozen=True)
@@ -61,23 +61,23 @@ class Anchor:
     """Two values that have to be equal."""
 
     value: str
-    """Of the ML MLProgram."""
+    """Name of the value in the ML Program."""
     node: str
-    """Of the reference's graph."""
+    """Name of the node in the reference's graph."""
     module: str
     """The innermost module of the reference that the node belongs to; empty for the model itself."""
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """How an ML MLProgram and the reference correspond."""
+    """The correspondence of an ML Program and the reference."""
 
     anchors: tuple[Anchor, ...]
     """In the program's order of execution; no value and no node twice."""
     halved: frozenset[str]
-    """Nodes whose weight the program holds in float16."""
+    """Nodes whose weight the program stores in float16."""
     folded: frozenset[str]
-    """Batch normalizations that the program does in its convolutions, and holds in float16."""
+    """Batch normalizations that the program has folded into convolutions stored in float16."""
     known: frozenset[str]
     """Constants of the program that correspond to a weight."""
     unmatched: tuple[str, ...]
@@ -90,11 +90,11 @@ class _Holder:
 
     operation: Operation
     constants: tuple[tuple[str, ValueType], ...]
-    """Name and type, in the order in which PyTorch takes such weights."""
+    """Names and types of the weights, in the order of PyTorch's parameters."""
 
     @property
     def token(self) -> tuple[str, int]:
-        """What it is recognized by where names say nothing."""
+        """Kind and largest weight size, by which the operation is matched where names say nothing."""
         kind = _KINDS.get(self.operation.kind, self.operation.kind)
         return kind, max(math.prod(_edges(type_)) for _, type_ in self.constants)
 
@@ -105,35 +105,38 @@ class _Applier:
 
     node: Node
     sources: tuple[tuple[str, int], ...]
-    """Name and size of every weight."""
+    """Name and number of elements of every weight."""
     names: frozenset[str]
-    """What the weights may be called in a package."""
+    """Names that the weights may have in a package."""
 
     @property
     def token(self) -> tuple[str, int]:
-        """As that of a holder."""
+        """Kind and largest weight size, equal to those of the operation that holds the same weights."""
         return _TARGETS.get(self.node.target, (_OTHER,))[0], max(size for _, size in self.sources)
 
 
 _Finder = Callable[[_Holder], list[_Applier]]
+"""Returns the nodes that an operation's weights may belong to."""
 
 
 def align(program: MLProgram, graph: CoreMLGraph) -> Alignment:
-    """Finds what corresponds.
+    """Returns the correspondence of an ML Program and the reference.
 
     Args:
-        program: the ML MLProgram.
-        graph: the captured program, prepared without probabilities.
+        program: the ML Program.
+        graph: the captured program, lowered without probabilities.
     """
     return _Aligner(program, graph).align()
 
 
 class _Aligner:
+    """Matches one program with one graph, and collects the fields of `Alignment`."""
+
     def __init__(self, program: MLProgram, graph: CoreMLGraph) -> None:
         self.program, self.graph = program, graph
         self.nodes: dict[str, Node] = {node.name: node for node in graph.exported.graph.nodes}
-        self.makers = {output.name: operation for operation in program.operations for output in operation.outputs}
-        self.types = {output.name: output.type for maker in program.operations for output in maker.outputs}
+        self.producers = {output.name: operation for operation in program.operations for output in operation.outputs}
+        self.types = {output.name: output.type for operation in program.operations for output in operation.outputs}
         self.types.update({entry.name: entry.type for entry in program.inputs})
         self.values = constant_values(graph.exported)
         self.anchors: dict[str, str] = {}
@@ -151,7 +154,7 @@ class _Aligner:
         for node, holders in matched.items():
             self._anchor_data(node, holders[0].operation)
         self._anchor_outputs()
-        order = {name: index for index, name in enumerate(self.makers)}
+        order = {name: index for index, name in enumerate(self.producers)}
         anchors = tuple(
             Anchor(value, node, self.graph.modules.get(node, ""))
             for value, node in sorted(self.anchors.items(), key=lambda pair: order[pair[0]])
@@ -189,7 +192,7 @@ class _Aligner:
                 )
 
     def _match(self) -> dict[Node, list[_Holder]]:
-        """Every node with weights, in order, to the operations that hold them; without those that have none."""
+        """Returns the operations that hold the weights of each node, by node in order; without nodes that have none."""
         appliers, holders = list(self._appliers()), list(self._holders())
         pairs: dict[int, _Applier] = {}
         used: Counter[Node] = Counter()
@@ -213,7 +216,7 @@ class _Aligner:
         for applier in appliers:
             for name in applier.names:
                 named[name].append(applier)
-        # coremltools keeps equal constants once, under the name of the first: it says nothing of the other readers.
+        # coremltools keeps equal constants once, under the name of the first: it says nothing of the other consumers.
         read = Counter(name for holder in holders for name, _ in holder.constants)
         return lambda holder: [
             found for name, _ in holder.constants if read[name] == 1 for found in named.get(plain(name), ())
@@ -232,7 +235,7 @@ class _Aligner:
         return find
 
     def _resembles(self, holder: _Holder, applier: _Applier) -> bool:
-        """Whether the largest constant points the way of the largest weight: a damaged copy of it does."""
+        """Returns whether the largest constant is like the largest weight by cosine, as a damaged copy of it is."""
         value = self._value(holder)
         if value is None:
             return True  # compressed: to be compared it would have to be expanded
@@ -243,13 +246,13 @@ class _Aligner:
         return any(cosine(value, form) > LIKENESS for form in forms)
 
     def _value(self, holder: _Holder) -> Array | None:
-        """The largest constant; None where it is compressed."""
+        """Returns the largest constant; None where it is compressed."""
         name, _ = max(holder.constants, key=lambda constant: math.prod(_edges(constant[1])))
-        maker = self.makers[name]
-        return maker.attributes["val"].decode() if maker.kind == "const" else None
+        producer = self.producers[name]
+        return producer.attributes["val"].decode() if producer.kind == "const" else None
 
     def _remember(self, node: Node, holders: list[_Holder]) -> None:
-        """Which weights are rounded."""
+        """Notes the constants that are the node's weights, and those of the weights that are float16."""
         left = sources(node, self.values)
         for name, type_ in (constant for holder in holders for constant in holder.constants):
             size = math.prod(_edges(type_))
@@ -263,7 +266,7 @@ class _Aligner:
     # Anchors
 
     def _expected(self) -> Iterator[Node]:
-        """The nodes with weights, but for convolutions that went into their batch normalization."""
+        """Yields the nodes with weights, but for convolutions whose batch normalization is anchored in their place."""
         anchored = set(self.anchors.values())
         for applier in self._appliers():
             if not any(folds_into(user) is applier.node and user.name in anchored for user in applier.node.users):
@@ -284,7 +287,7 @@ class _Aligner:
             self._anchor(last.operation.name, node)
 
     def _anchor_data(self, node: Node, operation: Operation) -> None:
-        """What goes into an operation with weights: so that what lies between two of them is judged too."""
+        """Anchors the input of an operation with weights, so that operations between two such are checked too."""
         kind, _, takes = _TARGETS.get(node.target, (_OTHER, frozenset(), False))
         if not takes or _KINDS.get(operation.kind) != kind:
             return
@@ -296,8 +299,9 @@ class _Aligner:
                 return
 
     def _anchor_names(self) -> None:
-        for value, maker in self.makers.items():
-            if maker.is_constant:
+        """Anchors every value that is named after a node."""
+        for value, producer in self.producers.items():
+            if producer.is_constant:
                 continue
             name = _CAST.sub("", value)
             node = self.nodes.get(name) or self._part(name)
@@ -306,7 +310,7 @@ class _Aligner:
                 self._anchor(value, node)
 
     def _part(self, name: str) -> Node | None:
-        """The node that takes one of several results, by the name that coremltools gives such a result."""
+        """Returns the node that takes one of several results, by the name that coremltools gives such a result."""
         stem, _, index = name.rpartition("_")
         several = self.nodes.get(stem)
         if several is None or not index.isdigit():
@@ -314,7 +318,7 @@ class _Aligner:
         return next((user for user in several.users if user.args[1:] == (int(index),)), None)
 
     def _anchor_outputs(self) -> None:
-        """The outputs, in their order where the program has as many as the reference."""
+        """Anchors the outputs in their order, if the program has at least as many as the reference."""
         returned: Any = self.nodes["output"].args[0]
         tensors = [name for name in self.program.outputs if self.types[name].shape is not None]
         if len(tensors) >= len(returned):
@@ -322,11 +326,11 @@ class _Aligner:
                 self._anchor(value, node)
 
     def _anchor(self, value: str, node: Node) -> None:
-        """Notes a pair, unless its shapes differ by more than edges of one, or one of the two has an anchor.
+        """Notes a pair, unless its shapes differ by more than dimensions of one, or either has an anchor already.
 
         Integers are not compared: coremltools is free to shift them with their zero point.
         """
-        if value not in self.makers or value in self.anchors or node.name in self.anchors.values():
+        if value not in self.producers or value in self.anchors or node.name in self.anchors.values():
             return
         if not self.types[value].dtype.startswith(("float", "bfloat")):
             return
@@ -339,19 +343,20 @@ class _Aligner:
             self.anchors[value] = node.name
 
     def _is_constant(self, name: str) -> bool:
-        return name in self.makers and self.makers[name].is_constant
+        return name in self.producers and self.producers[name].is_constant
 
     def _before_cast(self, name: str) -> str:
-        maker = self.makers.get(name)
-        while maker is not None and maker.kind == "cast" and isinstance(argument := maker.inputs["x"][0], Named):
-            name, maker = argument.name, self.makers.get(argument.name)
+        """Returns the value that a chain of casts begins with."""
+        producer = self.producers.get(name)
+        while producer is not None and producer.kind == "cast" and isinstance(source := producer.inputs["x"][0], Named):
+            name, producer = source.name, self.producers.get(source.name)
         return name
 
 
 def _by_order(
     holders: list[_Holder], appliers: list[_Applier], pairs: Mapping[int, _Applier]
 ) -> Iterator[tuple[int, _Applier]]:
-    """Pairs what names left over; what they did pair divides the rest."""
+    """Yields further pairs, by the order of tokens between the pairs that are known already."""
     named = {applier.node for applier in pairs.values()}
     theirs = [("=", pairs[i].node.name) if i in pairs else holder.token for i, holder in enumerate(holders)]
     ours = [("=", applier.node.name) if applier.node in named else applier.token for applier in appliers]
@@ -367,7 +372,7 @@ def _numpy(tensor: Tensor) -> Array:
 
 
 def _origins(source: Node) -> Iterator[str]:
-    """The node's own name, and those of the parameters of its size that it is made of."""
+    """Yields the node's own name, and the names of parameters of the same size that it is computed from."""
     yield source.name
     for node in source.all_input_nodes:
         if _numel(node) == _numel(source):

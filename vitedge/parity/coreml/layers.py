@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layer by layer: where an ML Program departs from the captured reference.
+"""Compares an ML Program with the captured reference, layer by layer.
 
 Every value of the program that has to equal a value of the reference is compared with it, and then replaced by it. So
-every layer is judged on the reference's own inputs, errors do not pile up, and a fault shows at its own layer only. The
-program is computed in float32, and what it holds in float16 is rounded in the reference too: what is left to see is
-the conversion.
+every layer is checked on the reference's own inputs, errors do not pile up, and a fault shows at its own layer only.
+The program is computed in float32, and the constants that it stores in float16 are rounded in the reference too: only
+errors of the conversion are left.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ from vitedge.records import OutputParity
 from vitedge.runtimes.feeding import batches
 
 EXACT_DB = 90.0
-"""Bar of a layer. Sound packages of ten tiny models, fp32 and fp16, of vitedge and of coremltools alone on either path,
-have 106 dB at least in a GroupNorm (coremltools adds an epsilon of 1e-5 to a variance of one), 111 dB where weights are
-standardized, and 120 dB elsewhere; ViT-S and MobileViT-S 128 dB. A tanh GELU has 75 dB, an attention scale that is off
-by 1 % 40 to 47 dB, weights that are off by 1 % 40 dB."""
+"""Smallest SQNR of a layer in dB. Sound packages of ten tiny models, fp32 and fp16, of vitedge and of coremltools alone
+on either path, have 106 dB at least in a GroupNorm (coremltools adds an epsilon of 1e-5 to a variance of one), 111 dB
+where weights are standardized, and 120 dB elsewhere; ViT-S and MobileViT-S 128 dB. A tanh GELU has 75 dB, an attention
+scale that is off by 1 % 40 to 47 dB, weights that are off by 1 % 40 dB."""
 ROUNDED_DB = 46.0
-"""Bar of a layer with float16 constants of which the reference's counterpart is not known: a 1 % error is 40 dB. Bar
-too of a layer that is quantized in the reference as it is in the package: the last bit of a real number decides a tie
-between two integers, and one integer in a tensor of 3000 that is off by one is 60 dB."""
+"""Smallest SQNR in dB of a layer with float16 constants whose counterpart in the reference is not known: a 1 % error is
+40 dB. It is also that of a layer that is quantized in the reference as it is in the package: the last bit of a real
+number decides a tie between two integers, and one integer in a tensor of 3000 that is off by one is 60 dB."""
 
 
 @dataclass(frozen=True)
 class LayerComparison:
-    """How far every layer is off by itself."""
+    """The error of every layer on the reference's own inputs."""
 
     layers: tuple[OutputParity, ...]
-    """In order of execution, over all images; called after the module, and where that has several after the operation
-    too. Judged by the plain SQNR: a layer's rounding is in proportion to its values, whether or not these depend on the
-    image. The centred one is not computed and NaN."""
+    """One row a layer in order of execution, over all images; named by its module, and by its operation too where the
+    module has several. The plain SQNR counts: a layer's rounding is in proportion to its values, whether or not these
+    depend on the image. The centred SQNR is not computed and NaN."""
     first_departure: str
-    """The first of the layers that misses its tolerance, or empty."""
+    """The first of the layers that exceeds its tolerance, or empty."""
     unmatched: tuple[str, ...]
-    """Modules with weights of which nothing in the package was found."""
-    unjudged: tuple[str, ...]
-    """Layers with compressed weights that the reference has not, where no tolerance was given for those."""
+    """Modules with weights that were not found in the package."""
+    unchecked: tuple[str, ...]
+    """Layers whose weights are compressed in the package alone, if no ``compressed_db`` was given for them."""
 
 
 def compare_program(
@@ -66,11 +66,11 @@ def compare_program(
     """Compares a package with the reference, layer by layer.
 
     Args:
-        path: the ``.mlpackage``, of ours or of anybody who converted the same model.
-        program: the reference, captured with the package's input and batch.
+        path: the ``.mlpackage``, written by vitedge or converted by anybody from the same model.
+        program: the reference, captured with the package's input and batch size.
         images: ``(images, channels, height, width)`` as the program takes them.
-        compressed_db: SQNR that a layer with compressed weights has to reach; how much such weights are off is a matter
-            of the compression, so by default these layers are not judged.
+        compressed_db: smallest SQNR in dB of a layer with compressed weights; their error depends on the compression,
+            so by default these layers are not checked.
 
     Raises:
         UnreadableArtifact: the package is damaged.
@@ -89,27 +89,27 @@ def compare_program(
         image = torch.from_numpy(np.ascontiguousarray(batch)).float()
         expected = reference.compute(image, [anchor.node for anchor in alignment.anchors])
         measured.add({entry.name: image.flip(1) if entry.name in is_bgr(package) else image}, expected)
-    return _verdict(measured, segments, alignment, compressed_db)
+    return _comparison(measured, segments, alignment, compressed_db)
 
 
-def _verdict(
+def _comparison(
     measured: _Measured, segments: tuple[Segment, ...], alignment: Alignment, compressed_db: float | None
 ) -> LayerComparison:
     names = _names(alignment.anchors)
     layers = tuple(
         measured.errors[anchor.value].row(name) for anchor, name in zip(alignment.anchors, names, strict=True)
     )
-    tolerances = [_bar(segment, compressed_db) for segment in segments]
+    tolerances = [_tolerance_db(segment, compressed_db) for segment in segments]
     departing = (
         row.output
         for row, tolerance in zip(layers, tolerances, strict=True)
         if tolerance is not None and not row.sqnr_db >= tolerance
     )
-    unjudged = tuple(name for name, tolerance in zip(names, tolerances, strict=True) if tolerance is None)
-    return LayerComparison(layers, next(departing, ""), alignment.unmatched, unjudged)
+    unchecked = tuple(name for name, tolerance in zip(names, tolerances, strict=True) if tolerance is None)
+    return LayerComparison(layers, next(departing, ""), alignment.unmatched, unchecked)
 
 
-def _bar(segment: Segment, compressed_db: float | None) -> float | None:
+def _tolerance_db(segment: Segment, compressed_db: float | None) -> float | None:
     if segment.quantized:
         return ROUNDED_DB
     if segment.compressed:
@@ -118,6 +118,7 @@ def _bar(segment: Segment, compressed_db: float | None) -> float | None:
 
 
 def _names(anchors: tuple[Anchor, ...]) -> list[str]:
+    """Returns the name of every layer in reports: its module's, with the operation's where the module has several."""
     count = Counter(anchor.module for anchor in anchors)
     names = []
     for anchor in anchors:
@@ -128,7 +129,7 @@ def _names(anchors: tuple[Anchor, ...]) -> list[str]:
 
 
 class _Measured:
-    """Runs the package on the reference's values, and adds up how far it is off."""
+    """Runs the package on the reference's values, and sums the error of every layer over the images."""
 
     def __init__(self, interpreter: MLProgramInterpreter, anchors: tuple[Anchor, ...]) -> None:
         self.errors = {anchor.value: _Error() for anchor in anchors}
@@ -136,6 +137,7 @@ class _Measured:
         self._anchors = anchors
 
     def add(self, inputs: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+        """Runs one batch; ``expected`` has the reference's values by node."""
         shapes = {
             output.name: output.type.shape
             for operation in self._interpreter.program.operations
@@ -147,7 +149,7 @@ class _Measured:
         }
 
         def watch(operation: Operation, results: tuple[Any, ...]) -> None:
-            # Compared as it is made: kept until the end, all values together are many times the model.
+            # Compared at once: kept until the end, all values together are many times the size of the model.
             for output, result in zip(operation.outputs, results, strict=True):
                 if output.name in substitutes:
                     self.errors[output.name].add(result, substitutes[output.name])
@@ -158,17 +160,17 @@ class _Measured:
 
 @dataclass
 class _Error:
-    """Sums over images, in float64."""
+    """The sums over images, in float64, that the metrics of one layer are computed from."""
 
     noise: float = 0.0
     signal: float = 0.0
     power: float = 0.0
     product: float = 0.0
     largest: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    """Of the error and of the reference."""
+    """Largest magnitude of the error, and of the reference."""
 
     def add(self, found: Tensor, expected: Tensor) -> None:
-        """Adds one image; infinities that agree, such as a mask's, are no error and no signal."""
+        """Adds one batch; infinities that agree, such as a mask's, are no error and no signal."""
         agree = found == expected
         finite = torch.where(agree & expected.isinf(), 0.0, expected).double()
         candidate = torch.where(agree, finite, found.double())
@@ -182,7 +184,7 @@ class _Error:
             self.largest[place] = float(np.maximum(self.largest[place], float(values.abs().max())))
 
     def row(self, name: str) -> OutputParity:
-        """The figures under the layer's name."""
+        """Returns the metrics of the layer under its name."""
         if self.noise == 0.0:
             return OutputParity(name, 0.0, math.inf, math.nan, 1.0, None, None)
         with np.errstate(all="ignore"):

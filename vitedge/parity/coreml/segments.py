@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an ML MLProgram and the reference compute between the values in which they have to agree."""
+"""Divides an ML Program and the reference into the segments between the values in which the two have to agree."""
 
 from __future__ import annotations
 
@@ -15,37 +15,43 @@ from vitedge.parity.coreml.alignment import Alignment, Anchor
 
 @dataclass(frozen=True)
 class Segment:
-    """What leads to an anchor from those before it."""
+    """The operations that compute an anchor from the anchors before it, in the program and in the reference."""
 
     anchor: Anchor
     nodes: frozenset[str]
-    """Of the reference's graph."""
+    """The segment's nodes in the reference's graph."""
     numbers: frozenset[float]
-    """Single numbers that the program holds in float16."""
+    """The segment's scalar constants in the program, if they are float16."""
     compressed: bool
-    """Whether the program has compressed constants there."""
+    """Whether the program has compressed constants in the segment."""
     quantized: bool
-    """Whether the reference itself rounds to integers there, or has weights that are integers."""
+    """Whether the reference itself quantizes in the segment, or has integer weights there."""
     rounded: bool
-    """Whether it has float16 constants there that correspond to no known weight."""
+    """Whether the program has float16 constants in the segment that correspond to no known weight."""
 
 
 def divide(program: MLProgram, graph: CoreMLGraph, alignment: Alignment) -> tuple[Segment, ...]:
-    """The segment of every anchor, in the order of the anchors."""
-    makers = {output.name: operation for operation in program.operations for output in operation.outputs}
+    """Returns the segment of every anchor, in the order of the anchors.
+
+    Args:
+        program: the ML Program.
+        graph: the reference's captured graph.
+        alignment: of the two.
+    """
+    producers = {output.name: operation for operation in program.operations for output in operation.outputs}
     nodes = {node.name: node for node in graph.exported.graph.nodes}
     values = frozenset(anchor.value for anchor in alignment.anchors)
     anchored = frozenset(anchor.node for anchor in alignment.anchors)
 
     def reads(name: str) -> Iterable[str]:
-        return () if name not in makers or makers[name].is_constant else makers[name].reads()
+        return () if name not in producers or producers[name].is_constant else producers[name].reads()
 
     def takes(name: str) -> Iterable[str]:
         return (node.name for node in nodes[name].all_input_nodes if node.op == "call_function")
 
     def segment(anchor: Anchor) -> Segment:
         reached = _between(anchor.value, values, reads)
-        constants = [makers[name] for name in reached if name in makers and makers[name].is_constant]
+        constants = [producers[name] for name in reached if name in producers and producers[name].is_constant]
         crossed = frozenset(_between(anchor.node, anchored, takes))
         half = [constant for constant in constants if constant.outputs[0].type.dtype == "float16"]
         return Segment(
@@ -64,12 +70,12 @@ def divide(program: MLProgram, graph: CoreMLGraph, alignment: Alignment) -> tupl
 
 
 def numbers(segments: Iterable[Segment]) -> dict[str, frozenset[float]]:
-    """Every node of the reference to the float16 numbers that the program holds in its place."""
+    """Returns the float16 scalars that the program has in the segment of each node of the reference, by node name."""
     return {name: segment.numbers for segment in segments if segment.numbers for name in segment.nodes}
 
 
 def _between(start: str, ends: frozenset[str], before: Callable[[str], Iterable[str]]) -> set[str]:
-    """What is reached going back from an end without passing another one."""
+    """Returns the names that are reached by going back from ``start``, not beyond any of the ``ends``."""
     reached, left = {start}, [start]
     while left:
         for name in before(left.pop()):
@@ -88,7 +94,7 @@ def _number(constant: Operation) -> float:
 
 
 def _is_neutral(constant: Operation) -> bool:
-    """All zeros or all ones: such biases and statistics are added by coremltools, and nothing of them is rounded."""
+    """Returns whether a constant is all zeros or all ones, as biases and statistics are that coremltools adds."""
     if constant.kind != "const":
         return False
     value = constant.attributes["val"].decode()

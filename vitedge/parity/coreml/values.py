@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The values of a captured program, node by node."""
+"""Computes a captured program and returns the values of single nodes."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 
 @dataclass(frozen=True)
 class ReferenceRounding:
-    """What a package holds in float16: the reference rounds the same, so that the conversion is left to compare."""
+    """The constants that a package stores in float16; the reference rounds them too, so that it counts as no error."""
 
     weights: frozenset[str] = frozenset()
     """Nodes that hold a weight."""
     folded: frozenset[str] = frozenset()
-    """Batch normalizations whose convolution has them folded in."""
+    """Batch normalizations that are folded into their convolution."""
     numbers: Mapping[str, frozenset[float]] = field(default_factory=dict)
-    """Node to what its numbers, such as the scale of an attention, may be rounded to."""
+    """Node to the float16 values that its scalar arguments, such as the scale of an attention, may be rounded to."""
 
 
 class ReferenceValues(Interpreter):
-    """Computes the graph and keeps the values that are asked for."""
+    """Computes the reference's graph with its constants rounded as the package's are; keeps the values asked for."""
 
     def __init__(self, exported: ExportedProgram, rounding: ReferenceRounding) -> None:
         """Prepares the computation of a decomposed program."""
@@ -56,7 +56,7 @@ class ReferenceValues(Interpreter):
         self._found: dict[str, Tensor] = {}
 
     def compute(self, image: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
-        """The values of nodes, by name; of a node that returns several, the first.
+        """Returns the values of nodes by name; of a node that returns several tensors, the first.
 
         Args:
             image: ``float32``, of the shape that the program takes.
@@ -69,7 +69,7 @@ class ReferenceValues(Interpreter):
         return self._found
 
     def run_node(self, n: Node) -> Any:
-        """As PyTorch does, but for what is rounded."""
+        """Computes one node as PyTorch does, with rounded constants."""
         value = self._rounded(n)
         if n.name in self._wanted:
             self._found[n.name] = value[0] if isinstance(value, (tuple, list)) else value
@@ -86,6 +86,7 @@ class ReferenceValues(Interpreter):
         return _halve(value) if node.name in self._rounding.weights else value
 
     def _with_numbers(self, node: Node, numbers: frozenset[float]) -> Any:
+        """Computes a node; scalar arguments that the package has among its ``numbers`` are rounded to float16."""
         inputs, options = self.fetch_args_kwargs_from_env(node)
         if node.target is _ATTENTION:
             # The scale that it has by default, written out.

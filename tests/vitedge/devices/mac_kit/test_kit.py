@@ -34,9 +34,9 @@ def bundle(demo_bundle: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def brought(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the demo's kit brings back. Not to be changed."""
-    kit = write_kit(demo_bundle, tmp_path_factory.mktemp("brought") / "kit")
+def mac_result(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The result of the demo's kit. Not to be changed."""
+    kit = write_kit(demo_bundle, tmp_path_factory.mktemp("mac") / "kit")
     with pytest.MonkeyPatch.context() as monkeypatch:
         play(monkeypatch)
         assert run_kit(kit) == 0
@@ -74,8 +74,8 @@ def test_what_a_kit_holds(demo_bundle: Path, tmp_path: Path) -> None:
         assert file["model.mlpackage"].dtype == np.float32
 
 
-def test_what_comes_back_is_judged_here_and_sealed(bundle: Path, brought: Path) -> None:
-    found = import_result(bundle, brought)
+def test_the_results_of_a_mac_are_checked_here_and_sealed(bundle: Path, mac_result: Path) -> None:
+    found = import_result(bundle, mac_result)
     assert found.passed
     (report,) = found.parity
     assert (report.artifact, report.runtime, report.images) == ("model.mlpackage", "coreml", 6)
@@ -92,26 +92,26 @@ def test_what_comes_back_is_judged_here_and_sealed(bundle: Path, brought: Path) 
 
 
 def test_the_same_machine_replaces_what_it_said_before(
-    bundle: Path, brought: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Path, mac_result: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = len(read_manifest(bundle).parity)
-    import_result(bundle, brought)
+    import_result(bundle, mac_result)
     add_latency(bundle, BenchReport(()))  # the manifest has another seal now, the artifacts are the same
-    import_result(bundle, brought)
+    import_result(bundle, mac_result)
     assert len(read_manifest(bundle).parity) == before + 1
 
     def rename(about: dict[str, Any]) -> None:
         about["machine"]["name"] = "another"
 
-    import_result(bundle, changed(brought, tmp_path / "other.npz", about=rename))
+    import_result(bundle, changed(mac_result, tmp_path / "other.npz", about=rename))
     assert len(read_manifest(bundle).parity) == before + 2
 
 
-def test_the_verdict_is_not_taken_from_the_mac(bundle: Path, brought: Path, tmp_path: Path) -> None:
-    with np.load(brought) as file:
+def test_the_conclusion_is_not_taken_from_the_mac(bundle: Path, mac_result: Path, tmp_path: Path) -> None:
+    with np.load(mac_result) as file:
         values = file[NAME]
     for change, words in ((values * 1.01, "is off by"), (values * np.nan, "holds NaN")):
-        found = import_result(bundle, changed(brought, tmp_path / "bad.npz", outputs={NAME: change}))
+        found = import_result(bundle, changed(mac_result, tmp_path / "bad.npz", outputs={NAME: change}))
         assert not found.passed
         assert words in found.parity[0].reason
         assert read_manifest(bundle).parity[-1] == found.parity[0] or "NaN" in words
@@ -146,14 +146,14 @@ def test_images_and_batches_make_the_round_trip(
     assert found.parity[0].outputs[0].centred_sqnr_db >= 40
 
 
-def test_a_bundle_without_core_ml_has_no_kit(bundle: Path, tmp_path: Path, brought: Path) -> None:
+def test_a_bundle_without_core_ml_has_no_kit(bundle: Path, tmp_path: Path, mac_result: Path) -> None:
     manifest = read_manifest(bundle)
     shutil.rmtree(bundle / "model.mlpackage")
     write_manifest(bundle, replace(manifest, artifacts=manifest.artifacts[:1]))
     with pytest.raises(BadRecipe, match="holds no Core ML package"):
         write_kit(bundle, tmp_path / "kit")
     with pytest.raises(BadRecipe, match="holds no Core ML package"):
-        import_result(bundle, brought)
+        import_result(bundle, mac_result)
     assert not (tmp_path / "kit").exists()
 
 
@@ -173,12 +173,12 @@ def test_where_a_kit_is_not_written(bundle: Path, tmp_path: Path) -> None:
     assert validate(bundle).passed
 
 
-def test_a_damaged_bundle_neither_gives_nor_takes(bundle: Path, tmp_path: Path, brought: Path) -> None:
+def test_a_damaged_bundle_neither_gives_nor_takes(bundle: Path, tmp_path: Path, mac_result: Path) -> None:
     (bundle / "model.mlpackage" / "Manifest.json").write_text("{}")
     with pytest.raises(BundleDamaged):
         write_kit(bundle, tmp_path / "kit")
     with pytest.raises(BundleDamaged):
-        import_result(bundle, brought)
+        import_result(bundle, mac_result)
     with pytest.raises(UnreadableArtifact, match="is not a bundle"):
         write_kit(tmp_path, tmp_path / "kit")
 
@@ -201,19 +201,19 @@ def _inputs(about: dict[str, Any]) -> None:
     [(_bundle, "another bundle"), (_package, "another model.mlpackage"), (_inputs, "from other inputs")],
 )
 def test_a_result_of_something_else_is_not_sealed(
-    change: Callable[[dict[str, Any]], None], words: str, bundle: Path, brought: Path, tmp_path: Path
+    change: Callable[[dict[str, Any]], None], words: str, bundle: Path, mac_result: Path, tmp_path: Path
 ) -> None:
     before = read_manifest(bundle)
     with pytest.raises(CheckFailed, match=words):
-        import_result(bundle, changed(brought, tmp_path / "other.npz", about=change))
+        import_result(bundle, changed(mac_result, tmp_path / "other.npz", about=change))
     assert read_manifest(bundle) == before
 
 
-def test_what_a_machine_says_of_itself_is_text(bundle: Path, brought: Path, tmp_path: Path) -> None:
+def test_what_a_machine_says_of_itself_is_text(bundle: Path, mac_result: Path, tmp_path: Path) -> None:
     def say(about: dict[str, Any]) -> None:
         about["machine"] = {"name": "\x1b[31mred\n" + "x" * 999, "model": 3, "secret": "more"}
 
-    (report,) = import_result(bundle, changed(brought, tmp_path / "odd.npz", about=say)).parity
+    (report,) = import_result(bundle, changed(mac_result, tmp_path / "odd.npz", about=say)).parity
     assert report.machine["name"].startswith("[31mredx")
     assert len(report.machine["name"]) < 200
     assert report.machine["model"] == ""
@@ -250,10 +250,10 @@ def _run(**values: Any) -> Callable[[dict[str, Any]], None]:
     ],
 )
 def test_a_result_whose_text_is_wrong(
-    change: Callable[[dict[str, Any]], None], words: str, bundle: Path, brought: Path, tmp_path: Path
+    change: Callable[[dict[str, Any]], None], words: str, bundle: Path, mac_result: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UnreadableArtifact, match=words):
-        import_result(bundle, changed(brought, tmp_path / "wrong.npz", about=change))
+        import_result(bundle, changed(mac_result, tmp_path / "wrong.npz", about=change))
 
 
 @pytest.mark.parametrize(
@@ -267,17 +267,17 @@ def test_a_result_whose_text_is_wrong(
     ],
 )
 def test_a_result_whose_outputs_are_wrong(
-    values: np.ndarray, words: str, bundle: Path, brought: Path, tmp_path: Path
+    values: np.ndarray, words: str, bundle: Path, mac_result: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UnreadableArtifact, match=words):
-        import_result(bundle, changed(brought, tmp_path / "wrong.npz", outputs={NAME: values}))
+        import_result(bundle, changed(mac_result, tmp_path / "wrong.npz", outputs={NAME: values}))
 
 
 def member(name: str, content: bytes, method: int = zipfile.ZIP_STORED) -> Callable[[Path, Path], None]:
     """A result in which one member is another."""
 
-    def write(brought: Path, target: Path) -> None:
-        with zipfile.ZipFile(brought) as old, zipfile.ZipFile(target, "w", method) as new:
+    def write(mac_result: Path, target: Path) -> None:
+        with zipfile.ZipFile(mac_result) as old, zipfile.ZipFile(target, "w", method) as new:
             for entry in old.namelist():
                 new.writestr(entry, content if entry == name else old.read(entry))
 
@@ -285,21 +285,21 @@ def member(name: str, content: bytes, method: int = zipfile.ZIP_STORED) -> Calla
 
 
 def whole(content: bytes) -> Callable[[Path, Path], None]:
-    def write(brought: Path, target: Path) -> None:
+    def write(mac_result: Path, target: Path) -> None:
         target.write_bytes(content)
 
     return write
 
 
-def shortened(brought: Path, target: Path) -> None:
-    target.write_bytes(brought.read_bytes()[:-200])
+def shortened(mac_result: Path, target: Path) -> None:
+    target.write_bytes(mac_result.read_bytes()[:-200])
 
 
-def missing_file(brought: Path, target: Path) -> None:
+def missing_file(mac_result: Path, target: Path) -> None:
     assert not target.exists()
 
 
-def folder(brought: Path, target: Path) -> None:
+def folder(mac_result: Path, target: Path) -> None:
     target.mkdir()
 
 
@@ -332,10 +332,10 @@ HOSTILE: dict[str, Callable[[Path, Path], None]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_file_is_one_sentence(name: str, bundle: Path, brought: Path, tmp_path: Path) -> None:
+def test_a_hostile_file_is_one_sentence(name: str, bundle: Path, mac_result: Path, tmp_path: Path) -> None:
     before = read_manifest(bundle)
     target = tmp_path / "hostile.npz"
-    HOSTILE[name](brought, target)
+    HOSTILE[name](mac_result, target)
     with pytest.raises(UnreadableArtifact, match=r"hostile\.npz") as caught:
         import_result(bundle, target)
     assert len(str(caught.value).splitlines()) == 1

@@ -31,7 +31,7 @@ def kit(written: Path, tmp_path: Path) -> Path:
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What is known of a result, and its outputs."""
+    """Returns the facts of a result, and its outputs."""
     with np.load(path, allow_pickle=False) as file:
         outputs = {name: file[name] for name in file.files if name != "about"}
         return json.loads(file["about"].tobytes()), outputs
@@ -81,7 +81,7 @@ def test_it_runs_compares_times_and_writes(
     assert shown[0].split() == ["package", "units", "output", "relative", "SQNR", "dB", "top-1", "median", "ms"]
     assert shown[1].split()[:3] == ["model.mlpackage", "CPU_AND_NE", "logits"]
     assert shown[1].split()[5] == "100.0%"
-    assert shown[3] == "Every output reaches the tolerance."
+    assert shown[3] == "Every output is within the tolerance."
     assert "vitedge kit import BUNDLE result.npz" in shown[4]
     about, outputs = read(kit / "result.npz")
     assert sorted(outputs) == ["CPU_AND_NE/model.mlpackage/logits", "CPU_ONLY/model.mlpackage/logits"]
@@ -107,7 +107,7 @@ def test_what_misses_the_bar_is_written_all_the_same(
 ) -> None:
     play(monkeypatch, lambda outputs: {name: change(values) for name, values in outputs.items()})
     assert run_kit(kit) == 4
-    assert "NOT every output reaches the tolerance." in capsys.readouterr().out
+    assert "NOT every output is within the tolerance." in capsys.readouterr().out
     assert (kit / "result.npz").is_file()
 
 

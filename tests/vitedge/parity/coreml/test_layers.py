@@ -45,7 +45,7 @@ def exported(folder: Path, program: Program, *float32_modules: str, **recipe: An
 def assert_holds(found: LayerComparison) -> None:
     assert found.first_departure == ""
     assert found.unmatched == ()
-    assert found.unjudged == ()
+    assert found.unchecked == ()
     assert min(row.sqnr_db for row in found.layers) > EXACT_DB + 10
 
 
@@ -128,7 +128,7 @@ def test_several_images_at_once(tmp_path: Path) -> None:
     assert_holds(compare_program(exported(tmp_path, program), program, images(program, 3)))
 
 
-def test_islands_are_not_rounded(tmp_path: Path) -> None:
+def test_float32_modules_are_not_rounded(tmp_path: Path) -> None:
     program = captured()
     path = exported(tmp_path, program, "blocks.0.attn", precision="fp16")
     assert_holds(compare_program(path, program, images(program)))
@@ -153,7 +153,7 @@ def test_another_model_departs_at_its_first_layer(tmp_path: Path) -> None:
     found = compare_program(path, other, images(program))
     assert found.first_departure == "patch_embed.proj"
     exact = {row.output for row in found.layers if math.isinf(row.sqnr_db)}
-    assert {"blocks.0.mlp.act", "blocks.0 add"} <= exact  # no weights there: judged on the reference's values
+    assert {"blocks.0.mlp.act", "blocks.0 add"} <= exact  # no weights there: checked on the reference's values
 
 
 def compressed(path: Path) -> None:
@@ -166,13 +166,13 @@ def compressed(path: Path) -> None:
         optimize.linear_quantize_weights(model, optimize.OptimizationConfig(global_config=setting)).save(str(path))
 
 
-def test_compressed_layers_are_judged_by_the_bar_that_is_given(tmp_path: Path) -> None:
+def test_compressed_layers_are_checked_with_the_tolerance_that_is_given(tmp_path: Path) -> None:
     program = captured()
     path = exported(tmp_path, program)
     compressed(path)
     found = compare_program(path, program, images(program))
     assert found.first_departure == ""
-    assert "blocks.0.mlp.fc1" in found.unjudged
-    assert "blocks.0.mlp.act" not in found.unjudged
+    assert "blocks.0.mlp.fc1" in found.unchecked
+    assert "blocks.0.mlp.act" not in found.unchecked
     assert not compare_program(path, program, images(program), compressed_db=25.0).first_departure
     assert compare_program(path, program, images(program), compressed_db=80.0).first_departure == "patch_embed.proj"
