@@ -174,18 +174,20 @@ def function(dotted: str) -> Callable[..., Any]:
     """The function written ``package.module:name``; what a process of its own is told to call.
 
     Raises:
-        BadRecipe: there is no such module or function.
+        ValueError: there is no such module or function.
     """
     module, _, name = dotted.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise BadRecipe(f"{dotted!r} is not a function written package.module:name ({error}).") from error
+        raise ValueError(f"{dotted!r} is not a function written package.module:name ({error})") from error
     if not callable(found):
-        raise BadRecipe(f"{dotted!r} is not a function.")
+        raise ValueError(f"{dotted!r} is not a function")
     return found  # type: ignore[no-any-return]
 
 
+_PACKAGES = ("vitedge", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "coremltools", "numpy", "pillow")
+"""Packages that decide what an export writes; their versions go into its manifest."""
 UNINSTALLED = "uninstalled"
 """The version of vitedge when it runs from its sources without being installed."""
 
@@ -199,6 +201,15 @@ def versions(packages: tuple[str, ...]) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def environment() -> dict[str, str]:
+    """Returns the versions of the packages that an export uses, of Python, and the platform, for a manifest."""
+    return {
+        **versions(_PACKAGES),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
 
 
 def _part(table: Table, name: str) -> Part:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,9 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vitedge import registry
 from vitedge.errors import BadRecipe, BundleDamaged, UnreadableArtifact
 from vitedge.files.digest import hash_file
+from vitedge.files.earlier import from_first_format
 from vitedge.files.plain import from_dict, to_dict
 from vitedge.files.replacing import write_file
 from vitedge.records import BenchReport, Manifest
@@ -30,7 +29,6 @@ FORMAT_VERSION = 2
 """What is written; older ones are read."""
 MANIFEST = "manifest.json"
 REFERENCE = "reference.npz"
-_PACKAGES = ("vitedge", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "coremltools", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
@@ -90,35 +88,9 @@ def read_manifest(folder: Path) -> Manifest:
     if version not in range(1, FORMAT_VERSION + 1):
         raise UnreadableArtifact(f"{path} has format {version}; this vitedge reads {FORMAT_VERSION} and older.")
     try:
-        return from_dict(Manifest, content if version == FORMAT_VERSION else _from_first_format(content))
+        return from_dict(Manifest, content if version == FORMAT_VERSION else from_first_format(content))
     except (BadRecipe, ValueError) as error:
         raise UnreadableArtifact(f"{path} cannot be read: {error}") from error
-
-
-def _from_first_format(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the content of a manifest of format 1 as format 2 has it.
-
-    Format 1 kept among the settings of quantization whether an export times its file, and what that found among what
-    quantization did. Neither is part of quantization: timing is asked for by itself, and its result is ``speed``.
-    """
-    current = {**_with_tolerances(content), "format_version": FORMAT_VERSION}
-    recipe, record = current.get("recipe"), current.get("quantization")
-    if isinstance(recipe, dict) and isinstance(recipe.get("quantization"), dict):
-        current["recipe"] = {**recipe, "quantization": _without_verdict(recipe["quantization"])}
-    if isinstance(record, dict):
-        current["quantization"], current["speed"] = _without_verdict(record), record.get("verdict")
-    return current
-
-
-def _with_tolerances(value: Any) -> Any:
-    """Returns plain values with the key ``bar`` under its new name, at every depth."""
-    if isinstance(value, Mapping):
-        return {"tolerance" if key == "bar" else key: _with_tolerances(entry) for key, entry in value.items()}
-    return [_with_tolerances(entry) for entry in value] if isinstance(value, list) else value
-
-
-def _without_verdict(entries: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in entries.items() if name != "verdict"}
 
 
 def add_latency(folder: Path, report: BenchReport) -> None:
@@ -151,15 +123,6 @@ def check_files(folder: Path, manifest: Manifest) -> int:
 def size_of(folder: Path) -> int:
     """Returns the bytes of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def versions() -> dict[str, str]:
-    """Packages and the platform, for the manifest."""
-    return {
-        **registry.versions(_PACKAGES),
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-    }
 
 
 def _is_inside(folder: Path, path: Path) -> bool:

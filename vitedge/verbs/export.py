@@ -21,7 +21,7 @@ from vitedge.devices import profiles
 from vitedge.errors import CheckFailed, DeviceFailed, MissingBackend, UserError
 from vitedge.export.formats import FORMATS, LOWERINGS
 from vitedge.export.formats import lowered as lowered_formats
-from vitedge.files.bundle import FORMAT_VERSION, REFERENCE, versions, write_manifest, write_reference
+from vitedge.files.bundle import FORMAT_VERSION, REFERENCE, write_manifest, write_reference
 from vitedge.files.digest import hash_file
 from vitedge.files.plain import to_dict
 from vitedge.files.replacing import replacing
@@ -177,7 +177,7 @@ def seal(
         quantization=_quantization(source, quantized),
         speed=timed.speed,
         files={REFERENCE: hash_file(request.folder / REFERENCE)},
-        versions=versions(),
+        versions=registry.environment(),
     )
     write_manifest(request.folder, manifest)
     return manifest
