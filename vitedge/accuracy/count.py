@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vitedge.accuracy.metrics import agrees, finite, mcnemar, proportion, ranks
+from vitedge.accuracy.metrics import mcnemar, proportion, ranks
 from vitedge.accuracy.records import PairedAccuracy, SubjectAccuracy
 from vitedge.errors import BadImages
 from vitedge.images.labelled import LabelledSet
 from vitedge.images.stream import ImageStream
+from vitedge.parity.metrics import agrees, finite
 from vitedge.records import ModelSpec
 
 Scores = NDArray[np.floating[Any]]

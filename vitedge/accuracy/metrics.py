@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitedge.accuracy.records import Proportion
-from vitedge.parity.metrics import TIE
+from vitedge.parity.metrics import finite
 
 Z95 = 1.959963984540054
 """The 97.5 % quantile of the normal distribution."""
@@ -30,25 +30,6 @@ def ranks(scores: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.int64]:
     before = np.arange(scores.shape[1])[None] < labels[:, None]
     found: NDArray[np.int64] = ((scores > true) | ((scores == true) & before)).sum(axis=1)
     return np.where(finite(scores), found, scores.shape[1])
-
-
-def finite(scores: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which images have scores without NaN and infinity, ``(images,)``."""
-    found: NDArray[np.bool_] = np.isfinite(scores).all(axis=1)
-    return found
-
-
-def agrees(reference: NDArray[Any], scores: NDArray[Any]) -> NDArray[np.bool_]:
-    """On which images the top-1 class is the reference's; the reference's own ties count for either class.
-
-    Args:
-        reference: ``(images, classes)``.
-        scores: the same shape.
-    """
-    best = reference.max(axis=1)
-    chosen = np.take_along_axis(reference, scores.argmax(axis=1)[:, None], axis=1)[:, 0]
-    near: NDArray[np.bool_] = chosen >= best - TIE * np.abs(reference).max(axis=1)
-    return near & finite(reference) & finite(scores)
 
 
 def proportion(count: int, total: int) -> Proportion:
