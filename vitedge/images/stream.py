@@ -61,10 +61,10 @@ class ImageStream:
         Raises:
             BadImages: more than 5 % (and more than one) of the images are corrupt, or an image changed between two
                 readings.
-            BadRecipe: a size below one or a start below zero.
+            ValueError: a size below one or a start below zero.
         """
         if size < 1 or start < 0:
-            raise BadRecipe(f"A batch has at least one image and begins at 0 or later; got {size} from {start}.")
+            raise ValueError(f"a batch has at least one image and begins at 0 or later; got {size} from {start}")
         try:
             while True:
                 images: list[NDArray[np.uint8]] = []

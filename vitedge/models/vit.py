@@ -22,7 +22,6 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vitedge.checkpoints.families.family import State
-from vitedge.errors import BadRecipe
 from vitedge.models.activations import ACTIVATIONS
 from vitedge.models.positions import check_multiple, resize_tokens
 from vitedge.records import ModelSpec, Origin
@@ -112,11 +111,11 @@ def options_of(spec: ModelSpec) -> dict[str, Any]:
     """The spec's options with the defaults in place of missing ones.
 
     Raises:
-        BadRecipe: an option that the family does not have.
+        ValueError: an option that the family does not have.
     """
     unknown = sorted(set(spec.options) - set(OPTIONS))
     if unknown:
-        raise BadRecipe(f"A ViT has no option {', '.join(unknown)}; it has {', '.join(sorted(OPTIONS))}.")
+        raise ValueError(f"a ViT has no option {', '.join(unknown)}; it has {', '.join(sorted(OPTIONS))}")
     return {**OPTIONS, **spec.options}
 
 
