@@ -43,7 +43,7 @@ class Checkpoint:
 
     @property
     def container(self) -> str:
-        """The kind of container, as in `vitedge.records.Inspection`."""
+        """The kind of container, as in `vitedge.verbs.records.Inspection`."""
         return self.file.kind
 
     @property

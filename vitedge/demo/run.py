@@ -26,9 +26,10 @@ from vitedge.parity.artifact import ReferenceOutputs, outputs_of
 from vitedge.parity.metrics import default_tolerance
 from vitedge.parity.reference import gather
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
-from vitedge.records import Artifact, ExportResult, OutputParity
+from vitedge.records import Artifact, OutputParity
 from vitedge.verbs.bench import REFERENCE
 from vitedge.verbs.export import export
+from vitedge.verbs.records import ExportResult
 
 SHOWN = ("onnx", "coreml")
 QUANTIZED = ("onnx",)

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitedge.checkpoints.families.family import State
+from vitedge.models.records import Cost
 from vitedge.models.reference import check_fit, skeleton
-from vitedge.records import Cost, ModelSpec
+from vitedge.records import ModelSpec
 
 _FLOAT32_BYTES = 4
 

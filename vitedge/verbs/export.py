@@ -38,17 +38,10 @@ from vitedge.quantization.file.header import SUFFIX
 from vitedge.quantization.file.model import Model, read_model
 from vitedge.quantization.recording import record
 from vitedge.recipe import SCHEMES, ExportRecipe
-from vitedge.records import (
-    Artifact,
-    CheckpointIdentity,
-    ExportResult,
-    Manifest,
-    ParityReport,
-    SpeedComparison,
-    StructureReport,
-)
+from vitedge.records import Artifact, CheckpointIdentity, Manifest, ParityReport, SpeedComparison, StructureReport
 from vitedge.verbs.lowering import Built, ExportRequest, ExportSource, Lowered, Quantized, float_program, lower
 from vitedge.verbs.quantize import form_for, of_file, quantize_reference
+from vitedge.verbs.records import ExportResult
 
 
 @dataclass(frozen=True)
