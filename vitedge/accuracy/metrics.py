@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Right and wrong: ranks of the true classes, agreement, and what a number of images lets one conclude."""
+"""Metrics of accuracy: ranks of the true classes, confidence intervals, and the test of a difference."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Z95 = 1.959963984540054
 
 
 def ranks(scores: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The place of each image's true class among the scores: 0 is the first.
+    """Returns the rank of each image's true class among the scores, ``(images,)``; 0 is the highest score.
 
     Equal scores rank by class, so that rank 0 is what ``argmax`` chooses. Scores that are not finite put the true class
     behind all others.
@@ -33,7 +33,7 @@ def ranks(scores: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def proportion(count: int, total: int) -> Proportion:
-    """A share with its 95 % Wilson score interval.
+    """Returns a share with its 95 % Wilson score interval.
 
     E. B. Wilson, Probable inference, the law of succession, and statistical inference, Journal of the American
     Statistical Association 22 (1927), 209-212. Unlike the normal approximation it neither leaves [0, 1] nor shrinks to
@@ -53,7 +53,7 @@ def proportion(count: int, total: int) -> Proportion:
 
 
 def mcnemar(lost: int, gained: int) -> float:
-    """Two-sided p-value of the exact McNemar test.
+    """Returns the two-sided p-value of the exact McNemar test.
 
     Where neither classifier is better, each image on which exactly one is right is as likely to be lost as gained: the
     smaller number is binomial with probability 1/2. Q. McNemar, Note on the sampling error of the difference between

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole job on the embedded models: export, verify, count what is classified correctly, measure."""
+"""The demo: exports, verifies, evaluates and measures the embedded models."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from vitedge.verbs.records import ExportResult
 
 SHOWN = ("onnx", "coreml")
 QUANTIZED = ("onnx",)
-"""Formats of the second bundle of each model, whose layers are integers."""
+"""Formats of the second bundle of each model, which is quantized."""
 _PARITY_IMAGES = 64
 _CALIBRATION_IMAGES = 64
 _RULE = Rule(warmup_s=0.3, warmup_limit_s=3.0, seconds=2.0, rounds=10)
@@ -96,7 +96,7 @@ def _show(model: DemoModel, bundle: Path, progress: Callable[[str], None]) -> li
 
 
 def _recipes(model: DemoModel, bundle: Path) -> Iterator[tuple[Path, ExportRecipe]]:
-    """What is exported, and where to: the checkpoint as it is, and as integers."""
+    """Yields folder and recipe of each export: the float checkpoint, and the quantized one."""
     common = ExportRecipe(images=str(IMAGES), image_count=_PARITY_IMAGES, overrides=dict(model.overrides))
     yield bundle, replace(common, formats=SHOWN)
     quantization = QuantizationRecipe(images=str(IMAGES), image_count=_CALIBRATION_IMAGES)
@@ -111,7 +111,7 @@ def _parity(result: ExportResult, artifact: Artifact) -> OutputParity:
 
 
 def _test_split(model: DemoModel) -> tuple[ReferenceOutputs, tuple[int, ...]]:
-    """What PyTorch computes for every test image, and the images' classes."""
+    """Returns the reference outputs for every test image, and the images' classes."""
     reference = load_reference(read(str(model.path), overrides=model.overrides))
     split: ImageSet = load(IMAGES, reference.spec, len(images()[1]))
     tolerance = default_tolerance("fp32", reference.spec.family)
@@ -131,7 +131,7 @@ def _top1(logits: npt.NDArray[np.generic], labels: tuple[int, ...]) -> float:
 
 
 def _latencies(model: DemoModel, parts: Sequence[tuple[Path, ExportResult]]) -> Mapping[str, float]:
-    """Median milliseconds of PyTorch and of every artifact that runs here, measured in turn."""
+    """Returns median milliseconds of PyTorch and of every artifact that runs here, measured in turn."""
     options = {"overrides": dict(model.overrides)}
     models = [MeasuredModel("PyTorch", "torch", str(model.path), factory=REFERENCE, options=options)]
     with connect("local") as session:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bundle: a folder of artifacts with the manifest that says what they are and the reference that proves it.
+"""A bundle: a folder of artifacts, the manifest that describes them, and the reference outputs to check them with.
 
 ``manifest.json`` carries the SHA-256 of every other file and, as ``seal``, of its own content. ``reference.npz``
 carries the images and the reference's outputs, so that parity can be shown again without PyTorch or the checkpoint.
@@ -26,18 +26,19 @@ from vitedge.files.replacing import write_file
 from vitedge.records import BenchReport, Manifest
 
 FORMAT_VERSION = 2
-"""What is written; older ones are read."""
+"""The format of manifests that are written; older ones are read."""
 MANIFEST = "manifest.json"
 REFERENCE = "reference.npz"
 
 
 @dataclass(frozen=True)
 class ReferenceData:
-    """What the reference computed, and from what."""
+    """Images, and the outputs that the reference computed for them."""
 
     images: npt.NDArray[np.uint8]
     """``(images, channels, height, width)``, RGB, 0 to 255."""
     outputs: Mapping[str, npt.NDArray[np.float32]]
+    """Output name to values, ``(images, …)``."""
 
 
 def write_reference(folder: Path, data: ReferenceData) -> None:
@@ -94,7 +95,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def add_latency(folder: Path, report: BenchReport) -> None:
-    """Puts a measurement into the manifest, in one step."""
+    """Replaces the measurement in the manifest, in one step."""
     write_manifest(folder, replace(read_manifest(folder), latency=report))
 
 

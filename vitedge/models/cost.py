@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model costs, from its spec alone: nothing is allocated and nothing is computed."""
+"""The cost of a model, counted from its spec: nothing is allocated and nothing is computed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _FLOAT32_BYTES = 4
 
 
 def cost(spec: ModelSpec, state: State, source: str) -> Cost:
-    """Parameters, multiply-accumulates and activation size of one image, on torch's meta device.
+    """Counts parameters, and multiply-accumulates and activations of one image, on torch's meta device.
 
     Args:
-        spec: what the module is.
+        spec: the model.
         state: the checkpoint's weights; only their names and shapes are looked at.
         source: the checkpoint's name, for the error.
 

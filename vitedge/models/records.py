@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The record of what a model costs. Frozen dataclasses without behaviour, like `vitedge.records`."""
+"""The record of a model's cost. Frozen dataclasses without behaviour, like `vitedge.records`."""
 
 from __future__ import annotations
 
