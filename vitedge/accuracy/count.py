@@ -137,7 +137,7 @@ def classify(count: Count, chosen: LabelledSet, progress: Callable[[str], None])
     streams: dict[tuple[Any, ...], ImageStream] = {}
     for row in count.predictors:
         streams.setdefault(_geometry(row.spec), chosen.stream(row.spec))
-    progress(f"classifying {chosen.count} images of {chosen.held} …")
+    progress(f"classifying {chosen.count} images of {chosen.available} …")
     said = time.monotonic()
     places = [list(streams).index(_geometry(row.spec)) for row in count.predictors]
     for batches in zip(*(stream.batches(_BATCH) for stream in streams.values()), strict=False):

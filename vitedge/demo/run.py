@@ -58,20 +58,7 @@ def run(output: Path, progress: Callable[[str], None] = lambda _text: None) -> D
 
 
 def _show(model: DemoModel, bundle: Path, progress: Callable[[str], None]) -> list[DemoRow]:
-    parts = [
-        (
-            folder,
-            export(
-                str(model.path),
-                folder,
-                recipe,
-                force=True,
-                compare_speed=recipe.quantization is not None,
-                progress=lambda text: progress(f"{model.name}: {text}"),
-            ),
-        )
-        for folder, recipe in _recipes(model, bundle)
-    ]
+    parts = [(folder, _export(model, folder, recipe, progress)) for folder, recipe in _recipes(model, bundle)]
     progress(f"{model.name}: classifying the test images …")
     reference_outputs, labels = _test_split(model)
     expected = _top1(reference_outputs.data.outputs["logits"], labels)
@@ -93,6 +80,17 @@ def _show(model: DemoModel, bundle: Path, progress: Callable[[str], None]) -> li
         for folder, result in parts
         for artifact in result.manifest.artifacts
     ]
+
+
+def _export(model: DemoModel, folder: Path, recipe: ExportRecipe, progress: Callable[[str], None]) -> ExportResult:
+    return export(
+        str(model.path),
+        folder,
+        recipe,
+        force=True,
+        compare_speed=recipe.quantization is not None,
+        progress=lambda text: progress(f"{model.name}: {text}"),
+    )
 
 
 def _recipes(model: DemoModel, bundle: Path) -> Iterator[tuple[Path, ExportRecipe]]:

@@ -46,7 +46,7 @@ class LabelledSet:
     """Images in reading order; those beyond ``count`` replace images that cannot be read."""
     count: int
     """Number of images to take."""
-    held: int
+    available: int
     """Number of images that the source holds."""
     open: Callable[[LabelledSet, ModelSpec], Source]
     """Opens the images, prepared for a model."""
@@ -190,8 +190,12 @@ def _set(
     return LabelledSet(_title(path, taken, len(items), seed), drawn, taken, len(items), open_files, note)
 
 
-def _title(path: Path, taken: int, held: int, seed: int) -> str:
-    return f"{path}, all {held} images" if taken == held else f"{path}, {taken} of {held} images, seed {seed}"
+def _title(path: Path, taken: int, available: int, seed: int) -> str:
+    return (
+        f"{path}, all {available} images"
+        if taken == available
+        else f"{path}, {taken} of {available} images, seed {seed}"
+    )
 
 
 def _drawn(items: Sequence[Item], seed: int) -> list[int]:
@@ -221,7 +225,7 @@ def _files(folder: Path, found: LabelledSet, spec: ModelSpec) -> Source:
         path = folder / name
         return Candidate(name, partial(_decode, path, spec), path.read_bytes, label)
 
-    return Source(found.title, found.held, len(found.items), candidate)
+    return Source(found.title, found.available, len(found.items), candidate)
 
 
 def _decode(path: Path, spec: ModelSpec) -> NDArray[np.uint8]:
@@ -242,4 +246,4 @@ def _elements(path: Path, places: Sequence[int], found: LabelledSet, spec: Model
             name, lambda: prepare_image(as_image(array[place]), spec), partial(array.content, place), label
         )
 
-    return Source(found.title, found.held, len(found.items), candidate, array.close)
+    return Source(found.title, found.available, len(found.items), candidate, array.close)

@@ -49,7 +49,7 @@ class Source:
 
     title: str
     """The path and the number of its images that are taken, or ``synthetic, seed 0``."""
-    held: int
+    available: int
     """Number of images that the source holds."""
     length: int
     """Number of candidates; those beyond the count asked for replace images that cannot be read."""
@@ -131,8 +131,8 @@ def _files(folder: Path, names: Sequence[str], spec: ModelSpec, title: str) -> S
     return Source(title, len(names), len(names), lambda index: _file(folder, names[index], spec))
 
 
-def _taken(path: Path, count: int, held: int, seed: int) -> str:
-    return f"{path}, {min(count, held)} of {held} images, seed {seed}"
+def _taken(path: Path, count: int, available: int, seed: int) -> str:
+    return f"{path}, {min(count, available)} of {available} images, seed {seed}"
 
 
 def _images_below(folder: Path) -> dict[str, list[str]]:

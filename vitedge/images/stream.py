@@ -36,7 +36,7 @@ class ImageStream:
 
     def __init__(self, source: Source, asked: int) -> None:
         self.asked = asked
-        self.found = source.held
+        self.found = source.available
         self.count = min(asked, source.length)
         self._source = source
         self._next = 0  # the first candidate that was not read yet
