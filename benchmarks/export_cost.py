@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.child import run_child
+from vitedge import registry
 from vitedge.devices import machine
-from vitedge.files.bundle import versions
 
 RESULTS = Path(__file__).parent / "results" / "export_cost.json"
 TIMED = ("vit_small_patch16_224", "pit_s_224", "mobilevit_s", "swin_tiny_patch4_window7_224")
@@ -144,7 +144,7 @@ def provenance() -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "machine": machine.identity(),
-        "versions": versions(),
+        "versions": registry.environment(),
         "processor": platform.processor() or platform.machine(),
         "rounds": ROUNDS,
         "seed": 0,

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.child import run_child
+from vitedge import registry
 from vitedge.devices import machine
-from vitedge.files.bundle import versions
 
 RESULTS = Path(__file__).with_name("results") / "mlprogram_speed.json"
 MODELS = ("vit_small_patch16_224", "pit_s_224", "mobilevit_s")
@@ -82,7 +82,7 @@ def provenance(rounds: int) -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "machine": machine.identity(),
-        "versions": versions(),
+        "versions": registry.environment(),
         "processor": platform.processor() or platform.machine(),
         "rounds": rounds,
         "seed": 0,

@@ -29,7 +29,6 @@ from tests.seeding import seeded
 from vitedge import registry
 from vitedge.checkpoints.read import read
 from vitedge.devices import machine
-from vitedge.files.bundle import versions
 from vitedge.images.image_set import load
 from vitedge.images.preprocess import normalize
 from vitedge.images.synthetic import synthesize
@@ -141,7 +140,7 @@ def provenance(**settings: Any) -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "machine": machine.identity(),
-        "versions": {**versions(), **registry.versions(PACKAGES)},
+        "versions": {**registry.environment(), **registry.versions(PACKAGES)},
         "weights": WEIGHTS,
         "images": "synthetic",
         **settings,

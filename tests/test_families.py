@@ -18,7 +18,8 @@ import vitedge
 from tests.family_files import Case, quiet
 from tests.family_matrix import CASES, WHOLE, Made, Shelf, assert_same, images, run
 from vitedge.recipe import ExportRecipe
-from vitedge.records import Artifact, ExportResult
+from vitedge.records import Artifact
+from vitedge.verbs.records import ExportResult
 
 FP16_SQNR_DB = 40.0
 

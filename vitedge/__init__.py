@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from vitedge.models.reference import Reference
     from vitedge.quantization.records import QuantizationResult
     from vitedge.recipe import ExportRecipe
-    from vitedge.records import BenchReport, ExportResult, Inspection, Validation
+    from vitedge.records import BenchReport, Validation
     from vitedge.verbs.evaluate import EvaluationRequest
+    from vitedge.verbs.records import ExportResult, Inspection
     from vitedge.verbs.validate import ReferenceOptions
 
 __all__ = ["bench", "evaluate", "export", "inspect", "load", "quantize", "validate"]

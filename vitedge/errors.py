@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can go wrong, and the exit code that the command line gives it.
+"""The errors of vitedge, and the exit codes of the command line for them.
 
 ::
 
@@ -11,7 +11,7 @@
     │   ├── WeightsMismatch             a weight is missing, left over, of another shape, or not finite
     │   ├── ImpossibleSize              the family cannot be rebuilt at that image size
     │   ├── BadImages                   the image folder is missing, empty or unreadable
-    │   ├── UnusableActivations         the model computes NaN or infinity for the images, so nothing has a range
+    │   ├── UnusableActivations         the model computes NaN or infinity for the images, so activations have no range
     │   ├── BadRecipe                   an option or a recipe entry that does not exist or does not fit the others
     │   ├── UnreadableArtifact          a bundle or an artifact that cannot be opened as one
     │   ├── UnsupportedOperation        a Core ML package uses an operation that the mlprogram runtime does not know
@@ -65,7 +65,7 @@ class BadImages(UserError):
 
 
 class UnusableActivations(UserError):
-    """The model computes NaN or infinity for the images, so nothing has a range."""
+    """The model computes NaN or infinity for the images, so activations have no range."""
 
 
 class BadRecipe(UserError):

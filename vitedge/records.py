@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one vocabulary: what every stage takes and returns.
+"""The records that stages take and return: the one vocabulary of the package.
 
 Frozen dataclasses without behaviour; `vitedge.files.plain` turns them into plain JSON values and back. Nothing here
 imports a framework, so a bundle can be read where PyTorch is not installed.
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class Origin(str, Enum):
-    """Where a fact about a model came from."""
+    """The source of a fact about a model."""
 
     SHAPE = "shape"
     """Read from the names or shapes of the weights."""
@@ -25,15 +25,15 @@ class Origin(str, Enum):
     ASSUMED = "assumed"
     """No file and no table holds it; the likeliest value, to be checked by the user."""
     GIVEN = "given"
-    """The user said so."""
+    """Said by the user."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the model's input.
+    """The preparation of an image for a model.
 
     Resize the short side to ``image_size / crop``, crop the centre, scale to [0, 1], subtract ``mean`` and divide by
-    ``std``. ``mean`` and ``std`` are given in the order of ``channel_order``.
+    ``std``. ``mean`` and ``std`` have one entry per channel, in the order of ``channel_order``.
     """
 
     mean: tuple[float, ...]
@@ -48,7 +48,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a checkpoint is: enough to build the module that its weights fit, and to feed it.
+    """A model as its checkpoint describes it: enough to build the module that the weights fit, and to feed it.
 
     The per-stage tuples have one entry for a plain (columnar) transformer and one per stage for PiT, Swin and
     MobileViT.
@@ -59,32 +59,36 @@ class ModelSpec:
     variant: str
     """The published name, such as ``DeiT-S/16 distilled``, or ``custom …``."""
     naming: str
-    """In whose names the weights were found: ``timm``, ``huggingface``, ``google``, ``cvnets``, ``naver``, …"""
+    """The library whose names the weights have: ``timm``, ``huggingface``, ``google``, ``cvnets``, ``naver``, …"""
     image_size: tuple[int, int]
     """Height and width in pixels."""
     in_channels: int
     classes: int
     """0 for a headless encoder, which exports as a feature extractor."""
     widths: tuple[int, ...]
+    """Channels of a token."""
     depths: tuple[int, ...]
+    """Transformer blocks."""
     heads: tuple[int, ...]
     mlp_ratios: tuple[float, ...]
+    """Width of the MLP's hidden layer divided by that of a token."""
     patch: int
-    """Edge in pixels of a patch (ViT, BEiT, PiT, Swin) or of a MobileViT patch on its feature map."""
+    """Edge of a patch: in pixels (ViT, BEiT, PiT, Swin), or in positions of the feature map (MobileViT)."""
     tokens: tuple[str, ...]
     """Prefix tokens in order: ``class``, ``distillation``, ``register`` (once each)."""
     norm_eps: float
+    """Epsilon of the layer norms."""
     activation: str
     """``gelu`` (exact), ``gelu_tanh``, ``quick_gelu``, ``silu``, ``relu``."""
     preprocessing: Preprocessing
     labels: tuple[str, ...] = ()
     """Names of the classes, or empty."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """What else the family's builder needs; its keys are listed in the family's module and no other is accepted."""
+    """Further settings of the family's builder; the family's module lists the keys, and no other is accepted."""
     origins: Mapping[str, Origin] = field(default_factory=dict)
-    """Field name (``preprocessing.mean`` and ``options.KEY`` included) to where its value came from."""
+    """Field name (``preprocessing.mean`` and ``options.KEY`` included) to the source of its value."""
     notes: tuple[str, ...] = ()
-    """What a reader should know: weights dropped on purpose, assumptions to check."""
+    """Remarks for the user: weights dropped on purpose, assumptions to check."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +97,11 @@ class TensorSpec:
 
     name: str
     shape: tuple[int | str, ...]
-    """A string names a dynamic axis."""
+    """Sizes of the axes; a string names a dynamic one."""
     dtype: str
     """NumPy's name of the element type."""
     pixels: bool = False
-    """A float input that takes the image as it is, 0 to 255, as ``uint8`` does."""
+    """True for a float input whose values are pixels, 0 to 255: the artifact normalizes them itself."""
 
 
 @dataclass(frozen=True)
@@ -105,19 +109,21 @@ class Artifact:
     """One file, or one ``.mlpackage`` folder, that a lowering wrote."""
 
     format: str
+    """A key of `vitedge.export.formats.FORMATS`, such as ``onnx``."""
     path: str
-    """Relative to the bundle."""
+    """Path relative to the bundle."""
     sha256: str
-    """Of the file; of a folder, of the sorted list of its files' names and hashes."""
+    """SHA-256 of the file; for a folder, of the sorted list of its files' names and hashes."""
     size: int
     """Bytes, all files together."""
     precision: str
+    """``fp32``, ``fp16``, or the scheme of quantization, such as ``int8``."""
     target: str
     """``opset 18``, ``iOS17``, …"""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     files: Mapping[str, str] = field(default_factory=dict)
-    """Every file of the artifact, relative to the bundle, to its SHA-256."""
+    """Path of every file of the artifact, relative to the bundle, to its SHA-256."""
     blocks: Mapping[str, str] = field(default_factory=dict)
     """Module name of the reference to the name of the value in the artifact that equals the module's output."""
     notes: tuple[str, ...] = ()
@@ -125,7 +131,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What a comparison has to reach. ``None`` leaves a metric unjudged."""
+    """The limits that a comparison has to keep within. ``None`` leaves a metric unchecked."""
 
     relative_error: float | None = None
     """Largest allowed max |Δ| / max |reference|."""
@@ -137,27 +143,34 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class OutputParity:
-    """One output against its reference, over all images."""
+    """One output compared with the reference's, over all images."""
 
     output: str
+    """Name of the output, or the module name of a layer."""
     relative_error: float
+    """max |Δ| / max |reference|; NaN where the output is missing or has another shape."""
     sqnr_db: float
+    """Signal-to-quantization-noise ratio: power of the reference over power of the error, in decibels."""
     centred_sqnr_db: float
+    """The same, with each value's mean over the images removed from the reference."""
     cosine: float
+    """Cosine similarity of all values together."""
     agreement: float | None
     """Share of images with the reference's top-1 class; None where the output is not a vector of class scores."""
     kl: float | None
     """Mean Kullback-Leibler divergence of the softmax from the reference's, in nats; None likewise."""
     degenerate: str = ""
-    """Why the reference cannot judge anything, or empty."""
+    """Reason why a comparison with this reference shows nothing, or empty."""
 
 
 @dataclass(frozen=True)
 class ParityReport:
-    """The verdict on one artifact in one runtime."""
+    """The comparison of one artifact in one runtime with the reference."""
 
     artifact: str
+    """Path relative to the bundle."""
     runtime: str
+    """A key of `vitedge.registry.RUNTIMES`."""
     images: int
     image_source: str
     """``synthetic, seed 0`` or the folder, with the SHA-256 of the images that were used."""
@@ -165,38 +178,42 @@ class ParityReport:
     outputs: tuple[OutputParity, ...]
     passed: bool
     reason: str = ""
-    """Which tolerance failed and by how much, or empty."""
+    """The tolerance that was exceeded, and by how much, or empty."""
     first_departure: str = ""
-    """First module whose output departs, where it was looked for."""
+    """First module whose output exceeds the tolerance; empty where layers were not compared."""
     layers: tuple[OutputParity, ...] = ()
+    """Every layer compared, where that was asked for."""
     note: str = ""
-    """What the figures do not show, one sentence, or empty."""
+    """A caveat on the figures, one sentence, or empty."""
     machine: Mapping[str, str] = field(default_factory=dict)
-    """Where it ran and with which versions, if that was another machine than the one that wrote the bundle."""
+    """The machine and versions that it ran with, where that was another machine than the one that wrote the bundle."""
 
 
 @dataclass(frozen=True)
 class ValueRange:
-    """The largest magnitude that one operation of a program put out."""
+    """The largest magnitude among the outputs of one operation of a program."""
 
     operation: str
+    """The kind of operation, such as ``matmul``."""
     value: str
+    """Name of its output in the program."""
     module: str
-    """Of the reference; empty where that is not known."""
+    """The module of the reference that it belongs to; empty where that is not known."""
     dtype: str
     magnitude: float | None
-    """None for infinity and NaN."""
+    """Largest magnitude; None for infinity and NaN."""
     fault: str = ""
-    """``overflow``, ``infinite``, ``NaN``, or empty where float16 holds it."""
+    """``overflow``, ``infinite``, ``NaN``, or empty where float16 can hold the values."""
 
 
 @dataclass(frozen=True)
 class OverflowReport:
-    """How near the values of an artifact come to what float16 can hold."""
+    """The ranges of an artifact's values, compared with the range of float16."""
 
     artifact: str
     images: int
     limit: float
+    """The magnitude from which a value counts as an overflow: float16's largest number less a safety margin."""
     ranges: tuple[ValueRange, ...]
     """Largest first, faults before everything else."""
     keep_fp32: tuple[str, ...]
@@ -210,7 +227,7 @@ class Finding:
 
     artifact: str
     rule: str
-    """A word for the kind of finding, such as ``rank``."""
+    """The kind of finding in a word, such as ``rank``."""
     where: str
     """The operation, value or input, with its number where there are several."""
     reason: str
@@ -219,7 +236,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Quantiles:
-    """Of latency samples in milliseconds. A tail that the number of samples cannot carry is None."""
+    """Statistics of latency samples, in milliseconds. A percentile is None where there are too few samples for it."""
 
     minimum: float
     median: float
@@ -228,35 +245,41 @@ class Quantiles:
     p95: float | None
     p99: float | None
     cov: float
-    """Standard deviation divided by the mean."""
+    """Coefficient of variation: standard deviation divided by the mean."""
     drift: float
     """Median of the last third of the samples divided by that of the first third, minus one."""
 
 
 @dataclass(frozen=True)
 class LatencyReport:
-    """How fast one artifact ran in one runtime."""
+    """The latency of one artifact in one runtime."""
 
     subject: str
+    """Path or name of what was measured."""
     runtime: str
+    """A key of `vitedge.registry.RUNTIMES`."""
     device: Mapping[str, Any]
     """Model, OS, processor, clocks, temperature, versions, threads, provider that really ran."""
     batch: int
     samples: int
+    """Number of timed inferences, each of one batch."""
     load_ms: float
     first_ms: float
+    """Time of the first inference after loading."""
     peak_memory_mb: float
-    """Of the process that ran it, its libraries included."""
+    """Peak memory of the process that ran it, libraries included, in 10^6 bytes."""
     file_size: int
+    """Bytes on disk."""
     quantiles: Quantiles
     stable: bool
-    """False when the spread did not settle during warm-up or the drift exceeds 3 %."""
+    """False where the spread did not become steady during warm-up, or the drift exceeds 3 %."""
     raw_ms: tuple[float, ...] = ()
+    """All samples in the order of measurement."""
 
 
 @dataclass(frozen=True)
 class LatencyRatio:
-    """Two subjects measured in turn, in processes of their own."""
+    """The ratio of two latencies, measured in turn and in separate processes."""
 
     subject: str
     baseline: str
@@ -271,78 +294,53 @@ class LatencyRatio:
 
 @dataclass(frozen=True)
 class SpeedComparison:
-    """A quantized file beside float files of the same export, measured in turn on one machine."""
+    """The latency of a quantized file beside float files of the same export, measured in turn on one machine."""
 
     text: str
-    """One line."""
+    """The result in one line."""
     ratios: tuple[LatencyRatio, ...] = ()
-    """Quantized / fp32 and quantized / fp16."""
+    """Quantized over fp32, and quantized over fp16."""
     milliseconds: Mapping[str, float] = field(default_factory=dict)
-    """Precision to the median of one inference."""
+    """Precision to the median time of one inference."""
     unfused: tuple[str, ...] = ()
-    """What ONNX Runtime computes in float though it was quantized, ``MODULE: WHAT``."""
+    """Quantized operations that ONNX Runtime computes in float nevertheless, as ``MODULE: OPERATION``."""
 
 
 @dataclass(frozen=True)
 class BenchReport:
-    """All subjects of one `bench`, and each against the first."""
+    """The latencies of all subjects of one `vitedge.bench`, and their ratios to the first."""
 
     reports: tuple[LatencyReport, ...]
     ratios: tuple[LatencyRatio, ...] = ()
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a model costs to keep and to run, at batch 1."""
-
-    parameters: int
-    gmacs: float
-    """Multiply-accumulates in matrix products and convolutions, in 10^9."""
-    activations_mb: float
-    """Sum of the outputs of all leaf modules as float32, in 10^6 bytes."""
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """The answer of `inspect`."""
-
-    source: str
-    container: str
-    """``pytorch zip``, ``pytorch legacy``, ``safetensors``, ``huggingface folder``, ``npz``."""
-    size: int
-    weight_set: str
-    weight_sets: tuple[str, ...]
-    spec: ModelSpec
-    cost: Cost
-    dropped: Mapping[str, str] = field(default_factory=dict)
-    """Weights that the export does not need, to the reason."""
-
-
-@dataclass(frozen=True)
 class StructureReport:
-    """What was checked of an artifact that cannot be run on this machine."""
+    """The checks of an artifact's content that need no runtime."""
 
     artifact: str
     checks: tuple[str, ...]
-    """What holds, one phrase each."""
+    """The properties that were confirmed, one phrase each."""
     passed: bool
     reason: str = ""
-    """What does not hold, or empty."""
+    """The property that does not hold, or empty."""
 
 
 @dataclass(frozen=True)
 class CheckpointIdentity:
-    """Which file an artifact came from."""
+    """The checkpoint that an artifact was made from."""
 
     source: str
+    """The path, or the name on the hub."""
     sha256: str
     size: int
     weight_set: str
+    """Name of the set of weights that was used, where the file holds several."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """``manifest.json`` of a bundle: what is in it, where it came from, and how well it was found to compute."""
+    """``manifest.json`` of a bundle: its artifacts, their origin, and the results of all checks."""
 
     format_version: int
     checkpoint: CheckpointIdentity
@@ -353,51 +351,28 @@ class Manifest:
     parity: tuple[ParityReport, ...]
     structure: tuple[StructureReport, ...]
     latency: BenchReport | None
+    """The last measurement of the bundle alone; None where there was none."""
     files: Mapping[str, str]
     """Every other file of the bundle to its SHA-256."""
     versions: Mapping[str, str]
-    """Packages and the platform that wrote the bundle."""
+    """Packages, Python and the platform that wrote the bundle, to their versions."""
     quantization: Mapping[str, Any] | None = None
     """`vitedge.quantization.records.QuantizationRecord` as plain values."""
     speed: SpeedComparison | None = None
-    """The quantized file beside float ones; None where that was not asked for."""
-
-
-@dataclass(frozen=True)
-class ExportResult:
-    """What `export` wrote."""
-
-    bundle: str
-    size: int
-    manifest: Manifest
-    seconds: Mapping[str, float]
-    """Wall time of each stage."""
-    pending: tuple[str, ...] = ()
-    """Formats that were asked for and are not built on this machine, one sentence each."""
+    """Latency beside that of float files; None where that was not asked for."""
 
 
 @dataclass(frozen=True)
 class Validation:
-    """The verdict of `validate`."""
+    """The result of `vitedge.validate`, or of importing the results of a verify kit."""
 
     subject: str
     parity: tuple[ParityReport, ...]
     structure: tuple[StructureReport, ...]
     files: int
-    """How many files had the hash that the manifest gives."""
+    """Number of files whose hash is the manifest's."""
     passed: bool
     overflow: tuple[OverflowReport, ...] = ()
     findings: tuple[Finding, ...] = ()
     size: int | None = None
     """Bytes of the bundle, where its manifest was written anew."""
-
-
-@dataclass(frozen=True)
-class WrittenKit:
-    """A verify kit, as `kit write` wrote it."""
-
-    bundle: str
-    kit: str
-    """The folder."""
-    size: int
-    """Bytes, all files together."""

@@ -24,20 +24,20 @@ from vitedge.errors import BadRecipe, MissingBackend
 
 @dataclass(frozen=True)
 class Part:
-    """One entry of a table."""
+    """A module that is imported when it is asked for, and what it needs."""
 
     title: str
-    """Its name in sentences, such as ``Core ML``."""
+    """Name in messages, such as ``Core ML``."""
     module: str
-    """What is imported; empty for a part that is announced but not built."""
+    """Dotted name of the module; empty for a part that is announced but not built."""
     needs: tuple[str, ...] = ()
     """Import names of the third-party packages without which the module cannot be imported."""
     install: str = "pip install vitedge"
-    """What to type when one of them is missing."""
+    """The command that installs them."""
     systems: tuple[str, ...] = ()
-    """``platform.system()`` where it works; empty is everywhere."""
+    """Values of ``platform.system()`` where it works; empty is everywhere."""
     otherwise: str = ""
-    """What to do instead where it does not work or is not built."""
+    """Advice for a system where it does not work or is not built."""
 
 
 Table = Mapping[str, Part]
@@ -103,7 +103,7 @@ def imported(part: Part) -> ModuleType:
 
 
 def generated(package: str, folder: str, module: str) -> ModuleType:
-    """A module of generated code from a folder of a package, without the package's own import.
+    """Imports a module of generated code from a folder of a package, without importing the package itself.
 
     coremltools takes seconds to import, and its generated classes are all that reading needs.
 
@@ -130,7 +130,7 @@ def refusal(table: Table, name: str, system: str | None = None) -> str:
     """Returns why a part does not work on an operating system, whatever is installed; empty where it does.
 
     Args:
-        table: one of this module's.
+        table: a table of this module.
         name: a key of it.
         system: a value of ``platform.system()``; None is this machine's.
     """
@@ -148,12 +148,12 @@ def refusal_of(part: Part, system: str | None = None) -> str:
 
 
 def works_here(table: Table, name: str) -> bool:
-    """Whether the part runs on this operating system at all, whatever is installed."""
+    """Returns whether the part runs on this operating system, whatever is installed."""
     return not refusal(table, name)
 
 
 def missing(table: Table, name: str) -> tuple[str, ...]:
-    """Packages that the part needs and that are not installed."""
+    """Returns the packages that the part needs and that are not installed."""
     return absent_packages(_part(table, name))
 
 
@@ -171,27 +171,29 @@ def in_background(module: str) -> Callable[[], ModuleType]:
 
 
 def function(dotted: str) -> Callable[..., Any]:
-    """The function written ``package.module:name``; what a process of its own is told to call.
+    """Returns the function written ``package.module:name``, the form in which a worker process is told what to call.
 
     Raises:
-        BadRecipe: there is no such module or function.
+        ValueError: there is no such module or function.
     """
     module, _, name = dotted.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise BadRecipe(f"{dotted!r} is not a function written package.module:name ({error}).") from error
+        raise ValueError(f"{dotted!r} is not a function written package.module:name ({error})") from error
     if not callable(found):
-        raise BadRecipe(f"{dotted!r} is not a function.")
+        raise ValueError(f"{dotted!r} is not a function")
     return found  # type: ignore[no-any-return]
 
 
+_PACKAGES = ("vitedge", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "coremltools", "numpy", "pillow")
+"""Packages that decide what an export writes; their versions go into its manifest."""
 UNINSTALLED = "uninstalled"
 """The version of vitedge when it runs from its sources without being installed."""
 
 
 def versions(packages: tuple[str, ...]) -> dict[str, str]:
-    """The installed versions of those packages, by their names on the package index; the others are left out."""
+    """Returns the installed versions of packages by their names on the package index; absent ones are left out."""
     found = {}
     for package in packages:
         try:
@@ -199,6 +201,15 @@ def versions(packages: tuple[str, ...]) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def environment() -> dict[str, str]:
+    """Returns the versions of the packages that an export uses, of Python, and the platform, for a manifest."""
+    return {
+        **versions(_PACKAGES),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
 
 
 def _part(table: Table, name: str) -> Part:

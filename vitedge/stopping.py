@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ctrl-C and termination: a command cleans up and leaves, at the latest at its next stage."""
+"""Handles Ctrl-C and termination: a command cleans up and exits, at the latest at its next stage."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _asked: list[int] = []
-"""The signals that asked to leave."""
+"""Numbers of the signals received so far."""
 
 
 @contextmanager
 def obeying_signals() -> Iterator[None]:
-    """Has SIGINT and SIGTERM end what is done within, by an exception with 128 and their number as exit code."""
+    """Makes SIGINT and SIGTERM raise SystemExit inside the block, with 128 plus the signal's number as exit code."""
     before = {number: signal.signal(number, _leave) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -24,7 +24,7 @@ def obeying_signals() -> Iterator[None]:
 
 
 def leave_if_asked() -> None:
-    """Raises the exception again: what is raised amid an import or a callback of a library may get lost there."""
+    """Raises the exception again after a signal: inside an import or a library's callback it may have been lost."""
     if _asked:
         raise SystemExit(128 + _asked[0])
 

@@ -103,13 +103,13 @@ def test_a_part_of_another_system_says_what_to_do_here(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("dotted", ["vitedge.errors:NoSuch", "no_such_module:f", "vitedge.errors", ":f", ""])
 def test_function_that_does_not_exist_is_refused(dotted: str) -> None:
-    with pytest.raises(BadRecipe, match=r"is not a function written package.module:name"):
+    with pytest.raises(ValueError, match=r"is not a function written package.module:name"):
         registry.function(dotted)
 
 
 def test_function_is_found_and_a_constant_is_not_one() -> None:
     assert registry.function("vitedge.registry:load") is registry.load
-    with pytest.raises(BadRecipe, match="is not a function"):
+    with pytest.raises(ValueError, match="is not a function"):
         registry.function("vitedge.registry:RUNTIMES")
 
 
@@ -117,6 +117,12 @@ def test_versions_leave_out_what_is_not_installed() -> None:
     found = registry.versions(("numpy", "no-such-package"))
     assert list(found) == ["numpy"]
     assert found["numpy"][0].isdigit()
+
+
+def test_the_environment_names_what_wrote_a_bundle() -> None:
+    found = registry.environment()
+    assert {"torch", "onnx", "numpy", "python", "platform"} <= found.keys()
+    assert found["platform"] == f"{platform.system()} {platform.machine()}"
 
 
 def test_only_the_registry_imports_lazily() -> None:

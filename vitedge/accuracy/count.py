@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled images through things that score them, one batch after the other, and what was right is counted."""
+"""Classifies labelled images with several subjects, batch by batch, and counts the correct ones."""
 
 from __future__ import annotations
 
@@ -11,47 +11,49 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vitedge.accuracy.metrics import agrees, finite, mcnemar, proportion, ranks
+from vitedge.accuracy.metrics import mcnemar, proportion, ranks
 from vitedge.accuracy.records import PairedAccuracy, SubjectAccuracy
 from vitedge.errors import BadImages
 from vitedge.images.labelled import LabelledSet
 from vitedge.images.stream import ImageStream
+from vitedge.parity.metrics import agrees, finite
 from vitedge.records import ModelSpec
 
 Scores = NDArray[np.floating[Any]]
 
 _BATCH = 32
-"""Images in memory at once, for each way of preparing them."""
+"""Images in memory at once, for each preprocessing."""
 _TOP = 5
 _NAMED = 20
-"""Images that are named of those lost and of those gained."""
+"""Most names that are kept of lost, and of gained, images."""
 _PROGRESS_S = 5.0
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """One loaded checkpoint or artifact."""
+    """A loaded checkpoint or artifact that scores images."""
 
     label: str
     source: str
     runtime: str
     spec: ModelSpec
-    """How its images are prepared, and the names of its classes."""
+    """The preprocessing, and the names of the classes."""
     classes: int
     scores: Callable[[NDArray[np.uint8]], Scores]
     """Class scores ``(images, classes)`` of images ``(images, channels, height, width)``, RGB or grey, 0 to 255."""
     note: str = ""
+    """A caveat on its figures, one sentence, or empty."""
 
 
 class _Outcome(NamedTuple):
-    """One row on one batch."""
+    """The result of one predictor on one batch."""
 
     right: NDArray[np.bool_]
     scores: NDArray[Any]
 
 
 class Count:
-    """What was right so far: numbers, and the names of a few images; nothing that grows with the set."""
+    """Counts of correct images so far, and the names of a few others; its size does not grow with the set."""
 
     def __init__(self, rows: Sequence[Predictor], *, with_reference: bool) -> None:
         self.predictors = tuple(rows)
@@ -63,7 +65,13 @@ class Count:
         self._gained_names: list[list[str]] = [[] for _ in rows]
 
     def add(self, pixels: Sequence[NDArray[np.uint8]], labels: NDArray[np.int64], names: Sequence[str]) -> None:
-        """Classifies one batch: ``pixels`` as each row's preprocessing leaves them."""
+        """Classifies one batch.
+
+        Args:
+            pixels: for each predictor the images as its preprocessing leaves them.
+            labels: the true classes, ``(images,)``.
+            names: the names of the images.
+        """
         first: _Outcome | None = None
         for index, (row, batch) in enumerate(zip(self.predictors, pixels, strict=True)):
             scores = row.scores(batch)
@@ -88,7 +96,7 @@ class Count:
             kept[index].extend(names[place] for place in np.flatnonzero(hits)[:room])
 
     def rows(self) -> tuple[SubjectAccuracy, ...]:
-        """The shares of every row."""
+        """Returns the accuracy of every predictor."""
         return tuple(
             SubjectAccuracy(
                 subject=row.label,
@@ -104,7 +112,7 @@ class Count:
         )
 
     def comparisons(self) -> tuple[PairedAccuracy, ...]:
-        """Every row but the first against the first."""
+        """Returns every predictor but the first, compared with the first."""
         return tuple(
             PairedAccuracy(
                 subject=row.label,
@@ -122,14 +130,14 @@ class Count:
 
 
 def classify(count: Count, chosen: LabelledSet, progress: Callable[[str], None]) -> tuple[ImageStream, ...]:
-    """Every image through every row; returns the streams, the first row's first.
+    """Classifies every image with every predictor; returns the streams, that of the first predictor first.
 
-    Rows that prepare images alike get the same arrays.
+    Predictors that prepare images alike get the same arrays.
     """
     streams: dict[tuple[Any, ...], ImageStream] = {}
     for row in count.predictors:
         streams.setdefault(_geometry(row.spec), chosen.stream(row.spec))
-    progress(f"classifying {chosen.count} images of {chosen.held} …")
+    progress(f"classifying {chosen.count} images of {chosen.available} …")
     said = time.monotonic()
     places = [list(streams).index(_geometry(row.spec)) for row in count.predictors]
     for batches in zip(*(stream.batches(_BATCH) for stream in streams.values()), strict=False):
@@ -150,7 +158,7 @@ def count_top1(chosen: LabelledSet, spec: ModelSpec, scores: Callable[[NDArray[n
 
     Args:
         chosen: the images.
-        spec: how they are prepared.
+        spec: gives their preprocessing.
         scores: class scores ``(images, classes)`` of images ``(images, channels, height, width)``, 0 to 255.
 
     Raises:
@@ -166,5 +174,5 @@ def count_top1(chosen: LabelledSet, spec: ModelSpec, scores: Callable[[NDArray[n
 
 
 def _geometry(spec: ModelSpec) -> tuple[Any, ...]:
-    """All that `vitedge.images.preprocess.prepare_image` looks at."""
+    """Returns all settings that `vitedge.images.preprocess.prepare_image` depends on."""
     return spec.image_size, spec.in_channels, spec.preprocessing.interpolation, spec.preprocessing.crop

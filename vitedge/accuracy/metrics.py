@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Right and wrong: ranks of the true classes, agreement, and what a number of images lets one conclude."""
+"""Metrics of accuracy: ranks of the true classes, confidence intervals, and the test of a difference."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitedge.accuracy.records import Proportion
-from vitedge.parity.metrics import TIE
+from vitedge.parity.metrics import finite
 
 Z95 = 1.959963984540054
 """The 97.5 % quantile of the normal distribution."""
 
 
 def ranks(scores: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The place of each image's true class among the scores: 0 is the first.
+    """Returns the rank of each image's true class among the scores, ``(images,)``; 0 is the highest score.
 
     Equal scores rank by class, so that rank 0 is what ``argmax`` chooses. Scores that are not finite put the true class
     behind all others.
@@ -32,27 +32,8 @@ def ranks(scores: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.where(finite(scores), found, scores.shape[1])
 
 
-def finite(scores: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which images have scores without NaN and infinity, ``(images,)``."""
-    found: NDArray[np.bool_] = np.isfinite(scores).all(axis=1)
-    return found
-
-
-def agrees(reference: NDArray[Any], scores: NDArray[Any]) -> NDArray[np.bool_]:
-    """On which images the top-1 class is the reference's; the reference's own ties count for either class.
-
-    Args:
-        reference: ``(images, classes)``.
-        scores: the same shape.
-    """
-    best = reference.max(axis=1)
-    chosen = np.take_along_axis(reference, scores.argmax(axis=1)[:, None], axis=1)[:, 0]
-    near: NDArray[np.bool_] = chosen >= best - TIE * np.abs(reference).max(axis=1)
-    return near & finite(reference) & finite(scores)
-
-
 def proportion(count: int, total: int) -> Proportion:
-    """A share with its 95 % Wilson score interval.
+    """Returns a share with its 95 % Wilson score interval.
 
     E. B. Wilson, Probable inference, the law of succession, and statistical inference, Journal of the American
     Statistical Association 22 (1927), 209-212. Unlike the normal approximation it neither leaves [0, 1] nor shrinks to
@@ -72,7 +53,7 @@ def proportion(count: int, total: int) -> Proportion:
 
 
 def mcnemar(lost: int, gained: int) -> float:
-    """Two-sided p-value of the exact McNemar test.
+    """Returns the two-sided p-value of the exact McNemar test.
 
     Where neither classifier is better, each image on which exactly one is right is as likely to be lost as gained: the
     smaller number is binomial with probability 1/2. Q. McNemar, Note on the sampling error of the difference between

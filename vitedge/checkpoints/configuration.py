@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What weights do not hold, read from the configuration beside them: preprocessing, image size, labels.
+"""Reads from a configuration what weights do not hold: preprocessing, image size, labels.
 
 Two configurations are understood: timm's ``pretrained_cfg`` and Hugging Face's ``config.json`` with
 ``preprocessor_config.json``.
@@ -29,11 +29,11 @@ _ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
-"""Hugging Face's ``hidden_act`` to `ModelSpec.activation`."""
+"""Value of Hugging Face's ``hidden_act`` to the one of `ModelSpec.activation`."""
 
 
 def shape_of(state: State, name: str) -> tuple[int, ...]:
-    """The shape of a weight that the architecture cannot do without.
+    """Returns the shape of a weight that the architecture needs.
 
     Raises:
         WeightsMismatch: it is missing.
@@ -44,13 +44,13 @@ def shape_of(state: State, name: str) -> tuple[int, ...]:
 
 
 def mlp_ratio(hidden: int, width: int) -> float:
-    """The ratio from which timm computes exactly this hidden width, which it does by ``int(width * ratio)``."""
+    """Returns the MLP ratio from which timm, by ``int(width * ratio)``, computes exactly this hidden width."""
     ratio = hidden / width
     return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def find_activation(hints: Hints, table: str) -> tuple[str, Origin]:
-    """The activation that ``hidden_act`` names, or the table's.
+    """Returns the activation that ``hidden_act`` names, or that of the table, and which of the two it is.
 
     Raises:
         UnknownArchitecture: ``hidden_act`` is none that timm's modules can be built with.
@@ -66,7 +66,7 @@ def find_activation(hints: Hints, table: str) -> tuple[str, Origin]:
 
 
 def find_image_size(hints: Hints) -> tuple[tuple[int, int], Origin] | None:
-    """Height and width that the user or a configuration names, or None."""
+    """Returns height and width in pixels as the user or a configuration names them, or None."""
     given = hints.overrides.get("image_size")
     if given is not None:
         return edges(given), Origin.GIVEN
@@ -78,7 +78,7 @@ def find_image_size(hints: Hints) -> tuple[tuple[int, int], Origin] | None:
 
 
 def edges(size: Any) -> tuple[int, int]:
-    """Height and width from a number, a pair, or Hugging Face's ``{height, width}``."""
+    """Returns height and width from a number, a pair, or Hugging Face's ``{height, width}``."""
     if isinstance(size, Mapping):
         size = (size["height"], size["width"]) if "height" in size else size["shortest_edge"]
     if isinstance(size, (int, float)):
@@ -88,7 +88,7 @@ def edges(size: Any) -> tuple[int, int]:
 
 
 def find_labels(hints: Hints, classes: int) -> tuple[str, ...]:
-    """Class names from ``label_names`` or ``id2label``; generic ``LABEL_0`` names, or another number, count as none."""
+    """Returns the class names of ``label_names`` or ``id2label``; none where they are generic or of another number."""
     names = hints.config.get("label_names")
     if not names:
         table = hints.config.get("id2label") or {}
@@ -101,7 +101,7 @@ def find_labels(hints: Hints, classes: int) -> tuple[str, ...]:
 def find_preprocessing(
     hints: Hints, table: Preprocessing, channels: int
 ) -> tuple[Preprocessing, dict[str, Origin], tuple[str, ...]]:
-    """What a configuration says about preprocessing, the table's entry for everything else.
+    """Returns the preprocessing: a configuration's values, and the table's entry for everything else.
 
     Args:
         hints: the configuration.

@@ -14,7 +14,7 @@ from vitedge.sentences import some
 
 
 class Identified(NamedTuple):
-    """The family and naming that fit, and the weights in timm's names."""
+    """A family and naming whose signature fits, and the weights in timm's names."""
 
     family: Family
     naming: Naming
@@ -63,7 +63,7 @@ def _nearest(tried: Sequence[State], families: Sequence[Family]) -> str:
 
 
 def _score(naming: Naming, state: State) -> tuple[float, float]:
-    """Share of the signature that fits, then of its words that occur in the names at all."""
+    """Returns the share of the signature that matches, and the share of its words that occur in any name."""
     matched = 1 - len(naming.missing(state)) / len(naming.signature)
     words = {word for pattern in naming.signature for word in re.findall(r"[a-z]{3,}", pattern)}
     known = {word for name in state for word in re.findall(r"[a-z]{3,}", name)}

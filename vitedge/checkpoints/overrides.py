@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the user says about a checkpoint that its file does not, or says wrongly."""
+"""Facts about a checkpoint that the user states, because its file leaves them out or is wrong."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "classes": (lambda value: value >= 0, "0 or more"),
     "heads": (lambda value: value and min(value) > 0, "above 0"),
 }
-"""Field to what its value has to be, and to that in words."""
+"""Field to the check of its value, and to what the check demands, in words."""
 
 
 def parse_overrides(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def parse_overrides(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def apply_overrides(spec: ModelSpec, given: Mapping[str, Any]) -> ModelSpec:
-    """The spec with the given fields set and marked as `Origin.GIVEN`.
+    """Returns the spec with the given fields set and marked as `Origin.GIVEN`.
 
     Raises:
         BadRecipe: as `parse_overrides`, or a value that contradicts the shapes of the weights or another field.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a file, a folder or a name on the hub to a spec and weights in timm's names."""
+"""Reads a file, a folder or a name on the hub into a spec and weights in timm's names."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from vitedge.records import ModelSpec
 from vitedge.sentences import some
 
 _COUNTED = ("num_batches_tracked", "relative_position_index", "position_ids")
-"""Last parts of the names of buffers that are integers by nature."""
+"""Last parts of the names of buffers that hold integers: counters and indices."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was understood."""
+    """A checkpoint whose family was found, with its weights in timm's names."""
 
     source: str
     file: Container
-    """What was opened, without its content."""
+    """The opened file or folder, without its content."""
     weight_set: str
     weight_sets: tuple[str, ...]
     spec: ModelSpec
@@ -43,7 +43,7 @@ class Checkpoint:
 
     @property
     def container(self) -> str:
-        """The kind of container, as in `vitedge.records.Inspection`."""
+        """Kind of container, as in `vitedge.verbs.records.Inspection`."""
         return self.file.kind
 
     @property
@@ -52,7 +52,7 @@ class Checkpoint:
         return self.file.size
 
     def sha256(self) -> str:
-        """Of the file or folder; read on each call."""
+        """Returns the SHA-256 of the file or folder; it is read on each call."""
         return self.file.sha256()
 
 
@@ -109,7 +109,7 @@ def _open(source: str) -> tuple[Container, Mapping[str, Any]]:
 
 
 def _flat(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A folder that timm wrote keeps its ``pretrained_cfg`` one level down."""
+    """Merges ``pretrained_cfg``, which timm nests in its folder's configuration, into the top level."""
     inner = config.get("pretrained_cfg")
     return {**inner, **config} if isinstance(inner, dict) else config
 
@@ -156,7 +156,7 @@ def _check_values(state: State) -> None:
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
-    """The sum tells in one pass and without a copy; only where it overflows every element is looked at."""
+    """Returns whether all elements are finite: a finite sum shows it without a copy, an overflowing one does not."""
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 

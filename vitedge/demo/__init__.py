@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded models and images, and the job that `vitedge demo` runs on them."""
+"""The embedded models and images, and the run of `vitedge demo` on them."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checkpoints and the labelled images that are in the package, written by ``benchmarks/train_demo.py``."""
+"""The embedded checkpoints and labelled images, written by ``benchmarks/train_demo.py``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DIGITS = tuple("0123456789")
 
 @dataclass(frozen=True)
 class DemoModel:
-    """One embedded checkpoint, and what a user would have to say about it."""
+    """An embedded checkpoint, and the facts that a user would have to state about it."""
 
     name: str
     path: Path
@@ -49,7 +49,7 @@ MODELS: tuple[DemoModel, ...] = (
 
 
 def images() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The labelled test images: ``(540, 8, 8, 3)``, 0 to 255, and their classes."""
+    """Returns the test images ``(540, 8, 8, 3)``, 0 to 255, and their classes ``(540,)``."""
     with np.load(IMAGES, allow_pickle=False) as file:
         grey, labels = file["images"], file["labels"]
     return np.repeat(grey[..., None], 3, axis=-1), labels.astype(np.int64)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``demo`` returns. Frozen dataclasses without behaviour, like `vitedge.records`."""
+"""The records that ``vitedge demo`` returns. Frozen dataclasses without behaviour, like `vitedge.records`."""
 
 from __future__ import annotations
 
@@ -16,23 +16,27 @@ class DemoRow:
     format: str
     precision: str
     size: int
+    """Bytes."""
     parity: OutputParity
     reference_top1: float
     """Share of the test images that PyTorch classifies correctly."""
     top1: float
+    """The same share for the artifact."""
     reference_ms: float
     """Median latency of PyTorch eager, measured in turn with the artifact."""
     median_ms: float | None
-    """None where what it is deployed in does not run on this machine."""
+    """Median latency of the artifact; None where its runtime does not work on this machine."""
     speed: SpeedComparison | None = None
     """A quantized artifact beside float ones; None for a float one."""
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What `demo` produced."""
+    """The result of ``vitedge demo``."""
 
     folder: str
+    """Folder of the bundles."""
     images: int
+    """Number of test images."""
     rows: tuple[DemoRow, ...]
     seconds: float

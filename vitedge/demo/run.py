@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole job on the embedded models: export, verify, count what is classified correctly, measure."""
+"""The demo: exports, verifies, evaluates and measures the embedded models."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ from vitedge.parity.artifact import ReferenceOutputs, outputs_of
 from vitedge.parity.metrics import default_tolerance
 from vitedge.parity.reference import gather
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
-from vitedge.records import Artifact, ExportResult, OutputParity
+from vitedge.records import Artifact, OutputParity
 from vitedge.verbs.bench import REFERENCE
 from vitedge.verbs.export import export
+from vitedge.verbs.records import ExportResult
 
 SHOWN = ("onnx", "coreml")
 QUANTIZED = ("onnx",)
-"""Formats of the second bundle of each model, whose layers are integers."""
+"""Formats of the second bundle of each model, which is quantized."""
 _PARITY_IMAGES = 64
 _CALIBRATION_IMAGES = 64
 _RULE = Rule(warmup_s=0.3, warmup_limit_s=3.0, seconds=2.0, rounds=10)
@@ -57,20 +58,7 @@ def run(output: Path, progress: Callable[[str], None] = lambda _text: None) -> D
 
 
 def _show(model: DemoModel, bundle: Path, progress: Callable[[str], None]) -> list[DemoRow]:
-    parts = [
-        (
-            folder,
-            export(
-                str(model.path),
-                folder,
-                recipe,
-                force=True,
-                compare_speed=recipe.quantization is not None,
-                progress=lambda text: progress(f"{model.name}: {text}"),
-            ),
-        )
-        for folder, recipe in _recipes(model, bundle)
-    ]
+    parts = [(folder, _export(model, folder, recipe, progress)) for folder, recipe in _recipes(model, bundle)]
     progress(f"{model.name}: classifying the test images …")
     reference_outputs, labels = _test_split(model)
     expected = _top1(reference_outputs.data.outputs["logits"], labels)
@@ -94,8 +82,19 @@ def _show(model: DemoModel, bundle: Path, progress: Callable[[str], None]) -> li
     ]
 
 
+def _export(model: DemoModel, folder: Path, recipe: ExportRecipe, progress: Callable[[str], None]) -> ExportResult:
+    return export(
+        str(model.path),
+        folder,
+        recipe,
+        force=True,
+        compare_speed=recipe.quantization is not None,
+        progress=lambda text: progress(f"{model.name}: {text}"),
+    )
+
+
 def _recipes(model: DemoModel, bundle: Path) -> Iterator[tuple[Path, ExportRecipe]]:
-    """What is exported, and where to: the checkpoint as it is, and as integers."""
+    """Yields folder and recipe of each export: the float checkpoint, and the quantized one."""
     common = ExportRecipe(images=str(IMAGES), image_count=_PARITY_IMAGES, overrides=dict(model.overrides))
     yield bundle, replace(common, formats=SHOWN)
     quantization = QuantizationRecipe(images=str(IMAGES), image_count=_CALIBRATION_IMAGES)
@@ -110,7 +109,7 @@ def _parity(result: ExportResult, artifact: Artifact) -> OutputParity:
 
 
 def _test_split(model: DemoModel) -> tuple[ReferenceOutputs, tuple[int, ...]]:
-    """What PyTorch computes for every test image, and the images' classes."""
+    """Returns the reference outputs for every test image, and the images' classes."""
     reference = load_reference(read(str(model.path), overrides=model.overrides))
     split: ImageSet = load(IMAGES, reference.spec, len(images()[1]))
     tolerance = default_tolerance("fp32", reference.spec.family)
@@ -130,7 +129,7 @@ def _top1(logits: npt.NDArray[np.generic], labels: tuple[int, ...]) -> float:
 
 
 def _latencies(model: DemoModel, parts: Sequence[tuple[Path, ExportResult]]) -> Mapping[str, float]:
-    """Median milliseconds of PyTorch and of every artifact that runs here, measured in turn."""
+    """Returns median milliseconds of PyTorch and of every artifact that runs here, measured in turn."""
     options = {"overrides": dict(model.overrides)}
     models = [MeasuredModel("PyTorch", "torch", str(model.path), factory=REFERENCE, options=options)]
     with connect("local") as session:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bundle: a folder of artifacts with the manifest that says what they are and the reference that proves it.
+"""A bundle: a folder of artifacts, the manifest that describes them, and the reference outputs to check them with.
 
 ``manifest.json`` carries the SHA-256 of every other file and, as ``seal``, of its own content. ``reference.npz``
 carries the images and the reference's outputs, so that parity can be shown again without PyTorch or the checkpoint.
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,27 +18,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vitedge import registry
 from vitedge.errors import BadRecipe, BundleDamaged, UnreadableArtifact
 from vitedge.files.digest import hash_file
+from vitedge.files.earlier import from_first_format
 from vitedge.files.plain import from_dict, to_dict
 from vitedge.files.replacing import write_file
 from vitedge.records import BenchReport, Manifest
 
 FORMAT_VERSION = 2
-"""What is written; older ones are read."""
+"""The format of manifests that are written; older ones are read."""
 MANIFEST = "manifest.json"
 REFERENCE = "reference.npz"
-_PACKAGES = ("vitedge", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "coremltools", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
 class ReferenceData:
-    """What the reference computed, and from what."""
+    """Images, and the outputs that the reference computed for them."""
 
     images: npt.NDArray[np.uint8]
     """``(images, channels, height, width)``, RGB, 0 to 255."""
     outputs: Mapping[str, npt.NDArray[np.float32]]
+    """Output name to values, ``(images, …)``."""
 
 
 def write_reference(folder: Path, data: ReferenceData) -> None:
@@ -90,45 +89,13 @@ def read_manifest(folder: Path) -> Manifest:
     if version not in range(1, FORMAT_VERSION + 1):
         raise UnreadableArtifact(f"{path} has format {version}; this vitedge reads {FORMAT_VERSION} and older.")
     try:
-        return from_dict(Manifest, content if version == FORMAT_VERSION else _from_first_format(content))
+        return from_dict(Manifest, content if version == FORMAT_VERSION else from_first_format(content))
     except (BadRecipe, ValueError) as error:
         raise UnreadableArtifact(f"{path} cannot be read: {error}") from error
 
 
-def _from_first_format(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the content of a manifest of format 1 as format 2 has it.
-
-    Format 1 kept among the settings of quantization whether an export times its file, and what that found among what
-    quantization did. Neither is part of quantization: timing is asked for by itself, and its result is ``speed``.
-    """
-    current = {**_with_tolerances(content), "format_version": FORMAT_VERSION}
-    recipe, record = current.get("recipe"), current.get("quantization")
-    if isinstance(recipe, dict) and isinstance(recipe.get("quantization"), dict):
-        settings = {name: _switched(value) for name, value in _without_verdict(recipe["quantization"]).items()}
-        current["recipe"] = {**recipe, "quantization": settings}
-    if isinstance(record, dict):
-        current["quantization"], current["speed"] = _without_verdict(record), record.get("verdict")
-    return current
-
-
-def _with_tolerances(value: Any) -> Any:
-    """Returns plain values with the key ``bar`` under its new name, at every depth."""
-    if isinstance(value, Mapping):
-        return {"tolerance" if key == "bar" else key: _with_tolerances(entry) for key, entry in value.items()}
-    return [_with_tolerances(entry) for entry in value] if isinstance(value, list) else value
-
-
-def _switched(value: Any) -> Any:
-    """Returns a setting as a bool where it was a word for one."""
-    return {"on": True, "search": True, "off": False}.get(value, value) if isinstance(value, str) else value
-
-
-def _without_verdict(entries: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in entries.items() if name != "verdict"}
-
-
 def add_latency(folder: Path, report: BenchReport) -> None:
-    """Puts a measurement into the manifest, in one step."""
+    """Replaces the measurement in the manifest, in one step."""
     write_manifest(folder, replace(read_manifest(folder), latency=report))
 
 
@@ -157,15 +124,6 @@ def check_files(folder: Path, manifest: Manifest) -> int:
 def size_of(folder: Path) -> int:
     """Returns the bytes of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def versions() -> dict[str, str]:
-    """Packages and the platform, for the manifest."""
-    return {
-        **registry.versions(_PACKAGES),
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-    }
 
 
 def _is_inside(folder: Path, path: Path) -> bool:

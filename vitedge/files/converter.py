@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The converter of `vitedge.files.plain`: cattrs made strict about types, and one sentence for what does not fit."""
+"""The converter of `vitedge.files.plain`: cattrs with strict types, and errors of one sentence."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def structure(kind: type[R], data: Any) -> R:
 
 
 def _structure_or_explain(kind: type[R], data: Any) -> R:
-    """Goes through it once more: to say where something does not fit takes a converter of twice as much code."""
+    """Converts once more with the detailed converter, which is slower and says where something does not fit."""
     try:
         return _converter(detailed=True).structure(data, kind)
     except BaseValidationError as error:
@@ -44,7 +44,7 @@ def _structure_or_explain(kind: type[R], data: Any) -> R:
 
 
 def _explained(error: Exception, kind: type[Any], data: Any) -> VitedgeError:
-    """The first thing that does not fit, as an error with one sentence: of a group of groups, where it lies deepest."""
+    """Returns the first fault among nested groups of errors, as an error with one sentence."""
     name, wanted, value, record = kind.__name__, kind, data, kind
     while isinstance(error, BaseValidationError):
         record = error.cl
@@ -67,7 +67,7 @@ def _explained(error: Exception, kind: type[Any], data: Any) -> VitedgeError:
 
 
 def _first(group: BaseValidationError) -> tuple[Exception, str | None]:
-    """The error of a group to speak of, and the note of cattrs that says where it lies.
+    """Returns the error of a group to report, and the note of cattrs that says where it lies.
 
     An unknown key goes first, which is often a missing one misspelt, and a missing one last.
     """
@@ -79,7 +79,7 @@ def _first(group: BaseValidationError) -> tuple[Exception, str | None]:
 
 
 def _described(kind: Any) -> str:
-    """A type as a user would write it: without the names of modules, and an enum as its values."""
+    """Returns a type as a user would write it: without the names of modules, and an enum as its values."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return " | ".join(repr(value) for value in arguments)
@@ -93,7 +93,7 @@ def _described(kind: Any) -> str:
 
 
 def _structure_value(value: Any, kind: type[Any]) -> Any:
-    """Takes a number or a string for what it is: cattrs would convert whatever Python's constructors take."""
+    """Checks the type of a number or a string: cattrs would convert whatever Python's constructors take."""
     if issubclass(kind, Enum):  # cattrs takes a string enum for a string
         return kind(value)
     if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
@@ -105,7 +105,7 @@ def _structure_value(value: Any, kind: type[Any]) -> Any:
 
 
 def _structure_tuple(kind: Any, converter: Converter) -> StructureHook:
-    """Makes tuples of lists and tuples alone: cattrs would take a string for the tuple of its letters."""
+    """Returns a hook that makes tuples of lists and tuples alone: cattrs would split a string into its letters."""
     members = get_args(kind)
     repeated = members[-1] is Ellipsis
     hooks = [(member, converter.get_structure_hook(member)) for member in members if member is not Ellipsis]
@@ -127,7 +127,7 @@ def _structure_tuple(kind: Any, converter: Converter) -> StructureHook:
 
 
 def _structure_union(kind: Any, converter: Converter) -> StructureHook:
-    """Makes the first member of a union that the value fits: of its own, cattrs tells apart records alone."""
+    """Returns a hook that makes the first member of a union that the value fits: cattrs handles unions of records."""
     optional = type(None) in get_args(kind)
     members = [(member, converter.get_structure_hook(member)) for member in _members(kind)]
 
@@ -147,7 +147,7 @@ def _is_tuple(kind: Any) -> bool:
 
 
 def _is_choice(kind: Any) -> bool:
-    """Whether a type is a union of two types or more, None not counted: for the others cattrs has its way."""
+    """Returns whether a type is a union of two types or more, None not counted: cattrs can convert the others."""
     return get_origin(kind) in (Union, UnionType) and len(_members(kind)) > 1
 
 
@@ -157,7 +157,7 @@ def _members(union: Any) -> list[Any]:
 
 @cache
 def _converter(*, detailed: bool) -> Converter:
-    """A converter with the rules of this module; a detailed one raises groups of errors, which say where they lie."""
+    """Returns a converter with the rules of this module; a detailed one raises groups of errors with their places."""
     converter = Converter(
         detailed_validation=detailed,
         forbid_extra_keys=True,

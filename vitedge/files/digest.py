@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SHA-256 of files and folders: what a manifest knows its files by."""
+"""SHA-256 of files and folders, by which a manifest identifies its files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CHUNK = 1 << 20
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
+    """Returns the SHA-256 of a file, read in pieces."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -20,6 +20,6 @@ def hash_file(path: Path) -> str:
 
 
 def hash_listing(files: Mapping[str, str]) -> str:
-    """SHA-256 of several files together: of the sorted lines ``HASH  NAME``, as ``sha256sum`` prints them."""
+    """Returns the SHA-256 of several files: of the sorted lines ``HASH  NAME``, as ``sha256sum`` prints them."""
     listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
     return hashlib.sha256(listing.encode()).hexdigest()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The header of an ``.npy`` file, read before anything that it claims is believed.
+"""Reads the header of an ``.npy`` file, so that it can be checked before the array is allocated.
 
 NumPy parses it, and evaluates or unpickles nothing of it. The format is described in
 https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html.
@@ -19,16 +19,16 @@ from numpy.lib import format as npy_format
 _npy: Any = npy_format  # NumPy leaves its functions without annotations
 _READERS = {(1, 0): _npy.read_array_header_1_0, (2, 0): _npy.read_array_header_2_0}
 _LIMIT = 10_000
-"""Bytes of a header that are read: those that NumPy parses. A plain array has about a hundred."""
+"""Most bytes of a header that are read, as many as NumPy parses; a plain array's has about a hundred."""
 
 
 @dataclass(frozen=True)
 class ArrayHeader:
-    """The header of an ``.npy`` file."""
+    """A parsed header of an ``.npy`` file."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    """Of objects, where the elements are a pickle."""
+    """Element type; ``dtype.hasobject`` is true where the elements are a pickle."""
     fortran_order: bool
     start: int
     """Bytes before the first element."""

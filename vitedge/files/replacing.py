@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing so that a killed or failed command leaves what was there before.
+"""Writes outputs so that a killed or failed command leaves what was there before.
 
-Everything is written beside its place under a name that no reader takes for a result, and moved into place in one
+Everything is written beside its place under a hidden temporary name, and moved into place in one
 step. A directory that replaces another is exchanged with it by the file system itself where it can do so.
 """
 
@@ -120,7 +120,7 @@ def refuse_existing(target: Path, *, force: bool) -> None:
 
 
 def _strangers(bundle: Path) -> list[str]:
-    """Files that a manifest which can be read does not know: a checkpoint, somebody's notes."""
+    """Returns files that the manifest does not list, such as a checkpoint; none if the manifest cannot be read."""
     listing = next((name for name in LISTINGS if (bundle / name).is_file()), LISTINGS[0])
     try:
         manifest = json.loads((bundle / listing).read_text(encoding="utf-8"))
@@ -133,7 +133,7 @@ def _strangers(bundle: Path) -> list[str]:
 
 
 def clear_debris(target: Path) -> None:
-    """Removes what killed runs left beside the target, or puts back what they had set aside.
+    """Removes temporary files of killed runs beside the target, and restores a target that they had renamed.
 
     A partial of a process that still runs is left alone.
     """
@@ -190,7 +190,7 @@ def _set_aside(target: Path) -> Path:
 
 
 def _exchange(partial: Path, target: Path) -> bool:
-    """Swaps two directories in one step; False where the system cannot."""
+    """Swaps two directories in one step; returns False where the system cannot."""
     if os.name != "posix":
         return False
     libc = ctypes.CDLL(None, use_errno=True)

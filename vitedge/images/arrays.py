@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images in NumPy's files, read one at a time: neither a large file nor a lying header fills the memory."""
+"""Images in NumPy's files, read one at a time: neither a large file nor a false header fills the memory."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from vitedge.images.preprocess import MAX_PIXELS
 from vitedge.images.synthetic import Uniform
 
 MAX_IMAGES = 10_000_000
-"""More cannot be drawn from without a list that is itself large."""
+"""Most images of a file: drawing from more would need a list that is itself large."""
 DAMAGE = (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
-"""What a damaged, encrypted or foreign file makes the readers raise."""
+"""Exceptions that NumPy and zipfile raise for a damaged, encrypted or foreign file."""
 
 
 class ArrayFile:
@@ -76,7 +76,7 @@ class ArrayFile:
             raise BadImages(f"{self._path} is cut short or damaged: its length does not fit the shape {self._shape}.")
 
     def _member(self) -> str:
-        """The name of the images in the archive."""
+        """Returns the name of the images in the archive."""
         names = [name.removesuffix(".npy") for name in self._names() if name.endswith(".npy")]
         others = [name for name in names if name != "labels"]
         if "images" not in names and len(others) != 1:
@@ -91,13 +91,13 @@ class ArrayFile:
         return self._shape[0]
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        """The image ``(height, width)`` or ``(height, width, channels)``."""
+        """Reads an image, ``(height, width)`` or ``(height, width, channels)``."""
         shape = self._shape[1:]
         image = np.frombuffer(self.content(index), np.uint8).reshape(shape)
         return image.transpose(1, 2, 0) if self._channels_first else image
 
     def content(self, index: int) -> bytes:
-        """The bytes of an image as they lie in the file."""
+        """Returns the bytes of an image as they lie in the file."""
         if self._file is None:
             self._open()
         size, file = prod(self._shape[1:]), self._file
@@ -107,12 +107,12 @@ class ArrayFile:
         return file.read(size)
 
     def drawn(self, count: int, seed: int) -> list[int]:
-        """That many different images, or all, in rising order."""
+        """Draws the indices of ``count`` different images, or all, in rising order."""
         places = np.argsort(Uniform(seed).draw(len(self)), kind="stable")[:count]
         return sorted(int(place) for place in places)
 
     def labels(self) -> NDArray[Any] | None:
-        """The class of every image, or None where the file holds none.
+        """Returns the class of every image, or None where the file holds no labels.
 
         Raises:
             BadImages: labels that are no whole numbers, or not one per image.
@@ -136,7 +136,7 @@ class ArrayFile:
             raise BadImages(f"The labels of {self._path} cannot be read: {error}.") from error
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Closes the file."""
         for file in (self._file, self._archive):
             if file is not None:
                 file.close()

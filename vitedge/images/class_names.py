@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What folders and labels are called, to the numbers of a model's classes."""
+"""Translates names of folders and labels to the numbers of a model's classes."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _IMAGENET = 1000
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes that a model tells apart."""
+    """The classes of a model."""
 
     count: int
     names: tuple[str, ...] = ()
-    """By number, or empty where nobody named them."""
+    """Names in the order of the class numbers, or empty where they are not known."""
 
 
 def number_folders(folders: Sequence[str], classes: Classes) -> tuple[dict[str, int], str]:
-    """The class of every class folder.
+    """Returns the class number of every class folder.
 
     Args:
         folders: names, in any order.
-        classes: of the model.
+        classes: the classes of the model.
 
     Returns:
-        The number of every folder's class, and one sentence if it was not told but concluded, or nothing.
+        Folder name to class number, and a sentence if the numbers were inferred from the order of the names, or empty.
 
     Raises:
         BadImages: more folders than classes; names that are the model's beside names that are not; or fewer folders
@@ -54,7 +54,7 @@ def number_folders(folders: Sequence[str], classes: Classes) -> tuple[dict[str, 
 
 
 def number_labels(labels: Collection[str], classes: Classes) -> dict[str, int]:
-    """The class of every label of a table: its number, or its name.
+    """Returns the class number of every label of a table, which is a number or a class name.
 
     Raises:
         BadImages: a name that the model does not have, a number outside its classes, or a numeral that is the name of
@@ -102,7 +102,7 @@ def check_range(numbers: Collection[int], classes: Classes) -> None:
 
 
 def _number_unnamed(folders: list[str], classes: Classes) -> tuple[dict[str, int], str]:
-    """Folders whose names the model does not have."""
+    """Numbers class folders whose names are not those of the model's classes."""
     if len(folders) == classes.count:
         order = {folder: index for index, folder in enumerate(folders)}
         unlike = " (as text: 10 comes before 2)" if folders != sorted(folders, key=_as_number) else ""
@@ -118,7 +118,7 @@ def _number_unnamed(folders: list[str], classes: Classes) -> tuple[dict[str, int
 
 
 def _wordnet_ids() -> Mapping[str, int]:
-    """WordNet id to class of ImageNet-1k; empty where the list is not installed."""
+    """Returns WordNet ids to classes of ImageNet-1k; empty where timm, which lists them, is not installed."""
     try:
         from timm.data.imagenet_info import ImageNetInfo  # noqa: PLC0415 - it imports PyTorch, which is needed for nothing else here
     except ImportError:
@@ -128,7 +128,7 @@ def _wordnet_ids() -> Mapping[str, int]:
 
 
 def _numbers_of_names(classes: Classes) -> dict[str, int]:
-    """Names to numbers, and so the first of several names of one class; not what two classes are called."""
+    """Returns class names, and the first part of names with commas, to numbers; ambiguous ones are left out."""
     whole = [_plain(name) for name in classes.names]
     first = [_plain(name.partition(",")[0]) for name in classes.names]
     found: dict[str, int] = {}
@@ -148,7 +148,7 @@ def _refuse_twice(found: Mapping[str, int], classes: Classes) -> None:
 
 
 def _plain(name: str) -> str:
-    """As names are compared: without case, with one space for each gap."""
+    """Returns a name in the form for comparisons: without case, with one space for each gap."""
     return " ".join(re.split(r"[\s_]+", name.strip().casefold()))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All images of a source at once, for parity: the stream, kept in memory."""
+"""All images of a stream, kept in memory, for parity."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ class ImageSet:
     pixels: NDArray[np.uint8]
     """``(images, channels, height, width)``, 0 to 255, RGB or grey."""
     names: tuple[str, ...]
-    """Of each image: its path below the folder with ``/``, or its number in the array or in the synthetic set."""
+    """Name of each image: its path below the folder with ``/``, or its number in the array or in the synthetic set."""
     source: str
-    """``synthetic, seed 0``, or the path and how many of its images were taken."""
+    """``synthetic, seed 0``, or the path and the number of its images that were taken."""
     sha256: str
-    """Of the pixels, so that two reports can be seen to speak of the same images."""
+    """SHA-256 of the pixels: equal in two reports on the same images."""
     skipped: Mapping[str, str] = field(default_factory=dict)
     """Name of an image that could not be read, to the reason."""
     labels: tuple[int, ...] = ()
     """Class of each image, where the source holds it."""
     asked: int = 0
-    """How many were asked for."""
+    """Number of images that were asked for."""
 
     @property
     def shortage(self) -> str:
-        """One sentence if there are fewer images than were asked for, or nothing."""
+        """A sentence if there are fewer images than were asked for, or empty."""
         return tell_shortage(self.asked, len(self.names), self.source)
 
 

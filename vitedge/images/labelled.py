@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images whose classes are known: class folders, a table, or an array file with labels."""
+"""Labelled images: class folders, a table, or an array file with labels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LABEL_COLUMNS = frozenset({"label", "class", "category", "target"})
 
 
 class Item(NamedTuple):
-    """One image with its class."""
+    """An image's name and its class number."""
 
     name: str
     label: int
@@ -38,22 +38,23 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """Which images are looked at, and what they show; nothing is decoded yet."""
+    """A selection of images and their classes; nothing is decoded yet."""
 
     title: str
-    """The path, and how many of its images are taken."""
+    """The path, and the number of its images that are taken."""
     items: tuple[Item, ...]
-    """In the order in which they are read; those beyond ``count`` replace what cannot be read."""
+    """Images in reading order; those beyond ``count`` replace images that cannot be read."""
     count: int
-    held: int
-    """How many images the source holds."""
+    """Number of images to take."""
+    available: int
+    """Number of images that the source holds."""
     open: Callable[[LabelledSet, ModelSpec], Source]
-    """The images, prepared for a model."""
+    """Opens the images, prepared for a model."""
     note: str = ""
-    """How the labels were read, where that was not told but concluded."""
+    """A sentence on how the class numbers were inferred, where no file states them, or empty."""
 
     def stream(self, spec: ModelSpec) -> ImageStream:
-        """The images with their labels, one batch after the other, as a model's preprocessing leaves them."""
+        """Returns a stream of the images with their labels, as a model's preprocessing leaves them."""
         return ImageStream(self.open(self, spec), self.count)
 
 
@@ -64,7 +65,7 @@ def find_labelled(source: str | Path, classes: Classes, count: int | None = None
         source: a folder with one sub-folder a class (called as the model's classes are, or else counted in the order of
             their names); a ``.csv`` with a path, relative to the file, and a class number or name in each row, with or
             without a header; or an ``.npz`` of uint8 ``images`` and whole-numbered ``labels``.
-        classes: of the model.
+        classes: the classes of the model.
         count: how many images, drawn evenly from the classes; None takes all.
         seed: decides which are drawn.
 
@@ -106,7 +107,7 @@ def _folder(folder: Path, classes: Classes, count: int | None, seed: int) -> Lab
 
 
 def _images_below(folder: Path, place: str) -> Iterator[str]:
-    """Paths of a class folder's images, its sub-folders included, with ``/``."""
+    """Yields the paths of a class folder's images, its sub-folders included, with ``/``."""
     visited: set[str] = set()
     for here, folders, files in os.walk(folder / place, followlinks=True):
         if os.path.realpath(here) in visited:
@@ -130,7 +131,7 @@ def _table(path: Path, classes: Classes, count: int | None, seed: int) -> Labell
 
 
 def _rows(path: Path) -> list[tuple[str, str]]:
-    """Path and label of every row of a table, without the header."""
+    """Returns path and label of every row of a table, without the header."""
     try:
         # utf-8-sig: spreadsheets put a mark at the beginning.
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -147,7 +148,7 @@ def _rows(path: Path) -> list[tuple[str, str]]:
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> tuple[tuple[int, int], Sequence[Sequence[str]]]:
-    """Where the path and the label stand, and the rows without the header."""
+    """Returns the columns of path and label, and the rows without the header."""
     header = [cell.casefold() for cell in rows[0]] if rows else []
     paths, labels = ([i for i, cell in enumerate(header) if cell in names] for names in (_PATH_COLUMNS, _LABEL_COLUMNS))
     if paths and labels:
@@ -189,12 +190,16 @@ def _set(
     return LabelledSet(_title(path, taken, len(items), seed), drawn, taken, len(items), open_files, note)
 
 
-def _title(path: Path, taken: int, held: int, seed: int) -> str:
-    return f"{path}, all {held} images" if taken == held else f"{path}, {taken} of {held} images, seed {seed}"
+def _title(path: Path, taken: int, available: int, seed: int) -> str:
+    return (
+        f"{path}, all {available} images"
+        if taken == available
+        else f"{path}, {taken} of {available} images, seed {seed}"
+    )
 
 
 def _drawn(items: Sequence[Item], seed: int) -> list[int]:
-    """The places of all images in the order in which they are drawn: one of each class in turn, shuffled by hash.
+    """Returns the indices of all images in drawing order: one of each class in turn, shuffled by hash.
 
     The order depends on names and classes alone, and stays the same on every machine.
     """
@@ -220,7 +225,7 @@ def _files(folder: Path, found: LabelledSet, spec: ModelSpec) -> Source:
         path = folder / name
         return Candidate(name, partial(_decode, path, spec), path.read_bytes, label)
 
-    return Source(found.title, found.held, len(found.items), candidate)
+    return Source(found.title, found.available, len(found.items), candidate)
 
 
 def _decode(path: Path, spec: ModelSpec) -> NDArray[np.uint8]:
@@ -241,4 +246,4 @@ def _elements(path: Path, places: Sequence[int], found: LabelledSet, spec: Model
             name, lambda: prepare_image(as_image(array[place]), spec), partial(array.content, place), label
         )
 
-    return Source(found.title, found.held, len(found.items), candidate, array.close)
+    return Source(found.title, found.available, len(found.items), candidate, array.close)

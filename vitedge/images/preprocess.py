@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One image to the model's input, with Pillow and NumPy alone, so that a bundle can be checked without PyTorch.
+"""Prepares images for a model with Pillow and NumPy alone, so that a bundle can be checked without PyTorch.
 
 The result equals timm's evaluation transform (``create_transform(..., is_training=False)``) bit for bit.
 """
@@ -24,17 +24,17 @@ INTERPOLATIONS = {
 }
 
 MAX_PIXELS = 89_478_485
-"""Above this an image is taken for a decompression bomb; Pillow's own limit, 256 MB of 24-bit pixels."""
+"""An image of more pixels is refused as a decompression bomb; Pillow's own limit, 256 MB of 24-bit pixels."""
 
 
 def prepare_image(image: Image.Image, spec: ModelSpec) -> NDArray[np.uint8]:
-    """Turns an image upright, resizes its short side, crops the centre.
+    """Rotates an image as its EXIF tag says, resizes its short side, and crops the centre.
 
     The short side becomes ``floor(image_size / crop)``, as in timm; for a target that is not square the image keeps its
     aspect ratio and covers the enlarged target. Transparency is laid over white, 16-bit grey is scaled to 8 bits.
 
     Args:
-        image: of any mode with a known range.
+        image: an image of any mode with a known range.
         spec: gives the image size, the number of channels (3, or 1 for grey), the interpolation and the crop.
 
     Returns:
@@ -54,7 +54,7 @@ def prepare_image(image: Image.Image, spec: ModelSpec) -> NDArray[np.uint8]:
 
 
 def normalize(batch: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Turns pixels into the model's input: ``(pixels / 255 - mean) / std``, each step in float32 and in this order.
+    """Converts pixels to the model's input: ``(pixels / 255 - mean) / std``, each step in float32 and in this order.
 
     For ``bgr`` the channels are reversed first; mean and std are already in the model's order. A graph or a module that
     takes uint8 has to do the same steps in the same order to give the same bits.
@@ -83,7 +83,7 @@ def normalize(batch: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """Without transparency and with 8 bits a channel."""
+    """Returns the image without transparency and with 8 bits a channel."""
     if image.mode.startswith("I;16"):
         wide = np.asarray(image, dtype=np.uint32)
         return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
@@ -112,7 +112,7 @@ def _resize(image: Image.Image, spec: ModelSpec) -> Image.Image:
 
 
 def _scaled_size(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
-    """Width and height that cover the target at the image's aspect ratio; rounded as the two transforms of timm do."""
+    """Returns width and height that cover the target at the image's aspect ratio, rounded as timm's transforms do."""
     width, height = size
     if target[0] == target[1]:
         short, long = min(size), max(size)
@@ -129,5 +129,5 @@ def _centre_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def as_image(pixels: NDArray[Any]) -> Image.Image:
-    """The image of one uint8 array ``(height, width)`` or ``(height, width, 1, 3 or 4 channels)``."""
+    """Returns the image of a uint8 array ``(height, width)`` or ``(height, width, 1, 3 or 4 channels)``."""
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where images come from: a folder, a list, a file, an array, or the synthetic set; each a row of candidates.
+"""Sources of images: a folder, a list, a file, an array, or the synthetic set; each a sequence of candidates.
 
 Which images are drawn, and in which order, depends on names and numbers and on the seed, not on the machine.
 """
@@ -33,40 +33,40 @@ ARRAY_SUFFIXES = (".npy", ".npz")
 
 
 class Candidate(NamedTuple):
-    """An image that may be taken."""
+    """An image of a source, not read yet."""
 
     name: str
     pixels: Callable[[], NDArray[np.uint8]]
     """Reads and prepares it: ``(channels, height, width)``."""
     content: Callable[[], bytes]
-    """What tells it from others without being decoded: the file's bytes, or what it is made of."""
+    """Returns bytes that identify it without decoding: those of the file, or the settings of a synthetic image."""
     label: int | None = None
 
 
 @dataclass(frozen=True)
 class Source:
-    """The images of one source in the order in which they are drawn."""
+    """The images of one source in drawing order."""
 
     title: str
-    """The path and how many of its images are taken, or ``synthetic, seed 0``."""
-    held: int
-    """How many images the source holds."""
+    """The path and the number of its images that are taken, or ``synthetic, seed 0``."""
+    available: int
+    """Number of images that the source holds."""
     length: int
-    """How many of them are candidates; those beyond the count asked for replace what cannot be read."""
+    """Number of candidates; those beyond the count asked for replace images that cannot be read."""
     candidate: Callable[[int], Candidate]
     close: Callable[[], None] = lambda: None
-    """Lets go of open files; they are opened again when the next candidate is read."""
+    """Closes open files; they are opened again when the next candidate is read."""
 
 
 def find_source(source: str | Path, spec: ModelSpec, count: int, seed: int) -> Source:
-    """The source that a user names.
+    """Opens the source that a user names.
 
     Args:
         source: ``synthetic``; a folder, searched with its sub-folders; a ``.txt`` list of images, one path a line,
             relative to the list; one image; or an ``.npy`` or ``.npz`` of uint8 images (NHWC, NCHW or grey NHW; in an
             ``.npz`` named ``images``, beside which ``labels`` may stand).
         spec: image size, channels and preprocessing.
-        count: how many images are wanted.
+        count: number of images wanted.
         seed: decides which are drawn, or what is synthesized.
 
     Raises:
@@ -111,7 +111,7 @@ def _folder(folder: Path, spec: ModelSpec, count: int, seed: int) -> Source:
 
 
 def _list(path: Path, spec: ModelSpec, count: int, seed: int) -> Source:
-    """The images that a list names; drawn as those of a folder are, since lists tend to be sorted by class."""
+    """Opens the images that a list names, in shuffled order as for a folder: lists tend to be sorted by class."""
     try:
         # utf-8-sig: editors of other systems put a mark at the beginning.
         lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
@@ -131,12 +131,12 @@ def _files(folder: Path, names: Sequence[str], spec: ModelSpec, title: str) -> S
     return Source(title, len(names), len(names), lambda index: _file(folder, names[index], spec))
 
 
-def _taken(path: Path, count: int, held: int, seed: int) -> str:
-    return f"{path}, {min(count, held)} of {held} images, seed {seed}"
+def _taken(path: Path, count: int, available: int, seed: int) -> str:
+    return f"{path}, {min(count, available)} of {available} images, seed {seed}"
 
 
 def _images_below(folder: Path) -> dict[str, list[str]]:
-    """The names of the images in each sub-folder that has some; links to folders are followed, each folder once."""
+    """Returns the names of the images in each sub-folder that has some; follows links, and visits each folder once."""
     found: dict[str, list[str]] = {}
     visited: set[str] = set()
     for place, folders, files in os.walk(folder, onerror=_refuse_folder, followlinks=True):
@@ -158,7 +158,7 @@ def _refuse_folder(error: OSError) -> None:
 
 
 def _drawn(found: Mapping[str, list[str]], seed: int) -> list[str]:
-    """All images in the order in which they are drawn: one of each sub-folder in turn, shuffled by hash.
+    """Returns all images in drawing order: one of each sub-folder in turn, shuffled by hash.
 
     The order depends on the names alone, not on the file system's, and stays the same on every machine.
     """

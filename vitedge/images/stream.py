@@ -22,24 +22,24 @@ CORRUPT_SHARE = 0.05
 
 
 class ImageStream:
-    """The images of a source, read when they are asked for; what cannot be read is replaced by the next.
+    """The images of a source, read when they are asked for; an image that cannot be read is replaced by the next.
 
     Args:
         source: the candidates in the order in which they are drawn.
-        asked: how many images the user wants.
+        asked: number of images that the user wants.
 
     Attributes:
-        asked: how many images the user wants.
-        found: how many the source holds.
-        count: how many will come, if all can be read.
+        asked: number of images that the user wants.
+        found: number of images that the source holds.
+        count: number of images that will come, if all can be read.
     """
 
     def __init__(self, source: Source, asked: int) -> None:
         self.asked = asked
-        self.found = source.held
+        self.found = source.available
         self.count = min(asked, source.length)
         self._source = source
-        self._next = 0  # the first candidate that nobody has looked at
+        self._next = 0  # the first candidate that was not read yet
         self._good: list[int] = []  # the candidates behind the images read so far
         self._names: list[str] = []
         self._labels: list[int] = []
@@ -47,7 +47,7 @@ class ImageStream:
         self._digest = hashlib.sha256()
 
     def batches(self, size: int, start: int = 0) -> Iterator[NDArray[np.uint8]]:
-        """The images in batches; every call gives the same ones in the same order.
+        """Yields the images in batches; every call gives the same ones in the same order.
 
         Args:
             size: images of a batch; the last has what is left.
@@ -61,10 +61,10 @@ class ImageStream:
         Raises:
             BadImages: more than 5 % (and more than one) of the images are corrupt, or an image changed between two
                 readings.
-            BadRecipe: a size below one or a start below zero.
+            ValueError: a size below one or a start below zero.
         """
         if size < 1 or start < 0:
-            raise BadRecipe(f"A batch has at least one image and begins at 0 or later; got {size} from {start}.")
+            raise ValueError(f"a batch has at least one image and begins at 0 or later; got {size} from {start}")
         try:
             while True:
                 images: list[NDArray[np.uint8]] = []
@@ -78,14 +78,14 @@ class ImageStream:
             self._source.close()
 
     def describe(self) -> str:
-        """``synthetic, seed 0``, or the path and how many of its images were taken."""
+        """Returns ``synthetic, seed 0``, or the path and the number of its images that were taken."""
         return self._source.title
 
     def fingerprint(self) -> str:
-        """SHA-256 of what the images are made of, undecoded: the bytes of their files and of possible replacements.
+        """Returns the SHA-256 of the undecoded images: the bytes of their files and of possible replacements.
 
-        It takes a fraction of the time of reading them, and says without that whether ranges are known already. How
-        the images are prepared is not part of it.
+        It takes a fraction of the time of decoding them, and suffices to look up cached calibration ranges. The
+        preprocessing is not part of it.
         """
         digest = hashlib.sha256(f"{self.count}\n".encode())
         # As many as CORRUPT_SHARE forgives may have to be replaced.
@@ -104,12 +104,12 @@ class ImageStream:
 
     @property
     def read(self) -> int:
-        """How many images were read so far."""
+        """Number of images read so far."""
         return len(self._good)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the images read so far: the path below the folder with ``/``, or the number in the array or the set."""
+        """Names of the images read so far: the path below the folder with ``/``, or the number in the array or set."""
         return tuple(self._names)
 
     @property
@@ -124,16 +124,16 @@ class ImageStream:
 
     @property
     def sha256(self) -> str:
-        """Of the pixels of the images read so far: two sets with the same digest are the same images."""
+        """SHA-256 of the pixels of the images read so far: two sets with the same digest are the same images."""
         return self._digest.hexdigest()
 
     @property
     def shortage(self) -> str:
-        """One sentence if fewer images come than were asked for, or nothing."""
+        """A sentence if fewer images come than were asked for, or empty."""
         return tell_shortage(self.asked, self.count, self.describe())
 
     def _image(self, index: int) -> NDArray[np.uint8] | None:
-        """The image of that number, or None where there are no more."""
+        """Returns the image of that number, or None where there are no more."""
         if index < len(self._good):
             return self._again(index)
         image = None
@@ -155,7 +155,7 @@ class ImageStream:
             ) from error
 
     def _discover(self) -> NDArray[np.uint8] | None:
-        """The first image that nobody has read yet; what cannot be read on the way is noted."""
+        """Reads the next image for the first time, and notes those before it that cannot be read."""
         while len(self._good) < self.count and self._next < self._source.length:
             candidate = self._source.candidate(self._next)
             self._next += 1
@@ -216,7 +216,7 @@ def open_images(source: str | Path, spec: ModelSpec, count: int, seed: int = 0) 
 
 
 def tell_shortage(asked: int, taken: int, source: str) -> str:
-    """One sentence if fewer images were taken than were asked for, or nothing."""
+    """Returns a sentence if fewer images were taken than were asked for, or the empty string."""
     if taken >= asked:
         return ""
     return f"{asked} images were asked for, and only {taken} can be taken of {source}."

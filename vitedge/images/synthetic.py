@@ -34,13 +34,13 @@ class Uniform:
         self._words = np.random.PCG64(np.random.SeedSequence(seed))
 
     def draw(self, *shape: int) -> Field:
-        """An array of that shape."""
+        """Returns an array of that shape."""
         words: NDArray[np.uint64] = self._words.random_raw(int(np.prod(shape)))
         numbers: Field = (words >> np.uint64(11)) * 2.0**-53
         return numbers.reshape(shape)
 
     def bell(self, *shape: int) -> Field:
-        """About normal, mean 0 and variance 1, within ±3.5: the sum of four uniform numbers."""
+        """Returns about normal numbers, mean 0 and variance 1, within ±3.5: sums of four uniform numbers."""
         first, second, third, fourth = self.draw(4, *shape)
         numbers: Field = (first + second + third + fourth - 2.0) * 3.0**0.5
         return numbers
@@ -72,7 +72,7 @@ def synthesize_image(index: int, height: int, width: int, seed: int) -> NDArray[
 
 
 def _leaves(uniform: Uniform, height: int, width: int) -> tuple[NDArray[np.intp], Field]:
-    """Which leaf is seen at each pixel (``LEAVES`` is the ground), and how the light falls there (-1 to 1)."""
+    """Returns for each pixel the index of the visible leaf (``LEAVES`` is the ground), and its shading (-1 to 1)."""
     leaf, shade = np.full((height, width), LEAVES, np.intp), np.zeros((height, width))
     side = max(height, width)
     radii = side * SMALLEST / np.sqrt(1.0 - uniform.draw(LEAVES) * (1.0 - (SMALLEST / LARGEST) ** 2))
@@ -95,7 +95,7 @@ def _leaves(uniform: Uniform, height: int, width: int) -> tuple[NDArray[np.intp]
 
 
 def _octaves(uniform: Uniform, height: int, width: int) -> Field:
-    """Noise with an amplitude spectrum of about 1/f; about variance 1.
+    """Returns noise with an amplitude spectrum of about 1/f and a variance of about 1.
 
     Equal variance in every octave would be 1/f; the gain makes up for what linear interpolation takes from the finest.
     """

@@ -16,4 +16,4 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
     "relu": nn.ReLU,
 }
-"""`ModelSpec.activation` to what makes the module."""
+"""Value of `ModelSpec.activation` to a function that makes the module."""

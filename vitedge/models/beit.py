@@ -31,7 +31,7 @@ _PREFIX = 1  # the class token
 
 
 def build(spec: ModelSpec) -> nn.Module:
-    """The timm module of the spec; see `vitedge.models.family.Builder`."""
+    """Builds the timm module of the spec; see `vitedge.models.family.Builder`."""
     # In a dictionary, because timm's annotations are narrower than what it takes.
     settings: dict[str, Any] = {
         "img_size": spec.image_size,
@@ -62,10 +62,10 @@ def build(spec: ModelSpec) -> nn.Module:
 
 
 def resize(state: State, spec: ModelSpec, image_size: tuple[int, int]) -> tuple[State, ModelSpec]:
-    """The weights and the spec at another image size, in pixels (height, width).
+    """Returns weights and spec at another image size, in pixels (height, width).
 
-    Relative position biases and the position embedding are resampled as timm does it; what belongs to the class token
-    stays.
+    Relative position biases and the position embedding are resampled as timm does it; the entries of the class token
+    stay.
 
     Raises:
         ImpossibleSize: not a multiple of the patch.
@@ -82,13 +82,13 @@ def resize(state: State, spec: ModelSpec, image_size: tuple[int, int]) -> tuple[
 
 
 def features(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """All tokens ``(batch, 1 + patches, width)``, and the pooled features ``(batch, width)`` that the head reads."""
+    """Returns all tokens ``(batch, 1 + patches, width)``, and the pooled features ``(batch, width)``."""
     tokens = module.forward_features(images)  # type: ignore[operator]
     return tokens, module.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
 
 
 def blocks(spec: ModelSpec) -> tuple[str, ...]:
-    """Patch embedding, every block, and the norm where there is one."""
+    """Returns the names of the patch embedding, every block, and the norm where there is one."""
     norm = {"final": ("norm",), "pooled": ("fc_norm",), "none": ()}[spec.options["norm"]]
     return ("patch_embed", *(f"blocks.{block}" for block in range(spec.depths[0])), *norm)
 

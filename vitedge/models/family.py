@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a family of architectures says about its modules.
+"""The protocol of a family of architectures, for building its modules.
 
 Every family is one module beside this one, named as in `vitedge.checkpoints`, with the same public names: ``build``,
 ``resize``, ``features`` and ``blocks``.
@@ -20,7 +20,7 @@ class Builder(Protocol):
 
     @staticmethod
     def build(spec: ModelSpec) -> nn.Module:
-        """The timm module of the spec, in evaluation mode, with unspecified weights, on torch's default device.
+        """Builds the timm module of the spec, in evaluation mode, with unspecified weights, on torch's default device.
 
         Its ``state_dict`` has exactly the names and shapes that the family's converters produce. ``forward`` takes
         ``(batch, channels, height, width)`` float and returns the logits ``(batch, classes)`` (for a distilled model
@@ -30,7 +30,7 @@ class Builder(Protocol):
 
     @staticmethod
     def resize(state: State, spec: ModelSpec, image_size: tuple[int, int]) -> tuple[State, ModelSpec]:
-        """The weights and the spec of the same model at another image size, in pixels (height, width).
+        """Returns weights and spec of the same model at another image size, in pixels (height, width).
 
         Raises:
             ImpossibleSize: with the sizes that can work.
@@ -39,7 +39,7 @@ class Builder(Protocol):
 
     @staticmethod
     def features(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Last feature tokens or map, and the pooled features ``(batch, width)`` that the head reads.
+        """Returns the last feature tokens or map, and the pooled features ``(batch, width)``, the input of the head.
 
         Tokens are ``(batch, tokens, width)`` with prefix tokens first, after the final norm; where the family ends in a
         map (PiT, Swin, MobileViT) it is ``(batch, channels, height, width)``.
@@ -48,5 +48,5 @@ class Builder(Protocol):
 
     @staticmethod
     def blocks(spec: ModelSpec) -> tuple[str, ...]:
-        """Module names, in order of execution, whose outputs are single tensors that artifacts are compared at."""
+        """Returns, in order of execution, names of modules with one output tensor, which artifacts are compared at."""
         ...

@@ -17,18 +17,18 @@ from vitedge.records import ModelSpec, Origin
 
 
 def build(spec: ModelSpec) -> nn.Module:
-    """The module of the spec, in evaluation mode, with uninitialized weights, on torch's default device."""
+    """Builds the module of the spec; see `vitedge.models.family.Builder.build`."""
     fusion = spec.options["fusion"]
     return build_network(spec, "mobilevit", [{"num_heads": heads, "no_fusion": not fusion} for heads in spec.heads])
 
 
 def build_network(spec: ModelSpec, block: str, extra: list[dict[str, Any]]) -> nn.Module:
-    """The network around either version's block.
+    """Builds the network around either version's block.
 
     Args:
-        spec: of a model of either version.
+        spec: a model of either version.
         block: timm's name of the MobileViT block.
-        extra: for each transformer, what its block takes beyond what both versions do.
+        extra: for each transformer, the settings of its block that only one version has.
     """
     options = spec.options
     config = ByoModelCfg(
@@ -76,7 +76,7 @@ def _stage(spec: ModelSpec, stage: int, block: str, extra: list[dict[str, Any]])
 
 
 def resize(state: State, spec: ModelSpec, image_size: tuple[int, int]) -> tuple[State, ModelSpec]:
-    """The same weights at another image size: nothing in a MobileViT depends on it but the division into patches.
+    """Returns the same weights at another image size, on which only the division into patches depends.
 
     A block whose map does not divide into patches resizes it, and its export writes that as products of matrices.
 
@@ -90,13 +90,13 @@ def resize(state: State, spec: ModelSpec, image_size: tuple[int, int]) -> tuple[
 
 
 def features(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The last map ``(batch, channels, height, width)``, after the final convolution, and its mean over the image."""
+    """Returns the map ``(batch, channels, height, width)`` after the final convolution, and its mean over the image."""
     final = cast("ByobNet", module).forward_features(images)
     return final, final.mean(dim=(2, 3))
 
 
 def blocks(spec: ModelSpec) -> tuple[str, ...]:
-    """The stem, each inverted residual and MobileViT block, and the final convolution."""
+    """Returns the names of the stem, each inverted residual and MobileViT block, and the final convolution."""
     names = ["stem"]
     for stage, expansions in enumerate(spec.options["expansions"]):
         count = len(expansions) + (stage in spec.options["transformers"])

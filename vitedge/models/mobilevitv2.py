@@ -13,7 +13,7 @@ __all__ = ["blocks", "build", "features", "resize"]
 
 
 def build(spec: ModelSpec) -> nn.Module:
-    """The module of the spec, in evaluation mode, with uninitialized weights, on torch's default device."""
+    """Builds the module of the spec; see `vitedge.models.family.Builder.build`."""
     network = build_network(spec, "mobilevit2", [{} for _ in spec.widths])
     for part in network.modules():
         if isinstance(part, MobileVitV2Block):

@@ -20,7 +20,7 @@ from vitedge.records import ModelSpec, Origin
 
 
 def build(spec: ModelSpec) -> nn.Module:
-    """The module of the spec, in evaluation mode, with uninitialized weights, on torch's default device."""
+    """Builds the module of the spec; see `vitedge.models.family.Builder.build`."""
     with torch.device("meta"):  # no random initialization: it takes seconds and moves the global generator
         module = PoolingVisionTransformer(
             img_size=spec.image_size,  # type: ignore[arg-type]  # it takes a pair as well
@@ -45,7 +45,7 @@ def build(spec: ModelSpec) -> nn.Module:
 
 
 def resize(state: State, spec: ModelSpec, image_size: tuple[int, int]) -> tuple[State, ModelSpec]:
-    """The same model at another image size: its 4-D position embedding is resampled to the new grid of patches.
+    """Returns the same model at another image size, its 4-D position embedding resampled to the new grid of patches.
 
     Every size from one patch up works: a pooling layer halves any grid, rounding up. Rows and columns of pixels that
     no patch reaches are named in the notes.
@@ -70,7 +70,7 @@ def resize(state: State, spec: ModelSpec, image_size: tuple[int, int]) -> tuple[
 
 
 def features(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The last stage's map ``(batch, channels, height, width)`` and the normalized class token ``(batch, width)``.
+    """Returns the last map ``(batch, channels, height, width)`` and the normalized class token ``(batch, width)``.
 
     For a distilled model the pooled features are the mean of its class and distillation tokens, as in timm.
     """
@@ -82,9 +82,9 @@ def features(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def blocks(spec: ModelSpec) -> tuple[str, ...]:
-    """The patch embedding, each pooling's convolution, each block, and the norm of the class tokens.
+    """Returns the names of the patch embedding, each pooling's convolution, each block, and the class tokens' norm.
 
-    The stages themselves return a map with its tokens, so what is inside of them is compared.
+    The stages themselves return a map with its tokens, so the modules inside of them are compared.
     """
     names = ["patch_embed"]
     for stage, depth in enumerate(spec.depths):

@@ -14,7 +14,7 @@ from vitedge.errors import ImpossibleSize
 
 
 def resize_grid(embedding: Tensor, size: tuple[int, int]) -> Tensor:
-    """A position embedding resampled to another grid, as timm does it: bicubic, antialiased, computed in float32.
+    """Resamples a position embedding to another grid, as timm does it: bicubic, antialiased, computed in float32.
 
     Args:
         embedding: ``(1, channels, height, width)`` of any floating type.
@@ -30,7 +30,7 @@ def resize_grid(embedding: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_tokens(embedding: Tensor, old: tuple[int, int], new: tuple[int, int], prefix: int) -> Tensor:
-    """A flat position embedding at another grid, the entries of its prefix tokens kept.
+    """Resamples a flat position embedding to another grid, and keeps the entries of its prefix tokens.
 
     Args:
         embedding: ``(1, prefix + old height * old width, width)``.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference: a family's module with the checkpoint's own weights, which everything else is compared with."""
+"""The reference: a PyTorch module with the checkpoint's own weights, which everything else is compared with."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ BUILDERS: dict[str, ModuleType] = {
 _FORWARD_BATCH = 4
 """Images in one forward pass of the reference: enough for speed, little enough for the memory of a ViT-H."""
 LARGEST_IMAGE = 4096 * 4096
-"""Pixels; twice the edge of what any family is published for, and a slip of the keyboard beyond."""
+"""Most pixels of an image: twice the edge that any family is published for; a larger size is a typing error."""
 _NAMED = 6
-"""How many weights an error names before it says how many more there are."""
+"""Number of weights that an error names before it only counts them."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Reference:
         return blocks
 
     def deployed(self, *, uint8: bool, features: bool) -> nn.Module:
-        """The module that is captured: the reference itself, or wrapped in what the export adds to it.
+        """Returns the module to capture: the reference itself, or wrapped in what the export adds to it.
 
         Args:
-            uint8: scaling, channel order and normalization inside; the input is then the RGB image, 0 to 255.
-            features: tokens and pooled features instead of logits.
+            uint8: whether to normalize inside the module, whose input is then the RGB image, 0 to 255.
+            features: whether to return tokens and pooled features instead of logits.
         """
         if not uint8 and not features:
             return self.module
@@ -64,7 +64,7 @@ class Reference:
 
     @torch.inference_mode()
     def outputs(self, images: npt.NDArray[np.uint8], *, features: bool) -> dict[str, npt.NDArray[np.float32]]:
-        """What the reference computes for images ``(images, channels, height, width)``, RGB, 0 to 255."""
+        """Computes the outputs for images ``(images, channels, height, width)``, RGB, 0 to 255, by output name."""
         module = self.deployed(uint8=False, features=features)
         parts = []
         for start in range(0, len(images), _FORWARD_BATCH):
@@ -78,7 +78,7 @@ class Reference:
 
     @torch.inference_mode()
     def block_outputs(self, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
-        """The output of every block for a few images, by module name."""
+        """Computes the output of every block for a few images, by module name."""
         found: dict[str, npt.NDArray[np.float32]] = {}
 
         def keep(name: str) -> object:
@@ -106,7 +106,7 @@ class Normalization(nn.Module):
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """The same steps in the same order as `vitedge.images.preprocess.normalize`."""
+        """Takes the same steps in the same order as `vitedge.images.preprocess.normalize`."""
         scaled = image.to(torch.float32)
         if self.is_bgr:
             scaled = scaled.flip(1)
@@ -114,7 +114,7 @@ class Normalization(nn.Module):
 
 
 class Deployed(nn.Module):
-    """The reference with what an export adds before and after it."""
+    """The reference with the normalization before it and the choice of outputs after it that an export adds."""
 
     def __init__(self, reference: Reference, *, uint8: bool, features: bool) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class Deployed(nn.Module):
         self._features = BUILDERS[reference.spec.family].features if features else None
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits, or tokens and pooled features."""
+        """Returns logits, or tokens and pooled features."""
         normalized = self.normalization(image)
         if self._features is None:
             logits: Tensor = self.model(normalized)
@@ -133,7 +133,7 @@ class Deployed(nn.Module):
 
 
 def output_names(*, features: bool) -> tuple[str, ...]:
-    """Names of the outputs of every artifact."""
+    """Returns the names of the outputs of every artifact."""
     return ("tokens", "pooled") if features else ("logits",)
 
 
@@ -161,7 +161,7 @@ def load_reference(checkpoint: Checkpoint, image_size: tuple[int, int] | None = 
 def measured(
     source: str, image_size: list[int] | None = None, overrides: Mapping[str, Any] | None = None
 ) -> tuple[nn.Module, tuple[TensorSpec, ...]]:
-    """The module of a checkpoint and its one input, for a process that measures PyTorch. Takes plain JSON values."""
+    """Returns a checkpoint's module and its input, for a process that measures PyTorch. Takes plain JSON values."""
     size = None if image_size is None else (image_size[0], image_size[1])
     found = load_reference(read(source, overrides=overrides), size)
     image = TensorSpec("image", ("batch", found.spec.in_channels, *found.spec.image_size), "float32")
@@ -169,7 +169,7 @@ def measured(
 
 
 def skeleton(spec: ModelSpec) -> nn.Module:
-    """The module of a spec without memory for its weights.
+    """Builds the module of a spec on torch's meta device, without memory for its weights.
 
     Raises:
         ImpossibleSize: the image would take all memory.

@@ -18,7 +18,7 @@ _SMALLEST_RATIO, _LARGEST_RATIO, _TOLERANCE = 1.01, 1.5, 1e-6
 
 
 def resample_biases(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """A table of relative position biases for another window.
+    """Resamples a table of relative position biases for another window.
 
     Args:
         table: ``((2 height - 1) * (2 width - 1) + extra, heads)``; the extra rows, of a class token, stay as they are.
@@ -40,7 +40,7 @@ def resample_biases(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -
 
 
 def _weights(source: int, target: int) -> npt.NDArray[np.float64]:
-    """``(source, target)``: how much each old distance along one axis contributes to each new one."""
+    """Returns the weights ``(source, target)`` of each old distance along one axis in each new one."""
     reach = np.cumsum(_ratio(source // 2, target // 2) ** np.arange(source // 2))
     distances = np.concatenate([-reach[::-1], [0.0], reach])
     wanted = np.arange(target) - target // 2
@@ -48,7 +48,7 @@ def _weights(source: int, target: int) -> npt.NDArray[np.float64]:
 
 
 def _ratio(steps: int, reach: int) -> float:
-    """The ratio of the geometric progression of so many steps, the first of length 1, that covers a distance."""
+    """Returns the ratio of the geometric progression of ``steps`` terms, the first 1, whose sum is ``reach``."""
     low, high = _SMALLEST_RATIO, _LARGEST_RATIO
     ratio = low
     while high - low > _TOLERANCE:

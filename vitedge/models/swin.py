@@ -33,7 +33,7 @@ TABLE = "attn.relative_position_bias_table"
 
 
 def build(spec: ModelSpec) -> nn.Module:
-    """The timm module of the spec; see `vitedge.models.family.Builder`."""
+    """Builds the timm module of the spec; see `vitedge.models.family.Builder`."""
     # In a dictionary, because timm takes an entry per stage where its annotations promise only one.
     settings: dict[str, Any] = {
         "img_size": spec.image_size,
@@ -61,7 +61,7 @@ def build(spec: ModelSpec) -> nn.Module:
 
 
 def resize(state: State, spec: ModelSpec, image_size: tuple[int, int]) -> tuple[State, ModelSpec]:
-    """The weights and the spec at another image size, in pixels (height, width).
+    """Returns weights and spec at another image size, in pixels (height, width).
 
     The windows stay; only where a stage's map gets smaller than its window, the window shrinks to the map, and the
     relative position biases are resampled as timm does it. timm pads maps that do not divide into windows.
@@ -88,13 +88,13 @@ def resize(state: State, spec: ModelSpec, image_size: tuple[int, int]) -> tuple[
 
 
 def features(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The last map ``(batch, channels, height, width)`` after the final norm, and its mean over the positions."""
+    """Returns the map ``(batch, channels, height, width)`` after the final norm, and its mean over the positions."""
     last = module.forward_features(images)  # type: ignore[operator]
     return last.permute(0, 3, 1, 2), module.forward_head(last, pre_logits=True)  # type: ignore[operator]
 
 
 def blocks(spec: ModelSpec) -> tuple[str, ...]:
-    """Patch embedding, every merging and block in order, and the final norm; their outputs are channels-last."""
+    """Returns the names of patch embedding, mergings, blocks and final norm; their outputs are channels-last."""
     names = ["patch_embed"]
     for stage, depth in enumerate(spec.depths):
         names += [f"layers.{stage}.downsample"] * (stage > 0)
@@ -103,7 +103,7 @@ def blocks(spec: ModelSpec) -> tuple[str, ...]:
 
 
 def windows(spec: ModelSpec) -> tuple[tuple[int, int], ...]:
-    """Height and width in patches of the window that each stage attends over at the spec's image size."""
+    """Returns height and width in patches of each stage's attention window at the spec's image size."""
     maps = stage_maps(spec.image_size, spec.patch, len(spec.depths))
     return tuple(
         (min(window, height), min(window, width))
@@ -112,13 +112,13 @@ def windows(spec: ModelSpec) -> tuple[tuple[int, int], ...]:
 
 
 def stage_maps(image_size: tuple[int, int], patch: int, stages: int) -> tuple[tuple[int, int], ...]:
-    """Height and width of every stage's map; merging rounds odd edges up."""
+    """Returns height and width of every stage's map; merging rounds odd edges up."""
     grid = (image_size[0] // patch, image_size[1] // patch)
     return tuple((-(-grid[0] // 2**stage), -(-grid[1] // 2**stage)) for stage in range(stages))
 
 
 class PadFirstBlock(SwinTransformerBlock):
-    """timm's block, which shifts a map and then pads it, with the two steps in the other order."""
+    """timm's block, changed to pad a map before shifting it: timm shifts first."""
 
     def _attn(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]

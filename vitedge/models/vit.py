@@ -22,7 +22,6 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vitedge.checkpoints.families.family import State
-from vitedge.errors import BadRecipe
 from vitedge.models.activations import ACTIVATIONS
 from vitedge.models.positions import check_multiple, resize_tokens
 from vitedge.records import ModelSpec, Origin
@@ -43,7 +42,7 @@ OPTIONS: Mapping[str, Any] = {
     "stem_depths": (),  # blocks per stage of the ResNet; none: its root only
     "stem_patch": 1,  # edge of a patch on the ResNet's map
 }
-"""What a ViT's spec may hold in ``options``, and the values that a missing key stands for."""
+"""Keys that a ViT's ``options`` may hold, to the values that a missing key stands for."""
 
 _POOLS = {"class": "token", "mean": "avg", "class+mean": "token"}
 
@@ -52,7 +51,7 @@ _POOLS = {"class": "token", "mean": "avg", "class+mean": "token"}
 
 
 class RepresentationTransformer(VisionTransformer):
-    """A ViT whose head reads the pooled features through a linear layer and tanh (ViT paper, section 3.1)."""
+    """A ViT with a linear layer and tanh between pooled features and head (ViT paper, section 3.1)."""
 
     def __init__(self, representation: int, classes: int, **settings: Any) -> None:
         super().__init__(num_classes=0, **settings)
@@ -62,14 +61,14 @@ class RepresentationTransformer(VisionTransformer):
         self.num_classes = classes
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:  # noqa: FBT001, FBT002
-        """Pooling, the representation layer and the head; without the head if ``pre_logits``."""
+        """Applies pooling, the representation layer and, unless ``pre_logits``, the head."""
         x = self.pre_logits(self.fc_norm(self.pool(x)))
         logits: Tensor = x if pre_logits else self.head(x)
         return logits
 
 
 class ClassAndMeanTransformer(VisionTransformer):
-    """A ViT whose head reads the class token joined with the mean of the patches, as DINOv2's classifier does."""
+    """A ViT whose head takes the class token joined with the mean of the patches, as DINOv2's classifier does."""
 
     def __init__(self, classes: int, **settings: Any) -> None:
         super().__init__(num_classes=0, **settings)
@@ -77,21 +76,21 @@ class ClassAndMeanTransformer(VisionTransformer):
         self.num_classes = classes
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:  # noqa: FBT001, FBT002
-        """Both poolings and the head; without the head if ``pre_logits``."""
+        """Applies both poolings and, unless ``pre_logits``, the head."""
         x = torch.cat([x[:, 0], x[:, self.num_prefix_tokens :].mean(dim=1)], dim=1)
         logits: Tensor = x if pre_logits else self.head(x)
         return logits
 
 
 class DistillationTokenTransformer(VisionTransformerDistilled):
-    """A distilled DeiT that kept its token but not the token's head: what the class token says is the answer."""
+    """A distilled DeiT with a distillation token but no head for it: only the class token is classified."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)  # type: ignore[no-untyped-call]
         self.head_dist = nn.Identity()
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:  # noqa: FBT001, FBT002
-        """The class token and the head; without the head if ``pre_logits``."""
+        """Takes the class token and, unless ``pre_logits``, applies the head."""
         logits: Tensor = x[:, 0] if pre_logits else self.head(x[:, 0])
         return logits
 
@@ -104,24 +103,24 @@ class SameConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, **{"bias": False, **settings})
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(batch, channels, height, width)`` to ``(batch, out_channels, ceil(height / stride), …)``."""
+        """Maps ``(batch, channels, height, width)`` to ``(batch, out_channels, ceil(height / stride), …)``."""
         return super().forward(pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation)))
 
 
 def options_of(spec: ModelSpec) -> dict[str, Any]:
-    """The spec's options with the defaults in place of missing ones.
+    """Returns the spec's options, with the defaults for missing ones.
 
     Raises:
-        BadRecipe: an option that the family does not have.
+        ValueError: an option that the family does not have.
     """
     unknown = sorted(set(spec.options) - set(OPTIONS))
     if unknown:
-        raise BadRecipe(f"A ViT has no option {', '.join(unknown)}; it has {', '.join(sorted(OPTIONS))}.")
+        raise ValueError(f"a ViT has no option {', '.join(unknown)}; it has {', '.join(sorted(OPTIONS))}")
     return {**OPTIONS, **spec.options}
 
 
 def build(spec: ModelSpec) -> nn.Module:
-    """The timm module of a ViT's spec. See `vitedge.models.family.Builder.build`."""
+    """Builds the timm module of a ViT's spec. See `vitedge.models.family.Builder.build`."""
     options = options_of(spec)
     settings = _settings(spec, options)
     module: nn.Module
@@ -188,7 +187,7 @@ def _stem(in_channels: int, depths: tuple[int, ...] | list[int]) -> nn.Module:
 
 
 def resize(state: State, spec: ModelSpec, image_size: tuple[int, int]) -> tuple[State, ModelSpec]:
-    """Position embeddings interpolated to another grid. See `vitedge.models.family.Builder.resize`."""
+    """Interpolates the position embedding to another grid. See `vitedge.models.family.Builder.resize`."""
     check_multiple(image_size, spec.patch, "patch")
     options = options_of(spec)
     prefix = ("class" in spec.tokens) + ("distillation" in spec.tokens) + options["registers"]
@@ -199,7 +198,7 @@ def resize(state: State, spec: ModelSpec, image_size: tuple[int, int]) -> tuple[
 
 
 def features(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens ``(batch, tokens, width)``, prefix first, and what the head reads. See `Builder.features`.
+    """Returns tokens ``(batch, tokens, width)``, prefix first, and pooled features. See `Builder.features`.
 
     Where the final norm follows the pooling (``fc_norm``), the tokens are those of the last block.
     """
@@ -209,6 +208,6 @@ def features(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def blocks(spec: ModelSpec) -> tuple[str, ...]:
-    """Patch embedding, every block and the final norm. See `vitedge.models.family.Builder.blocks`."""
+    """Returns the names of patch embedding, blocks and final norm. See `vitedge.models.family.Builder.blocks`."""
     last = ("norm",) if options_of(spec)["final_norm"] == "tokens" else ()
     return ("patch_embed", *(f"blocks.{index}" for index in range(spec.depths[0])), *last)

@@ -6,7 +6,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from vitedge import registry
-from vitedge.errors import BadRecipe
 from vitedge.export.formats import FORMATS
 from vitedge.files.bundle import ReferenceData
 from vitedge.records import Artifact, ModelSpec, OverflowReport
@@ -23,13 +22,13 @@ def check_overflow(path: Path, artifact: Artifact, data: ReferenceData, spec: Mo
         spec: gives the preprocessing.
 
     Raises:
-        BadRecipe: the values of that format cannot be watched.
+        ValueError: the values of that format cannot be watched.
         MissingBackend: PyTorch or coremltools is not installed.
         UserError: the artifact cannot be computed.
     """
     watch = FORMATS[artifact.format].overflow
     if watch is None:
-        raise BadRecipe(f"{artifact.path} is not of a format whose values can be watched.")
+        raise ValueError(f"{artifact.path} is not of a format whose values can be watched")
     image = artifact.inputs[0]
     feeds = ({image.name: batch} for batch in inputs(data.images, image, spec))
     report: OverflowReport = registry.imported(watch).check_overflow(path, feeds, artifact.path)

@@ -7,6 +7,7 @@ NumPy only: a sealed bundle is validated where PyTorch is not installed.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ SMALLEST_SIGNAL = 1e-30
 SMALLEST_CENTRED_SHARE = 1e-6
 """Root mean square of the image-dependent part over the largest magnitude; below it float32 cannot resolve the part."""
 TIE = 1e-6
-"""Two scores nearer than this, relative to the largest score of all, are a tie that float32 cannot decide."""
+"""Scores of one image nearer than this, relative to its largest magnitude, are a tie that float32 cannot decide."""
 
 
 def default_tolerance(precision: str, family: str) -> Tolerance:
@@ -76,6 +77,32 @@ def exceeded(outputs: tuple[OutputParity, ...], tolerance: Tolerance) -> str:
     return ""
 
 
+def agrees(reference: npt.NDArray[Any], scores: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Returns for each image, ``(images,)``, whether its top-1 class is the reference's.
+
+    Where the reference itself has a tie, either class counts: the top-1 class has to have a reference score within
+    `TIE` of the best, relative to the largest magnitude among the reference's scores of that image. It is that image's
+    own because the rounding error of float32 grows with the values that it rounds: large scores of other images make a
+    clear decision on this one no less clear, and the answer must not depend on which images share a batch. Scores with
+    NaN or infinity, on either side, agree with nothing.
+
+    Args:
+        reference: class scores, ``(images, classes)``.
+        scores: the same shape; a tie of these is decided as ``argmax`` does, for the first class.
+    """
+    expected = reference.astype(np.float64)
+    chosen = np.take_along_axis(expected, scores.argmax(axis=1)[:, None], axis=1)[:, 0]
+    with np.errstate(invalid="ignore"):
+        within: npt.NDArray[np.bool_] = chosen >= expected.max(axis=1) - TIE * np.abs(expected).max(axis=1)
+    return within & finite(reference) & finite(scores)
+
+
+def finite(scores: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Returns for each image, ``(images,)``, whether its scores ``(images, classes)`` hold neither NaN nor infinity."""
+    found: npt.NDArray[np.bool_] = np.isfinite(scores).all(axis=1)
+    return found
+
+
 def _compare_output(
     name: str, expected: Array, values: npt.NDArray[np.generic] | None, *, is_scores: bool
 ) -> OutputParity:
@@ -93,7 +120,7 @@ def _compare_output(
             sqnr_db=_ratio_db(expected, error),
             centred_sqnr_db=_ratio_db(centred, error),
             cosine=float(np.sum(expected * found) / np.sqrt(np.sum(expected**2) * np.sum(found**2))),
-            agreement=_agreement(expected, found) if is_scores else None,
+            agreement=float(np.mean(agrees(expected, found))) if is_scores else None,
             kl=_divergence(expected, found) if is_scores else None,
             degenerate=_degeneracy(expected, centred),
         )
@@ -105,13 +132,6 @@ def _ratio_db(signal: Array, noise: Array) -> float:
     if noise_power == 0.0:
         return float("inf")
     return float(10 * np.log10(np.sum(signal**2) / noise_power))
-
-
-def _agreement(expected: Array, found: Array) -> float:
-    """Returns the share of images whose top-1 class is the reference's; either class of a reference's tie counts."""
-    chosen = np.take_along_axis(expected, found.argmax(axis=1)[:, None], axis=1)[:, 0]
-    agrees = chosen >= expected.max(axis=1) - TIE * np.abs(expected).max()
-    return float(np.mean(agrees & np.isfinite(found).all(axis=1)))
 
 
 def _divergence(expected: Array, found: Array) -> float:

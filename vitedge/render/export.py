@@ -12,10 +12,11 @@ from rich.table import Table
 
 from vitedge import registry
 from vitedge.export.formats import FORMATS
-from vitedge.records import Artifact, ExportResult
+from vitedge.records import Artifact
 from vitedge.render.following import kit_command
 from vitedge.render.parity import report_table
 from vitedge.render.screen import document, lines, next_command, show, table
+from vitedge.verbs.records import ExportResult
 
 
 def render(result: ExportResult, *, as_json: bool) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 from rich import filesize
 
-from vitedge.records import Inspection, ModelSpec, Origin
+from vitedge.records import ModelSpec, Origin
 from vitedge.render.following import export_command
 from vitedge.render.screen import document, lines, next_command, short_path, show, table
+from vitedge.verbs.records import Inspection
 
 _NAMED = 2
 """Labels that are shown before their number."""

@@ -8,9 +8,10 @@ import shlex
 from rich import filesize
 
 from vitedge import registry
-from vitedge.records import Validation, WrittenKit
+from vitedge.records import Validation
 from vitedge.render.parity import report_table
 from vitedge.render.screen import document, lines, next_command
+from vitedge.verbs.records import WrittenKit
 
 
 def render_written(result: WrittenKit, *, as_json: bool) -> None:

@@ -20,7 +20,7 @@ from vitedge.checkpoints.read import read
 from vitedge.errors import CheckFailed, DeviceFailed, MissingBackend, UserError
 from vitedge.export.formats import FORMATS, LOWERINGS
 from vitedge.export.formats import lowered as lowered_formats
-from vitedge.files.bundle import FORMAT_VERSION, REFERENCE, versions, write_manifest, write_reference
+from vitedge.files.bundle import FORMAT_VERSION, REFERENCE, write_manifest, write_reference
 from vitedge.files.digest import hash_file
 from vitedge.files.plain import to_dict
 from vitedge.files.replacing import replacing
@@ -37,17 +37,10 @@ from vitedge.quantization.file.header import SUFFIX
 from vitedge.quantization.file.model import Model, read_model
 from vitedge.quantization.recording import record
 from vitedge.recipe import SCHEMES, ExportRecipe, Precision, ResolvedRecipe
-from vitedge.records import (
-    Artifact,
-    CheckpointIdentity,
-    ExportResult,
-    Manifest,
-    ParityReport,
-    SpeedComparison,
-    StructureReport,
-)
+from vitedge.records import Artifact, CheckpointIdentity, Manifest, ParityReport, SpeedComparison, StructureReport
 from vitedge.verbs.lowering import Built, ExportRequest, ExportSource, Lowered, Quantized, float_program, lower
 from vitedge.verbs.quantize import quantize_reference
+from vitedge.verbs.records import ExportResult
 from vitedge.verbs.resolve import form_for, resolve
 
 
@@ -173,7 +166,7 @@ def seal(
         quantization=_quantization(source, quantized),
         speed=timed.speed,
         files={REFERENCE: hash_file(request.folder / REFERENCE)},
-        versions=versions(),
+        versions=registry.environment(),
     )
     write_manifest(request.folder, manifest)
     return manifest

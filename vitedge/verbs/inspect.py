@@ -8,7 +8,7 @@ from typing import Any
 
 from vitedge import registry
 from vitedge.checkpoints.read import read
-from vitedge.records import Inspection
+from vitedge.verbs.records import Inspection
 
 
 def inspect(source: str, *, weights: str | None = None, overrides: Mapping[str, Any] | None = None) -> Inspection:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from vitedge.devices.mac_kit import kit
 from vitedge.files.bundle import size_of
-from vitedge.records import Validation, WrittenKit
+from vitedge.records import Validation
+from vitedge.verbs.records import WrittenKit
 
 
 def write(bundle: str | Path, folder: str | Path, *, force: bool = False) -> WrittenKit:

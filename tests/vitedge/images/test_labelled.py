@@ -37,7 +37,7 @@ def test_class_folders_are_labels_and_their_sub_folders_are_searched(tmp_path: P
         ("cat/000.png", 2, 70),
         ("cat/deep/x.PNG", 2, 71),
     ]
-    assert (found.held, found.count, found.note) == (4, 4, "")
+    assert (found.available, found.count, found.note) == (4, 4, "")
     assert found.title == f"{tmp_path}, all 4 images"
 
 
@@ -77,7 +77,7 @@ def test_few_images_are_drawn_evenly_and_the_same_again(tmp_path: Path, kind: st
     assert drawn != read(find_labelled(source, CLASSES, 10, seed=2))
     assert "10 of" in found.title
     assert "seed 1" in found.title
-    assert len(read(find_labelled(source, CLASSES, 1000))) == found.held
+    assert len(read(find_labelled(source, CLASSES, 1000))) == found.available
 
 
 def test_a_packed_array_is_read_forwards(tmp_path: Path) -> None:

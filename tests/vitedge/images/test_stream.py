@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.vitedge.images.specs import make_spec
-from vitedge.errors import BadImages, BadRecipe
+from vitedge.errors import BadImages
 from vitedge.images.image_set import load
 from vitedge.images.stream import ImageStream, open_images
 
@@ -218,5 +218,5 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, kind: st
 def test_impossible_batches_are_refused() -> None:
     stream = open_images("synthetic", SPEC, 2)
     for size, start in ((0, 0), (1, -1)):
-        with pytest.raises(BadRecipe, match="batch"):
+        with pytest.raises(ValueError, match="a batch has at least one image"):
             next(stream.batches(size, start))

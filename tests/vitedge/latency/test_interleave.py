@@ -271,7 +271,7 @@ def test_errors_of_the_user_arrive_as_themselves(file: Path, tmp_path: Path) -> 
         bench([measured(tmp_path / "none.onnx")], QUICK)
     with pytest.raises(BadRecipe, match="choose from torch, onnxruntime"):
         bench([MeasuredModel("a", "tflite", str(file))], QUICK)
-    with pytest.raises(BadRecipe, match="is not a function"):
+    with pytest.raises(DeviceFailed, match="'nowhere:nothing' is not a function"):
         bench([MeasuredModel("a", "onnxruntime", str(file), factory="nowhere:nothing")], QUICK)
 
 

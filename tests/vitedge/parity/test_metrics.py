@@ -9,7 +9,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from tests.seeding import seeded
-from vitedge.parity.metrics import compare, default_tolerance, exceeded
+from vitedge.parity.metrics import agrees, compare, default_tolerance, exceeded
 from vitedge.records import OutputParity, Tolerance
 
 FP32 = default_tolerance("fp32", "vit")
@@ -108,6 +108,20 @@ def test_a_tie_of_the_reference_counts_for_either_class() -> None:
     assert parity(reference, candidate).agreement == 1
     candidate[np.arange(8), order[:, 0]] += 100
     assert parity(reference, candidate).agreement == 0
+
+
+def test_agreement_takes_either_side_of_the_references_own_tie_but_nothing_that_is_not_finite() -> None:
+    reference = np.array([[1.0, 2.0], [2.0, 2.0], [1.0, 2.0], [1.0, np.nan], [1.0, 2.0]])
+    scores = np.array([[0.0, 9.0], [0.0, 9.0], [9.0, 0.0], [0.0, 9.0], [np.nan, 9.0]])
+    assert agrees(reference, scores).tolist() == [True, True, False, False, False]
+
+
+def test_a_tie_is_one_of_its_own_image_whatever_the_scores_of_the_others() -> None:
+    reference = np.array([[1.0, 1.001], [0.0, 1e6]])
+    scores = np.array([[1.001, 1.0], [0.0, 1e6]])
+    assert agrees(reference, scores).tolist() == [False, True]
+    assert parity(reference, scores).agreement == 0.5
+    assert agrees(reference[:1], scores[:1]).tolist() == [False]
 
 
 def test_tokens_have_no_agreement() -> None:

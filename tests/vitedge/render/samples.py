@@ -6,13 +6,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vitedge.demo.records import DemoResult, DemoRow
+from vitedge.models.records import Cost
 from vitedge.records import (
     Artifact,
     BenchReport,
     CheckpointIdentity,
-    Cost,
     Finding,
-    Inspection,
     LatencyRatio,
     LatencyReport,
     Manifest,
@@ -29,6 +28,7 @@ from vitedge.records import (
     Tolerance,
     ValueRange,
 )
+from vitedge.verbs.records import Inspection
 
 INF = float("inf")
 SPEC = ModelSpec(

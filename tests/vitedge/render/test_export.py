@@ -7,8 +7,8 @@ import pytest
 
 from tests.vitedge.render.samples import ARTIFACTS, MANIFEST
 from vitedge import registry
-from vitedge.records import ExportResult
 from vitedge.render.export import render
+from vitedge.verbs.records import ExportResult
 
 
 @pytest.mark.parametrize(

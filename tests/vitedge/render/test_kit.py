@@ -7,8 +7,9 @@ import pytest
 
 from tests.vitedge.render.samples import BAD, ON_A_MAC
 from vitedge import registry
-from vitedge.records import ParityReport, Validation, WrittenKit
+from vitedge.records import ParityReport, Validation
 from vitedge.render.kit import render_imported, render_written
+from vitedge.verbs.records import WrittenKit
 
 KIT = WrittenKit("a bundle", "a kit", 1_234_567)
 

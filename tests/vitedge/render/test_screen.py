@@ -22,8 +22,9 @@ from tests.vitedge.render.samples import (
     UNSOUND,
 )
 from vitedge.devices.profiles import profiles as devices
-from vitedge.records import ExportResult, Validation
+from vitedge.records import Validation
 from vitedge.render import bench, demo, export, inspect, profiles, screen, validate
+from vitedge.verbs.records import ExportResult
 
 CASES: dict[str, tuple[Callable[..., None], Any, tuple[str, ...]]] = {
     "inspection": (

@@ -108,7 +108,7 @@ _HUGGINGFACE: tuple[Rule, ...] = (
 
 
 def _renamed(state: State, rules: tuple[Rule, ...], drops: Mapping[str, str], source: str) -> Converted:
-    """Renames, after splitting a bias of the joined projection into those of the queries and the values."""
+    """Renames weights, after splitting a joined query-key-value bias into those of the queries and the values."""
     split: State = {}
     dropped: dict[str, str] = {}
     for name, tensor in state.items():
@@ -139,7 +139,7 @@ NAMINGS = (
 
 
 def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
-    """Infers the spec from the shapes, and the rest from hints and tables; see `Family.infer`."""
+    """Infers the spec from shapes, hints and tables; see `vitedge.checkpoints.families.family.Family.infer`."""
     width, channels, patch, across = shape_of(state, "patch_embed.proj.weight")
     if patch != across:
         raise UnknownArchitecture(f"BEiT has square patches; patch_embed.proj.weight has {patch}x{across}.")
@@ -191,7 +191,7 @@ def _depth(state: State) -> int:
 
 
 def _biases(state: State) -> tuple[int, int] | None:
-    """Rows and columns of a table of relative position biases, or None where the model has none."""
+    """Returns rows and columns of a table of relative position biases, or None where the model has none."""
     for name in ("blocks.0.attn.relative_position_bias_table", "rel_pos_bias.relative_position_bias_table"):
         if name in state:
             rows, heads = shape_of(state, name)
@@ -218,7 +218,7 @@ def _find_heads(state: State, width: int, hints: Hints) -> tuple[int, Origin]:
 
 
 def _find_image_size(state: State, patch: int, hints: Hints) -> tuple[tuple[int, int], Origin]:
-    """What is given, else the square that the position tables are for, else what is configured, else 224."""
+    """Returns the image size: given, else the square that the position tables fit, else configured, else 224."""
     biases = _biases(state)
     distances = biases[0] - 3 if biases else None
     positions = shape_of(state, "pos_embed")[1] - 1 if "pos_embed" in state else None
@@ -279,7 +279,7 @@ def _find_options(state: State, hints: Hints) -> tuple[dict[str, object], dict[s
 
 
 def _find_pool(norm: str, hints: Hints, *, headless: bool) -> tuple[str, Origin]:
-    """``avg`` over the patches or the class ``token``; an encoder that was never pooled is averaged."""
+    """Returns the pooling: ``avg`` over the patches or the class ``token``; an encoder without a head is averaged."""
     config = hints.config
     if norm == "pooled":
         return "avg", Origin.SHAPE

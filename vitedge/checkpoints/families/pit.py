@@ -22,7 +22,7 @@ TITLE = "PiT"
 
 @dataclass(frozen=True)
 class _Published:
-    """What the paper's models have and their weights do not tell."""
+    """Facts about a published model that its weights do not tell."""
 
     heads: tuple[int, ...]
     depths: tuple[int, ...]
@@ -35,7 +35,7 @@ PUBLISHED: dict[tuple[int, ...], _Published] = {
     (144, 288, 576): _Published((3, 6, 12), (2, 6, 4), "PiT-S"),
     (256, 512, 1024): _Published((4, 8, 16), (3, 6, 4), "PiT-B"),
 }
-"""Widths of the stages to the model that has them."""
+"""Widths of the stages to the published model with these."""
 
 TABLE = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation="bicubic", crop=0.9)
 
@@ -64,7 +64,7 @@ NAMINGS: tuple[Naming, ...] = (
 
 
 def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
-    """Finds widths, depths, tokens and grid from the shapes; heads and stride from the table or by the likeliest rule.
+    """Infers widths, depths, tokens and grid from the shapes; heads and stride from the table, or assumes them.
 
     Args:
         state: weights in timm's names.
@@ -163,7 +163,7 @@ Geometry = tuple[tuple[int, int], int, dict[str, Origin], tuple[str, ...]]
 
 
 def _geometry(state: State, patch: int, hints: Hints) -> Geometry:
-    """Image size and stride, which together give the grid of the position embedding."""
+    """Returns image size and stride, which together give the grid of the position embedding."""
     shape = shape_of(state, "pos_embed")
     if len(shape) != 4:
         raise UnknownArchitecture(f"PiT's position embedding is a grid (1, channels, height, width), not {shape}.")
@@ -201,19 +201,19 @@ def _likely_geometry(grid: tuple[int, int], patch: int) -> Geometry:
 
 
 def grid_of(size: tuple[int, int], patch: int, stride: int) -> tuple[int, int]:
-    """Rows and columns of patches in an image of this height and width."""
+    """Returns rows and columns of patches in an image of this height and width."""
     return (size[0] - patch) // stride + 1, (size[1] - patch) // stride + 1
 
 
 def _strides(patch: int) -> list[int]:
-    """Strides to try: patches that overlap by half as in the paper, patches side by side, then the rest."""
+    """Returns strides to try: patches that overlap by half as in the paper, patches side by side, then the rest."""
     likely = [patch // 2] if patch % 2 == 0 else []
     rest = sorted(set(range(1, patch + 1)) - {*likely, patch}, key=lambda stride: abs(2 * stride - patch))
     return [*likely, patch, *rest]
 
 
 def _round_edge(count: int, patch: int, stride: int) -> int:
-    """224 or the smallest multiple of 32 among the image edges that give ``count`` patches; 0 if there is none."""
+    """Returns 224 or the smallest multiple of 32 among the edges that give ``count`` patches; 0 if there is none."""
     first = (count - 1) * stride + patch
     if 224 in range(first, first + stride):
         return 224

@@ -51,7 +51,7 @@ def rename(state: State, rules: Iterable[Rule], drops: Mapping[str, str], source
 
 
 def with_batch_counters(state: State) -> State:
-    """The state with a zero for every BatchNorm counter that a file leaves out; evaluation never reads it."""
+    """Returns the state with zeros for BatchNorm counters that a file leaves out; evaluation never uses them."""
     completed = dict(state)
     for name in state:
         if name.endswith(".running_mean"):

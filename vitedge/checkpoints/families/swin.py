@@ -112,7 +112,7 @@ def _refuse_v2(_state: State, _hints: Hints) -> NoReturn:
 
 
 def _mask_facts(state: State) -> Mapping[str, int]:
-    """The image size from the first stored mask: one entry for every window of a map that windows tile exactly."""
+    """Returns the image size that the first stored attention mask implies: it has an entry for every window."""
     for name in sorted(name for name in state if name.endswith(".attn_mask")):
         stage = re.search(r"layers\.(\d+)\.", name)
         windows, positions = state[name].shape[:2]
@@ -149,7 +149,7 @@ class _Stage:
 
 
 def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
-    """Everything but the image size from shapes; see `vitedge.checkpoints.families.family.Family.infer`."""
+    """Infers all but the image size from shapes; see `vitedge.checkpoints.families.family.Family.infer`."""
     stages = tuple(_read_stage(state, stage) for stage in range(_count(state, "layers.")))
     channels, patch = _read_stem(state, stages)
     image_size, size_origin = _find_image_size(stages, patch, hints)
@@ -193,7 +193,7 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
 
 
 def _count(state: State, prefix: str) -> int:
-    """One more than the highest index that follows the prefix in a weight's name; 0 if there is none."""
+    """Counts by the highest index that follows the prefix in a weight's name; 0 if there is none."""
     pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
     return max((int(found[1]) for found in map(pattern.match, state) if found), default=-1) + 1
 
@@ -218,7 +218,7 @@ def _read_stage(state: State, stage: int) -> _Stage:
 
 
 def _read_stem(state: State, stages: tuple[_Stage, ...]) -> tuple[int, int]:
-    """Input channels and the edge of a patch."""
+    """Returns input channels and the edge of a patch in pixels."""
     width, channels, patch, across = shape_of(state, "patch_embed.proj.weight")
     if patch != across:
         raise UnknownArchitecture(f"Swin has square patches; patch_embed.proj.weight has {patch}x{across}.")
@@ -232,9 +232,9 @@ def _read_stem(state: State, stages: tuple[_Stage, ...]) -> tuple[int, int]:
 
 
 def _find_image_size(stages: tuple[_Stage, ...], patch: int, hints: Hints) -> tuple[tuple[int, int], Origin]:
-    """What is given, else what masks imply, else what is configured, else the size at which the last map is one window.
+    """Returns the image size: given, else implied by masks, else configured, else that of a last map of one window.
 
-    The last is how the published models are made, and it is certain where the last window is smaller than the first.
+    The last rule holds for the published models, and is certain where the last window is smaller than the first.
     """
     known = find_image_size(hints)
     if known is not None and known[1] is Origin.GIVEN:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading NumPy archives (``.npz``), the format of Google's ViT checkpoints."""
+"""Reads NumPy archives (``.npz``), the format of Google's ViT checkpoints."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from vitedge.sentences import short
 npy: Any = npy_format  # NumPy leaves its functions without annotations
 
 MOST_EXPANSION = 100
-"""Times the file's size; weights hardly compress at all."""
+"""Largest allowed ratio of unpacked to packed bytes; weights hardly compress at all."""
 FREE_EXPANSION = 64 * 2**20
 
 
 def read_npz(path: Path, archive: zipfile.ZipFile) -> State:
-    """The numeric arrays of an archive as tensors, under their names without ``.npy``.
+    """Returns the numeric arrays of an archive as tensors, under their names without ``.npy``.
 
     Raises:
         RefusedPickle: an array of Python objects.

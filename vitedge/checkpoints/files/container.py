@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opening a checkpoint: which format its first bytes say it has, and what it holds.
+"""Opens checkpoints: finds the format from the first bytes, and reads the content.
 
 Nothing of the file is run, and nothing is copied where the format allows a view of the file.
 """
@@ -45,20 +45,20 @@ class Container:
     """``pytorch zip``, ``pytorch legacy``, ``safetensors``, ``huggingface folder`` or ``npz``."""
     path: Path
     size: int
-    """Bytes; of a folder, of the files that hold its weights and configuration."""
+    """Bytes; for a folder, of the files that hold its weights and configuration."""
     content: Any
-    """What was saved: weights, or a nested mapping with weights somewhere in it."""
+    """The saved object: weights, or a nested mapping with weights somewhere in it."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """``config.json`` of a folder, or empty."""
     preprocessor: Mapping[str, Any] = field(default_factory=dict)
     """``preprocessor_config.json`` of a folder, or empty."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """Of a safetensors header, or empty."""
+    """Metadata of a safetensors header, or empty."""
     files: tuple[Path, ...] = ()
     """Every file that was read."""
 
     def sha256(self) -> str:
-        """SHA-256 of the file; of a folder, of the sorted list of its files' names and hashes."""
+        """Returns the SHA-256 of the file; for a folder, of the sorted list of its files' names and hashes."""
         if self.kind != _HUGGING_FACE:
             return hash_file(self.path)
         return hash_listing({file.name: hash_file(file) for file in self.files})
@@ -117,7 +117,7 @@ def _open_folder(path: Path) -> Container:
 
 
 def read_safetensors(path: Path) -> tuple[State, Mapping[str, str]]:
-    """The tensors of a safetensors file as views of it, and the metadata of its header.
+    """Returns the tensors of a safetensors file as views of it, and the metadata of its header.
 
     Raises:
         UnreadableCheckpoint: the header is too large, damaged, or contradicts the size of the file.

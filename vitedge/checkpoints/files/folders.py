@@ -20,14 +20,14 @@ LARGEST_JSON = 16 * 2**20
 
 @dataclass(frozen=True)
 class Folder:
-    """What a folder holds."""
+    """The files of a Hugging Face folder."""
 
     shards: Mapping[Path, tuple[str, ...] | None]
-    """Files of weights, to the names taken from each; None takes everything."""
+    """Each file of weights to the names of the weights taken from it; None takes all."""
     config: Mapping[str, Any]
     preprocessor: Mapping[str, Any]
     extras: tuple[Path, ...]
-    """The other files that were read."""
+    """Other files that were read: configurations and the index of the shards."""
 
 
 def find(folder: Path) -> Folder:
@@ -47,7 +47,7 @@ def find(folder: Path) -> Folder:
 
 
 def pick(shard: Path, content: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    """The named tensors of one shard.
+    """Returns the named tensors of one shard.
 
     Raises:
         UnreadableCheckpoint: the index promises a tensor that the shard does not hold.

@@ -18,14 +18,14 @@ _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-
 
 
 class Fetched(NamedTuple):
-    """A folder of the hub's cache, and what timm knows about its weights beyond the folder's files."""
+    """A folder of the hub's cache, and timm's own configuration of the weights in it."""
 
     folder: Path
     config: Mapping[str, Any]
 
 
 def is_hub(source: str) -> bool:
-    """Whether a source names something on the hub."""
+    """Returns whether a source names something on the hub."""
     return source.startswith(SCHEMES)
 
 
@@ -57,7 +57,7 @@ def _timm_config(name: str) -> dict[str, Any]:
 
 
 def _snapshot(source: str, repository: str, revision: str | None) -> Path:
-    """Safetensors first, so that a repository with both formats is not downloaded twice."""
+    """Downloads safetensors, or pickles where there are none: a repository may hold the weights in both formats."""
     folder = _download(source, repository, revision, (*_CONFIGURATION, *_SAFETENSORS))
     if any((folder / name).exists() for name in _SAFETENSORS[:2]):
         return folder

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looking through a pickle without running it: what it asks for, and which storages it declares.
+"""Scans a pickle without running it, for the names it imports and the storages it declares.
 
-PyTorch's own ``weights_only`` reader is what keeps code from running. This pass comes before it, because that reader
+PyTorch's own ``weights_only`` loader is what keeps code from running. This pass comes before it, because that loader
 names only the first thing that it refuses, allocates what a file declares before it has seen whether the file holds it,
 and hashes nested tuples of any depth. The opcodes are those of ``pickletools``, which documents the format.
 """
@@ -26,20 +26,20 @@ from vitedge.sentences import short
 MOST_OPCODES = 250_000
 """A ViT-H with its average and the state of Adam takes about 50 000."""
 MOST_BYTES = 64 * 2**20
-"""Of a single string; the tensors of a checkpoint lie outside its pickle."""
+"""Largest string in a pickle; the tensors of a checkpoint lie outside its pickle."""
 DEEPEST = 100
 MOST_HASHED = 5_000_000
 
 
 class _PlainMapping:
-    """Stands for a configuration class that is a dict: only its entries are kept."""
+    """A stand-in for configuration classes that are dicts: only their entries are kept."""
 
     def __new__(cls, *_: object) -> Any:
         return OrderedDict()
 
 
 class _PlainNamespace:
-    """Stands for a class whose instances are their attributes."""
+    """A stand-in for classes whose instances are nothing but their attributes."""
 
 
 def _plain_path(*parts: object) -> str:
@@ -52,7 +52,7 @@ def _numpy_names() -> dict[str, Any]:
     names: dict[str, Any] = {"numpy.ndarray": numpy.ndarray, "numpy.dtype": numpy.dtype}
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
         names |= {f"{module}._reconstruct": multiarray, f"{module}.scalar": scalar}
-    # The reader checks the class of what it builds, and each dtype has one of its own.
+    # The loader checks the class of what it builds, and each dtype has one of its own.
     for code in "?bBhHiIlLqQefdSU":
         kind = type(numpy.dtype(code))
         names[f"numpy.dtypes.{kind.__name__}"] = kind
@@ -83,7 +83,7 @@ PLAIN: dict[str, Any] = {
     ),
     **_numpy_names(),
 }
-"""Plain containers, by the name a pickle asks for, to what is put there instead. None acts on what it is given."""
+"""Name of a harmless class in a pickle to its stand-in. No stand-in acts on the arguments that it is given."""
 
 _TORCH = {
     "collections.OrderedDict",
@@ -98,8 +98,8 @@ _TORCH = {
     "torch._utils._rebuild_parameter",
     "torch._utils._rebuild_parameter_with_state",
 }
-"""The part of what PyTorch's reader allows that a state dict needs. The tensor classes are left out: called with a
-number they allocate it."""
+"""Names that PyTorch's loader allows and that a state dict needs. The tensor classes are left out: called with a
+number they allocate as many elements."""
 
 
 _STORAGES = {
@@ -118,7 +118,7 @@ _STORAGES = {
 
 
 def item_size(storage: str) -> int | None:
-    """Bytes per element of a storage class such as ``torch.FloatStorage``; None if it is not one."""
+    """Returns the bytes per element of a storage class such as ``torch.FloatStorage``; None if it is not one."""
     module, _, name = storage.rpartition(".")
     if module not in ("torch", "torch.cuda", "torch.storage") or not name.endswith("Storage"):
         return None
@@ -133,18 +133,18 @@ def _is_allowed(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Scan:
-    """What one pickle asks for and declares."""
+    """The names that a pickle imports and the storages that it declares."""
 
     refused: tuple[str, ...]
-    """Names that it asks for and does not get."""
+    """Imported names that are not allowed."""
     storages: dict[str, int]
     """Key of each storage to its size in bytes."""
     foreign: str
-    """First opcode that PyTorch's reader does not know, or empty."""
+    """First opcode that PyTorch's loader does not know, or empty."""
 
 
 class _Bounded:
-    """A stream that never reads more than a pickle of weights can ask for."""
+    """A stream that refuses to read longer strings than a pickle of weights has."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -158,7 +158,7 @@ class _Bounded:
 
 @dataclass
 class _Node:
-    """A value on the stack, as far as it matters: a constant, a name or a short tuple, its depth and leaves."""
+    """A value on the stack: the constant, name or short tuple itself, its depth of nesting, and number of leaves."""
 
     value: object = None
     depth: int = 1
@@ -172,7 +172,7 @@ class _Name:
 
 @dataclass
 class _Machine:
-    """The pickle machine on `_Node` values; every opcode acts as its stack effect says."""
+    """A pickle machine that computes `_Node` values: each opcode has only its documented effect on the stack."""
 
     stack: list[_Node] = field(default_factory=list)
     marks: list[int] = field(default_factory=list)
@@ -276,11 +276,11 @@ _KNOWN = frozenset({
     "LONG_BINGET", "BINPUT", "LONG_BINPUT", "LONG1",
 })
 # fmt: on
-"""What PyTorch's reader understands."""
+"""Opcodes that PyTorch's loader knows."""
 
 
 def scan(stream: BinaryIO, where: str) -> Scan:
-    """Looks through the pickle that starts at the stream's position, and leaves the stream behind it.
+    """Scans the pickle that starts at the stream's position, and leaves the stream behind it.
 
     Args:
         stream: positioned at the first opcode.

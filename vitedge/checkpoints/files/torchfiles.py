@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading what ``torch.save`` wrote: the zip format, memory-mapped, and the legacy format from before PyTorch 1.6."""
+"""Reads files of ``torch.save``: the zip format, memory-mapped, and the legacy format from before PyTorch 1.6."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from vitedge.errors import RefusedPickle, UnreadableCheckpoint
 from vitedge.sentences import short, some
 
 LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa85019")
-"""The magic number 0x1950a86a20f9469cfc6c as the first value of the legacy format's first pickle."""
+"""First bytes of the legacy format after two of the pickle protocol: the number 0x1950a86a20f9469cfc6c, pickled."""
 
 _RUNNERS = ("builtins", "os", "posix", "nt", "sys", "subprocess", "shutil", "importlib", "runpy", "socket", "ctypes")
 
 
 def read_zip(path: Path, archive: zipfile.ZipFile) -> Any:
-    """The content of a zip checkpoint; its tensors are views of the file.
+    """Returns the content of a zip checkpoint; its tensors are views of the file.
 
     Raises:
         RefusedPickle: the pickle asks for something that a checkpoint does not need.
@@ -52,7 +52,7 @@ def read_zip(path: Path, archive: zipfile.ZipFile) -> Any:
 
 
 def read_legacy(path: Path) -> Any:
-    """The content of a legacy checkpoint, read into memory: its tensors cannot be mapped.
+    """Returns the content of a legacy checkpoint, read into memory: its tensors cannot be mapped.
 
     Raises:
         RefusedPickle: as `read_zip`.
@@ -71,7 +71,11 @@ def read_legacy(path: Path) -> Any:
 
 
 def refuse_plain_pickle(path: Path) -> UnreadableCheckpoint:
-    """The error for a pickle that ``torch.save`` did not write; names what it asks for if that is not plain."""
+    """Returns the error for a pickle that ``torch.save`` did not write.
+
+    Raises:
+        RefusedPickle: the pickle asks for something that could run code.
+    """
     with path.open("rb") as stream:
         found = pickles.scan(stream, str(path))
     _refuse(path, found)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seeing through what training scripts put around weights: dictionaries, several sets, and prefixes of names."""
+"""Unwraps weights from what training scripts put around them: dictionaries, several sets, and prefixes of names."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ PREFIXES = (
     "model_ema",
     "target_encoder",
 )
-"""First parts of names that tell of a wrapper and not of a layer."""
+"""First parts of weight names that come from a wrapper module, not from a layer."""
 
 BARE = "weights"
-"""Name of the set of a file that holds nothing else."""
+"""Name of the set of weights of a file that holds only one."""
 
 DEEPEST = 4
 _WRAPPING = "(?:module\\.|_orig_mod\\.)*"
@@ -69,16 +69,16 @@ _WRAPPING = "(?:module\\.|_orig_mod\\.)*"
 
 @dataclass(frozen=True)
 class WeightSet:
-    """One set of weights of a file."""
+    """A set of weights of a file, such as the trained or the averaged ones."""
 
     name: str
     state: State
     dropped: Mapping[str, str] = field(default_factory=dict)
-    """Names of this set that are counters of the training and no weights, to the reason."""
+    """Name of each entry that counts training steps and is no weight, to the reason why it is dropped."""
 
 
 def weight_sets(content: Any, where: str) -> dict[str, WeightSet]:
-    """All sets of weights in what a container holds, the default one first.
+    """Finds all sets of weights in the content of a container, the default one first.
 
     Args:
         content: as `vitedge.checkpoints.files.container.Container.content`.
@@ -103,7 +103,7 @@ def weight_sets(content: Any, where: str) -> dict[str, WeightSet]:
 
 
 def choose(sets: Mapping[str, WeightSet], name: str | None, where: str) -> WeightSet:
-    """The set of that name; without a name the averaged weights, or the only ones.
+    """Returns the set of that name; without a name the averaged weights, or the only set.
 
     Raises:
         BadRecipe: there is no set of that name.
@@ -116,7 +116,7 @@ def choose(sets: Mapping[str, WeightSet], name: str | None, where: str) -> Weigh
 
 
 def spellings(state: State) -> Iterator[State]:
-    """The weights under their own names, then with one wrapper after the other taken off.
+    """Yields the weights under their own names, then with one wrapper's prefix after the other removed.
 
     A name that does not carry the wrapper's prefix keeps its own. A prefix whose removal would make two weights one
     is left on.

@@ -16,7 +16,7 @@ import pytest
 from tests.vitedge.devices.mac_kit.mac import play, run_kit
 from vitedge.devices.mac_kit import verify as kit_script
 from vitedge.devices.mac_kit.kit import write_kit
-from vitedge.parity.metrics import compare
+from vitedge.parity.metrics import agrees, compare
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +165,34 @@ def test_its_figures_are_those_of_the_import(noise: float) -> None:
     (parity,) = compare({"logits": expected}, {"logits": found})
     figures = kit_script.compare(expected, np.concatenate([found, found[:2]]))
     assert figures == pytest.approx((parity.relative_error, parity.centred_sqnr_db, parity.agreement))
+
+
+def with_value(scores: np.ndarray, value: float) -> np.ndarray:
+    """A copy whose first image has that score for its third class."""
+    changed = scores.copy()
+    changed[0, 2] = value
+    return changed
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("value", [None, np.nan, np.inf, -np.inf, 1e20])
+def test_its_agreement_is_that_of_the_import(seed: int, value: float | None) -> None:
+    """On ties within an image, on scores that are not finite on either side, and on random ones."""
+    rng = np.random.default_rng(seed)
+    expected = rng.integers(0, 3, (40, 5)).astype(np.float32)
+    expected[20:] += rng.normal(size=(20, 5)).astype(np.float32) * np.float32(10.0) ** rng.integers(-9, 2, (20, 1))
+    found = expected + rng.normal(size=expected.shape).astype(np.float32)
+    pairs = [(expected, found), (expected, np.zeros_like(found)), (np.zeros_like(expected), found)]
+    if value is not None:
+        pairs += [(with_value(expected, value), found), (expected, with_value(found, value))]
+    for wanted, got in pairs:
+        (parity,) = compare({"logits": wanted}, {"logits": got})
+        assert kit_script.compare(wanted, got)[2] == parity.agreement
+        assert kit_script.agrees(wanted, got).tolist() == agrees(wanted, got).tolist()
+
+
+def test_features_have_no_top1() -> None:
+    assert kit_script.compare(np.eye(6), np.eye(6), scores=False) == (0.0, float("inf"), None)
 
 
 def test_an_output_of_another_shape_has_no_figures() -> None:

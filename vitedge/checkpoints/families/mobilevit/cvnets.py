@@ -21,7 +21,7 @@ _END = r"\.block\.(conv|norm)\.(\w+)"
 
 
 def _block(found: re.Match[str]) -> str:
-    """The stage and the block: cvnets counts its layers from one, its stem being apart."""
+    """Returns stage and block in timm's names; cvnets counts its layers from one, after the stem."""
     return f"stages.{int(found[1]) - 1}.{found[2]}"
 
 
@@ -30,12 +30,12 @@ def _residual(found: re.Match[str]) -> str:
 
 
 def _within(name: str) -> Callable[[re.Match[str]], str]:
-    """The replacement for a convolution with its norm directly below a MobileViT block."""
+    """Returns the replacement for a convolution with its norm directly below a MobileViT block."""
     return lambda found: f"{_block(found)}.{name}.{_LAYER[found[3]]}.{found[4]}"
 
 
 def _layer(name: str, part: str) -> Rule:
-    """A rule for a weight of transformer layer ``global_rep.N``, whose own last name is kept."""
+    """Returns the rule for the weight and bias of a part of transformer layer ``global_rep.N``."""
     pattern = rf"{_BLOCK}\.global_rep\.(\d+)\.{name}\.(weight|bias)"
     return pattern, lambda found: f"{_block(found)}.transformer.{found[3]}.{part}.{found[4]}"
 
@@ -77,12 +77,12 @@ _V2: tuple[Rule, ...] = (
 
 
 def convert_v1(state: State, hints: Hints) -> Converted:  # noqa: ARG001 - namings share one signature
-    """MobileViT v1 from cvnets 0.1 and later."""
+    """Converts MobileViT v1 from cvnets 0.1 and later."""
     converted = rename(state, _V1, _DROPS, "ml-cvnets MobileViT")
     return Converted(with_batch_counters(converted.state), converted.dropped)
 
 
 def convert_v2(state: State, hints: Hints) -> Converted:  # noqa: ARG001 - as above
-    """MobileViT v2 from cvnets 0.2 and later."""
+    """Converts MobileViT v2 from cvnets 0.2 and later."""
     converted = rename(state, _V2, _DROPS, "ml-cvnets MobileViTv2")
     return Converted(with_batch_counters(converted.state), converted.dropped)

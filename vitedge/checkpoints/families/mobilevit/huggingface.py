@@ -35,7 +35,7 @@ def _within(found: re.Match[str]) -> str:
 
 
 def _layer(name: str, part: str) -> Rule:
-    """A rule for a weight of a transformer layer, whose own last name is kept."""
+    """Returns the rule for the weight and bias of a part of a transformer layer."""
     return rf"{_STAGE}\.transformer\.layer\.(\d+)\.{name}\.(weight|bias)", rf"stages.\1.1.transformer.\2.{part}.\3"
 
 
@@ -72,19 +72,19 @@ _V2: tuple[Rule, ...] = (
 
 
 def convert_v1(state: State, hints: Hints) -> Converted:  # noqa: ARG001 - namings share one signature
-    """``MobileViTForImageClassification``, ``MobileViTModel`` and the backbone of a segmentation model."""
+    """Converts ``MobileViTForImageClassification``, ``MobileViTModel`` and a segmentation model's backbone."""
     converted = rename(state, _V1, _DROPS, "Hugging Face MobileViT")
     return Converted(with_batch_counters(_joined(converted.state)), converted.dropped)
 
 
 def convert_v2(state: State, hints: Hints) -> Converted:  # noqa: ARG001 - as above
-    """``MobileViTV2ForImageClassification``, ``MobileViTV2Model`` and the backbone of a segmentation model."""
+    """Converts ``MobileViTV2ForImageClassification``, ``MobileViTV2Model`` and a segmentation model's backbone."""
     converted = rename(state, _V2, _DROPS, "Hugging Face MobileViTv2")
     return Converted(with_batch_counters(converted.state), converted.dropped)
 
 
 def _joined(state: State) -> State:
-    """One matrix in place of query, key and value, and zeros for the biases of a model that has none (``qkv_bias``)."""
+    """Joins query, key and value into one matrix, with zero biases for a model without (``qkv_bias``)."""
     joined = {name: tensor for name, tensor in state.items() if not re.search(r"\.attn\.(query|key|value)\.", name)}
     has_bias = any(re.search(r"\.attn\.(query|key|value)\.bias", name) for name in state)
     attentions = dict.fromkeys(

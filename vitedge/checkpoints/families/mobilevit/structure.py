@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What MobileViT v1 and v2 share: a convolutional skeleton of stages, some of which end in a transformer.
+"""The structure of MobileViT v1 and v2: convolutional stages, some of which end in a transformer.
 
 The per-stage tuples of the spec have one entry for each stage with a transformer. ``options`` holds the skeleton:
     ``stem``: channels of the first convolution.
     ``channels``: output channels of each stage.
     ``expansions``: for each stage, the inner channels of its inverted residuals.
-    ``strides``: of the first inverted residual of each stage.
-    ``dilations``: of the same convolution.
+    ``strides``: stride of the first inverted residual of each stage.
+    ``dilations``: dilation of the same convolution.
     ``transformers``: indices of the stages that end in a MobileViT block.
     ``kernel``: edge of the convolution before the transformer.
     ``features``: channels of the last 1x1 convolution, 0 if there is none.
@@ -45,7 +45,7 @@ _ROUNDED_TO = 8
 
 @dataclass(frozen=True)
 class MobileViTStructure:
-    """The skeleton and its transformers, as the shapes tell them."""
+    """Stages and transformers, as the shapes of the weights tell them."""
 
     in_channels: int
     classes: int
@@ -56,7 +56,7 @@ class MobileViTStructure:
 
 
 def read_structure(state: State, attention: str) -> MobileViTStructure:
-    """Finds everything that names and shapes tell.
+    """Reads the structure from names and shapes.
 
     Args:
         state: weights in timm's names.
@@ -105,7 +105,7 @@ def read_structure(state: State, attention: str) -> MobileViTStructure:
 
 
 def _blocks_of_stages(state: State) -> list[list[str]]:
-    """For each stage the kinds of its blocks, in order."""
+    """Returns for each stage the kinds of its blocks, in order."""
     found: dict[int, dict[int, str]] = {}
     for name in state:
         match = re.match(r"stages\.(\d+)\.(\d+)\.(conv1_1x1|conv_kxk)\.", name)
@@ -133,22 +133,22 @@ def _check_rounding(channels: list[int]) -> None:
 
 @dataclass(frozen=True)
 class Traits:
-    """In what v1 and v2 differ for `infer_spec`."""
+    """The differences of v1 and v2, for `infer_spec`."""
 
     family: str
     attention: str
     """Name of the weight, below a transformer layer, whose second axis is the transformer's width."""
     published_name: Callable[[MobileViTStructure], str]
-    """The published model that has this structure, or empty."""
+    """Returns the name of the published model with this structure, or the empty string."""
     custom_name: str
     default_heads: int
-    """Of all published models."""
+    """Attention heads of all published models."""
     preprocessing: Mapping[str, Preprocessing]
-    """By naming; ``""`` for all others."""
+    """Naming to the preprocessing of its models; ``""`` for all others."""
 
 
 def infer_spec(state: State, naming: str, hints: Hints, traits: Traits) -> ModelSpec:
-    """The spec of a MobileViT, with the origin of everything.
+    """Infers the spec of a MobileViT, with the origin of every fact.
 
     Raises:
         UnknownArchitecture: shapes that timm's modules cannot be built with.
@@ -207,7 +207,7 @@ def _described(structure: MobileViTStructure) -> str:
 
 
 def find_strides(hints: Hints, stages: int, *, published: bool) -> tuple[dict[str, Any], Origin, tuple[str, ...]]:
-    """``strides`` and ``dilations`` of the stages, which no weight tells.
+    """Returns ``strides`` and ``dilations`` of the stages, which no weight tells.
 
     All published models halve the map in every stage but the first; a segmentation backbone (``output_stride`` of a
     Hugging Face config) keeps it in the last one or two. Only timm lets a user choose.
@@ -235,12 +235,12 @@ def find_strides(hints: Hints, stages: int, *, published: bool) -> tuple[dict[st
 
 
 def total_stride(options: Mapping[str, Any]) -> int:
-    """Pixels between neighbouring positions of the last map."""
+    """Returns the pixels between neighbouring positions of the last map."""
     return _strides_of_stages(options)[-1]
 
 
 def _strides_of_stages(options: Mapping[str, Any]) -> list[int]:
-    """Pixels between neighbouring positions of the map of each stage."""
+    """Returns the pixels between neighbouring positions of the map of each stage."""
     strides, stride = [], 2  # the stem halves the image
     for factor in options["strides"]:
         if stride * factor <= MAX_STRIDE:
@@ -250,7 +250,7 @@ def _strides_of_stages(options: Mapping[str, Any]) -> list[int]:
 
 
 def size_notes(spec: ModelSpec) -> tuple[str, ...]:
-    """What to know about the image size of a MobileViT: where its source library computes something else.
+    """Returns a note where the library that a MobileViT came from computes something else at its image size.
 
     Where a map does not divide into patches, ml-cvnets and timm resize it, and so does transformers for v1. Its v2 cuts
     the remainder off, and puts zeros in its place after the transformer.
@@ -271,7 +271,7 @@ def size_notes(spec: ModelSpec) -> tuple[str, ...]:
 def find_geometry(
     hints: Hints, options: Mapping[str, Any], *, published: bool
 ) -> tuple[tuple[int, int], int, dict[str, Origin], tuple[str, ...]]:
-    """Image size and patch, which no weight tells; their origins; and what to know about them."""
+    """Returns image size and patch, which no weight tells, their origins, and notes."""
     patch, patch_origin = _patch(hints)
     step = total_stride(options)
     known = find_image_size(hints)
@@ -298,7 +298,7 @@ def _patch(hints: Hints) -> tuple[int, Origin]:
 def find_heads(
     hints: Hints, widths: tuple[int, ...], default: int, *, published: bool
 ) -> tuple[tuple[int, ...], Origin, tuple[str, ...]]:
-    """Heads of each transformer: what the user or the configuration says, else the default.
+    """Returns the heads of each transformer: given, else configured, else the default.
 
     Raises:
         BadRecipe: a number that does not divide the widths.

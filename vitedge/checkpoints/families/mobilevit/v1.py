@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MobileViT v1 (Mehta and Rastegari, 2021, arXiv 2110.02178). Its options are in `mobilevit_structure`."""
+"""MobileViT v1 (Mehta and Rastegari, 2021, arXiv 2110.02178). Its options are listed in `structure`."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ NAMINGS: tuple[Naming, ...] = (
 
 
 def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
-    """Finds the skeleton and the transformers from the shapes; heads, patch and image size from config or table.
+    """Infers stages and transformers from the shapes; heads, patch and image size from config or table.
 
     Args:
         state: weights in timm's names.

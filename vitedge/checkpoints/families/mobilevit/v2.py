@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MobileViT v2 (Mehta and Rastegari, 2022, arXiv 2206.02680). Its options are in `mobilevit_structure`."""
+"""MobileViT v2 (Mehta and Rastegari, 2022, arXiv 2206.02680). Its options are listed in `structure`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAME = "mobilevitv2"
 TITLE = "MobileViT v2"
 
 MULTIPLIERS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
-"""Of the widths of MobileViTv2-1.0, for which weights were published."""
+"""Factors of the widths of MobileViTv2-1.0 for which weights were published."""
 
 _CHANNELS = (64, 128, 256, 384, 512)
 _WIDTHS = (128, 192, 256)
@@ -72,7 +72,7 @@ NAMINGS: tuple[Naming, ...] = (
 
 
 def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
-    """Finds the skeleton and the transformers from the shapes; patch and image size from config or table.
+    """Infers stages and transformers from the shapes; patch and image size from config or table.
 
     Args:
         state: weights in timm's names.

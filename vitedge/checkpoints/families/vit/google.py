@@ -97,7 +97,7 @@ _RENAMED: tuple[tuple[str, str, Callable[[Tensor], Tensor]], ...] = (
 
 
 def convert(state: State, _hints: Hints) -> Converted:
-    """Google's names, layouts and separate projections to timm's.
+    """Converts Google's names, layouts and separate projections to timm's.
 
     Raises:
         WeightsMismatch: an array that is none of these models', or a query without its key and value.

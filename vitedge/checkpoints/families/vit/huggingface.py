@@ -47,7 +47,7 @@ _RULES: tuple[Rule, ...] = (
 
 
 def convert(state: State, _hints: Hints) -> Converted:
-    """The names of transformers to timm's, separate projections joined.
+    """Converts the names of transformers to timm's, and joins separate projections.
 
     Raises:
         WeightsMismatch: a weight that is none of these models', or one part of a joined layer without the others.
@@ -58,7 +58,7 @@ def convert(state: State, _hints: Hints) -> Converted:
 
 
 def _join_gates(state: State) -> State:
-    """SwiGLU's two first layers as the one that timm keeps, the gate first."""
+    """Joins SwiGLU's two first layers into the one that timm has, the gate first."""
     joined: State = {}
     for name, tensor in state.items():
         gate, up = name.replace(".mlp.up.", ".mlp.gate."), name.replace(".mlp.gate.", ".mlp.up.")

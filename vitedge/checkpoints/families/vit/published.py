@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The published ViTs: sizes and heads, names, and how their images were prepared."""
+"""The published ViTs: sizes, heads, names and preprocessing."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from vitedge.records import Origin, Preprocessing
 
 @dataclass(frozen=True)
 class Shape:
-    """What the shapes of the weights say."""
+    """Facts that the shapes of the weights tell."""
 
     width: int
     depth: int
     hidden: int
-    """Channels that the first layer of the MLP gives."""
+    """Output channels of the first layer of the MLP."""
     classes: int
     in_channels: int
     patch: int
-    """Pixels from one patch to the next, the stem's stride included."""
+    """Edge of a patch in pixels, the stem's stride included."""
     tokens: tuple[str, ...]
     registers: int
     stem: tuple[int, ...] | None
@@ -33,12 +33,12 @@ class Shape:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What no checkpoint holds."""
+    """Facts that no checkpoint holds."""
 
     preprocessing: Preprocessing
     norm_eps: float
     ambiguous: str = ""
-    """Why mean and std are a guess, or empty."""
+    """Reason why mean and std are a guess, or empty."""
     notes: tuple[str, ...] = ()
 
 
@@ -92,7 +92,7 @@ _GOOGLE_NOTE = (
 
 
 def find_heads(shape: Shape, naming: str, hints: Hints) -> tuple[int, Origin, tuple[str, ...]]:
-    """Number of attention heads, where it comes from, and notes.
+    """Returns the number of attention heads, its origin, and notes.
 
     Raises:
         UnknownArchitecture: a given number does not divide the width, or no likely one does.
@@ -120,7 +120,7 @@ def find_heads(shape: Shape, naming: str, hints: Hints) -> tuple[int, Origin, tu
 
 
 def find_brand(shape: Shape, options: Mapping[str, Any], naming: str, hints: Hints) -> str:
-    """Whose ViT it is, in the words of the literature: ``DeiT``, ``MAE ViT`` and so on."""
+    """Returns the name of the method that trained the ViT: ``DeiT``, ``MAE ViT`` and so on."""
     configured = _MODEL_TYPES.get(str(hints.config.get("model_type"))) or _NAMINGS.get(naming)
     if "distillation" in shape.tokens:
         return "DeiT"
@@ -140,7 +140,7 @@ def _brand_of_classifier(shape: Shape, options: Mapping[str, Any]) -> str:
 
 
 def find_variant(shape: Shape, heads: int, brand: str, options: Mapping[str, Any]) -> str:
-    """The published name, such as ``ViT-B/16``, or ``custom ViT (width 96, depth 4, heads 3)/8``."""
+    """Returns the published name, such as ``ViT-B/16``, or ``custom ViT (width 96, depth 4, heads 3)/8``."""
     suffix = " distilled" if "distillation" in shape.tokens else ""
     if shape.registers:
         suffix += f" ({shape.registers} registers)"
@@ -159,7 +159,7 @@ def find_variant(shape: Shape, heads: int, brand: str, options: Mapping[str, Any
 def find_recipe(
     shape: Shape, brand: str, naming: str, image_size: tuple[int, int], options: Mapping[str, Any]
 ) -> Recipe:
-    """Preprocessing and LayerNorm epsilon of the published models of a brand."""
+    """Returns preprocessing and LayerNorm epsilon of the published models of a brand."""
     eps = 1e-12 if naming == "huggingface" and brand != "DINOv2 ViT" else 1e-6
     crop = 1.0 if min(image_size) >= 384 else 0.9
     if brand in _CROPS:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """ViTs in PyTorch that differ from timm in few names: timm's own, DeiT-III, MAE, HPM, DINO, DINOv2.
 
-Their signatures are told apart in `vitedge.checkpoints.families.vit.spec`; one converter serves them all, because what
-one of them renames or drops means the same in every other.
+Their signatures are told apart in `vitedge.checkpoints.families.vit.spec`; one converter serves them all, because a
+name that one of them has means the same in every other.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _RENAMED = (
 )
 _CHUNKED = re.compile(r"blocks\.(\d+)\.(\d+)\.(.+)")
 _PROBE_EPS = 1e-6
-"""Of the batch norm that MAE's linear probe puts before the head."""
+"""Epsilon of the batch norm that MAE's linear probe puts before the head."""
 
 
 def convert(state: State, _hints: Hints) -> Converted:
-    """Renames what differs from timm, drops what only pre-training uses, and leaves the rest for the strict check."""
+    """Renames weights to timm's names, drops those of pre-training alone, and leaves unknown ones for the check."""
     kept: State = {}
     dropped: dict[str, str] = {}
     for original, weight in state.items():
@@ -50,10 +50,10 @@ def convert(state: State, _hints: Hints) -> Converted:
 
 
 def fold_class_position(state: State) -> State:
-    """DINOv2's embeddings with register tokens, as timm has them.
+    """Converts DINOv2's embeddings with register tokens to timm's.
 
     There the class token has a position and the registers have none; timm gives positions to all prefix tokens or to
-    none of them. So the class token takes its position in: the sum is the same.
+    none of them. So the position is added to the class token, with the same sum.
     """
     position = state.get("pos_embed")
     if "reg_token" not in state or "cls_token" not in state or position is None or position.ndim != 3:
@@ -64,7 +64,7 @@ def fold_class_position(state: State) -> State:
 
 
 def _unchunked(state: State) -> State:
-    """DINOv2 trains in chunks, ``blocks.CHUNK.BLOCK``; the order of the pairs is the order of the blocks."""
+    """Renames ``blocks.CHUNK.BLOCK``, as DINOv2 trains them, to ``blocks.INDEX`` in the order of the pairs."""
     found = {name: _CHUNKED.fullmatch(name) for name in state}
     pairs = sorted({(int(match[1]), int(match[2])) for match in found.values() if match})
     index = {pair: position for position, pair in enumerate(pairs)}
@@ -75,7 +75,7 @@ def _unchunked(state: State) -> State:
 
 
 def _fold_probe(state: State) -> State:
-    """MAE's linear probe is a batch norm without weights and a linear layer: in evaluation, one linear layer."""
+    """Folds MAE's linear probe, a batch norm without weights before a linear layer, into one linear layer."""
     if not {"head.0.running_mean", "head.0.running_var", "head.1.weight", "head.1.bias"} <= set(state):
         return state
     mean, variance = state.pop("head.0.running_mean"), state.pop("head.0.running_var")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ViT, DeiT, DeiT-III and the encoders of MAE, HPM, DINO and DINOv2: what their checkpoints look like.
+"""Checkpoints of ViT, DeiT, DeiT-III and the encoders of MAE, HPM, DINO and DINOv2.
 
-The converters are in `vit_pytorch`, `vit_huggingface` and `vit_google`, the published sizes in `vit_published`; what a
-spec's ``options`` mean is listed in `vitedge.models.vit`.
+The converters are in `pytorch`, `huggingface` and `google` beside this module, the published sizes in `published`; the
+``options`` of a spec are listed in `vitedge.models.vit`.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class _Grid:
 
 
 def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
-    """What a ViT's weights tell, and the rest from the configuration or the table. See `Family.infer`."""
+    """Infers the spec of a ViT; see `vitedge.checkpoints.families.family.Family.infer`."""
     shape = _read_shape(state, hints)
     options = _read_options(state, shape, hints)
     grid = _find_grid(state, shape, hints)
@@ -203,7 +203,7 @@ def _indices(state: State, pattern: str) -> Iterator[int]:
 
 
 def _stem_of(state: State) -> tuple[tuple[int, ...] | None, int]:
-    """Blocks per stage of a hybrid's ResNet, None without one, and the ResNet's stride in pixels."""
+    """Returns blocks per stage of a hybrid's ResNet (None without one), and the ResNet's stride in pixels."""
     prefix = r"patch_embed\.backbone\."
     if not any(re.match(prefix, name) for name in state):
         return None, 1
@@ -312,6 +312,6 @@ def _guess_grid(cells: int, patch: int, *, prefixed: bool) -> _Grid:
 
 
 def _doubt(origins: dict[str, Origin], reason: str) -> tuple[dict[str, Origin], tuple[str, ...]]:
-    """Marks a table's mean and std as assumed where published models with these very weights' shapes differ."""
+    """Marks a table's mean and std as assumed, where published models with the same shapes have others."""
     doubtful = [key for key in ("preprocessing.mean", "preprocessing.std") if origins[key] is Origin.TABLE]
     return {**origins, **dict.fromkeys(doubtful, Origin.ASSUMED)}, (reason,) if doubtful else ()

@@ -7,14 +7,15 @@ from torch import Tensor
 from torch.nn import functional
 
 _EPS = 1e-8
-"""What timm's hybrid ViTs add to the variance."""
+"""Epsilon that timm's hybrid ViTs add to the variance."""
 
 
 def standardized(weight: Tensor) -> Tensor:
-    """A convolution's weight with mean 0 and variance 1 per output channel, as the stem computes in every forward pass.
+    """Standardizes a convolution's weight to mean 0 and variance 1 per output channel.
 
-    Done once here, so that the module is plain convolutions and no batch norm in training mode reaches a graph. Doing
-    it again changes no more than rounding. Weight Standardization: https://arxiv.org/abs/1903.10520v2, section 3.
+    The stem does so in every forward pass. Done once here, it leaves plain convolutions, and no batch norm in training
+    mode reaches a graph. Doing it again changes no more than rounding. Weight Standardization:
+    https://arxiv.org/abs/1903.10520v2, section 3.
 
     Args:
         weight: ``(out, in, height, width)`` of any floating type. The statistics are taken by the very operation of
