@@ -10,7 +10,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from vitedge.checkpoints.configuration import find_image_size, find_labels, find_preprocessing, mlp_ratio, shape_of
+from vitedge.checkpoints.families.configuration import (
+    find_image_size,
+    find_labels,
+    find_preprocessing,
+    mlp_ratio,
+    shape_of,
+)
 from vitedge.checkpoints.families.family import Converted, Hints, Naming, State
 from vitedge.checkpoints.families.renaming import rename
 from vitedge.errors import BadRecipe, UnknownArchitecture

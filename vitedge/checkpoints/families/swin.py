@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
-from vitedge.checkpoints.configuration import (
+from vitedge.checkpoints.families.attention import join_projections
+from vitedge.checkpoints.families.configuration import (
     find_activation,
     find_image_size,
     find_labels,
@@ -20,7 +21,6 @@ from vitedge.checkpoints.configuration import (
     mlp_ratio,
     shape_of,
 )
-from vitedge.checkpoints.families.attention import join_projections
 from vitedge.checkpoints.families.family import Converted, Hints, Naming, State
 from vitedge.checkpoints.families.renaming import Rule, rename
 from vitedge.errors import UnknownArchitecture, WeightsMismatch

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vitedge.checkpoints.configuration import (
+from vitedge.checkpoints.families.configuration import (
     edges,
     find_activation,
     find_image_size,

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from vitedge.checkpoints.configuration import (
+from vitedge.checkpoints.families.configuration import (
     edges,
     find_activation,
     find_image_size,
