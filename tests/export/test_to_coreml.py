@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of `to_coreml`, `coreml.convert`, `coreml.graph` and `coreml.describe`."""
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""With `onnx.translation`, `onnx.skeleton`, `onnx.writer`, `onnx.artifact`, `onnx.passes.half`, `onnx.passes.opset`."""
+
 from __future__ import annotations
 
 import dataclasses

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of `export` and of `lowering`, its longest stage."""
+
 from __future__ import annotations
 
 import functools
