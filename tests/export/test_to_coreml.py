@@ -162,7 +162,7 @@ def test_features_are_tokens_and_pooled(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "version"),
-    [("iOS16", 7), (None, 8), ("iOS18", 9), ("ios26", 10), ("macOS13", 7), ("macOS15", 9)],
+    [("iOS16", 7), (None, 8), ("ios26", 10), ("macOS15", 9)],
 )
 def test_the_deployment_target_decides_the_specification(tmp_path: Path, name: str | None, version: int) -> None:
     artifact, mil = lowered(tmp_path, captured(), coreml_target=name)
