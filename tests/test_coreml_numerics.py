@@ -31,7 +31,7 @@ from vitedge.recipe import ResolvedRecipe
 from vitedge.records import OutputParity, Tolerance
 from vitedge.runtimes.mlprogram import Runtime
 
-MEMBERS = ("vit", "deit", "pit", "pit distilled", "mobilevit", "mobilevitv2", "swin")
+MEMBERS = ("vit", "deit", "pit", "mobilevit", "mobilevitv2", "swin")
 COUNT = 8
 HALF_DB = 45.0
 
@@ -97,7 +97,7 @@ def test_a_program_in_float16_holds_45_db(family: str, front: str, tmp_path: Pat
     assert result.centred_sqnr_db >= HALF_DB
 
 
-@pytest.mark.parametrize("family", ["vit", "deit", "pit", "swin"])
+@pytest.mark.parametrize("family", ["vit", "swin"])
 def test_a_tanh_gelu_in_place_of_the_exact_one_is_seen(family: str, tmp_path: Path) -> None:
     path = written(family, tmp_path / "model.mlpackage", "iOS17", "export", half=False)
     model = read_package(path).model

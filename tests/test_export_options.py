@@ -17,7 +17,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from torch import Tensor, nn
+from torch import Tensor
 
 import vitedge
 from tests.family_files import quiet
@@ -25,18 +25,9 @@ from tests.family_matrix import Made, Shelf, assert_same, images, run
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact
 
-FAMILIES = (
-    "deit distilled timm",
-    "pit naver distilled",
-    "mobilevit timm",
-    "mobilevitv2 timm",
-    "swin timm",
-    "beit timm",
-)
 BLOCKS = {
     "deit distilled timm": ("blocks.1.mlp.fc1.weight", "blocks.1"),
     "swin timm": ("layers.1.blocks.0.mlp.fc2.weight", "layers.1.blocks.0"),
-    "pit naver distilled": ("transformers.1.blocks.1.mlp.fc1.weight", "transformers.1.blocks.1"),
 }
 """A weight to alter, and the block that it is in."""
 
@@ -124,10 +115,9 @@ def test_features_are_what_the_library_gives_its_heads(name: str, shelf: Shelf, 
     assert_same(pooled, torch.stack(heads).mean(0) if isinstance(heads, tuple) else heads, 2e-5)
 
 
-@pytest.mark.parametrize("name", ["deit distilled timm", "swin timm", "mobilevitv2 timm"])
 @torch.inference_mode()
-def test_a_dynamic_batch_is_one(name: str, shelf: Shelf, tmp_path: Path) -> None:
-    made = shelf.take(name)
+def test_a_dynamic_batch_is_one(shelf: Shelf, tmp_path: Path) -> None:
+    made = shelf.take("swin timm")
     artifact = export(made, tmp_path / "bundle", batch="dynamic")
     assert artifact.inputs[0].shape[0] == artifact.outputs[0].shape[0] == "batch"
     inputs = images(made.case.size, 5)
@@ -136,12 +126,10 @@ def test_a_dynamic_batch_is_one(name: str, shelf: Shelf, tmp_path: Path) -> None
         assert_same(run(tmp_path / "bundle" / artifact.path, inputs, batch)[0], expected, 1e-4)
 
 
-@pytest.mark.parametrize("opset", [17, 20])
-@pytest.mark.parametrize("name", ["deit distilled timm", "swin timm", "mobilevit timm"])
-def test_the_opset_is_the_one_that_was_asked_for(name: str, opset: int, shelf: Shelf, tmp_path: Path) -> None:
-    artifact = export(shelf.take(name), tmp_path / "bundle", opset=opset)
+def test_the_opset_is_the_one_that_was_asked_for(shelf: Shelf, tmp_path: Path) -> None:
+    artifact = export(shelf.take("deit distilled timm"), tmp_path / "bundle", opset=17)
     model = onnx.load(tmp_path / "bundle" / artifact.path)
-    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 17)]
     assert "LayerNormalization" in {node.op_type for node in model.graph.node}
 
 
@@ -152,37 +140,6 @@ def test_labels_and_preprocessing_are_in_the_file(shelf: Shelf, tmp_path: Path) 
     told = {entry.key: entry.value for entry in onnx.load(tmp_path / "bundle" / artifact.path).metadata_props}
     assert tuple(json.loads(told["vitedge.labels"])) == labels
     assert tuple(json.loads(told["vitedge.preprocessing"])["mean"]) == mean
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_graph_is_clean_and_named_after_the_modules(name: str, bundles: Bundles, shelf: Shelf) -> None:
-    module: Any = shelf.take(name).source.forward
-    graph = onnx.load(bundles[name] / "model.onnx").graph
-    operators = [node.op_type for node in graph.node]
-    norms = [part for part in module.modules() if isinstance(part, nn.LayerNorm)]
-    assert operators.count("LayerNormalization") == len(norms)
-    assert not {"Resize", "BatchNormalization", "Shape", "If", "Loop"} & set(operators)
-    modules = {path for path, _ in module.named_modules()}
-    unnamed = [node.name for node in graph.node if node.name.rpartition("/")[0] not in modules]
-    assert not unnamed
-    assert len({node.name for node in graph.node}) == len(operators)
-
-
-@pytest.mark.filterwarnings("ignore")  # what these tools say about themselves
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_tools_of_onnx_runtime_take_the_file(name: str, bundles: Bundles, tmp_path: Path) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415 - they alter global logging
-    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference  # noqa: PLC0415
-
-    path = bundles[name] / "model.onnx"
-    inferred = SymbolicShapeInference.infer_shapes(onnx.load(path))
-    known = {value.name for value in inferred.graph.value_info} | {value.name for value in inferred.graph.output}
-    assert {output for node in inferred.graph.node for output in node.output if output} <= known
-    quantize_dynamic(str(path), str(tmp_path / "int8.onnx"), weight_type=QuantType.QUInt8)
-    assert (tmp_path / "int8.onnx").stat().st_size < 0.7 * path.stat().st_size
-    edge = onnx.load(path).graph.input[0].type.tensor_type.shape.dim[2].dim_value
-    full, small = (run(file, images(edge))[0] for file in (path, tmp_path / "int8.onnx"))
-    assert float((small - full).square().sum() / full.square().sum()) < 0.1
 
 
 def test_the_same_export_gives_the_same_bytes(shelf: Shelf, tmp_path: Path) -> None:
@@ -212,25 +169,15 @@ def test_the_set_of_weights_is_chosen(shelf: Shelf, tmp_path: Path) -> None:
     assert (outputs["model"] - outputs["model_ema"]).abs().max() > 0.1 * outputs["model"].abs().max()
 
 
-def test_a_bundle_is_validated_without_pytorch(bundles: Bundles) -> None:
-    done = command("validate", str(bundles["pit naver distilled"]), "--json", blocked=("torch", "timm"))
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    assert report["passed"]
-    assert report["parity"][0]["outputs"][0]["relative_error"] <= 2e-5
-
-
 def test_a_bundle_that_was_tampered_with_is_refused_with_the_name_of_the_file(bundles: Bundles, tmp_path: Path) -> None:
-    for name in ("model.onnx", "reference.npz", "manifest.json"):
-        bundle = tmp_path / name
-        shutil.copytree(bundles["pit naver distilled"], bundle)
-        content = bytearray((bundle / name).read_bytes())
-        content[len(content) // 2] ^= 1
-        (bundle / name).write_bytes(content)
-        done = command("validate", str(bundle), blocked=("torch", "timm"))
-        assert (done.returncode, done.stdout) == (4, "")
-        assert name in done.stderr
-        assert "Traceback" not in done.stderr
+    bundle = Path(shutil.copytree(bundles["swin timm"], tmp_path / "bundle"))
+    content = bytearray((bundle / "manifest.json").read_bytes())
+    content[len(content) // 2] ^= 1
+    (bundle / "manifest.json").write_bytes(content)
+    done = command("validate", str(bundle), blocked=("torch", "timm"))
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "manifest.json" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("name", BLOCKS)

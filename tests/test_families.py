@@ -22,6 +22,8 @@ from vitedge.records import Artifact
 from vitedge.verbs.records import ExportResult
 
 FP16_SQNR_DB = 40.0
+ONE_OF_EACH = tuple({(CASES[name].family, CASES[name].classes == 0): name for name in reversed(WHOLE)}.values())
+"""Half precision knows nothing of namings: one checkpoint of each family, with a head and without, is enough."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -93,7 +95,7 @@ def test_another_image_size(name: str, shelf: Shelf, tmp_path: Path) -> None:
         assert_same(run(path, images(case.other))[0], forward(images(case.other)), tolerance(case))
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_half_precision_at_another_size(name: str, shelf: Shelf, tmp_path: Path) -> None:
     made = shelf.take(name)
     result = export(made, tmp_path / "bundle", made.case.other, "fp16")

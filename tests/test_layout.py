@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -107,6 +108,31 @@ def test_files_and_functions_are_small(name: str) -> None:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             assert (node.end_lineno or 0) - node.lineno < 80, node.name
+
+
+def modules_with_tests() -> set[str]:
+    """Modules whose name a test file has, or names between backticks in the first line of its docstring.
+
+    A name there is looked up in the package that the test file's folder mirrors, then in the packages around that one.
+    """
+    found = set()
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        folder = path.relative_to(ROOT / "tests").parent.parts
+        package = folder if folder[:1] == ("vitedge",) else ("vitedge", *folder)
+        found.add(".".join((*package, path.stem.removeprefix("test_"))))
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        for name in re.findall(r"`([\w.]+)`", docstring.partition("\n")[0]):
+            around = (".".join((*package[:depth], name)) for depth in range(len(package), -1, -1))
+            found.add(next((module for module in around if module in SOURCES), name))
+    return found
+
+
+def test_every_module_has_its_tests() -> None:
+    tested = modules_with_tests()
+    assert "vitedge.recipe" in tested  # by the name of its file
+    assert "vitedge.mlprogram.placement" in tested  # by the first line of another
+    large = {name for name, path in SOURCES.items() if path.read_text(encoding="utf-8").count("\n") > 60}
+    assert not sorted(large - tested)
 
 
 def test_every_subpackage_is_in_the_wheel() -> None:

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The package `vitedge` as a Python user meets it."""
+
 from __future__ import annotations
 
 import dataclasses

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of `quantized` and of the `scheme` that is read off a package."""
+
 from __future__ import annotations
 
 import shutil

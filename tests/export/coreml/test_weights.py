@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of `weights` and `expected_weights`: a package's constants against what they have to be."""
+
 from __future__ import annotations
 
 from dataclasses import replace

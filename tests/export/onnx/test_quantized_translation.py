@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A quantized program as ONNX: the numbers of its simulation, and nothing that ONNX Runtime computes in float."""
+"""With `passes.quantized`, `passes.integers`, `passes.attention_layout`, `passes.convolution_layout`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a file to a spec: identification, values, overrides; with a family of two weights, and once with a real one."""
+"""From a file to a spec: `read`, `identify`, `overrides`; with a family of two weights, and once with a real one."""
 
 from __future__ import annotations
 

@@ -159,29 +159,19 @@ def test_what_is_not_finite_is_refused_with_its_name(
     assert names(tmp_path) == [path.name]
 
 
-@pytest.mark.parametrize(
-    ("scheme", "remedy"),
-    [("int8", "--precision mixed"), ("mixed", "--layer NAME=float, or allow less with --min-sqnr")],
-)
-def test_an_exceeded_tolerance_says_what_to_do(scheme: str, remedy: str, vitedge: Command, tmp_path: Path) -> None:
-    asked = ("--precision", scheme, "--min-sqnr", "90", "--image-count", "8", *SEEN[:2], *QUICK)
+def test_an_exceeded_tolerance_says_what_to_do(vitedge: Command, tmp_path: Path) -> None:
+    asked = ("--precision", "int8", "--min-sqnr", "90", "--image-count", "8", *SEEN[:2], *QUICK)
     outcome = vitedge("export", VIT, "-o", tmp_path / "out", *asked)
     assert outcome.code == 4
     said = outcome.err.splitlines()[-1]
     assert "the tolerance is 90 dB" in said
-    assert remedy in said
+    assert "--precision mixed" in said
     assert names(tmp_path) == []
 
 
-def test_a_file_is_timed_where_that_is_asked_for_and_not_otherwise(vitedge: Command, tmp_path: Path) -> None:
+def test_a_speed_that_has_nothing_to_be_compared_with_is_refused(vitedge: Command, tmp_path: Path) -> None:
     check_refusal(vitedge("export", VIT, "-o", tmp_path / "out", "--compare-speed"), "add --precision int8")
-    asked = ("export", VIT, "-o", tmp_path / "out", "--precision", "w8", "--force")
-    outcome = vitedge(*asked)
-    assert outcome.code == 0
-    assert "speed: " not in outcome.out
-    outcome = vitedge(*asked, "--compare-speed")
-    assert outcome.code == 0
-    assert "\nspeed: w8 takes " in outcome.out
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])

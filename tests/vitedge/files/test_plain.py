@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vitedge.files.plain`, and `vitedge.files.converter` behind it."""
+"""Tests of `plain` and `converter`, on all of `records`, `accuracy.records` and `quantization.records`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,19 @@ from typing import Any, Literal
 import pytest
 
 from vitedge import records
+from vitedge.accuracy import records as accuracy_records
 from vitedge.errors import BadRecipe
 from vitedge.files.plain import from_dict, to_dict
+from vitedge.quantization import records as quantization_records
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Manifest, ModelSpec, Origin, OutputParity, Preprocessing, TensorSpec, Tolerance
 
-RECORDS = [kind for kind in vars(records).values() if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
+RECORDS = [
+    kind
+    for module in (records, accuracy_records, quantization_records)
+    for kind in vars(module).values()
+    if dataclasses.is_dataclass(kind) and kind.__module__ == module.__name__
+]
 
 
 class Search(str, Enum):

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of `stream` and of the `sources` that it reads."""
+
 from __future__ import annotations
 
 import hashlib

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of `lint` and of `placement`, which it reports."""
+
 from __future__ import annotations
 
 import shutil

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of `program` and of the `literals` in it."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

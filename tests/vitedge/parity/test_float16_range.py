@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of `float16_range`, and of `export.float16.lowering`, which lowers by what it reports."""
+
 from __future__ import annotations
 
 import shutil

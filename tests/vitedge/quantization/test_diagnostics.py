@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of `diagnostics` and `attention.diagnostics`."""
+
 from __future__ import annotations
 
 import copy

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of `export` and of `lowering`, its longest stage."""
+
 from __future__ import annotations
 
 import functools
@@ -89,21 +91,6 @@ def test_an_engine_starts_from_the_onnx_file_of_its_profile(tmp_path: Path) -> N
     assert result.size == sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
 
 
-def no_worker(*_arguments: object) -> NoReturn:
-    raise AssertionError("a worker process was started")
-
-
-def test_quantizing_starts_no_worker_process_unless_it_is_asked_to(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("vitedge.devices.process.WorkerProcess.__init__", no_worker)
-    manifest = export(str(VIT), tmp_path / "out", INT8).manifest
-    assert manifest.artifacts[0].precision == "int8"
-    assert manifest.speed is None
-    with pytest.raises(AssertionError, match="a worker process was started"):
-        export(str(VIT), tmp_path / "timed", INT8, compare_speed=True)
-
-
 def test_a_quantized_file_is_timed_beside_float_ones(tmp_path: Path) -> None:
     told: list[str] = []
     recipe = replace(SMALL, precision="w8", image_count=6, batch=2)
@@ -118,18 +105,25 @@ def test_a_quantized_file_is_timed_beside_float_ones(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MANIFEST, "model.onnx", "reference.npz"]
 
 
-def test_a_speed_that_cannot_be_measured_is_told_and_the_bundle_kept(
+def test_no_worker_process_is_started_unless_asked_to_and_one_that_dies_costs_no_bundle(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def dying(*_arguments: object, **_named: object) -> NoReturn:
+    started: list[object] = []
+
+    def dying(process: object, *_arguments: object, **_named: object) -> NoReturn:
+        started.append(process)
         raise DeviceFailed("w8: its process was killed by SIGKILL.")
 
-    monkeypatch.setattr(pipeline, "measure_speed", dying)
-    result = export(str(VIT), tmp_path / "out", replace(SMALL, precision="w8", image_count=6), compare_speed=True)
+    monkeypatch.setattr("vitedge.devices.process.WorkerProcess.__init__", dying)
+    recipe = replace(SMALL, precision="w8", image_count=6)
+    assert export(str(VIT), tmp_path / "out", recipe).manifest.speed is None
+    assert not started
+    result = export(str(VIT), tmp_path / "timed", recipe, compare_speed=True)
+    assert started
     assert result.manifest.speed == SpeedComparison(
         "Whether it is faster could not be measured: w8: its process was killed by SIGKILL."
     )
-    assert validate(tmp_path / "out").passed
+    assert validate(tmp_path / "timed").passed
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of `token_order`, `rounding_order`, `movement`, `cleanup`, `constants` and `graph`."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every format, and every file that only looks like one."""
+"""Tests of `container`, `arrays`, `folders` and `torchfiles`: every format, and every file that only looks like one."""
 
 from __future__ import annotations
 

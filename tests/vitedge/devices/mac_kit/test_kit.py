@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a bundle to a kit, to a Mac and back. Core ML itself is played by the stand-in of `mac`."""
+"""Tests of `kit` and `result`: from a bundle to a Mac and back. Core ML itself is played by the stand-in of `mac`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of `layers`, and of `alignment`, `segments` and `values` below it."""
+
 from __future__ import annotations
 
 import math

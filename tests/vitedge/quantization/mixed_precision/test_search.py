@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of `search` and of `sensitivity` and `costs`, between which it chooses."""
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of `query_equalization` and of the `scores` that it measures."""
+
 from __future__ import annotations
 
 import copy

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of `head_rotation`, `residual_rotation` and their `orthogonal` matrices."""
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of `smoothing`, and of `channels`, `norms` and `judging`, which it shares with other steps."""
+
 from __future__ import annotations
 
 import copy

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of `value_equalization` and of the `operands` that it may change."""
+
 from __future__ import annotations
 
 from typing import Any

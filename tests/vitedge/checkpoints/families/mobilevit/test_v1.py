@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of `v1`, and of what `v2` shares with it: `structure`, `cvnets` and `huggingface`."""
+
 from pathlib import Path
 
 import pytest

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of `spec` and of its table of models, `published`."""
+
 from pathlib import Path
 from typing import Any
 
