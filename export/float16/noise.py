@@ -20,8 +20,10 @@ import numpy as np
 import torch
 from torch.fx import Interpreter, Node
 
-from vitedge.export.onnx.passes.half import FLOAT16_MAX
+from vitedge.program.attention import attention_scale
+from vitedge.program.batch_norm import folds_into
 from vitedge.program.execution import arguments
+from vitedge.program.float16 import FLOAT16_MAX
 from vitedge.program.modules import execution_order, innermost_module
 from vitedge.program.program import Program
 from vitedge.runtimes.feeding import batches
@@ -148,7 +150,7 @@ def _folded(program: Program) -> Mapping[str, str]:
 
 
 def _is_folded(node: Node) -> bool:
-    return _name(node).startswith("conv") and [user.target for user in node.users] == [_BATCH_NORM]
+    return any(folds_into(user) is node for user in node.users)
 
 
 def _name(node: Node) -> str:
@@ -258,7 +260,7 @@ class _Probe(Interpreter):
     ) -> torch.Tensor:
         """Attention in the steps in which it is written, each of which is rounded."""
         mask = rest[0] if rest else options.get("attn_mask")
-        scale = options.get("scale") or query.shape[-1] ** -0.5
+        scale = attention_scale(query.shape[-1], options.get("scale"))
         scores = self._rounded(node, (query * scale) @ key.transpose(-2, -1))
         if mask is not None:
             scores = self._rounded(node, scores + mask)

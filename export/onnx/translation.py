@@ -16,6 +16,7 @@ import torch
 from onnxscript import opset18, opset20
 
 from vitedge.export.onnx.quantized_translation import quantized_translations
+from vitedge.program.attention import attention_scale
 
 LAYER_NORMALIZATION_SINCE = 17
 GELU_SINCE = 20
@@ -111,9 +112,9 @@ def attention(  # noqa: PLR0913, the operator's own signature
     if is_causal or enable_gqa or dropout_p or (attn_mask is not None and attn_mask.dtype == ir.DataType.BOOL):
         raise NotImplementedError("causal, grouped, dropped-out or boolean-masked attention")
     rank = len(query.shape)
-    factor = scale if scale is not None else 1 / math.sqrt(query.shape[-1])
-    turned = op.Transpose(key, perm=[*range(rank - 2), rank - 1, rank - 2])
-    scores = op.MatMul(op.Mul(query, factor), turned)
+    factor = attention_scale(query.shape[-1], scale)
+    transposed = op.Transpose(key, perm=[*range(rank - 2), rank - 1, rank - 2])
+    scores = op.MatMul(op.Mul(query, factor), transposed)
     if attn_mask is not None:
         scores = op.Add(scores, attn_mask)
     return op.MatMul(op.Softmax(scores, axis=-1), value)

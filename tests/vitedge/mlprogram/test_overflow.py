@@ -10,8 +10,9 @@ import pytest
 from tests.vitedge.mlprogram.mil import Build
 from tests.vitedge.mlprogram.mil import program as mil
 from vitedge.errors import BadRecipe
-from vitedge.mlprogram.overflow import FLOAT16_MAX, SAFETY, check_overflow
+from vitedge.mlprogram.overflow import check_overflow
 from vitedge.mlprogram.package import MODEL
+from vitedge.program.float16 import FLOAT16_MAX, SAFETY
 from vitedge.records import OverflowReport, ValueRange
 
 GENERATOR = np.random.default_rng(3)
