@@ -69,7 +69,7 @@ def lower(program: Program, recipe: ExportRecipe, out: Path, float32_modules: tu
 
 
 def _class_labels(program: Program) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The labels of the classifier, unique, and what to tell about them; none where the package is no classifier."""
+    """Returns the labels of the classifier, unique, and notes on them; none where the package is no classifier."""
     spec = program.spec
     if not spec.labels or program.outputs[0].name != "logits":
         return (), ()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Core ML package that is already there: what it is, and whether it is what it is said to be. Needs no PyTorch."""
+"""Describes an existing Core ML package, and checks it against the record of its artifact. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _TARGETS = {6: "iOS15", 7: "iOS16", 8: "iOS17", 9: "iOS18", 10: "iOS26"}
 
 
 def describe(path: Path) -> Artifact:
-    """What a package says of itself.
+    """Reads what a package declares: format, precision, interface, blocks and hashes.
 
     Raises:
-        UnreadableArtifact: it is not a package of one ML MLProgram.
+        UnreadableArtifact: it is not a package of one ML Program.
         MissingBackend: coremltools is not installed.
     """
     package = read_package(path)
@@ -55,7 +55,7 @@ def describe(path: Path) -> Artifact:
 
 
 def carried_spec(path: Path) -> ModelSpec | None:
-    """The model that a package of ours says it is; None for someone else's.
+    """Returns the model that a package of vitedge declares; None for any other package.
 
     Raises:
         UnreadableArtifact: it is no package, or what it says cannot be read.
@@ -69,7 +69,7 @@ def carried_spec(path: Path) -> ModelSpec | None:
 
 
 def _blocks(package: Package, program: MLProgram) -> dict[str, str]:
-    """As far as compression, which may rename values, left them there."""
+    """Returns the listed blocks whose values are still there: compression may rename them."""
     known = {output.name for operation in program.operations for output in operation.outputs}
     return {block: value for block, value in blocks_of(package).items() if value in known}
 
@@ -79,9 +79,9 @@ def check(path: Path, artifact: Artifact, weights: Mapping[str, Any] | None = No
 
     Args:
         path: the ``.mlpackage`` folder.
-        artifact: what it should be.
-        weights: what its constants should be, from `vitedge.export.coreml.expected_weights`; None leaves them to the
-            hashes.
+        artifact: the record that the file should agree with.
+        weights: the expected constants, from `vitedge.export.coreml.expected_weights`; None checks them by their
+            hashes alone.
 
     Raises:
         MissingBackend: coremltools is not installed.
@@ -150,7 +150,7 @@ def _list(specs: tuple[TensorSpec, ...]) -> str:
 
 
 def _values(program: MLProgram) -> Iterator[tuple[Operation, Output, int]]:
-    """Every operation with each tensor that it makes, and the tensor's rank."""
+    """Yields every operation with each tensor that it returns, and the tensor's rank."""
     for operation in program.operations:
         for output in operation.outputs:
             if output.type.shape is not None:
@@ -182,7 +182,7 @@ def _precision(program: MLProgram, artifact: Artifact) -> str:
 
 
 def _declared_precision(program: MLProgram) -> str:
-    """The scheme where something is quantized, ``compressed`` where weights are stored in another way."""
+    """Returns the scheme of a quantized package, ``compressed`` for another form of weights, else the float type."""
     return scheme_of(program) or ("fp16" if _operations_by_precision(program)["float16"] else "fp32")
 
 

@@ -111,7 +111,7 @@ def _computed(values: dict[Node, Tensor]) -> set[Node]:
 
 
 def _passes_several(node: Node) -> bool:
-    """Whether it takes one of several results of an arithmetic node, which is no single tensor."""
+    """Returns whether it takes one of several results of an arithmetic node, which is no single tensor."""
     return node.target is operator.getitem and node.all_input_nodes[0].target not in _MOVEMENT
 
 

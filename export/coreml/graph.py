@@ -24,16 +24,16 @@ from vitedge.program.qdq import DEQUANTIZE
 
 _ATEN = torch.ops.aten
 QUANTIZED = "_quantized"
-"""What the name of a weight ends in where integers are stored for it."""
+"""Suffix of the name of a weight that is stored as integers."""
 _NOTHING = (_ATEN.alias.default, _ATEN._assert_tensor_metadata.default)
 """Nodes without an effect that coremltools has no conversion for."""
 _LAST = (_ATEN.conv2d.default, _ATEN.convolution.default, DEQUANTIZE)
-"""Where the arithmetic on pixels ends."""
+"""Operators at which the normalization of pixels ends."""
 
 
 @dataclass(frozen=True)
 class CoreMLGraph:
-    """The copy, and where its nodes come from."""
+    """The copy of a program for coremltools, and where its nodes come from."""
 
     exported: ExportedProgram
     """In ATen, its image input ``float32``; every node and weight is called after its module."""
@@ -45,7 +45,7 @@ class CoreMLGraph:
     """Block of the program to the node whose value the block returns."""
 
     def under(self, modules: Iterable[str]) -> frozenset[str]:
-        """Names of the nodes that belong to one of the modules or to a part of it."""
+        """Returns the names of the nodes that belong to one of the modules or to a part of it."""
         roots = tuple(modules)
         return frozenset(
             node
@@ -54,7 +54,7 @@ class CoreMLGraph:
         )
 
     def paths(self) -> tuple[str, ...]:
-        """Every module that a node belongs to, in order of execution; not the reference itself."""
+        """Returns every module that a node belongs to, in order of execution; not the reference itself."""
         return tuple(path for path in dict.fromkeys(self.modules.values()) if path)
 
 
@@ -124,7 +124,7 @@ def _drop_nothings(graph: Graph) -> None:
 
 
 def _write_rolls_as_slices(graph: Graph) -> None:
-    """A roll is two slices, changed about; coremltools would gather by index, which leaves the Neural Engine."""
+    """Writes a roll as two slices, exchanged; coremltools would gather by index, which leaves the Neural Engine."""
     for node in [node for node in _calls(graph) if node.target is _ATEN.roll.default]:
         arguments: Any = node.args
         value, shifts, dims = arguments
@@ -136,7 +136,7 @@ def _write_rolls_as_slices(graph: Graph) -> None:
 
 
 def _rolled(roll: Node, value: Any, shift: int, dim: int) -> Node:
-    """One axis of a roll; what it is made of belongs to the module of the roll."""
+    """Rolls one axis; the new nodes belong to the module of the roll."""
     edge = value.meta["val"].shape[dim]
     cut = -shift % edge
     parts = []
@@ -150,7 +150,7 @@ def _rolled(roll: Node, value: Any, shift: int, dim: int) -> Node:
 
 
 def _returned(graph: Graph, block: str) -> Node | None:
-    """The last node of a block that something outside of it reads."""
+    """Returns the last node of a block with a consumer outside of it."""
 
     def inside(node: Node) -> bool:
         return any(path == block for path, _ in node.meta.get("nn_module_stack", {}).values())
@@ -188,7 +188,7 @@ def _rename(exported: ExportedProgram) -> None:
 
 
 def _name(node: Node) -> str:
-    """A weight that is stored as integers is called after these, with what coremltools adds to the name of such."""
+    """Returns the new name of a node; a weight stored as integers keeps their name, with coremltools' suffix."""
     if node.target in CONSTANTS:
         return f"{node.all_input_nodes[0].name}{QUANTIZED}"
     return f"{_path(node)}.{_operation(node.target)}"

@@ -12,7 +12,7 @@ from vitedge.errors import CheckFailed
 from vitedge.records import Artifact, OverflowReport
 
 _ROUNDS = 4
-"""How often a package is lowered; what overflows is all seen in the first, as the watch computes in float32."""
+"""Most lowerings of one package; the first usually shows every overflow, as the check computes in float32."""
 _VERDICTS = {"overflow": "overflows", "infinite": "is infinite", "NaN": "is not a number"}
 _NAMED = 6
 """Modules that a note names."""

@@ -22,7 +22,7 @@ _PREFIX = "vitedge."
 
 
 def describe(path: Path) -> Artifact:
-    """What a file says of itself; someone else's file says less, and is taken for fp32 unless its weights are fp16.
+    """Reads what a file declares; one that vitedge did not write counts as fp32 unless its weights are fp16.
 
     Raises:
         UnreadableArtifact: it is no ONNX model.
@@ -51,7 +51,7 @@ def describe(path: Path) -> Artifact:
 
 
 def carried_spec(path: Path) -> ModelSpec | None:
-    """The model that a file of ours says it is; None for someone else's.
+    """Returns the model that a file of vitedge declares; None for any other file.
 
     Raises:
         UnreadableArtifact: it is no ONNX model, or what it says cannot be read.
@@ -66,11 +66,11 @@ def carried_spec(path: Path) -> ModelSpec | None:
 
 
 def check(path: Path, artifact: Artifact, weights: Mapping[str, Any] | None = None) -> StructureReport:
-    """Checks a file without running it: the format's own checker, and its interface against what it should be.
+    """Checks a file without running it: by ONNX's own checker, and its interface against the artifact's.
 
     Args:
         path: the file.
-        artifact: what it should be.
+        artifact: the record that the file should agree with.
         weights: not looked at; an ONNX file's arithmetic is shown by running it.
     """
     del weights
@@ -99,7 +99,7 @@ def _load(path: Path) -> ModelProto:
 
 
 def _external(model: ModelProto) -> list[str]:
-    """Names of the files beside the model that hold its weights."""
+    """Returns the names of the files beside the model that hold its weights."""
     names = {
         entry.value
         for tensor in model.graph.initializer

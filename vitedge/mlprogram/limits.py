@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much a package may ask for; what is beyond is no vision transformer but damaged or hostile, and is refused.
+"""Upper limits on what a package may contain; one beyond them is damaged or hostile, and is refused.
 
 Each bound is many times what the largest published models of the families need.
 """

@@ -36,7 +36,7 @@ def write_as_products(exported: ExportedProgram) -> None:
 
 
 def interpolation_matrix(old: int, new: int, *, align_corners: bool) -> Tensor:
-    """What every position of an axis gives to every position after interpolation: ``(new, old)``, float32.
+    """Returns the weights of interpolation along an axis, ``(new, old)``, float32.
 
     PyTorch itself interpolates the identity, so that the coefficients are its own.
     """
@@ -72,7 +72,7 @@ def _product(exported: ExportedProgram, origin: Node, left: Node, right: Node) -
 
 
 def _constant(exported: ExportedProgram, name: str, value: Tensor, mode: Any) -> Node:
-    """The constant of that name, which tells its value; added where it is not there yet."""
+    """Returns the constant of that name, which stands for its value; added where it is not there yet."""
     specs = exported.graph_signature.input_specs
     placeholders = [node for node in exported.graph.nodes if node.op == "placeholder"]
     known: dict[str | None, Node] = {spec.target: node for node, spec in zip(placeholders, specs, strict=True)}

@@ -22,7 +22,7 @@ class Runtime(Protocol):
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    """What the artifact declares, known once it is loaded; a module declares nothing and keeps both empty."""
+    """Inputs and outputs that the artifact declares, known once it is loaded; for a module both stay empty."""
 
     def __init__(self, source: Any, threads: int | None = None, intermediates: tuple[str, ...] = ()) -> None:
         """Takes a path (the torch runtime: a module), the number of threads, and values to return beside the outputs.
@@ -34,11 +34,11 @@ class Runtime(Protocol):
     def __enter__(self) -> Runtime: ...
 
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        """One inference: inputs by name in, outputs and intermediates by name out."""
+        """Runs one inference: inputs by name in, outputs and intermediates by name out."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What really runs: the library and its version, the provider, the threads."""
+        """Returns what really runs: the library and its version, the provider, the threads."""
         ...
 
     def __exit__(self, *error: object) -> None: ...

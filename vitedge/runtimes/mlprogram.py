@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Core ML package computed op by op on PyTorch, on any machine: what the program means, not what a device does."""
+"""A Core ML package computed op by op on PyTorch, on any machine: the meaning of the program, not a device's result."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Runtime:
         return self
 
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        """All outputs that are tensors, and the intermediates; an image input takes ``(1, 3, height, width)`` RGB.
+        """Returns all tensor outputs and the intermediates; an image input takes ``(1, 3, height, width)`` RGB.
 
         Raises:
             BadRecipe: the feeds do not have the names of the inputs.
@@ -78,7 +78,7 @@ class Runtime:
         return {name: value.float().numpy() for name, value in found.items() if isinstance(value, Tensor)}
 
     def describe(self) -> dict[str, Any]:
-        """PyTorch's version and threads, and which arithmetic is computed."""
+        """Returns PyTorch's version and threads, and the mode of arithmetic."""
         return {
             "library": "torch",
             "version": torch.__version__,

@@ -53,7 +53,7 @@ class Runtime:
         return self
 
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        """All outputs by name, the intermediates among them.
+        """Returns all outputs by name, the intermediates among them.
 
         Raises:
             BadRecipe: the feeds do not have the names of the inputs.
@@ -71,7 +71,7 @@ class Runtime:
         return {name: found[index] for index, name in enumerate(self._names)}
 
     def describe(self) -> dict[str, Any]:
-        """The version, the processor, and the settings that OpenVINO says it took."""
+        """Returns the version, the processor, and the settings that OpenVINO reports."""
         compiled = self._request.get_compiled_model()
         taken = {name: compiled.get_property(name) for name in (*_SETTINGS, "INFERENCE_NUM_THREADS")}
         return {
@@ -110,6 +110,6 @@ def _spec(port: Any) -> TensorSpec:
 
 
 def _reason(error: Exception) -> str:
-    """The last line of the library's message: before it stand the places in its sources that were passed."""
+    """Returns the last line of the library's message; the lines before it are places in its sources."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return lines[-1].rstrip(".")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Query, key and value of quantized attention as three products in the order in which attention reads them.
 
-One Linear for all three leaves a tensor that has to be taken apart and turned, in float. Three Linears over the same
+One Linear for all three leaves a tensor that has to be split and transposed, in float. Three Linears over the same
 integers compute the same numbers. Their tokens come first and their batch second, ``(tokens, batch, heads, channels)``:
 in that order ONNX Runtime's product of matrices takes the transposition in (``transBatchA`` of its FusedMatMul).
 """
@@ -21,7 +21,7 @@ _TURNED = (1, 2, 3, 0)
 
 
 def separate_projections(graph: Graph) -> None:
-    """Replaces every joint projection whose parts are all that is read of it."""
+    """Replaces every joint projection of which only the parts are read."""
     for layer in integer_layers(graph):
         parts = _parts(graph, layer)
         if parts:
@@ -29,7 +29,7 @@ def separate_projections(graph: Graph) -> None:
 
 
 def _parts(graph: Graph, layer: IntegerLayer) -> list[ir.Node]:
-    """The nodes that take one entry of the first axis, after a reshape and a transposition."""
+    """Returns the Gathers that split a joint projection after a reshape and a transposition; empty for another form."""
     split = _only_reader(graph, layer.output, "Reshape")
     turned = None if split is None else _only_reader(graph, split.outputs[0], "Transpose")
     if turned is None or order_of(turned) != _STACKED or graph.is_kept(turned.outputs[0]):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Linears over integers: how they come from the program, and the form in which ONNX Runtime computes them as integers.
+"""Linears over integers: their form in the program, and the form that ONNX Runtime computes as integers.
 
 ONNX Runtime turns ``Gemm(DequantizeLinear, DequantizeLinear, DequantizeLinear)`` into one product of integers with a
 result in float (QGemm). ``MatMul`` and ``Add`` over the same operands it joins into a float Gemm, whose weights it
@@ -34,16 +34,16 @@ class IntegerLayer:
 
     @property
     def integers(self) -> ir.Value:
-        """What the layer reads, as integers."""
+        """The input of the layer, as integers."""
         return _input(self.input, 0)
 
     @property
     def output(self) -> ir.Value:
-        """What the layer computes, ``(…, out)``."""
+        """The output of the layer, ``(…, out)``, float."""
         return self.end.outputs[0]
 
     def again(self, graph: Graph, before: ir.Node, integers: ir.Value, columns: slice | None = None) -> ir.Value:
-        """The same layer over other integers, or a range of its output's channels.
+        """Writes the layer once more, over other integers or for a range of its output channels.
 
         Args:
             graph: gets the new nodes.
@@ -69,7 +69,7 @@ class IntegerLayer:
 
 
 def integer_layers(graph: Graph) -> Iterator[IntegerLayer]:
-    """The Linears whose input, weight and bias are integers."""
+    """Yields the Linears whose input, weight and bias are integers."""
     for node in list(graph.model.graph):
         layer = _integer_layer(node) if node.op_type == "MatMul" else None
         if layer is not None:
@@ -77,7 +77,7 @@ def integer_layers(graph: Graph) -> Iterator[IntegerLayer]:
 
 
 def turn_weights(graph: Graph) -> None:
-    """Stores the weight of a Linear as ``(in, out)``, as it is multiplied, so that nothing turns it at run time."""
+    """Stores the weight of a Linear as ``(in, out)``, as it is multiplied, to save a transposition at run time."""
     for node in list(graph.model.graph):
         weight = producer_of(node.inputs[0], "DequantizeLinear") if node.op_type == "Transpose" else None
         integers = None if weight is None else constant(weight.inputs[0])
@@ -93,7 +93,7 @@ def turn_weights(graph: Graph) -> None:
 
 
 def write_bias_in_float(graph: Graph) -> None:
-    """Stores every bias as the numbers that its integers stand for: TensorRT reads no integers of 32 bits."""
+    """Stores every bias dequantized: TensorRT reads no integers of 32 bits."""
     for node in list(graph.model.graph):
         integers = constant(node.inputs[0]) if node.op_type == "DequantizeLinear" else None
         scale = constant(node.inputs[1]) if integers is not None and integers.dtype == torch.int32 else None
@@ -137,7 +137,7 @@ def _integer_layer(node: ir.Node) -> IntegerLayer | None:
 
 
 def _columns(graph: Graph, before: ir.Node, weight: ir.Node, columns: slice | None) -> ir.Value:
-    """A range of the channels of a quantized weight or bias, whose last axis those are."""
+    """Returns a range of the channels, the last axis, of a quantized weight or bias, dequantized."""
     if columns is None:
         return weight.outputs[0]
     parts = [tensor[..., columns] for tensor in map(constant, weight.inputs) if tensor is not None]
@@ -149,7 +149,7 @@ def _columns(graph: Graph, before: ir.Node, weight: ir.Node, columns: slice | No
 
 
 def producer_of(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    """The node that makes a value, where it is of that kind."""
+    """Returns the producer of a value, if it is of that kind."""
     node = None if value is None else value.producer()
     return node if node is not None and node.op_type == op_type else None
 

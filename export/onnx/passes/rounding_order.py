@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where values are rounded: before they are joined, moved or scaled, so that bytes move, and once for all readers."""
+"""Moves quantizers before joins, data movement and factors, so that bytes move, and shares them among consumers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from vitedge.export.onnx.passes.graph import Graph, constant
 from vitedge.export.onnx.passes.movement import dims, movers, repeat, rolled, source_of
 
 _HEADS_BY = ("Gather", "Reshape", "Split", "Squeeze", "Transpose")
-"""What hands heads to an attention."""
+"""Operators that split or arrange the heads of an attention."""
 
 
 def quantize_before_joins(graph: Graph) -> None:
-    """Rounds the parts that are joined along the channels of an image, not the whole."""
+    """Quantizes the parts that are joined along the channels of an image, instead of the whole."""
     for node in [node for node in graph.model.graph if node.op_type == "QuantizeLinear"]:
         join = None if node.inputs[0] is None else node.inputs[0].producer()
         if (
@@ -39,7 +39,7 @@ def quantize_before_joins(graph: Graph) -> None:
 
 
 def quantize_before_movement(graph: Graph) -> None:
-    """Rounds a value before it is moved about, not after: rounding is element by element, so nothing changes."""
+    """Quantizes a value before its data movement, not after: rounding is elementwise, so nothing changes."""
     for node in [node for node in graph.model.graph if node.op_type == "QuantizeLinear"]:
         chain = _movement_before(node)
         source = source_of(chain[0]) if chain else None
@@ -55,9 +55,9 @@ def quantize_before_movement(graph: Graph) -> None:
 
 
 def quantize_before_factors(graph: Graph) -> None:
-    """Rounds a value before a constant factor, on a grid that is finer by it: ``round(c x / s) = round(x / (s / c))``.
+    """Quantizes a value before a constant factor, with a scale divided by it: ``round(c x / s) = round(x / (s / c))``.
 
-    The factor of an attention's scores is in the grid of its queries then, and the layer before them puts out integers.
+    The factor of an attention's scores is in the scale of its queries then, and the layer before them returns integers.
     A factor that belongs to an activation stays: ONNX Runtime knows GELU by its half.
     """
     for node in [node for node in graph.model.graph if node.op_type == "QuantizeLinear"]:
@@ -80,7 +80,7 @@ def quantize_before_factors(graph: Graph) -> None:
 
 
 def share_quantizers(graph: Graph) -> None:
-    """Leaves one QuantizeLinear of those that round the same value to the same grid."""
+    """Leaves one QuantizeLinear of those that quantize the same value with equal scale and zero point."""
     seen: dict[object, ir.Value] = {}
     for node in list(graph.model.graph):
         if node.op_type != "QuantizeLinear":
@@ -93,9 +93,9 @@ def share_quantizers(graph: Graph) -> None:
 
 
 def _movement_before(quantizer: ir.Node) -> list[ir.Node]:
-    """The nodes that only move what this one reads, in order, where nothing else reads any of them.
+    """Returns the data-movement nodes before a quantizer, in order, as far as nothing else reads them.
 
-    A block's value among them stays where it is, for whoever asks for it, and is passed by.
+    A block's value among them stays in the graph, so that it can still be compared.
     """
     chain: list[ir.Node] = []
     value, reader = quantizer.inputs[0], quantizer
