@@ -52,8 +52,8 @@ def lower(program: Program, recipe: ExportRecipe, out: Path, float32_modules: tu
     labels, notes = _class_labels(program)
     check_forms(ct, program, target)
     graph = to_coreml_graph(program, probabilities=bool(labels))
-    single = graph.normalization | graph.under(float32_modules)
-    settings = Settings(target, recipe.precision == "fp16", single, is_image(image), labels)
+    float32_nodes = graph.normalization | graph.under(float32_modules)
+    settings = Settings(target, recipe.precision == "fp16", float32_nodes, is_image(image), labels)
     outputs = tuple(output.name for output in program.outputs) + ((PROBABILITIES,) if labels else ())
     with quiet():
         add_conversions(ct)

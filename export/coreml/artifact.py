@@ -18,13 +18,13 @@ from vitedge.files.digest import hash_file, hash_listing
 from vitedge.files.plain import from_dict
 from vitedge.mlprogram import description
 from vitedge.mlprogram.blobs import Blobs, Place
+from vitedge.mlprogram.limits import MAX_RANK
 from vitedge.mlprogram.modules import blocks_of
 from vitedge.mlprogram.package import WEIGHTS, Package, read_package
 from vitedge.mlprogram.program import MLProgram, Operation, Output, read_program
 from vitedge.recipe import SCHEMES
 from vitedge.records import Artifact, ModelSpec, StructureReport, TensorSpec
 
-MAX_RANK = 5
 _TARGETS = {6: "iOS15", 7: "iOS16", 8: "iOS17", 9: "iOS18", 10: "iOS26"}
 """Specification version to the first iOS that reads it."""
 
@@ -61,9 +61,9 @@ def carried_spec(path: Path) -> ModelSpec | None:
         UnreadableArtifact: it is no package, or what it says cannot be read.
         MissingBackend: coremltools is not installed.
     """
-    told = description.metadata(read_package(path), f"{PREFIX}spec")
+    carried = description.metadata(read_package(path), f"{PREFIX}spec")
     try:
-        return None if told is None else from_dict(ModelSpec, told)
+        return None if carried is None else from_dict(ModelSpec, carried)
     except BadRecipe as error:
         raise UnreadableArtifact(f"{path} carries a description that cannot be read: {error}") from error
 
@@ -172,13 +172,15 @@ def _precision(program: MLProgram, artifact: Artifact) -> str:
         raise CheckFailed(f"{counts['float16']} operations compute in fp16 in a package of fp32")
     if artifact.precision == "fp16" and not counts["float16"]:
         raise CheckFailed("no operation computes in fp16 in a package of fp16")
-    told = f"{counts['float16']} operations in fp16, {counts['float32']} in fp32"
+    summary = f"{counts['float16']} operations in fp16, {counts['float32']} in fp32"
     weights, activations = count_integers(program)
     if artifact.precision in SCHEMES and not weights:
         raise CheckFailed(f"no weight is quantized in a package of {artifact.precision}")
     if artifact.precision in ROUNDED and not activations:
         raise CheckFailed(f"no activation is quantized in a package of {artifact.precision}")
-    return f"{told}; {weights} weights and {activations} activations as integers" if weights or activations else told
+    return (
+        f"{summary}; {weights} weights and {activations} activations as integers" if weights or activations else summary
+    )
 
 
 def _declared_precision(program: MLProgram) -> str:

@@ -14,10 +14,9 @@ import numpy as np
 from vitedge.errors import BadRecipe, CheckFailed
 from vitedge.export.coreml.graph import CoreMLGraph
 from vitedge.export.coreml.quantized import ACTIVATIONS
+from vitedge.mlprogram.limits import MAX_RANK
 from vitedge.records import TensorSpec
 
-MAX_RANK = 5
-"""Core ML refuses tensors of a higher rank on the device."""
 PROBABILITIES = "probabilities"
 _LAYOUTS = {1: "GRAYSCALE", 3: "RGB"}
 
@@ -32,8 +31,8 @@ class Settings:
     target: Any
     """Member of ``coremltools.target``."""
     half: bool
-    """Compute in fp16, but for the nodes in ``single``."""
-    single: frozenset[str]
+    """Compute in fp16, but for the nodes in ``float32_nodes``."""
+    float32_nodes: frozenset[str]
     """Names of the nodes that stay in fp32."""
     image: bool
     """Whether the input is an image of Core ML, not a multi-array."""
@@ -136,7 +135,9 @@ def origin(operation: Any) -> str:
 def _precision(ct: Any, settings: Settings) -> Any:
     if not settings.half:
         return ct.precision.FLOAT32
-    return ct.transform.FP16ComputePrecision(op_selector=lambda operation: origin(operation) not in settings.single)
+    return ct.transform.FP16ComputePrecision(
+        op_selector=lambda operation: origin(operation) not in settings.float32_nodes
+    )
 
 
 def _name_after_modules(program: Any, graph: CoreMLGraph) -> None:

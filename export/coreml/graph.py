@@ -19,6 +19,7 @@ from torch.fx import Graph, Node
 
 from vitedge.export.coreml.quantized import ACTIVATIONS, CONSTANTS, write_constants
 from vitedge.mlprogram.modules import identifier
+from vitedge.program.modules import enclosing_modules, innermost_module
 from vitedge.program.program import Program
 from vitedge.program.qdq import DEQUANTIZE
 
@@ -71,7 +72,7 @@ def to_coreml_graph(program: Program, *, probabilities: bool) -> CoreMLGraph:
     normalization = _take_floats(graph) if program.inputs[0].dtype == "uint8" else []
     _drop_nothings(graph)
     _write_rolls_as_slices(graph)
-    modules = {node: _path(node) for node in _calls(graph)}
+    modules = {node: innermost_module(node) for node in _calls(graph)}
     blocks = {block: node for block in program.blocks if (node := _returned(graph, block)) is not None}
     if probabilities:
         _add_softmax(exported)
@@ -88,11 +89,6 @@ def to_coreml_graph(program: Program, *, probabilities: bool) -> CoreMLGraph:
 
 def _calls(graph: Graph) -> Iterator[Node]:
     return (node for node in graph.nodes if node.op == "call_function")
-
-
-def _path(node: Node) -> str:
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    return str(stack[-1][0]) if stack else ""
 
 
 def _take_floats(graph: Graph) -> list[Node]:
@@ -153,7 +149,7 @@ def _returned(graph: Graph, block: str) -> Node | None:
     """Returns the last node of a block with a consumer outside of it."""
 
     def inside(node: Node) -> bool:
-        return any(path == block for path, _ in node.meta.get("nn_module_stack", {}).values())
+        return block in enclosing_modules(node)
 
     ends = [node for node in _calls(graph) if inside(node) and not all(inside(user) for user in node.users)]
     # A batch normalization also returns its statistics; as an operation of Core ML it does not.
@@ -191,7 +187,7 @@ def _name(node: Node) -> str:
     """Returns the new name of a node; a weight stored as integers keeps their name, with coremltools' suffix."""
     if node.target in CONSTANTS:
         return f"{node.all_input_nodes[0].name}{QUANTIZED}"
-    return f"{_path(node)}.{_operation(node.target)}"
+    return f"{innermost_module(node)}.{_operation(node.target)}"
 
 
 def _operation(target: Any) -> str:

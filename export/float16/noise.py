@@ -63,14 +63,14 @@ class Noise:
     parts: Mapping[_Reason, float]
     """Power of the noise that vanishes once all of these modules are in float32."""
 
-    def left(self, single: Iterable[str]) -> float:
+    def left(self, float32_modules: Iterable[str]) -> float:
         """Power of the noise that is left with these modules in float32."""
-        kept = set(single)
+        kept = set(float32_modules)
         return sum(power for modules, power in self.parts.items() if not modules <= kept)
 
-    def sqnr_db(self, single: Iterable[str] = ()) -> float:
+    def sqnr_db(self, float32_modules: Iterable[str] = ()) -> float:
         """Returns the predicted signal-to-noise ratio with these modules in float32."""
-        noise = self.left(single)
+        noise = self.left(float32_modules)
         return 10 * math.log10(self.signal / noise) if noise and self.signal else math.inf
 
 

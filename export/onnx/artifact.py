@@ -29,8 +29,8 @@ def describe(path: Path) -> Artifact:
     """
     model = _load(path)
     graph = model.graph
-    told = {entry.key: entry.value for entry in model.metadata_props if entry.key.startswith(_PREFIX)}
-    given = {initializer.name for initializer in graph.initializer}
+    metadata = {entry.key: entry.value for entry in model.metadata_props if entry.key.startswith(_PREFIX)}
+    initializers = {initializer.name for initializer in graph.initializer}
     files = {}
     for name in (path.name, *_external(model)):
         if Path(name).name != name or not (path.parent / name).is_file():
@@ -41,12 +41,12 @@ def describe(path: Path) -> Artifact:
         path=path.name,
         sha256=files[path.name],
         size=sum((path.parent / name).stat().st_size for name in files),
-        precision=told.get(f"{_PREFIX}precision", "fp16" if _is_half(model) else "fp32"),
+        precision=metadata.get(f"{_PREFIX}precision", "fp16" if _is_half(model) else "fp32"),
         target=f"opset {_opset(model)}",
-        inputs=tuple(_spec(value) for value in graph.input if value.name not in given),
+        inputs=tuple(_spec(value) for value in graph.input if value.name not in initializers),
         outputs=tuple(_spec(value) for value in graph.output),
         files=files,
-        blocks=json.loads(told.get(f"{_PREFIX}blocks", "{}")),
+        blocks=json.loads(metadata.get(f"{_PREFIX}blocks", "{}")),
     )
 
 
@@ -56,11 +56,11 @@ def carried_spec(path: Path) -> ModelSpec | None:
     Raises:
         UnreadableArtifact: it is no ONNX model, or what it says cannot be read.
     """
-    told = {entry.key: entry.value for entry in _load(path).metadata_props}
-    if f"{_PREFIX}spec" not in told:
+    metadata = {entry.key: entry.value for entry in _load(path).metadata_props}
+    if f"{_PREFIX}spec" not in metadata:
         return None
     try:
-        return from_dict(ModelSpec, json.loads(told[f"{_PREFIX}spec"]))
+        return from_dict(ModelSpec, json.loads(metadata[f"{_PREFIX}spec"]))
     except (ValueError, RecursionError, BadRecipe) as error:
         raise UnreadableArtifact(f"{path} carries a description that cannot be read: {error}.") from error
 

@@ -52,23 +52,25 @@ def module_of(node: onnx.NodeProto) -> str:
 def _with_weights(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, bool]]:
     """Yields every product over floats with a constant factor, and whether that is dequantized at every run."""
     constants = {tensor.name for tensor in graph.initializer}
-    makers = {name: node for node in graph.node for name in node.output}
+    producers = {name: node for node in graph.node for name in node.output}
     for node in graph.node:
         if node.op_type not in _PRODUCTS:
             continue
-        origins = [_origin(name, makers) for name in node.input[:2]]
+        origins = [_origin(name, producers) for name in node.input[:2]]
         dequantized = any(
-            name in makers and makers[name].op_type == "DequantizeLinear" and makers[name].input[0] in constants
+            name in producers
+            and producers[name].op_type == "DequantizeLinear"
+            and producers[name].input[0] in constants
             for name in origins
         )
         if dequantized or any(name in constants for name in origins):
             yield node, dequantized
 
 
-def _origin(name: str, makers: Mapping[str, onnx.NodeProto]) -> str:
+def _origin(name: str, producers: Mapping[str, onnx.NodeProto]) -> str:
     """Returns the name of the value before any data movement."""
-    while name in makers and makers[name].op_type in _MOVEMENT:
-        name = makers[name].input[0]
+    while name in producers and producers[name].op_type in _MOVEMENT:
+        name = producers[name].input[0]
     return name
 
 

@@ -67,7 +67,7 @@ class _Graph:
     def __init__(self, model: ModelProto) -> None:
         self.model = model
         self.nodes: Sequence[NodeProto] = model.graph.node
-        self._makers = {name: node for node in self.nodes for name in node.output}
+        self._producers = {name: node for node in self.nodes for name in node.output}
         self._constants: dict[str, TensorProto] = {tensor.name: tensor for tensor in model.graph.initializer}
         for node in self.nodes:
             if node.op_type == "Constant" and node.attribute[0].name == "value":
@@ -76,10 +76,10 @@ class _Graph:
     def of(self, *kinds: str) -> Iterator[NodeProto]:
         return (node for node in self.nodes if node.op_type in kinds)
 
-    def maker(self, name: str) -> NodeProto | None:
-        return self._makers.get(name)
+    def producer(self, name: str) -> NodeProto | None:
+        return self._producers.get(name)
 
-    def readers(self, name: str) -> list[NodeProto]:
+    def consumers(self, name: str) -> list[NodeProto]:
         return [node for node in self.nodes if name in node.input]
 
     def constant(self, name: str) -> TensorProto | None:
@@ -87,16 +87,16 @@ class _Graph:
 
     def before_movement(self, name: str) -> NodeProto | None:
         """Returns the producer of a value, data movement skipped."""
-        maker = self.maker(name)
-        while maker is not None and maker.op_type in _MOVEMENT:
-            maker = self.maker(maker.input[0])
-        return maker
+        producer = self.producer(name)
+        while producer is not None and producer.op_type in _MOVEMENT:
+            producer = self.producer(producer.input[0])
+        return producer
 
     def after_movement(self, name: str) -> list[NodeProto]:
         """Returns the consumers of a value, data movement skipped."""
         found: list[NodeProto] = []
-        for reader in self.readers(name):
-            found += self.after_movement(reader.output[0]) if reader.op_type in _MOVEMENT else [reader]
+        for consumer in self.consumers(name):
+            found += self.after_movement(consumer.output[0]) if consumer.op_type in _MOVEMENT else [consumer]
         return found
 
 
@@ -111,8 +111,8 @@ def _unread_operators(graph: _Graph, _opset: int) -> list[str]:
 
 
 def _free_shapes(graph: _Graph, _opset: int) -> list[str]:
-    given = {tensor.name for tensor in graph.model.graph.initializer}
-    inputs = [value for value in graph.model.graph.input if value.name not in given]
+    initializers = {tensor.name for tensor in graph.model.graph.initializer}
+    inputs = [value for value in graph.model.graph.input if value.name not in initializers]
     return [
         f"{value.name} has no fixed shape"
         for value in inputs
@@ -143,17 +143,17 @@ def _integers(graph: _Graph, node: NodeProto) -> tuple[int, np.ndarray | None]:
     tensor = graph.constant(node.input[0])
     if tensor is not None:
         return tensor.data_type, np.zeros(())
-    maker = graph.before_movement(node.input[0])
-    return (0, None) if maker is None or maker.op_type != "QuantizeLinear" else _integers(graph, maker)
+    producer = graph.before_movement(node.input[0])
+    return (0, None) if producer is None or producer.op_type != "QuantizeLinear" else _integers(graph, producer)
 
 
 def _separated(graph: _Graph, _opset: int) -> list[str]:
     """Finds operators that compute with integers between QuantizeLinear and DequantizeLinear."""
     return [
-        f"{reader.op_type} reads the integers of {node.name or node.output[0]}"
+        f"{consumer.op_type} reads the integers of {node.name or node.output[0]}"
         for node in graph.of("QuantizeLinear")
-        for reader in graph.after_movement(node.output[0])
-        if reader.op_type != "DequantizeLinear"
+        for consumer in graph.after_movement(node.output[0])
+        if consumer.op_type != "DequantizeLinear"
     ]
 
 
@@ -163,8 +163,8 @@ def _written_out_norms(graph: _Graph, opset: int) -> list[str]:
         return []
     found = []
     for node in graph.of("Sqrt"):
-        sum_of = graph.maker(node.input[0])
-        terms = [] if sum_of is None or sum_of.op_type != "Add" else [graph.maker(name) for name in sum_of.input]
+        sum_of = graph.producer(node.input[0])
+        terms = [] if sum_of is None or sum_of.op_type != "Add" else [graph.producer(name) for name in sum_of.input]
         if any(term is not None and term.op_type == "ReduceMean" for term in terms):
             found.append(f"{node.name or node.output[0]} belongs to a LayerNorm in its parts")
     return found
@@ -199,13 +199,16 @@ def _operands(graph: _Graph, softmax: NodeProto) -> dict[str, bool]:
     value = product.input[1 - list(product.input).index(probabilities)]
     names = {"query": scores.input[0], "key": scores.input[1], "probabilities": probabilities, "value": value}
     quantized = {name: _is_dequantized(graph, operand) for name, operand in names.items()}
-    readers = graph.after_movement(product.output[0])
-    return {**quantized, "context": bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)}
+    consumers = graph.after_movement(product.output[0])
+    return {
+        **quantized,
+        "context": bool(consumers) and all(consumer.op_type == "QuantizeLinear" for consumer in consumers),
+    }
 
 
 def _is_dequantized(graph: _Graph, name: str) -> bool:
-    maker = graph.before_movement(name)
-    return maker is not None and maker.op_type == "DequantizeLinear"
+    producer = graph.before_movement(name)
+    return producer is not None and producer.op_type == "DequantizeLinear"
 
 
 def _scores(graph: _Graph, softmax: NodeProto) -> tuple[NodeProto | None, list[NodeProto]]:
@@ -222,11 +225,11 @@ def _scores(graph: _Graph, softmax: NodeProto) -> tuple[NodeProto | None, list[N
 
 def _weighted(graph: _Graph, name: str) -> tuple[NodeProto | None, str]:
     """Returns the product of probabilities and values, and the name under which it reads the probabilities."""
-    for reader in graph.readers(name):
-        if reader.op_type == "MatMul":
-            return reader, name
-        if reader.op_type in _MOVEMENT or reader.op_type in _ON_PROBABILITIES:
-            product, below = _weighted(graph, reader.output[0])
+    for consumer in graph.consumers(name):
+        if consumer.op_type == "MatMul":
+            return consumer, name
+        if consumer.op_type in _MOVEMENT or consumer.op_type in _ON_PROBABILITIES:
+            product, below = _weighted(graph, consumer.output[0])
             if product is not None:
                 return product, below
     return None, ""

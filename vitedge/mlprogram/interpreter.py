@@ -283,6 +283,20 @@ def tensor(literal: Literal) -> Any:
     return torch.from_numpy(value)
 
 
+def input_tensor(array: np.ndarray[Any, Any], *, bgr: bool) -> Tensor:
+    """Returns an input of a package as the interpreter takes it.
+
+    Args:
+        array: the input; of an image ``uint8 (1, channels, height, width)``, RGB.
+        bgr: whether the program takes the channels in the reverse order.
+
+    Returns:
+        A copy, as the array may be read-only; pixels as float32.
+    """
+    value = torch.from_numpy(np.array(array[:, ::-1] if bgr else array))
+    return value.float() if value.dtype == torch.uint8 else value
+
+
 def _fits(shape: tuple[int | None, ...] | None, value: Tensor) -> bool:
     """Returns whether a value has the declared shape, as far as one is declared."""
     return shape is None or (

@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 
 from vitedge.mlprogram.blobs import Array
+from vitedge.mlprogram.limits import MAX_RANK
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.placement import LEAVES_NEURAL_ENGINE
 from vitedge.mlprogram.program import Literal, MLProgram, Named, Operation, Output, read_program
 from vitedge.records import Finding
 
-MAX_RANK = 5
-"""Core ML refuses tensors of a higher rank on the device."""
 _CHANNELS = (1, 3)
 """Channels of an image input: grey or RGB."""
 _CHUNK = 1 << 20
@@ -186,7 +185,7 @@ def _image_input(program: MLProgram) -> Iterator[Finding]:
             yield _finding(
                 "image input",
                 f"input {feature.name}",
-                "It is an array of numbers: the app has to turn every image into one and to normalize it.",
+                "It is an array of numbers: the app has to convert every image to one and to normalize it.",
                 "Let it take the image itself: vitedge export CHECKPOINT --format coreml --input uint8.",
             )
 
@@ -219,10 +218,10 @@ def _precision(program: MLProgram) -> Iterator[Finding]:
             "Export it with vitedge export CHECKPOINT --format coreml --precision fp16.",
         )
     elif counts["float16"]:
-        yield from _islands(program)
+        yield from _float32_modules(program)
 
 
-def _islands(program: MLProgram) -> Iterator[Finding]:
+def _float32_modules(program: MLProgram) -> Iterator[Finding]:
     """Float32 that is entered from float16: what is float32 from the input on, or up to an output, costs nothing."""
     dtypes = {output.name: output.type.dtype for _, output in _values(program)}
     casts = {

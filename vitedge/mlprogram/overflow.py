@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vitedge.errors import BadRecipe
 from vitedge.mlprogram.description import is_bgr
-from vitedge.mlprogram.interpreter import MLProgramInterpreter, tensor
+from vitedge.mlprogram.interpreter import MLProgramInterpreter, input_tensor, tensor
 from vitedge.mlprogram.modules import listed_modules, modules_of, readers
 from vitedge.mlprogram.ops.arguments import ints
 from vitedge.mlprogram.package import read_package
@@ -70,15 +70,10 @@ def check_overflow(path: Path, feeds: Iterable[Mapping[str, np.ndarray[Any, Any]
         if set(feed) != wanted:
             raise BadRecipe(f"{path} takes {', '.join(sorted(wanted))}, not {', '.join(sorted(feed)) or 'nothing'}.")
         images += max(len(array) for array in feed.values())
-        inputs = {key: _input(array, reverse=key in bgr) for key, array in feed.items()}
+        inputs = {key: input_tensor(array, bgr=key in bgr) for key, array in feed.items()}
         with torch.inference_mode():
             interpreter.run(inputs, watch=watch.start())
     return watch.report(name or path.name, images)
-
-
-def _input(array: np.ndarray[Any, Any], *, reverse: bool) -> Tensor:
-    value = torch.from_numpy(np.array(array[:, ::-1] if reverse else array))
-    return value.float() if value.dtype == torch.uint8 else value
 
 
 @dataclass

@@ -101,8 +101,8 @@ def read_program(package: Package, function: str = "") -> MLProgram:
     Nothing is computed and no weight is touched, but every constant is where the program says and as large.
 
     Raises:
-        UnreadableArtifact: it is not well formed: a value without a maker before its reader, two of one name, a type
-            that does not exist, a constant that is not there, more or larger values than any model has.
+        UnreadableArtifact: it is not well formed: a value is not computed before it is read, two have one name, a type
+            does not exist, a constant is not there, or there are more or larger values than any model has.
     """
     name = function or package.default_function
     if name not in package.functions:

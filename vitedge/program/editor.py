@@ -13,6 +13,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx import Node
 
+from vitedge.program.modules import origin_metadata
+
 aten = torch.ops.aten
 
 
@@ -92,7 +94,7 @@ class Editor:
         """Inserts a node before another, in whose module it belongs; returns it."""
         with self.graph.inserting_before(before):
             node: Node = self.graph.call_function(target, arguments)
-        node.meta = {key: before.meta[key] for key in ("nn_module_stack", "stack_trace") if key in before.meta}
+        node.meta = origin_metadata(before)
         values = torch.fx.map_arg(arguments, lambda argument: argument.meta["val"])
         with self._mode():
             node.meta["val"] = target(*values)

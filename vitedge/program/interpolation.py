@@ -16,6 +16,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx import Node
 
+from vitedge.program.modules import origin_metadata
+
 _ATEN = torch.ops.aten
 
 
@@ -65,7 +67,7 @@ def _replace(exported: ExportedProgram, node: Node) -> None:
 
 def _product(exported: ExportedProgram, origin: Node, left: Node, right: Node) -> Node:
     product: Node = exported.graph.call_function(_ATEN.matmul.default, (left, right))
-    product.meta = {key: origin.meta[key] for key in ("nn_module_stack", "stack_trace") if key in origin.meta}
+    product.meta = origin_metadata(origin)
     with origin.meta["val"].fake_mode:
         product.meta["val"] = torch.matmul(left.meta["val"], right.meta["val"])
     return product

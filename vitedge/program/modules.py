@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Node
@@ -15,6 +17,11 @@ def enclosing_modules(node: Node) -> list[str]:
     paths = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
     # The decompositions mark what they add with a path of this kind, which is no module.
     return [path for path in paths if not path.startswith("_empty_nn_module_stack")]
+
+
+def origin_metadata(node: Node) -> dict[str, Any]:
+    """Returns the metadata of a node that a new node of the same module has to carry."""
+    return {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
 
 
 def innermost_module(node: Node) -> str:

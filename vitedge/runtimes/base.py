@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one verb of every runtime."""
+"""The protocol of every runtime, with one verb: run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from vitedge.errors import BadRecipe
 from vitedge.records import TensorSpec
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -42,3 +44,14 @@ class Runtime(Protocol):
         ...
 
     def __exit__(self, *error: object) -> None: ...
+
+
+def check_names(path: Path, inputs: tuple[TensorSpec, ...], feeds: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Checks that an artifact is fed all of its inputs and nothing else.
+
+    Raises:
+        BadRecipe: the feeds do not have the names of the inputs.
+    """
+    wanted = {spec.name for spec in inputs}
+    if set(feeds) != wanted:
+        raise BadRecipe(f"{path} takes {', '.join(sorted(wanted))}, not {', '.join(sorted(feeds)) or 'nothing'}.")

@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 from vitedge.errors import BadRecipe, DeviceFailed, MissingBackend, UnreadableArtifact
 from vitedge.records import TensorSpec
-from vitedge.runtimes.base import Arrays
+from vitedge.runtimes.base import Arrays, check_names
 
 PROVIDERS = ("CPUExecutionProvider",)
 
@@ -62,11 +62,7 @@ class Runtime:
             BadRecipe: the feeds do not have the names of the inputs.
             DeviceFailed: ONNX Runtime refused or failed the run.
         """
-        wanted = {spec.name for spec in self.inputs}
-        if set(feeds) != wanted:
-            raise BadRecipe(
-                f"{self._path} takes {', '.join(sorted(wanted))}, not {', '.join(sorted(feeds)) or 'nothing'}."
-            )
+        check_names(self._path, self.inputs, feeds)
         try:
             arrays = self._session.run(None, dict(feeds))
         except Exception as error:  # as above

@@ -13,7 +13,7 @@ import openvino as ov
 
 from vitedge.errors import BadRecipe, DeviceFailed, UnreadableArtifact
 from vitedge.records import TensorSpec
-from vitedge.runtimes.base import Arrays
+from vitedge.runtimes.base import Arrays, check_names
 
 _DEVICE = "CPU"
 _SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": "f32"}
@@ -59,11 +59,7 @@ class Runtime:
             BadRecipe: the feeds do not have the names of the inputs.
             DeviceFailed: OpenVINO refused or failed the run.
         """
-        wanted = {spec.name for spec in self.inputs}
-        if set(feeds) != wanted:
-            raise BadRecipe(
-                f"{self._path} takes {', '.join(sorted(wanted))}, not {', '.join(sorted(feeds)) or 'nothing'}."
-            )
+        check_names(self._path, self.inputs, feeds)
         try:
             found = self._request.infer(dict(feeds), share_inputs=True, share_outputs=False)
         except Exception as error:  # as above

@@ -15,7 +15,7 @@ import onnx_ir as ir
 import torch
 
 from vitedge.export.onnx.passes.graph import Graph, constant
-from vitedge.export.onnx.passes.integers import grid_of, producer_of
+from vitedge.export.onnx.passes.integers import producer_of, qparams_of
 from vitedge.export.onnx.passes.movement import dims, order_of, reshape, transpose
 
 CHANNELS_LAST, CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
@@ -77,7 +77,7 @@ def _convolution(node: ir.Node) -> _Convolution | None:
 
 def _replace(graph: Graph, convolution: _Convolution) -> None:
     node = convolution.node
-    zero_point = grid_of(convolution.input)[-1]
+    zero_point = qparams_of(convolution.input)[-1]
     integers = convolution.input.inputs[0]
     if integers is None:
         raise ValueError("a convolution of nothing")
@@ -96,10 +96,10 @@ def _product(graph: Graph, convolution: _Convolution, columns: ir.Value, weight:
     scales = producer_of(node.inputs[1], "DequantizeLinear")
     if scales is None:
         raise ValueError("a weight that is not quantized")
-    real = graph.emit(node, "DequantizeLinear", [columns, *grid_of(convolution.input)], {}, like=node.outputs[0])
+    real = graph.emit(node, "DequantizeLinear", [columns, *qparams_of(convolution.input)], {}, like=node.outputs[0])
     real.shape = columns.shape
     stored = graph.add_constant(str(scales.inputs[0].name if scales.inputs[0] else ""), weight)
-    matrix = graph.emit(node, "DequantizeLinear", [stored, *grid_of(scales)], {"axis": 1}, like=node.outputs[0])
+    matrix = graph.emit(node, "DequantizeLinear", [stored, *qparams_of(scales)], {"axis": 1}, like=node.outputs[0])
     matrix.shape = stored.shape
     result = graph.emit(node, "MatMul", [real, matrix], {}, like=node.outputs[0])
     result.shape = ir.Shape([convolution.batch, *convolution.out, weight.shape[1]])
@@ -135,8 +135,8 @@ def _cells_of_image(
     covered = (cells[0] * rows, cells[1] * columns)
     image = _cut(graph, node, image, (0, 0), covered, (1, 1), first=2)
     split = reshape(graph, node, image, (convolution.batch, channels, cells[0], rows, cells[1], columns))
-    turned = transpose(graph, node, split, (0, 2, 4, 1, 3, 5))
-    flat = reshape(graph, node, turned, (convolution.batch, cells[0], cells[1], channels * rows * columns))
+    transposed = transpose(graph, node, split, (0, 2, 4, 1, 3, 5))
+    flat = reshape(graph, node, transposed, (convolution.batch, cells[0], cells[1], channels * rows * columns))
     places = [(y, x) for y in range(across[0]) for x in range(across[1])]
     return _joined(graph, node, flat, places, (1, 1), convolution.out), weight
 
@@ -230,8 +230,8 @@ def _channels_last(graph: Graph, before: ir.Node, value: ir.Value) -> ir.Value:
     result = graph.emit(node, node.op_type, inputs, attributes, like=value)
     shape = dims(value)
     result.shape = None if shape is None else ir.Shape([shape[axis] for axis in CHANNELS_LAST])
-    turned = transpose(graph, node, result, CHANNELS_FIRST)
-    graph.replace(value, turned)
+    transposed = transpose(graph, node, result, CHANNELS_FIRST)
+    graph.replace(value, transposed)
     return result
 
 

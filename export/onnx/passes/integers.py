@@ -52,7 +52,9 @@ class IntegerLayer:
             columns: the channels; None is all.
         """
         weight = _columns(graph, before, self.weight, columns)
-        real = graph.emit(before, "DequantizeLinear", [integers, *grid_of(self.input)], {}, like=self.input.outputs[0])
+        real = graph.emit(
+            before, "DequantizeLinear", [integers, *qparams_of(self.input)], {}, like=self.input.outputs[0]
+        )
         result = graph.emit(before, "MatMul", [real, weight], {}, like=self.output)
         shape, matrix = dims(integers), dims(weight)
         real.shape = integers.shape
@@ -85,11 +87,11 @@ def turn_weights(graph: Graph) -> None:
             continue
         stored = graph.add_constant(str(_input(weight, 0).name), integers.T)
         axis = 1 - weight.attributes["axis"].as_int()
-        turned = graph.emit(
-            node, "DequantizeLinear", [stored, *grid_of(weight)], {"axis": axis}, like=weight.outputs[0]
+        transposed = graph.emit(
+            node, "DequantizeLinear", [stored, *qparams_of(weight)], {"axis": axis}, like=weight.outputs[0]
         )
-        turned.shape = stored.shape
-        graph.replace(node.outputs[0], turned)
+        transposed.shape = stored.shape
+        graph.replace(node.outputs[0], transposed)
 
 
 def write_bias_in_float(graph: Graph) -> None:
@@ -109,7 +111,7 @@ def write_as_gemm(graph: Graph) -> None:
         if shape is None or shape[-1] is None:
             continue
         flat = reshape(graph, node, layer.integers, (None, shape[-1])) if len(shape) != 2 else layer.integers
-        real = graph.emit(node, "DequantizeLinear", [flat, *grid_of(layer.input)], {}, like=layer.input.outputs[0])
+        real = graph.emit(node, "DequantizeLinear", [flat, *qparams_of(layer.input)], {}, like=layer.input.outputs[0])
         real.shape = flat.shape
         weight = layer.weight.outputs[0]
         bias = [] if layer.bias is None else [layer.bias.outputs[0]]
@@ -161,6 +163,6 @@ def _input(node: ir.Node, index: int) -> ir.Value:
     return value
 
 
-def grid_of(node: ir.Node) -> list[ir.Value]:
+def qparams_of(node: ir.Node) -> list[ir.Value]:
     """Scale and zero point of a DequantizeLinear."""
     return [value for value in node.inputs[1:] if value is not None]

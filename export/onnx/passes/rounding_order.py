@@ -25,11 +25,11 @@ def quantize_before_joins(graph: Graph) -> None:
             continue
         if not graph.is_private(join.outputs[0]) or any(constant(part) is not None for part in join.inputs):
             continue
-        grid = [value for value in node.inputs[1:] if value is not None]
+        qparams = [value for value in node.inputs[1:] if value is not None]
         parts = []
         for part in join.inputs:
             if part is not None:
-                parts.append(graph.emit(join, "QuantizeLinear", [part, *grid], {}, like=node.outputs[0]))
+                parts.append(graph.emit(join, "QuantizeLinear", [part, *qparams], {}, like=node.outputs[0]))
                 parts[-1].shape = part.shape
         attributes = {name: attribute.value for name, attribute in join.attributes.items()}
         joined = graph.emit(join, "Concat", parts, attributes, like=node.outputs[0])
@@ -45,11 +45,11 @@ def quantize_before_movement(graph: Graph) -> None:
         source = source_of(chain[0]) if chain else None
         if source is None:
             continue
-        grid = [value for value in node.inputs[1:] if value is not None]
-        value = graph.emit(chain[0], "QuantizeLinear", [source, *grid], {}, like=node.outputs[0])
+        qparams = [value for value in node.inputs[1:] if value is not None]
+        value = graph.emit(chain[0], "QuantizeLinear", [source, *qparams], {}, like=node.outputs[0])
         value.shape = source.shape
         for mover in chain:
-            value = repeat(graph, mover, value, fill=grid[-1])
+            value = repeat(graph, mover, value, fill=qparams[-1])
         graph.replace(node.outputs[0], value)
         graph.model.graph.remove(node, safe=True)
 
@@ -68,12 +68,12 @@ def quantize_before_factors(graph: Graph) -> None:
             factor, scale = constant(other), constant(node.inputs[1])
             if factor is None or scale is None or value is None or factor.numel() != 1 or float(factor) <= 0:
                 continue
-            maker = value.producer()
-            if maker is None or maker.op_type not in _HEADS_BY:
+            producer = value.producer()
+            if producer is None or producer.op_type not in _HEADS_BY:
                 continue
             finer = graph.add_constant(str(node.inputs[1].name), scale / factor.reshape(()))  # type: ignore[union-attr]
-            grid = [finer, *(value for value in node.inputs[2:] if value is not None)]
-            result = graph.emit(node, "QuantizeLinear", [value, *grid], {}, like=node.outputs[0])
+            qparams = [finer, *(value for value in node.inputs[2:] if value is not None)]
+            result = graph.emit(node, "QuantizeLinear", [value, *qparams], {}, like=node.outputs[0])
             graph.replace(node.outputs[0], result)
             graph.model.graph.remove(node, safe=True)
             break
@@ -85,8 +85,10 @@ def share_quantizers(graph: Graph) -> None:
     for node in list(graph.model.graph):
         if node.op_type != "QuantizeLinear":
             continue
-        grid = tuple((tensor.dtype, tensor.item()) for tensor in map(constant, node.inputs[1:]) if tensor is not None)
-        first = seen.setdefault((node.inputs[0], grid), node.outputs[0])
+        qparams = tuple(
+            (tensor.dtype, tensor.item()) for tensor in map(constant, node.inputs[1:]) if tensor is not None
+        )
+        first = seen.setdefault((node.inputs[0], qparams), node.outputs[0])
         if first is not node.outputs[0]:
             graph.replace(node.outputs[0], first)
             graph.model.graph.remove(node, safe=True)

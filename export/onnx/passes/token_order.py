@@ -70,8 +70,8 @@ def add_before_transposition(graph: Graph) -> None:
                 continue
             order = order_of(mover)
             whole = tensor.reshape(*[1] * (len(order) - tensor.ndim), *tensor.shape)
-            turned = whole.permute([order.index(axis) for axis in range(len(order))]).contiguous()
-            result = graph.emit(node, "Add", [source, graph.add_constant(str(other.name), turned)], {}, like=source)
+            transposed = whole.permute([order.index(axis) for axis in range(len(order))]).contiguous()
+            result = graph.emit(node, "Add", [source, graph.add_constant(str(other.name), transposed)], {}, like=source)
             graph.replace(node.outputs[0], transpose(graph, node, result, order))
             break
 
@@ -94,10 +94,10 @@ def merge_transpositions(graph: Graph) -> None:
         split, order = plan
         moved = [axis for axis in order if split[axis] != 1]
         if moved == sorted(moved):  # only edges of one change their place: the values stay where they are
-            turned = source
+            transposed = source
         else:
-            turned = transpose(graph, node, reshape(graph, node, source, split), order)
-        graph.replace(node.outputs[0], reshape(graph, node, turned, shape))
+            transposed = transpose(graph, node, reshape(graph, node, source, split), order)
+        graph.replace(node.outputs[0], reshape(graph, node, transposed, shape))
 
 
 def merge_reshapes(graph: Graph) -> None:

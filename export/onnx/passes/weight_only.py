@@ -41,8 +41,8 @@ def lay_out_weights(graph: Graph) -> None:
 
 def _lay_out_product(graph: Graph, node: ir.Node) -> None:
     """Rewrites a product with an integer weight."""
-    turned = producer_of(node.inputs[1], "Transpose")
-    weight = None if turned is None else producer_of(turned.inputs[0], "DequantizeLinear")
+    transposed = producer_of(node.inputs[1], "Transpose")
+    weight = None if transposed is None else producer_of(transposed.inputs[0], "DequantizeLinear")
     integers = None if weight is None else constant(weight.inputs[0])
     if weight is None or integers is None or integers.ndim != 2:
         return

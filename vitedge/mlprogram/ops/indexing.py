@@ -43,20 +43,20 @@ class Selection:
         masks = (ints(mask) or none for mask in (self.begin_mask, self.end_mask, self.squeeze_mask))
         entries = zip(edges, ints(self.begin), ints(self.end), strides, *masks, strict=True)
         slices: list[slice] = []
-        turned: list[int] = []
-        single: list[int] = []
+        reversed_axes: list[int] = []
+        removed: list[int] = []
         for axis, (edge, begin, end, stride, from_start, to_end, one) in enumerate(entries):
             if one:
                 at = 0 if from_start else _at(begin, edge)
                 slices.append(slice(at, at + 1))
-                single.append(axis)
+                removed.append(axis)
                 continue
             found = range(*slice(None if from_start else begin, None if to_end else end, stride).indices(edge))
             if stride < 0:
                 found = found[::-1]
-                turned.append(axis)
+                reversed_axes.append(axis)
             slices.append(slice(found.start, found.stop, found.step) if found else slice(0))
-        return tuple(slices), turned, single
+        return tuple(slices), reversed_axes, removed
 
 
 def _at(index: int, edge: int) -> int:
@@ -67,19 +67,19 @@ def _at(index: int, edge: int) -> int:
 
 def slice_by_index(x: Tensor, **selection: Tensor) -> Tensor:
     """Returns the elements of a `Selection`, as NumPy's ``x[begin:end:stride]`` per axis."""
-    slices, turned, single = Selection(**selection).slices(x.shape)
+    slices, reversed_axes, removed = Selection(**selection).slices(x.shape)
     chosen = x[slices]
-    if turned:
-        chosen = chosen.flip(turned)
-    return chosen.squeeze(single) if single else chosen
+    if reversed_axes:
+        chosen = chosen.flip(reversed_axes)
+    return chosen.squeeze(removed) if removed else chosen
 
 
 def slice_update(x: Tensor, update: Tensor, **selection: Tensor) -> Tensor:
     """Returns the value with the elements of a `Selection` replaced."""
-    slices, turned, _ = Selection(**selection).slices(x.shape)
+    slices, reversed_axes, _ = Selection(**selection).slices(x.shape)
     updated = x.clone(memory_format=torch.contiguous_format)
     place = updated[slices]
-    place.copy_(update.reshape(place.shape).flip(turned))
+    place.copy_(update.reshape(place.shape).flip(reversed_axes))
     return updated
 
 
@@ -246,8 +246,8 @@ def scatter_nd(
     depth = indices.shape[-1]
     at = _flat(indices, data.shape[:depth], validate_indices).reshape(-1, 1)
     rows = data.reshape(math.prod(data.shape[:depth]), math.prod(data.shape[depth:]))
-    brought = updates.reshape(at.shape[0], rows.shape[1])
-    return _scattered(rows, 0, at.expand(brought.shape), brought, mode).reshape(data.shape)
+    spread = updates.reshape(at.shape[0], rows.shape[1])
+    return _scattered(rows, 0, at.expand(spread.shape), spread, mode).reshape(data.shape)
 
 
 def one_hot(

@@ -272,11 +272,11 @@ class Crops:
         """Starts and ends ``[M, 2]`` in pixels, the height first."""
         if self.box_coordinate_mode not in _BOXES:
             raise UnreadableArtifact(f"There are no box coordinates {self.box_coordinate_mode!r}.")
-        centred, turned = _BOXES[self.box_coordinate_mode]
+        centred, width_first = _BOXES[self.box_coordinate_mode]
         first, second = boxes[:, :2], boxes[:, 2:]
         if centred:
             first, second = first - second / 2, first + second / 2
-        if turned:
+        if width_first:
             first, second = first.flip(1), second.flip(1)
         scale = torch.tensor([height - 1, width - 1]) if flag(self.normalized_coordinates) else torch.ones(2)
         scale = scale.double() * number(self.spatial_scale)
