@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The formats that an export writes: one record each, read by whoever needs to know something of a format.
+"""The formats that an export writes: one record each, which holds all that is said of a format.
 
 A new format is one folder beside this file and one entry of `FORMATS`. Nothing heavy is imported: the parts of a format
 are named, and imported by `vitedge.registry` when they are used.
@@ -20,16 +20,16 @@ _COREMLTOOLS = "pip install 'coremltools>=9.0'"
 
 @dataclass(frozen=True)
 class QuantizedForm:
-    """How a program is quantized for one kind of compiler or runtime."""
+    """Options of quantization for one kind of compiler or runtime."""
 
     title: str
     """Name of the compiler or runtime in sentences."""
     strictness: int
-    """Where several formats share a program, the form of the highest strictness is taken."""
+    """Rank among forms: several formats that share a program take the form of the highest."""
     activations: str
     """Integer type of activations unless the recipe says another: ``uint8`` with zero points, ``int8`` without."""
     float_attention: str = ""
-    """Why the products of an attention stay in float, one phrase; empty where the compiler fuses an int8 attention."""
+    """Reason why products of an attention stay in float, a phrase; empty where the compiler fuses int8 attention."""
     long_attention: int | None = None
     """Tokens above which the scores of an attention are quantized all the same."""
     zero_points: bool = True
@@ -41,7 +41,7 @@ class QuantizedForm:
     float_ends: Mapping[str, str] = field(default_factory=dict)
     """``first`` and ``last`` layer to why it stays in float at int8."""
     large_map: str = ""
-    """Why a convolution over a large map stays in float at int8, one phrase."""
+    """Reason why a convolution over a large map stays in float at int8, a phrase."""
     fewest_positions: int = 0
     """Height times width of the output from which a map is large."""
     readiness: Part | None = None
@@ -97,11 +97,11 @@ class Format:
     lowering: Part
     """Writes it: ``lower(program, recipe, path, float32_modules)`` returns an `Artifact`."""
     form: QuantizedForm
-    """How programs are quantized for it, unless the profile says otherwise."""
+    """Options of quantization for the format, unless the profile says otherwise."""
     file: str = ""
     """Name of the artifact in a bundle."""
     suffix: str = ""
-    """Of an artifact anywhere."""
+    """File suffix of an artifact, wherever it lies."""
     made_from: str = ""
     """The format whose artifact it is made from, where that is not the captured program."""
     checker: Part | None = None
@@ -121,7 +121,7 @@ class Format:
     overflow: Part | None = None
     """Watches the ranges of an artifact's values against float16: ``check_overflow(path, feeds, name)``."""
     fixed_batch: str = ""
-    """Why a dynamic batch is written as 1, one sentence's part; empty where the batch may be dynamic."""
+    """Reason why a dynamic batch is written as 1, part of a sentence; empty where the batch may be dynamic."""
     fp16_sqnr_db: float = 0.0
     """Centred SQNR in dB that half precision aims at where the tolerance is lower."""
 

@@ -52,8 +52,8 @@ def lower(program: Program, recipe: ResolvedRecipe, out: Path, float32_modules: 
     labels, notes = _class_labels(program)
     check_forms(ct, program, target)
     graph = to_coreml_graph(program, probabilities=bool(labels))
-    single = graph.normalization | graph.under(float32_modules)
-    settings = Settings(target, recipe.precision == "fp16", single, is_image(image), labels)
+    float32_nodes = graph.normalization | graph.under(float32_modules)
+    settings = Settings(target, recipe.precision == "fp16", float32_nodes, is_image(image), labels)
     outputs = tuple(output.name for output in program.outputs) + ((PROBABILITIES,) if labels else ())
     with quiet():
         add_conversions(ct)
@@ -69,7 +69,7 @@ def lower(program: Program, recipe: ResolvedRecipe, out: Path, float32_modules: 
 
 
 def _class_labels(program: Program) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The labels of the classifier, unique, and what to tell about them; none where the package is no classifier."""
+    """Returns the labels of the classifier, unique, and notes on them; none where the package is no classifier."""
     spec = program.spec
     if not spec.labels or program.outputs[0].name != "logits":
         return (), ()

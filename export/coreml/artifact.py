@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Core ML package that is already there: what it is, and whether it is what it is said to be. Needs no PyTorch."""
+"""Describes an existing Core ML package, and checks it against the record of its artifact. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from vitedge.files.digest import hash_file, hash_listing
 from vitedge.files.plain import from_dict
 from vitedge.mlprogram import description
 from vitedge.mlprogram.blobs import Blobs, Place
+from vitedge.mlprogram.limits import MAX_RANK
 from vitedge.mlprogram.modules import blocks_of
 from vitedge.mlprogram.package import WEIGHTS, Package, read_package
 from vitedge.mlprogram.program import MLProgram, Operation, Output, read_program
 from vitedge.recipe import SCHEMES
 from vitedge.records import Artifact, ModelSpec, StructureReport, TensorSpec
 
-MAX_RANK = 5
 _TARGETS = {6: "iOS15", 7: "iOS16", 8: "iOS17", 9: "iOS18", 10: "iOS26"}
 """Specification version to the first iOS that reads it."""
 
 
 def describe(path: Path) -> Artifact:
-    """What a package says of itself.
+    """Reads what a package declares: format, precision, interface, blocks and hashes.
 
     Raises:
-        UnreadableArtifact: it is not a package of one ML MLProgram.
+        UnreadableArtifact: it is not a package of one ML Program.
         MissingBackend: coremltools is not installed.
     """
     package = read_package(path)
@@ -55,21 +55,21 @@ def describe(path: Path) -> Artifact:
 
 
 def carried_spec(path: Path) -> ModelSpec | None:
-    """The model that a package of ours says it is; None for someone else's.
+    """Returns the model that a package of vitedge declares; None for any other package.
 
     Raises:
         UnreadableArtifact: it is no package, or what it says cannot be read.
         MissingBackend: coremltools is not installed.
     """
-    told = description.metadata(read_package(path), f"{PREFIX}spec")
+    carried = description.metadata(read_package(path), f"{PREFIX}spec")
     try:
-        return None if told is None else from_dict(ModelSpec, told)
+        return None if carried is None else from_dict(ModelSpec, carried)
     except BadRecipe as error:
         raise UnreadableArtifact(f"{path} carries a description that cannot be read: {error}") from error
 
 
 def _blocks(package: Package, program: MLProgram) -> dict[str, str]:
-    """As far as compression, which may rename values, left them there."""
+    """Returns the listed blocks whose values are still there: compression may rename them."""
     known = {output.name for operation in program.operations for output in operation.outputs}
     return {block: value for block, value in blocks_of(package).items() if value in known}
 
@@ -79,9 +79,9 @@ def check(path: Path, artifact: Artifact, weights: Mapping[str, Any] | None = No
 
     Args:
         path: the ``.mlpackage`` folder.
-        artifact: what it should be.
-        weights: what its constants should be, from `vitedge.export.coreml.expected_weights`; None leaves them to the
-            hashes.
+        artifact: the record that the file should agree with.
+        weights: the expected constants, from `vitedge.export.coreml.expected_weights`; None checks them by their
+            hashes alone.
 
     Raises:
         MissingBackend: coremltools is not installed.
@@ -150,7 +150,7 @@ def _list(specs: tuple[TensorSpec, ...]) -> str:
 
 
 def _values(program: MLProgram) -> Iterator[tuple[Operation, Output, int]]:
-    """Every operation with each tensor that it makes, and the tensor's rank."""
+    """Yields every operation with each tensor that it returns, and the tensor's rank."""
     for operation in program.operations:
         for output in operation.outputs:
             if output.type.shape is not None:
@@ -172,17 +172,19 @@ def _precision(program: MLProgram, artifact: Artifact) -> str:
         raise CheckFailed(f"{counts['float16']} operations compute in fp16 in a package of fp32")
     if artifact.precision == "fp16" and not counts["float16"]:
         raise CheckFailed("no operation computes in fp16 in a package of fp16")
-    told = f"{counts['float16']} operations in fp16, {counts['float32']} in fp32"
+    summary = f"{counts['float16']} operations in fp16, {counts['float32']} in fp32"
     weights, activations = count_integers(program)
     if artifact.precision in SCHEMES and not weights:
         raise CheckFailed(f"no weight is quantized in a package of {artifact.precision}")
     if artifact.precision in ROUNDED and not activations:
         raise CheckFailed(f"no activation is quantized in a package of {artifact.precision}")
-    return f"{told}; {weights} weights and {activations} activations as integers" if weights or activations else told
+    return (
+        f"{summary}; {weights} weights and {activations} activations as integers" if weights or activations else summary
+    )
 
 
 def _declared_precision(program: MLProgram) -> str:
-    """The scheme where something is quantized, ``compressed`` where weights are stored in another way."""
+    """Returns the scheme of a quantized package, ``compressed`` for another form of weights, else the float type."""
     return scheme_of(program) or ("fp16" if _operations_by_precision(program)["float16"] else "fp32")
 
 

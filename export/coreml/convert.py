@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Through coremltools: a prepared graph to an ML Program, and the ML Program to the message that a package holds."""
+"""Conversion by coremltools: a prepared graph to an ML Program, and that to the message that a package holds."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ import numpy as np
 from vitedge.errors import BadRecipe, CheckFailed
 from vitedge.export.coreml.graph import CoreMLGraph
 from vitedge.export.coreml.quantized import ACTIVATIONS
+from vitedge.mlprogram.limits import MAX_RANK
 from vitedge.records import TensorSpec
 
-MAX_RANK = 5
-"""Core ML refuses tensors of a higher rank on the device."""
 PROBABILITIES = "probabilities"
 _LAYOUTS = {1: "GRAYSCALE", 3: "RGB"}
 
@@ -27,27 +26,27 @@ OLDEST_TARGET = "iOS16"
 
 @dataclass(frozen=True)
 class Settings:
-    """What a conversion is asked for."""
+    """Options of one conversion."""
 
     target: Any
     """Member of ``coremltools.target``."""
     half: bool
-    """Compute in fp16, but for the nodes in ``single``."""
-    single: frozenset[str]
+    """Compute in fp16, but for the nodes in ``float32_nodes``."""
+    float32_nodes: frozenset[str]
     """Names of the nodes that stay in fp32."""
     image: bool
-    """The input is an image of Core ML, not a multi-array."""
+    """Whether the input is an image of Core ML, not a multi-array."""
     labels: tuple[str, ...] = ()
     """Names of the classes of a classifier, or empty."""
 
 
 def is_image(spec: TensorSpec) -> bool:
-    """Whether Core ML can take this input as an image: one at a time, RGB or grey, 0 to 255."""
+    """Returns whether Core ML can take this input as an image: one at a time, RGB or grey, 0 to 255."""
     return spec.dtype == "uint8" and spec.shape[0] == 1 and spec.shape[1] in _LAYOUTS
 
 
 def to_mil(ct: Any, graph: CoreMLGraph, image: TensorSpec, outputs: tuple[str, ...], settings: Settings) -> Any:
-    """Converts and optimizes.
+    """Converts a graph to an ML Program and optimizes it.
 
     Returns:
         ``coremltools.converters.mil.Program`` with float32 outputs of those names.
@@ -76,7 +75,7 @@ def to_mil(ct: Any, graph: CoreMLGraph, image: TensorSpec, outputs: tuple[str, .
 
 
 def to_model(ct: Any, program: Any, settings: Settings) -> Any:
-    """Serializes.
+    """Serializes an ML Program.
 
     Returns:
         ``coremltools.models.MLModel`` that is not loaded; it lies in a temporary folder that dies with the process.
@@ -98,7 +97,7 @@ def to_model(ct: Any, program: Any, settings: Settings) -> Any:
 
 
 def values_of(program: Any, graph: CoreMLGraph, nodes: dict[str, str]) -> dict[str, str]:
-    """Finds what nodes became.
+    """Finds the values of an ML Program that equal those of nodes.
 
     Args:
         program: the ML Program.
@@ -106,7 +105,7 @@ def values_of(program: Any, graph: CoreMLGraph, nodes: dict[str, str]) -> dict[s
         nodes: any key to the name of a node.
 
     Returns:
-        The key to the name of the value that equals the node's; without those that an optimization did away with.
+        The key to the name of the value that equals the node's; without those that an optimization removed.
     """
     last: dict[str, Any] = {}
     for operation in program.functions["main"].operations:
@@ -122,13 +121,13 @@ def values_of(program: Any, graph: CoreMLGraph, nodes: dict[str, str]) -> dict[s
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    """Of what a node returns; of the first where it is several."""
+    """Returns the shape of a node's value; of the first where it returns several."""
     value = value[0] if isinstance(value, (tuple, list)) else value
     return tuple(getattr(value, "shape", ()))
 
 
 def origin(operation: Any) -> str:
-    """Name of the node that an operation was made of; empty for a constant."""
+    """Returns the name of the node that an operation was converted from; empty for a constant."""
     traces = [data for source, data in operation.scopes.items() if source.name == "EXIR_STACK_TRACE"]
     return str(traces[0][-1] or "") if traces and traces[0] else ""
 
@@ -136,11 +135,13 @@ def origin(operation: Any) -> str:
 def _precision(ct: Any, settings: Settings) -> Any:
     if not settings.half:
         return ct.precision.FLOAT32
-    return ct.transform.FP16ComputePrecision(op_selector=lambda operation: origin(operation) not in settings.single)
+    return ct.transform.FP16ComputePrecision(
+        op_selector=lambda operation: origin(operation) not in settings.float32_nodes
+    )
 
 
 def _name_after_modules(program: Any, graph: CoreMLGraph) -> None:
-    """Calls what optimizations and decompositions named anew after the node that it was made of.
+    """Names the values of new operations after the nodes that they were converted from.
 
     Names are all that a package keeps of where a value came from.
     """
@@ -164,7 +165,7 @@ def _name_after_modules(program: Any, graph: CoreMLGraph) -> None:
 
 
 def _base(node: str, kind: str) -> str:
-    """What an operation of a kind is called that was made of a node."""
+    """Returns the name of an operation of that kind which was converted from a node."""
     if kind in ACTIVATIONS.values():
         # Rewritten by coremltools they lose their names; both of a pair then come from the node that dequantizes.
         return re.sub(r"_(?:de)?quantize(_\d+)?$", rf"_{kind}\1", node)
@@ -188,7 +189,7 @@ def _check_ranks(program: Any, graph: CoreMLGraph) -> None:
 
 
 def deployment_target(ct: Any, name: str | None) -> Any:
-    """The member of ``coremltools.target`` of that name, ``iOS…`` or ``macOS…`` in any case; None is iOS17.
+    """Returns the member of ``coremltools.target`` of a name, ``iOS…`` or ``macOS…`` in any case; None is iOS17.
 
     Raises:
         BadRecipe: there is none, or it is older than ML Programs as they are written here.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a Core ML package says about itself, and nothing that differs between two runs."""
+"""The metadata that a Core ML package carries; nothing in it differs between two runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LABEL = "classLabel"
 LABEL_PROBABILITIES = "classLabel_probs"
 PREFIX = "vitedge."
-"""Of the keys under which a package carries our records, as JSON."""
+"""Prefix of the metadata keys under which a package carries vitedge's records, as JSON."""
 _COREMLTOOLS = "com.github.apple.coremltools."
 _OUTPUTS = {
     "logits": "Class scores before the softmax, {shape}.",
@@ -34,7 +34,7 @@ _OUTPUTS = {
 def describe(
     model: Any, program: Program, recipe: ResolvedRecipe, modules: Sequence[str], blocks: Mapping[str, str]
 ) -> None:
-    """Fills the metadata of a ``CoreML.Specification.Model``; coremltools' date goes.
+    """Fills the metadata of a ``CoreML.Specification.Model``, without coremltools' date.
 
     Args:
         model: the message.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weights of a captured program: what a package that was made of it has to contain."""
+"""The weights of a captured program, which a package that was lowered from it has to contain."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from torch.fx import Node
 from vitedge.export.coreml.quantized import BYTES, CONSTANTS
 from vitedge.export.coreml.weights import Weight
 from vitedge.mlprogram.blobs import Array
+from vitedge.program.batch_norm import BatchNorm, batch_norm_of, folds_into
 from vitedge.program.constants import constant_values, sources
 from vitedge.program.modules import innermost_module
 from vitedge.program.program import Program
 
 _ATEN = torch.ops.aten
-_EPSILON: Mapping[Any, int] = {_ATEN.batch_norm.default: 7, _ATEN._native_batch_norm_legit_no_training.default: 6}
-"""A batch normalization before and after decomposition, to the place of its epsilon among its arguments."""
 _MOVEMENT = frozenset(
     {
         _ATEN.view.default, _ATEN.reshape.default, _ATEN._unsafe_view.default, _ATEN.permute.default,
@@ -31,15 +30,15 @@ _MOVEMENT = frozenset(
         _ATEN.cat.default, _ATEN.flatten.using_ints, _ATEN.unbind.int, _ATEN.alias.default, operator.getitem,
     }
 )  # fmt: skip
-"""Operations that move values and compute nothing: what they make of a weight is exact."""
+"""Operations that move values and compute nothing: a weight that passes through them stays exact."""
 
 
 def expected_weights(program: Program) -> dict[str, Weight]:
-    """Every weight as the image meets it, as float32 and shared with the program where that is its type.
+    """Returns every weight in the form in which it meets the image, float32; shared with the program where possible.
 
-    What the program computes from weights alone is computed here too: a bias table that is looked up, a standardized
-    weight. A batch normalization counts as folded into the convolution before it. Of a quantized weight there are the
-    integers, as they are, and their scales.
+    Values that the program computes from weights alone are computed here too: a bias table that is looked up, a
+    standardized weight. A batch normalization counts as folded into the convolution before it. A quantized weight is
+    given by its integers, as they are, and their scales.
 
     Returns:
         Name of the node that holds the weight to its value.
@@ -69,7 +68,7 @@ def _weights(exported: ExportedProgram) -> Iterator[tuple[str, Weight]]:
 
 
 def _stored(node: Node, values: Mapping[Node, Tensor], module: str) -> Iterator[tuple[str, Weight]]:
-    """What Core ML holds in place of a weight that is dequantized; see `write_constants` for biases."""
+    """Yields what Core ML holds in place of a weight that is dequantized; see `write_constants` for biases."""
     arguments: Any = node.args
     integers, scale, zero_point, *_ = arguments
     if values[integers].dtype not in BYTES:
@@ -80,29 +79,27 @@ def _stored(node: Node, values: Mapping[Node, Tensor], module: str) -> Iterator[
     yield zero_point.name, Weight(_numpy(values[zero_point]).astype(np.int8), module)
 
 
-def folds_into(node: Node) -> Node | None:
-    """The convolution that can do this batch normalization too, where the node is one."""
-    before: Any = node.args[0] if node.target in _EPSILON else None
-    return before if before is not None and before.target is _ATEN.conv2d.default and len(before.users) == 1 else None
-
-
 def fold(normalization: Node, values: Mapping[Node, Tensor]) -> tuple[Array, Array]:
-    """Weight and bias of a convolution that does its batch normalization too (arXiv:1712.05877, section 3.2).
+    """Returns weight and bias, float32, of a convolution that does its batch normalization too.
 
-    Computed in float32, by NumPy and in the order in which coremltools does it, so that not even the rounding differs.
+    Computed by NumPy, as coremltools does it, so that not even the rounding differs.
+
+    Args:
+        normalization: for which `vitedge.program.batch_norm.folds_into` is not None.
+        values: the tensors that do not depend on the image.
     """
     convolution: Any = normalization.args[0]
-    arguments: Any = normalization.args
-    weight = _numpy(values[convolution.args[1]])
     bias = convolution.args[2] if len(convolution.args) > 2 else None
-    gamma, beta, mean, variance = (_numpy(values[source]) for source in arguments[1:5])
-    scale = gamma / np.sqrt(variance + np.float32(arguments[_EPSILON[normalization.target]]))
-    shift = (_numpy(values[bias]) if bias is not None else np.zeros_like(mean)) - mean
-    return weight * scale.reshape(-1, 1, 1, 1), scale * shift + beta
+    norm = batch_norm_of(normalization, values.get)
+    if norm is None:
+        raise ValueError(f"{normalization.name} does not normalize by constants")
+    weight, gamma, beta = _numpy(values[convolution.args[1]]), _numpy(norm.weight), _numpy(norm.bias)
+    arrays = BatchNorm(gamma, beta, _numpy(norm.mean), _numpy(norm.variance), norm.epsilon)
+    return arrays.fold(weight, None if bias is None else _numpy(values[bias]), np.sqrt)
 
 
 def _computed(values: dict[Node, Tensor]) -> set[Node]:
-    """The values that some arithmetic made: another order of the same arithmetic rounds otherwise."""
+    """Returns the values that arithmetic made: another order of the same arithmetic rounds differently."""
     found: set[Node] = set()
     for node, value in values.items():
         if not value.is_floating_point():
@@ -114,7 +111,7 @@ def _computed(values: dict[Node, Tensor]) -> set[Node]:
 
 
 def _passes_several(node: Node) -> bool:
-    """Whether it takes one of several results of an arithmetic node, which is no single tensor."""
+    """Returns whether it takes one of several results of an arithmetic node, which is no single tensor."""
     return node.target is operator.getitem and node.all_input_nodes[0].target not in _MOVEMENT
 
 

@@ -19,21 +19,22 @@ from torch.fx import Graph, Node
 
 from vitedge.export.coreml.quantized import ACTIVATIONS, CONSTANTS, write_constants
 from vitedge.mlprogram.modules import identifier
+from vitedge.program.modules import enclosing_modules, innermost_module
 from vitedge.program.program import Program
 from vitedge.program.qdq import DEQUANTIZE
 
 _ATEN = torch.ops.aten
 QUANTIZED = "_quantized"
-"""What the name of a weight ends in where integers are stored for it."""
+"""Suffix of the name of a weight that is stored as integers."""
 _NOTHING = (_ATEN.alias.default, _ATEN._assert_tensor_metadata.default)
 """Nodes without an effect that coremltools has no conversion for."""
 _LAST = (_ATEN.conv2d.default, _ATEN.convolution.default, DEQUANTIZE)
-"""Where the arithmetic on pixels ends."""
+"""Operators at which the normalization of pixels ends."""
 
 
 @dataclass(frozen=True)
 class CoreMLGraph:
-    """The copy, and where its nodes come from."""
+    """The copy of a program for coremltools, and where its nodes come from."""
 
     exported: ExportedProgram
     """In ATen, its image input ``float32``; every node and weight is called after its module."""
@@ -45,7 +46,7 @@ class CoreMLGraph:
     """Block of the program to the node whose value the block returns."""
 
     def under(self, modules: Iterable[str]) -> frozenset[str]:
-        """Names of the nodes that belong to one of the modules or to a part of it."""
+        """Returns the names of the nodes that belong to one of the modules or to a part of it."""
         roots = tuple(modules)
         return frozenset(
             node
@@ -54,7 +55,7 @@ class CoreMLGraph:
         )
 
     def paths(self) -> tuple[str, ...]:
-        """Every module that a node belongs to, in order of execution; not the reference itself."""
+        """Returns every module that a node belongs to, in order of execution; not the reference itself."""
         return tuple(path for path in dict.fromkeys(self.modules.values()) if path)
 
 
@@ -71,7 +72,7 @@ def to_coreml_graph(program: Program, *, probabilities: bool) -> CoreMLGraph:
     normalization = _take_floats(graph) if program.inputs[0].dtype == "uint8" else []
     _drop_nothings(graph)
     _write_rolls_as_slices(graph)
-    modules = {node: _path(node) for node in _calls(graph)}
+    modules = {node: innermost_module(node) for node in _calls(graph)}
     blocks = {block: node for block in program.blocks if (node := _returned(graph, block)) is not None}
     if probabilities:
         _add_softmax(exported)
@@ -88,11 +89,6 @@ def to_coreml_graph(program: Program, *, probabilities: bool) -> CoreMLGraph:
 
 def _calls(graph: Graph) -> Iterator[Node]:
     return (node for node in graph.nodes if node.op == "call_function")
-
-
-def _path(node: Node) -> str:
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    return str(stack[-1][0]) if stack else ""
 
 
 def _take_floats(graph: Graph) -> list[Node]:
@@ -124,7 +120,7 @@ def _drop_nothings(graph: Graph) -> None:
 
 
 def _write_rolls_as_slices(graph: Graph) -> None:
-    """A roll is two slices, changed about; coremltools would gather by index, which leaves the Neural Engine."""
+    """Writes a roll as two slices, exchanged; coremltools would gather by index, which leaves the Neural Engine."""
     for node in [node for node in _calls(graph) if node.target is _ATEN.roll.default]:
         arguments: Any = node.args
         value, shifts, dims = arguments
@@ -136,7 +132,7 @@ def _write_rolls_as_slices(graph: Graph) -> None:
 
 
 def _rolled(roll: Node, value: Any, shift: int, dim: int) -> Node:
-    """One axis of a roll; what it is made of belongs to the module of the roll."""
+    """Rolls one axis; the new nodes belong to the module of the roll."""
     edge = value.meta["val"].shape[dim]
     cut = -shift % edge
     parts = []
@@ -150,10 +146,10 @@ def _rolled(roll: Node, value: Any, shift: int, dim: int) -> Node:
 
 
 def _returned(graph: Graph, block: str) -> Node | None:
-    """The last node of a block that something outside of it reads."""
+    """Returns the last node of a block with a consumer outside of it."""
 
     def inside(node: Node) -> bool:
-        return any(path == block for path, _ in node.meta.get("nn_module_stack", {}).values())
+        return block in enclosing_modules(node)
 
     ends = [node for node in _calls(graph) if inside(node) and not all(inside(user) for user in node.users)]
     # A batch normalization also returns its statistics; as an operation of Core ML it does not.
@@ -188,10 +184,10 @@ def _rename(exported: ExportedProgram) -> None:
 
 
 def _name(node: Node) -> str:
-    """A weight that is stored as integers is called after these, with what coremltools adds to the name of such."""
+    """Returns the new name of a node; a weight stored as integers keeps their name, with coremltools' suffix."""
     if node.target in CONSTANTS:
         return f"{node.all_input_nodes[0].name}{QUANTIZED}"
-    return f"{_path(node)}.{_operation(node.target)}"
+    return f"{innermost_module(node)}.{_operation(node.target)}"
 
 
 def _operation(target: Any) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A quantized program on its way to Core ML: what Core ML has no form for, and what coremltools has no conversion for.
+"""Prepares a quantized program for Core ML: forms that Core ML or coremltools do not have.
 
 coremltools turns ``quantized_decomposed`` into what Core ML has: activations into ``quantize`` and ``dequantize``, and
 integer constants into ``constexpr_affine_dequantize`` or, from iOS18 on, ``constexpr_blockwise_shift_scale``, which a
@@ -32,11 +32,11 @@ from vitedge.program.qdq import (
 )
 
 CONSTANTS = (DEQUANTIZE_CHANNELS, DEQUANTIZE_BLOCKS)
-"""What turns stored integers into real numbers; their first argument is the integers, their second the scales."""
+"""Operators that dequantize stored integers; the integers are their first argument, the scales their second."""
 ACTIVATIONS: Mapping[Any, str] = {QUANTIZE: "quantize", DEQUANTIZE: "dequantize"}
 """Operators to the operations of Core ML that they become."""
 BYTES = (torch.int8, torch.uint8)
-"""What Core ML can hold, and quantize to, but for the four bits of int4."""
+"""Integer types that Core ML can hold and quantize to, besides int4."""
 _FOUR_BITS = 16
 """Levels of an int4."""
 
@@ -71,7 +71,7 @@ def check_forms(ct: Any, program: Program, target: Any) -> None:
 
 
 def _has_blocks_or_nibbles(node: Node) -> bool:
-    """Whether a node makes real numbers of integers of four bits, or of such that share scales in blocks."""
+    """Returns whether a node dequantizes integers of four bits, or integers that share scales in blocks."""
     if node.target is not DEQUANTIZE_CHANNELS:
         return node.target is DEQUANTIZE_BLOCKS
     arguments: Any = node.args
@@ -79,7 +79,7 @@ def _has_blocks_or_nibbles(node: Node) -> bool:
 
 
 def write_constants(exported: ExportedProgram) -> None:
-    """Makes the stored integers of a program such as Core ML can hold them; what it computes stays, bit for bit.
+    """Stores the integers of a program in forms that Core ML can hold; the results stay the same, bit for bit.
 
     A bias in int32 becomes the real numbers that it stands for: an operation adds it in floating point, and there is
     no compressed constant of that type. Zero points of zero get the type of the integers.
@@ -107,7 +107,7 @@ def write_constants(exported: ExportedProgram) -> None:
 
 
 def real_numbers(editor: Editor, node: Node) -> torch.Tensor:
-    """What a node of `CONSTANTS` returns, float32."""
+    """Returns the value of a node of `CONSTANTS`, float32."""
     arguments = (editor.tensor(argument) if isinstance(argument, Node) else argument for argument in node.args)
     result: torch.Tensor = node.target(*arguments)  # type: ignore[operator]
     return result
@@ -115,7 +115,7 @@ def real_numbers(editor: Editor, node: Node) -> torch.Tensor:
 
 @cache
 def add_conversions(ct: Any) -> None:
-    """Tells coremltools how weights in blocks are converted, which it has no conversion for.
+    """Registers a conversion of weights in blocks with coremltools, which has none.
 
     Args:
         ct: coremltools, which keeps one table of conversions for the process.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place that imports coremltools, without the notices and progress tolerances it puts on stderr."""
+"""The one place that imports coremltools, without the notices and progress bars it puts on stderr."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOGGER = "coremltools"
 
 
 def load_coremltools() -> Any:
-    """The package.
+    """Returns the package.
 
     Raises:
         MissingBackend: it is not installed or does not run here.

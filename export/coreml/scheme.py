@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the weights and activations of a Core ML package are quantized. Needs no PyTorch."""
+"""The quantization scheme of a Core ML package, read off its program. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vitedge.mlprogram.program import MLProgram
 from vitedge.recipe import SCHEMES
 
 COMPRESSED = "compressed"
-"""Stands for weights that are stored in another form than a scheme of ours has."""
+"""Stands for weights that are stored in another form than those of vitedge's schemes."""
 _INTEGERS = frozenset(("constexpr_affine_dequantize", "constexpr_blockwise_shift_scale"))
 _NIBBLES = frozenset(("int4", "uint4"))
 _SCHEMES: Mapping[tuple[bool, bool], str] = {
@@ -20,7 +20,7 @@ _SCHEMES: Mapping[tuple[bool, bool], str] = {
     (True, True): "w4a8",
     (True, False): "w4",
 }
-"""By whether there are weights of four bits, and whether activations are quantized."""
+"""Whether there are weights of four bits, and whether activations are quantized, to the scheme."""
 
 
 ROUNDED = frozenset(scheme for (_, rounded), scheme in _SCHEMES.items() if rounded)
@@ -28,9 +28,9 @@ ROUNDED = frozenset(scheme for (_, rounded), scheme in _SCHEMES.items() if round
 
 
 def scheme_of(program: MLProgram) -> str:
-    """A key of `vitedge.recipe.SCHEMES`, ``compressed``, or empty where nothing is quantized or compressed.
+    """Returns a key of `vitedge.recipe.SCHEMES`, ``compressed``, or an empty name where nothing is quantized.
 
-    A package of ours says what it was asked to be, which goes into a ``mixed`` one; of others it is read off.
+    A package of vitedge declares its scheme, which may be ``mixed``; for others it is concluded from the operations.
     """
     kinds = {operation.kind for operation in program.operations}
     constants = {kind for kind in kinds if kind.startswith("constexpr_")}
@@ -42,7 +42,7 @@ def scheme_of(program: MLProgram) -> str:
 
 
 def count_integers(program: MLProgram) -> tuple[int, int]:
-    """How many weights are stored as integers, and how many activations are rounded to such."""
+    """Counts the weights that are stored as integers, and the activations that are rounded to integers."""
     kinds = [operation.kind for operation in program.operations]
     return sum(kind in _INTEGERS for kind in kinds), kinds.count("quantize")
 

@@ -20,22 +20,22 @@ from vitedge.mlprogram.program import Argument, MLProgram, Named
 SMALLEST = 16
 """Constants with fewer values are shapes, axes and scales that the lowering makes itself."""
 _ROUNDING = 2e-6
-"""What a weight that the lowering computed from others may be off, relative to its largest value."""
+"""Tolerance for a weight that the lowering computed from others, relative to its largest value."""
 _UNIT = {np.dtype(np.float32): 0.0, np.dtype(np.float16): 2.0**-11}
-"""And relative to itself: half a unit in the last place."""
+"""Tolerance relative to each value itself: half a unit in the last place of its dtype."""
 _KINSHIP = 0.5
 """Share of equal values from which a constant is a damaged copy of a weight, whatever it is called."""
 LIKENESS = 0.5
 """Cosine from which two arrays of one size are taken for the same weight, one of them damaged."""
 _CONVERTED = re.compile(r"(_to_fp16|_to_fp32|_cast_fp16|_quantized|_palettized|_sparsified|_compressed)+$")
-"""What passes of coremltools append to the name of a constant."""
+"""Suffixes that passes of coremltools append to the name of a constant."""
 _STORED: Mapping[str, Mapping[str, str]] = {
     "constexpr_affine_dequantize": {"quantized_data": "", "scale": "_scale", "zero_point": "_zero_point"},
     "constexpr_blockwise_shift_scale": {"data": "", "scale": "_scale", "offset": "_zero_point"},
 }
-"""What a quantized weight is stored as: parameter of the operation to what its name adds to that of the weight."""
+"""The stored parts of a quantized weight: operation, to its parameters, to the suffix of their names."""
 _LIFTED = re.compile(r"^(p|b|c)_")
-"""What ``torch.export`` puts before the name of a parameter, a buffer or a constant."""
+"""Prefix that ``torch.export`` gives the name of a parameter, a buffer or a constant."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Weight:
     """A weight of the reference."""
 
     value: Array
-    """``float32``, as the image meets it; or the integers, one byte each, that are stored in place of it."""
+    """``float32``, in the form that is applied to the image; or the stored integers, one byte each."""
     module: str = ""
-    """The module of the reference that applies it."""
+    """Name of the module of the reference that applies it."""
     origin: str = "copied"
     """``copied`` as the checkpoint has it; ``folded`` of a convolution and its batch normalization; ``computed`` in
     another way from others. A lowering may round the latter two in its own way."""
@@ -56,16 +56,16 @@ class _Constant:
     name: str
     value: Array
     names: tuple[str, ...] = ()
-    """Of the weights that it is."""
+    """Names of the weights that it equals."""
 
 
 @dataclass
 class _Tally:
-    """The constants of a package by what they turned out to be."""
+    """The constants of a package, sorted by the outcome of their comparison."""
 
     equal: list[_Constant] = field(default_factory=list)
     close: dict[str, list[_Constant]] = field(default_factory=dict)
-    """By the origin of the weight."""
+    """Origin of the weight to the constants that equal one within rounding."""
     strange: list[_Constant] = field(default_factory=list)
     same_fold: bool = False
     """Whether some folded weight is equal."""
@@ -80,11 +80,11 @@ def compare_weights(program: MLProgram, weights: Mapping[str, Weight]) -> str:
     the whole package is folded in another way than here.
 
     Args:
-        program: the ML MLProgram.
+        program: the ML Program.
         weights: name to weight.
 
     Returns:
-        What was compared, and what was not.
+        A sentence that says what was compared, and what was not.
 
     Raises:
         CheckFailed: a constant that differs from its weight, or a constant or a weight without its counterpart.
@@ -123,7 +123,7 @@ def _tally(program: MLProgram, wanted: Mapping[str, Weight]) -> _Tally:
 
 
 def quantized_parts(program: MLProgram) -> Iterator[tuple[str, Array]]:
-    """Name and value of what every quantized weight is stored as: integers, scales and zero points."""
+    """Yields name and value of the stored parts of every quantized weight: integers, scales and zero points."""
     constants = dict(program.constants())
     for operation in program.operations:
         for parameter, suffix in _STORED.get(operation.kind, {}).items():
@@ -134,14 +134,14 @@ def quantized_parts(program: MLProgram) -> Iterator[tuple[str, Array]]:
 
 
 def numbers(program: MLProgram) -> Iterator[tuple[str, Array]]:
-    """Name and value of every numeric constant."""
+    """Yields name and value of every numeric constant."""
     for name, literal in program.constants():
         if literal.type.shape is not None and literal.type.dtype not in ("string", "bool"):
             yield name, literal.decode()
 
 
 def plain(name: str) -> str:
-    """The name of a constant or a weight without what conversions add to it."""
+    """Returns the name of a constant or a weight without the affixes of conversions, in lower case."""
     return _LIFTED.sub("", _CONVERTED.sub("", name)).casefold()
 
 
@@ -150,7 +150,7 @@ def _is_ours(program: MLProgram) -> bool:
 
 
 def by_content(weights: Mapping[str, Weight]) -> dict[bytes, list[str]]:
-    """The content of every weight, in single and in half precision and of matrices transposed too, to its names."""
+    """Returns the content of every weight, in float32 and float16 and of matrices transposed too, to its names."""
     found: dict[bytes, list[str]] = defaultdict(list)
     for name, weight in weights.items():
         value = np.squeeze(weight.value)
@@ -162,7 +162,7 @@ def by_content(weights: Mapping[str, Weight]) -> dict[bytes, list[str]]:
 
 
 def _halves(value: Array) -> Iterator[Array]:
-    """What becomes of float32 in half precision: in small arrays coremltools keeps nothing from becoming zero."""
+    """Yields the float16 forms of a float32 array: coremltools keeps small arrays from getting new zeros."""
     half = value.astype(np.float16)
     yield half
     lost = (half == 0) & (value != 0)
@@ -171,7 +171,7 @@ def _halves(value: Array) -> Iterator[Array]:
 
 
 def _refuse(constants: list[_Constant], missing: Mapping[str, Weight], *, ours: bool) -> str:
-    """Raises for what has no counterpart, or says what was not compared.
+    """Raises for a constant or weight without its counterpart, or says what was not compared.
 
     A package of ours is to hold every weight; in another one a weight may well be scaled or joined with another, and
     only what is recognizably a damaged copy is a fault.
@@ -190,7 +190,7 @@ def _refuse(constants: list[_Constant], missing: Mapping[str, Weight], *, ours: 
 
 
 def _counterpart(constant: _Constant, missing: Mapping[str, Weight], *, ours: bool) -> str:
-    """Name of the weight that a constant was meant to be, or empty."""
+    """Returns the name of the weight that a constant was meant to be, or an empty one."""
     alike = {name: weight for name, weight in missing.items() if weight.value.size == constant.value.size}
     for name, weight in alike.items():
         if plain(name) == plain(constant.name) or _differing(constant, weight).mean() <= 1 - _KINSHIP:
@@ -202,13 +202,13 @@ def _counterpart(constant: _Constant, missing: Mapping[str, Weight], *, ours: bo
 
 
 def cosine(one: Array, other: Array) -> float:
-    """Of the angle between the values of two arrays of one size; NaN where either holds one."""
+    """Returns the cosine of the angle between two arrays of one size; NaN where either holds one."""
     a, b = one.astype(np.float64).reshape(-1), other.astype(np.float64).reshape(-1)
     return float(a @ b / (np.sqrt((a @ a) * (b @ b)) or 1.0))
 
 
 def _differing(constant: _Constant, weight: Weight, *, exact: bool = True) -> Array:
-    """Which values differ, flat; or those of a computed weight that rounding does not explain."""
+    """Returns which values differ, flat bool; for a computed weight those that rounding does not explain."""
     values, expected = constant.value.reshape(-1), weight.value.reshape(-1)
     if exact:
         return np.asarray(values != expected.astype(values.dtype))
@@ -233,17 +233,17 @@ def _is_integer(value: Array) -> bool:
 
 
 def _is_filler(value: Array) -> bool:
-    """One value all over: coremltools adds such biases and statistics, and drops multiplications by one."""
+    """Returns whether all values are equal: coremltools adds such biases, and drops multiplications by one."""
     return bool((value == value.flat[0]).all())
 
 
 def content_key(value: Array) -> bytes:
-    """Equal for values that are equal bit for bit, whatever their shape."""
+    """Returns a key that is equal for values that are equal bit for bit, whatever their shape."""
     return value.dtype.char.encode() + hashlib.blake2b(np.ascontiguousarray(value).data, digest_size=16).digest()
 
 
 def _closest(value: Array, wanted: Mapping[str, Weight]) -> str:
-    """Name of the computed weight that a constant is but for rounding, or empty."""
+    """Returns the name of the computed weight that a constant equals within rounding, or an empty one."""
     constant = _Constant("", value)
     for name, weight in wanted.items():
         alike = weight.origin != "copied" and weight.value.size == value.size

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The modules of a program that stay in float32 when it is lowered to half precision."""
+"""Selection of the modules of a program that stay in float32 when it is lowered to half precision."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _IMAGES = 4
 
 @dataclass(frozen=True)
 class Float32Modules:
-    """Modules that stay in float32."""
+    """Modules that stay in float32, and notes on them."""
 
     modules: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    """What a user should know of them, one phrase each."""
+    """Notes on them for the user, one phrase each."""
 
 
 def find_float32_modules(

@@ -12,8 +12,8 @@ from vitedge.errors import CheckFailed
 from vitedge.records import Artifact, OverflowReport
 
 _ROUNDS = 4
-"""How often a package is lowered; what overflows is all seen in the first, as the watch computes in float32."""
-_VERDICTS = {"overflow": "overflows", "infinite": "is infinite", "NaN": "is not a number"}
+"""Most lowerings of one package; the first usually shows every overflow, as the check computes in float32."""
+_FAULTS = {"overflow": "overflows", "infinite": "is infinite", "NaN": "is not a number"}
 _NAMED = 6
 """Modules that a note names."""
 
@@ -44,16 +44,16 @@ def lower_in_range(
     added: tuple[str, ...] = ()
     for _ in range(_ROUNDS):
         shutil.rmtree(path, ignore_errors=True)  # of the round before
-        single = (*float32_modules, *added)
-        artifact = lower(single)
+        kept = (*float32_modules, *added)
+        artifact = lower(kept)
         report = watch(artifact)
-        missing = tuple(module for module in report.keep_fp32 if not _covers(single, module))
+        missing = tuple(module for module in report.keep_fp32 if not _covers(kept, module))
         if not missing:
             break
         added += missing
     if not report.passed:
         raise CheckFailed(_overflowing(report))
-    return replace(artifact, notes=(*artifact.notes, *_notes(single[len(float32_modules) :])))
+    return replace(artifact, notes=(*artifact.notes, *_notes(kept[len(float32_modules) :])))
 
 
 def _covers(kept: tuple[str, ...], module: str) -> bool:
@@ -65,7 +65,7 @@ def _overflowing(report: OverflowReport) -> str:
     size = "" if worst.magnitude is None else f" ({worst.magnitude:.4g}; float16 holds {report.limit:g})"
     return (
         f"{report.artifact} does not stay within float16: {worst.operation} of module {worst.module or '(root)'} "
-        f"{_VERDICTS[worst.fault]}{size}, and float32 for the modules concerned does not mend it; "
+        f"{_FAULTS[worst.fault]}{size}, and float32 for the modules concerned does not mend it; "
         "use --precision fp32."
     )
 

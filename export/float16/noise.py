@@ -20,14 +20,16 @@ import numpy as np
 import torch
 from torch.fx import Interpreter, Node
 
-from vitedge.export.onnx.passes.half import FLOAT16_MAX
+from vitedge.program.attention import attention_scale
+from vitedge.program.batch_norm import folds_into
 from vitedge.program.execution import arguments
+from vitedge.program.float16 import FLOAT16_MAX
 from vitedge.program.modules import execution_order, innermost_module
 from vitedge.program.program import Program
 from vitedge.runtimes.feeding import batches
 
 MARGIN_DB = 3.0
-"""How far above the tolerance the prediction has to be: it is of the first order, and from few images."""
+"""Margin in dB of the prediction above the tolerance: it is of first order, and from few images."""
 IMAGES = 4
 """Images that are enough for the noise."""
 _PROBES = 2
@@ -44,31 +46,31 @@ _PASSES_ON = _VANISHES | {
 _ROUNDINGS = {"linear": 2.0, "gelu": 2.0, "silu": 2.0, "silu_": 2.0}
 """Roundings in operators that are written as several."""
 _PREAMBLE = frozenset(("to", "_to_copy", "sub", "add", "mul", "div", "index", "flip", "permute"))
-"""What an image may pass, still in float32, before the first operator with weights."""
+"""Operators that stay in float32 between the image and the first operator with weights."""
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 _BATCH_NORM = torch.ops.aten.batch_norm.default
 
 _Reason = frozenset[str]
-"""The modules that all have to be in float32 for a value not to be rounded."""
+"""Modules that all have to be in float32 for a value not to be rounded."""
 
 
 @dataclass(frozen=True)
 class Noise:
-    """The predicted rounding noise of one output."""
+    """Predicted rounding noise of one output."""
 
     signal: float
     """Power of the part that depends on the image, of all elements of one image."""
     parts: Mapping[_Reason, float]
     """Power of the noise that vanishes once all of these modules are in float32."""
 
-    def left(self, single: Iterable[str]) -> float:
+    def left(self, float32_modules: Iterable[str]) -> float:
         """Power of the noise that is left with these modules in float32."""
-        kept = set(single)
+        kept = set(float32_modules)
         return sum(power for modules, power in self.parts.items() if not modules <= kept)
 
-    def sqnr_db(self, single: Iterable[str] = ()) -> float:
-        """The predicted signal-to-noise ratio with these modules in float32."""
-        noise = self.left(single)
+    def sqnr_db(self, float32_modules: Iterable[str] = ()) -> float:
+        """Returns the predicted signal-to-noise ratio with these modules in float32."""
+        noise = self.left(float32_modules)
         return 10 * math.log10(self.signal / noise) if noise and self.signal else math.inf
 
 
@@ -80,7 +82,7 @@ def find_noisy(
     margin_db: float = MARGIN_DB,
     already: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
-    """A small set of modules with which every output is predicted to hold the tolerance, in order of execution.
+    """Finds a small set of modules to keep in float32, with which every output is predicted to be within tolerance.
 
     Args:
         program: what `vitedge.program.capture.capture` returned.
@@ -105,7 +107,7 @@ def find_noisy(
 def predict_noise(
     program: Program, images: torch.Tensor | np.ndarray[Any, Any], reference: Sequence[np.ndarray[Any, Any]]
 ) -> tuple[Noise, ...]:
-    """What rounding every weight and every value to float16 does to each output; arguments as of `find_noisy`."""
+    """Predicts the noise of each output if every weight and value is float16; arguments as of `find_noisy`."""
     samples = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
     probe = _Probe(program)
     runs = 0
@@ -123,7 +125,7 @@ def predict_noise(
 
 
 def _choose(noise: Noise, allowed: float, chosen: set[str]) -> None:
-    """Adds modules until the noise is allowed, the one that stands for most of what is left first."""
+    """Adds modules until the noise is allowed, the one with the largest share of the remaining noise first."""
     added: list[str] = []
     while noise.left(chosen) > allowed:
         share: dict[str, float] = defaultdict(float)
@@ -139,7 +141,7 @@ def _choose(noise: Noise, allowed: float, chosen: set[str]) -> None:
 
 
 def _folded(program: Program) -> Mapping[str, str]:
-    """The module of every convolution that disappears in a batch normalization, to the module of that."""
+    """Returns the module of every convolution that takes in a batch normalization, to the module of that."""
     return {
         innermost_module(node): innermost_module(next(iter(node.users)))
         for node in program.exported.graph.nodes
@@ -148,7 +150,7 @@ def _folded(program: Program) -> Mapping[str, str]:
 
 
 def _is_folded(node: Node) -> bool:
-    return _name(node).startswith("conv") and [user.target for user in node.users] == [_BATCH_NORM]
+    return any(folds_into(user) is node for user in node.users)
 
 
 def _name(node: Node) -> str:
@@ -157,7 +159,7 @@ def _name(node: Node) -> str:
 
 
 def _reasons(nodes: Sequence[Node], folded: Mapping[str, str], preamble: set[Node]) -> Mapping[Node, _Reason]:
-    """For every node, the modules of it and of all that read its value, also through what only passes it on."""
+    """Returns for every node its module and those of the consumers of its value, also through data movement."""
     reasons: dict[Node, _Reason] = {}
     for node in reversed(nodes):
         modules: set[str] = set()
@@ -173,7 +175,7 @@ def _reasons(nodes: Sequence[Node], folded: Mapping[str, str], preamble: set[Nod
 
 
 def _preamble(nodes: Sequence[Node]) -> set[Node]:
-    """The image, and what it passes in float32 before the first operator with weights."""
+    """Returns the image and the nodes that stay in float32 between it and the first operator with weights."""
     found: set[Node] = set()
     for node in nodes:
         data = [source for source in node.all_input_nodes if source.op != "placeholder" or source in found]
@@ -184,7 +186,7 @@ def _preamble(nodes: Sequence[Node]) -> set[Node]:
 
 
 class _Probe(Interpreter):
-    """Runs a program forwards, and backwards from random signs; adds up what the roundings do to each output."""
+    """Runs a program forwards, and backwards from random signs; adds up the noise power of the roundings per output."""
 
     def __init__(self, program: Program) -> None:
         super().__init__(program.exported.graph_module)
@@ -227,7 +229,7 @@ class _Probe(Interpreter):
         return result if inside or passes else self._rounded(n, result)
 
     def _weight(self, node: Node, tensor: torch.Tensor) -> torch.Tensor:
-        """A weight that shares its memory with the reference's, watched where float16 rounds it."""
+        """Returns a weight that shares the reference's memory; its gradient is recorded where float16 rounds it."""
         if self._preamble.issuperset(node.users) or all(_is_statistic(node, user) for user in node.users):
             return tensor.detach()
         leaf = tensor.detach().requires_grad_()
@@ -241,7 +243,7 @@ class _Probe(Interpreter):
         return leaf
 
     def _rounded(self, node: Node, value: torch.Tensor) -> torch.Tensor:
-        """Watches a value that float16 rounds."""
+        """Records the gradient of a value that float16 rounds."""
         # Kept in half the bytes: an operator that works in place may overwrite the value itself.
         error, times = _rounding(value.detach()).bfloat16(), _ROUNDINGS.get(_name(node), 1.0)
         value.register_hook(  # type: ignore[no-untyped-call]
@@ -256,9 +258,9 @@ class _Probe(Interpreter):
     def _attend(
         self, node: Node, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **options: Any
     ) -> torch.Tensor:
-        """Attention in the steps in which it is written, each of which is rounded."""
+        """Computes attention in the steps in which it is lowered, each of which is rounded."""
         mask = rest[0] if rest else options.get("attn_mask")
-        scale = options.get("scale") or query.shape[-1] ** -0.5
+        scale = attention_scale(query.shape[-1], options.get("scale"))
         scores = self._rounded(node, (query * scale) @ key.transpose(-2, -1))
         if mask is not None:
             scores = self._rounded(node, scores + mask)
@@ -266,10 +268,10 @@ class _Probe(Interpreter):
 
 
 def _is_statistic(node: Node, user: Node) -> bool:
-    """Whether a batch normalization divides or shifts by a weight: folding leaves of it nothing but the shift."""
+    """Returns whether a weight is a bias or statistic of a batch normalization, which folding leaves as one shift."""
     return user.target == _BATCH_NORM and node is not user.args[2]
 
 
 def _rounding(value: torch.Tensor) -> torch.Tensor:
-    """What rounding to float16 adds; overflow is no matter of noise."""
+    """Returns the error of rounding to float16; an overflow counts as no error here."""
     return value.clamp(-FLOAT16_MAX, FLOAT16_MAX).half().float() - value.clamp(-FLOAT16_MAX, FLOAT16_MAX)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Islands: the modules that have to stay in float32 because float16 cannot hold what they compute.
+"""Modules that have to stay in float32 because float16 cannot hold the values that they compute.
 
-A captured program is run in float32 over sample images, and every operator's inputs, output and known intermediate
-results are measured against float16's largest value, 65504.
+A captured program is run in float32 over sample images, and every operator's inputs, output and known inner results
+(`vitedge.program.float16`) are compared with the largest number of float16.
 """
 
 from __future__ import annotations
@@ -15,24 +15,34 @@ import numpy as np
 import torch
 from torch.fx import Interpreter, Node
 
-from vitedge.export.onnx.passes.half import FLOAT16_MAX
-from vitedge.mlprogram.overflow import SAFETY
 from vitedge.program.execution import arguments
+from vitedge.program.float16 import (
+    FLOAT16_MAX,
+    SAFETY,
+    SMALLEST_NORMAL,
+    attention_scores,
+    magnitude,
+    sum_of_magnitudes,
+    sum_of_squared_deviations,
+    tanh_gelu_cube,
+)
 from vitedge.program.modules import execution_order, innermost_module
 from vitedge.program.program import Program
 from vitedge.runtimes.feeding import batches
 
 WEIGHT_ERROR = 1e-2
-"""Largest relative error that rounding to float16, subnormal numbers flushed to nought, may make in a weight."""
-_SMALLEST_NORMAL = 2.0**-14
+"""Largest relative error that rounding to float16, subnormal numbers flushed to zero, may make in a weight."""
 
 
 def find_overflowing(program: Program, images: torch.Tensor | np.ndarray[Any, Any]) -> tuple[str, ...]:
-    """The modules that need float32, in order of execution.
+    """Finds the modules that need float32.
 
     Args:
         program: what `vitedge.program.capture.capture` returned.
         images: ``(images, channels, height, width)``, as the program takes them.
+
+    Returns:
+        Names of innermost modules, in order of execution.
     """
     limit = FLOAT16_MAX / SAFETY
     large = {module for module, magnitude in measure_ranges(program, images).items() if not magnitude <= limit}
@@ -41,7 +51,7 @@ def find_overflowing(program: Program, images: torch.Tensor | np.ndarray[Any, An
 
 
 def measure_ranges(program: Program, images: torch.Tensor | np.ndarray[Any, Any]) -> Mapping[str, float]:
-    """For every innermost module, the largest magnitude that it reads, computes on the way, or returns."""
+    """Returns for every innermost module the largest magnitude among its inputs, inner results and outputs."""
     samples = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
     interpreter = _Ranges(program)
     for batch in batches(samples, program.inputs[0].shape[0]):
@@ -51,7 +61,7 @@ def measure_ranges(program: Program, images: torch.Tensor | np.ndarray[Any, Any]
 
 
 class _Ranges(Interpreter):
-    """Runs a program and keeps the largest magnitude per module."""
+    """Runs a program and keeps the largest magnitude of each module."""
 
     def __init__(self, program: Program) -> None:
         super().__init__(program.exported.graph_module)
@@ -70,45 +80,42 @@ class _Ranges(Interpreter):
 
 
 def _magnitude(value: Any) -> float:
-    """The largest magnitude of a float tensor, or of all in a sequence; not a number counts as infinite."""
+    """Returns the largest magnitude of a float tensor, or of all in a sequence; NaN counts as infinite."""
     if isinstance(value, (tuple, list)):
         return max((_magnitude(entry) for entry in value), default=0.0)
-    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or not value.numel():
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         return 0.0
-    largest = float(value.abs().max())
-    return math.inf if math.isnan(largest) else largest
+    return _infinite_if_nan(magnitude(value))
+
+
+def _infinite_if_nan(size: float) -> float:
+    return math.inf if math.isnan(size) else size
 
 
 def _internal(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
-    """The largest intermediate result of an operator that is more than one multiplication or sum."""
+    """Returns the largest inner result of an operator that is more than one multiplication or sum."""
     rule = _INTERNAL.get(target)
-    return 0.0 if rule is None else rule(args, kwargs)
-
-
-def _sum_of_squares(value: torch.Tensor, dims: list[int]) -> float:
-    return _magnitude((value - value.mean(dims, keepdim=True)).square().sum(dims))
+    return 0.0 if rule is None else _infinite_if_nan(rule(args, kwargs))
 
 
 def _layer_norm(args: tuple[Any, ...], _: Mapping[str, Any]) -> float:
-    return _sum_of_squares(args[0], list(range(-len(args[1]), 0)))
+    return sum_of_squared_deviations(args[0], range(-len(args[1]), 0))
 
 
 def _group_norm(args: tuple[Any, ...], _: Mapping[str, Any]) -> float:
-    return _sum_of_squares(args[0].reshape(len(args[0]), args[1], -1), [-1])
+    return sum_of_squared_deviations(args[0].reshape(len(args[0]), args[1], -1), (-1,))
 
 
 def _attention(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
-    query, key = args[0], args[1]
-    scale = kwargs.get("scale") or query.shape[-1] ** -0.5
-    return _magnitude((query * scale) @ key.transpose(-2, -1))
+    return attention_scores(args[0], args[1], kwargs.get("scale"))
 
 
 def _gelu(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
-    return _magnitude(args[0]) ** 3 if kwargs.get("approximate") == "tanh" else 0.0
+    return tanh_gelu_cube(args[0]) if kwargs.get("approximate") == "tanh" else 0.0
 
 
 def _reduction(args: tuple[Any, ...], _: Mapping[str, Any]) -> float:
-    return _magnitude(args[0].abs().sum(args[1]))
+    return sum_of_magnitudes(args[0], args[1] or range(args[0].ndim))
 
 
 _ATEN = torch.ops.aten
@@ -123,7 +130,7 @@ _INTERNAL: dict[Any, Callable[[tuple[Any, ...], Mapping[str, Any]], float]] = {
 
 
 def _fragile_weights(program: Program) -> list[str]:
-    """The modules that read a weight which float16 would overflow, or lose more of than `WEIGHT_ERROR`."""
+    """Returns the modules with a weight that overflows in float16 or loses more than `WEIGHT_ERROR` there."""
     exported = program.exported
     signature = {**exported.graph_signature.inputs_to_parameters, **exported.graph_signature.inputs_to_buffers}
     tensors = {**exported.constants, **exported.state_dict}
@@ -140,5 +147,5 @@ def _fits(weight: torch.Tensor) -> bool:
         return True
     exact = weight.detach().float()
     rounded = exact.half().float()
-    flushed = torch.where(rounded.abs() < _SMALLEST_NORMAL, 0.0, rounded)
+    flushed = torch.where(rounded.abs() < SMALLEST_NORMAL, 0.0, rounded)
     return bool((flushed - exact).norm() <= WEIGHT_ERROR * exact.norm())

@@ -22,15 +22,15 @@ _PREFIX = "vitedge."
 
 
 def describe(path: Path) -> Artifact:
-    """What a file says of itself; someone else's file says less, and is taken for fp32 unless its weights are fp16.
+    """Reads what a file declares; one that vitedge did not write counts as fp32 unless its weights are fp16.
 
     Raises:
         UnreadableArtifact: it is no ONNX model.
     """
     model = _load(path)
     graph = model.graph
-    told = {entry.key: entry.value for entry in model.metadata_props if entry.key.startswith(_PREFIX)}
-    given = {initializer.name for initializer in graph.initializer}
+    metadata = {entry.key: entry.value for entry in model.metadata_props if entry.key.startswith(_PREFIX)}
+    initializers = {initializer.name for initializer in graph.initializer}
     files = {}
     for name in (path.name, *_external(model)):
         if Path(name).name != name or not (path.parent / name).is_file():
@@ -41,36 +41,36 @@ def describe(path: Path) -> Artifact:
         path=path.name,
         sha256=files[path.name],
         size=sum((path.parent / name).stat().st_size for name in files),
-        precision=told.get(f"{_PREFIX}precision", "fp16" if _is_half(model) else "fp32"),
+        precision=metadata.get(f"{_PREFIX}precision", "fp16" if _is_half(model) else "fp32"),
         target=f"opset {_opset(model)}",
-        inputs=tuple(_spec(value) for value in graph.input if value.name not in given),
+        inputs=tuple(_spec(value) for value in graph.input if value.name not in initializers),
         outputs=tuple(_spec(value) for value in graph.output),
         files=files,
-        blocks=json.loads(told.get(f"{_PREFIX}blocks", "{}")),
+        blocks=json.loads(metadata.get(f"{_PREFIX}blocks", "{}")),
     )
 
 
 def carried_spec(path: Path) -> ModelSpec | None:
-    """The model that a file of ours says it is; None for someone else's.
+    """Returns the model that a file of vitedge declares; None for any other file.
 
     Raises:
         UnreadableArtifact: it is no ONNX model, or what it says cannot be read.
     """
-    told = {entry.key: entry.value for entry in _load(path).metadata_props}
-    if f"{_PREFIX}spec" not in told:
+    metadata = {entry.key: entry.value for entry in _load(path).metadata_props}
+    if f"{_PREFIX}spec" not in metadata:
         return None
     try:
-        return from_dict(ModelSpec, json.loads(told[f"{_PREFIX}spec"]))
+        return from_dict(ModelSpec, json.loads(metadata[f"{_PREFIX}spec"]))
     except (ValueError, RecursionError, BadRecipe) as error:
         raise UnreadableArtifact(f"{path} carries a description that cannot be read: {error}.") from error
 
 
 def check(path: Path, artifact: Artifact, weights: Mapping[str, Any] | None = None) -> StructureReport:
-    """Checks a file without running it: the format's own checker, and its interface against what it should be.
+    """Checks a file without running it: by ONNX's own checker, and its interface against the artifact's.
 
     Args:
         path: the file.
-        artifact: what it should be.
+        artifact: the record that the file should agree with.
         weights: not looked at; an ONNX file's arithmetic is shown by running it.
     """
     del weights
@@ -99,7 +99,7 @@ def _load(path: Path) -> ModelProto:
 
 
 def _external(model: ModelProto) -> list[str]:
-    """Names of the files beside the model that hold its weights."""
+    """Returns the names of the files beside the model that hold its weights."""
     names = {
         entry.value
         for tensor in model.graph.initializer

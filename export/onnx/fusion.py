@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ONNX Runtime makes of a quantized file: which layers it still computes in float.
+"""The layers of a quantized file that ONNX Runtime still computes in float.
 
 Weights are stored as integers with their scales, and the optimizer of ONNX Runtime is to fuse them into kernels over
 integers. Where it finds no pattern that it knows, it dequantizes the weight at every run and computes in float, which
-is slower than the float file. Its own optimized graph tells.
+is slower than the float file. The optimized graph that it writes shows it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MOVEMENT = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze"})
 
 
 def unfused(path: Path) -> tuple[str, ...]:
-    """The layers whose weight the file holds as integers and that ONNX Runtime computes in float.
+    """Returns the layers whose weight the file holds as integers and that ONNX Runtime computes in float.
 
     Args:
         path: an ONNX file whose nodes are named after modules, as `vitedge.export.to_onnx` names them.
@@ -40,40 +40,42 @@ def unfused(path: Path) -> tuple[str, ...]:
 
 
 def count_unpacked(path: Path) -> int:
-    """How many layers multiply float inputs by weights that are unpacked block by block (``MatMulNBits``)."""
+    """Counts the layers that multiply float inputs by weights unpacked block by block (``MatMulNBits``)."""
     return sum(node.op_type == "MatMulNBits" for node in onnx.load(path, load_external_data=False).graph.node)
 
 
 def module_of(node: onnx.NodeProto) -> str:
-    """The module that a node is named after."""
+    """Returns the module that a node is named after."""
     return str(node.name.partition("/")[0] or node.op_type)
 
 
 def _with_weights(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, bool]]:
-    """Every product over float numbers with a constant factor, and whether that is dequantized at every run."""
+    """Yields every product over floats with a constant factor, and whether that is dequantized at every run."""
     constants = {tensor.name for tensor in graph.initializer}
-    makers = {name: node for node in graph.node for name in node.output}
+    producers = {name: node for node in graph.node for name in node.output}
     for node in graph.node:
         if node.op_type not in _PRODUCTS:
             continue
-        origins = [_origin(name, makers) for name in node.input[:2]]
+        origins = [_origin(name, producers) for name in node.input[:2]]
         dequantized = any(
-            name in makers and makers[name].op_type == "DequantizeLinear" and makers[name].input[0] in constants
+            name in producers
+            and producers[name].op_type == "DequantizeLinear"
+            and producers[name].input[0] in constants
             for name in origins
         )
         if dequantized or any(name in constants for name in origins):
             yield node, dequantized
 
 
-def _origin(name: str, makers: Mapping[str, onnx.NodeProto]) -> str:
-    """The value that a value is a moved form of."""
-    while name in makers and makers[name].op_type in _MOVEMENT:
-        name = makers[name].input[0]
+def _origin(name: str, producers: Mapping[str, onnx.NodeProto]) -> str:
+    """Returns the name of the value before any data movement."""
+    while name in producers and producers[name].op_type in _MOVEMENT:
+        name = producers[name].input[0]
     return name
 
 
 def _optimized(path: Path) -> onnx.GraphProto:
-    """The graph that ONNX Runtime runs."""
+    """Returns the graph that ONNX Runtime runs."""
     with tempfile.TemporaryDirectory(prefix="vitedge-") as folder:
         written = Path(folder) / "optimized.onnx"
         options = onnxruntime.SessionOptions()

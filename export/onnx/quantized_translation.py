@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the operators ``quantized_decomposed`` of a quantized program become operators of ONNX, one for one.
+"""The translation of the operators ``quantized_decomposed`` to operators of ONNX, one for one.
 
 Both sides round half to even and clamp: ``QuantizeLinear`` is ``saturate(round(x / scale) + zero_point)`` and
 ``DequantizeLinear`` is ``(q - zero_point) * scale`` (ONNX operator specification). ``QuantizeLinear`` uses the whole
-range of its type: the one level that a symmetric grid leaves out, -128, appears where a value saturates below.
+range of its type: the one level that symmetric quantization leaves out, -128, appears where a value saturates below.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SIXTEEN_BITS_SINCE = 21
 
 
 def quantized_translations() -> dict[Any, Translation]:
-    """What is added to the table of the exporter's translations."""
+    """Returns the entries for the table of the exporter's translations."""
     decomposed = torch.ops.quantized_decomposed
     return {
         decomposed.quantize_per_tensor.default: quantize_per_tensor,
@@ -38,7 +38,7 @@ def quantized_translations() -> dict[Any, Translation]:
 
 
 def needed_opset(program: ExportedProgram) -> int:
-    """The lowest opset in which the roundings of a program can be written; 0 where it has none."""
+    """Returns the lowest opset in which the quantizers of a program can be written; 0 where it has none."""
     rounds = torch.ops.quantized_decomposed.quantize_per_tensor.default
     kinds = {node.args[5] for node in program.graph.nodes if node.target is rounds}
     return SIXTEEN_BITS_SINCE if kinds & {torch.uint16, torch.int16} else 0
@@ -75,7 +75,7 @@ def dequantize_per_channel(
 
 
 def dequantize_per_channel_group(x: Any, scales: Any, _zero_points: Any, *rest: Any) -> Any:
-    """``DequantizeLinear`` of blocks, which a pass takes into the product that reads it."""
+    """``DequantizeLinear`` of blocks, which a pass merges into the product that reads it."""
     return opset21.DequantizeLinear(x, scales, axis=1, block_size=rest[3])
 
 
@@ -96,7 +96,7 @@ def dequantize_by_tensors(x: Any, scale: Any, zero_point: Any, *_: Any, **__: An
 
 
 def _operators(dtype: int) -> Any:
-    """The lowest operators that know a kind of integers: those of a later opset come with attributes of their own."""
+    """Returns the oldest opset that has an integer type: operators of later opsets come with further attributes."""
     return opset21 if ir.DataType(dtype) in (ir.DataType.UINT16, ir.DataType.INT16) else op
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads an ONNX file without its weights, so that a file of gigabytes is checked in megabytes.
 
-Every weight is measured against its shape where it lies, and stands in the result as an input of its name, type and
+The size of every weight is compared with its shape, and it stands in the result as an input of its name, type and
 shape: for the checker and for shape inference that is the same model.
 """
 
@@ -24,11 +24,11 @@ _MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = 7, 5, 9
 
 Buffer = mmap.mmap
 Field = tuple[int, int, int, int]
-"""Number of the field, where its tag starts, where its content starts, where it ends."""
+"""Number of the field, and the offsets in bytes of its tag, its content and its end."""
 
 
 def read_skeleton(path: Path) -> onnx.ModelProto:
-    """The model with its weights as inputs.
+    """Returns the model with its weights as inputs.
 
     Raises:
         CheckFailed: the file is cut short, or a weight has another size than its shape says.
@@ -63,7 +63,7 @@ def _read_model(path: Path, buffer: Buffer) -> onnx.ModelProto:
 
 
 def _read_weight(path: Path, buffer: Buffer, start: int, end: int) -> onnx.TensorProto:
-    """The tensor; its data only where it is small."""
+    """Returns the tensor; its data only where it is small."""
     header, length = bytearray(), 0
     for number, tag, content, field_end in _fields(buffer, start, end):
         if number == _TENSOR_RAW_DATA:
@@ -81,7 +81,7 @@ def _read_weight(path: Path, buffer: Buffer, start: int, end: int) -> onnx.Tenso
 
 
 def _external_length(path: Path, tensor: onnx.TensorProto) -> int:
-    """How many of the weight's bytes are in the file beside the model."""
+    """Returns how many of the weight's bytes are in the file beside the model."""
     place = {entry.key: entry.value for entry in tensor.external_data}
     beside = path.with_name(place["location"])
     available = (beside.stat().st_size if beside.exists() else 0) - int(place["offset"])
@@ -89,7 +89,7 @@ def _external_length(path: Path, tensor: onnx.TensorProto) -> int:
 
 
 def _fields(buffer: Buffer, start: int, end: int) -> Iterator[Field]:
-    """The fields of a protobuf message that lies between two positions."""
+    """Yields the fields of a protobuf message that lies between two offsets."""
     position = start
     while position < end:
         tag = position

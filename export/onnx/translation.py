@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How ATen operators become ONNX operators, where the exporter's own translation leaves more than is needed.
+"""Translations of ATen operators to ONNX operators, where the exporter's own leaves superfluous operators.
 
 The exporter derives shapes at run time, also where they are known; these functions write the constants. What they emit
 is valid at opset 18, or at the opset asked for where that is what makes the difference (LayerNormalization, Gelu).
@@ -16,6 +16,7 @@ import torch
 from onnxscript import opset18, opset20
 
 from vitedge.export.onnx.quantized_translation import quantized_translations
+from vitedge.program.attention import attention_scale
 
 LAYER_NORMALIZATION_SINCE = 17
 GELU_SINCE = 20
@@ -28,7 +29,7 @@ Dimension = Any
 
 
 def translations(opset: int) -> dict[Any, Translation]:
-    """The table that ``torch.onnx.export`` takes as its ``custom_translation_table``."""
+    """Returns the table that ``torch.onnx.export`` takes as its ``custom_translation_table``."""
     aten = torch.ops.aten
     return {
         aten._native_batch_norm_legit_no_training.default: batch_norm,
@@ -60,12 +61,12 @@ def translations(opset: int) -> dict[Any, Translation]:
 
 
 def identity(x: Any, **_: Any) -> Any:
-    """A copy or an alias; a pass takes it out."""
+    """A copy or an alias, which a pass removes."""
     return op.Identity(x)
 
 
 def batch_norm(x: Any, weight: Any, bias: Any, mean: Any, variance: Any, _momentum: float, eps: float) -> Any:
-    """Normalization by running statistics; ATen returns two saved statistics beside it, which nobody reads."""
+    """Normalization by running statistics; the two saved statistics that ATen also returns are not read."""
     normalized = _first(op.BatchNormalization(x, weight, bias, mean, variance, epsilon=eps))
     return normalized, op.Constant(value_float=0.0), op.Constant(value_float=0.0)
 
@@ -111,9 +112,9 @@ def attention(  # noqa: PLR0913, the operator's own signature
     if is_causal or enable_gqa or dropout_p or (attn_mask is not None and attn_mask.dtype == ir.DataType.BOOL):
         raise NotImplementedError("causal, grouped, dropped-out or boolean-masked attention")
     rank = len(query.shape)
-    factor = scale if scale is not None else 1 / math.sqrt(query.shape[-1])
-    turned = op.Transpose(key, perm=[*range(rank - 2), rank - 1, rank - 2])
-    scores = op.MatMul(op.Mul(query, factor), turned)
+    factor = attention_scale(query.shape[-1], scale)
+    transposed = op.Transpose(key, perm=[*range(rank - 2), rank - 1, rank - 2])
+    scores = op.MatMul(op.Mul(query, factor), transposed)
     if attn_mask is not None:
         scores = op.Add(scores, attn_mask)
     return op.MatMul(op.Softmax(scores, axis=-1), value)
@@ -148,7 +149,7 @@ def group_norm(x: Any, groups: int, weight: Any = None, bias: Any = None, eps: f
 
 
 def gelu(x: Any, approximate: str = "none") -> Any:
-    """The Gelu operator."""
+    """Returns the Gelu operator."""
     return opset20.Gelu(x, approximate=approximate)
 
 
@@ -163,7 +164,7 @@ def gelu_as_primitives(x: Any, approximate: str = "none") -> Any:
 
 
 def reshape(x: Any, sizes: Sequence[Dimension]) -> Any:
-    """To a constant shape; one dynamic edge is left to the operator to find."""
+    """Reshape to a constant shape; one dynamic edge is left to the operator to infer."""
     free = [size for size in sizes if not isinstance(size, int)]
     if len(free) == 1 and -1 not in [size for size in sizes if isinstance(size, int)]:
         return op.Reshape(x, [size if isinstance(size, int) else -1 for size in sizes])
@@ -171,7 +172,7 @@ def reshape(x: Any, sizes: Sequence[Dimension]) -> Any:
 
 
 def expand(x: Any, sizes: Sequence[Dimension], **_: Any) -> Any:
-    """Broadcasts; -1 keeps an edge."""
+    """Broadcasts to a shape, where -1 keeps an edge."""
     added = len(sizes) - len(x.shape)
     wanted = [1 if isinstance(size, int) and size == -1 else size for size in sizes]
     if not added and all(size in (1, edge) for size, edge in zip(wanted, x.shape, strict=True)):
@@ -191,12 +192,12 @@ def slice_(x: Any, dim: int = 0, start: Dimension = None, end: Dimension = None,
 
 
 def select(x: Any, dim: int, index: int) -> Any:
-    """One entry of an axis, which goes."""
+    """Returns one entry of an axis, which is removed."""
     return op.Gather(x, op.Constant(value_int=index), axis=dim)
 
 
 def unbind(x: Any, dim: int = 0) -> Any:
-    """Every entry of an axis of known length."""
+    """Returns every entry of an axis of known length."""
     return [select(x, dim, index) for index in range(x.shape[dim])]
 
 
@@ -218,7 +219,7 @@ def roll(x: Any, shifts: Sequence[int], dims: Sequence[int] = ()) -> Any:
 
 
 def pad(x: Any, sizes: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
-    """Padding by a constant; none at all where every size is nought."""
+    """Padding by a constant; no operator where every size is zero."""
     if not any(sizes):
         return op.Identity(x)
     if mode != "constant":
@@ -238,14 +239,14 @@ def softmax(x: Any, dim: int, dtype: int = -1) -> Any:
 
 
 def reduce_mean(x: Any, dims: Sequence[int], keepdim: bool = False, *, dtype: int = -1) -> Any:  # noqa: FBT001, FBT002, ATen passes it by position
-    """The mean along constant axes."""
+    """Returns the mean along constant axes."""
     if dtype not in (-1, x.dtype):
         raise NotImplementedError("a mean in another type than its input's")
     return op.ReduceMean(x, list(dims), keepdims=int(keepdim))
 
 
 def reduce_sum(x: Any, dims: Sequence[int], keepdim: bool = False, *, dtype: int = -1) -> Any:  # noqa: FBT001, FBT002, ATen passes it by position
-    """The sum along constant axes."""
+    """Returns the sum along constant axes."""
     if dtype not in (-1, x.dtype):
         raise NotImplementedError("a sum in another type than its input's")
     return op.ReduceSum(x, list(dims), keepdims=int(keepdim))
@@ -260,13 +261,13 @@ def index(x: Any, indices: Sequence[Any]) -> Any:
 
 
 def sym_size(x: Any, dim: int) -> Any:
-    """A dynamic edge as a vector of one element, ready to be part of a shape."""
+    """A dynamic edge as a vector of one element, which can be part of a shape."""
     axis = dim % len(x.shape)
     return op.Shape(x, start=axis, end=axis + 1)
 
 
 def _shape(sizes: Sequence[Dimension]) -> Any:
-    """A shape as a constant where it is one."""
+    """Returns a shape, as a constant where all its edges are fixed."""
     if all(isinstance(size, int) for size in sizes):
         return op.Constant(value_ints=list(sizes))
     parts = [op.Constant(value_ints=[size]) if isinstance(size, int) else size for size in sizes]
@@ -274,7 +275,7 @@ def _shape(sizes: Sequence[Dimension]) -> Any:
 
 
 def _first(outputs: Any) -> Any:
-    """The result proper of an operator that can also return its statistics; a pass drops those."""
+    """Returns the main result of an operator that can also return its statistics; a pass drops those."""
     return outputs[0] if isinstance(outputs, Sequence) else outputs
 
 

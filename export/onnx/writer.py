@@ -40,7 +40,7 @@ class WrittenFile:
 
 @dataclass(frozen=True)
 class _Weight:
-    """An initializer under the name of its value; its tensor may be computed when it is read."""
+    """An initializer by the name of its value; its tensor may be computed when it is read."""
 
     name: str
     tensor: ir.TensorProtocol
@@ -50,7 +50,7 @@ class _Weight:
         return self.tensor.nbytes
 
     def header(self) -> bytes:
-        """The message ``TensorProto`` without the data."""
+        """Returns the serialized ``TensorProto`` without its data."""
         dims = [int(str(edge)) for edge in self.tensor.shape]
         proto = onnx.TensorProto(name=self.name, data_type=int(self.tensor.dtype), dims=dims)
         return bytes(proto.SerializeToString(deterministic=True))
@@ -111,7 +111,7 @@ def _write_externally(skeleton: onnx.ModelProto, weights: list[_Weight], out: Pa
 
 
 def _without_weights(model: ir.Model) -> onnx.ModelProto:
-    """The message of everything but the initializers."""
+    """Returns the message of the model without its initializers."""
     kept = dict(model.graph.initializers)
     model.graph.initializers.clear()
     try:
@@ -121,7 +121,7 @@ def _without_weights(model: ir.Model) -> onnx.ModelProto:
 
 
 def _prefix(field: int, length: int) -> bytes:
-    """The tag of a length-delimited field, and the length as a base-128 number."""
+    """Returns the tag of a length-delimited field, and the length as a base-128 number."""
     return bytes(_varint(field << 3 | _LENGTH_DELIMITED)) + bytes(_varint(length))
 
 

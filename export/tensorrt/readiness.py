@@ -21,7 +21,7 @@ from vitedge.errors import UnreadableArtifact
 from vitedge.records import StructureReport
 
 OPSET = 17
-"""The newest that TensorRT 8.6 reads."""
+"""The newest opset that TensorRT 8.6 reads."""
 _LAYER_NORMALIZATION_SINCE = 17
 _MOVEMENT = frozenset({"Transpose", "Reshape", "Cast", "Identity", "Squeeze", "Unsqueeze"})
 _UNREAD = frozenset(
@@ -33,11 +33,11 @@ _MOST_NAMED = 3
 
 
 def check(path: Path, target: str = f"opset {OPSET}") -> StructureReport:
-    """Checks a file; the report's reason holds every finding.
+    """Checks that TensorRT will read a file and fuse it; the report's reason holds every finding.
 
     Args:
         path: an ONNX file, its weights in it or beside it.
-        target: what the file has to be of, as `Artifact.target` says it.
+        target: the opset that the file has to have, in the form of `Artifact.target`.
 
     Raises:
         UnreadableArtifact: it is no ONNX model.
@@ -62,12 +62,12 @@ def _tell(found: Sequence[str]) -> str:
 
 
 class _Graph:
-    """Who makes a value, who reads it, and which values are constants."""
+    """Producers and consumers of values, and the constants."""
 
     def __init__(self, model: ModelProto) -> None:
         self.model = model
         self.nodes: Sequence[NodeProto] = model.graph.node
-        self._makers = {name: node for node in self.nodes for name in node.output}
+        self._producers = {name: node for node in self.nodes for name in node.output}
         self._constants: dict[str, TensorProto] = {tensor.name: tensor for tensor in model.graph.initializer}
         for node in self.nodes:
             if node.op_type == "Constant" and node.attribute[0].name == "value":
@@ -76,27 +76,27 @@ class _Graph:
     def of(self, *kinds: str) -> Iterator[NodeProto]:
         return (node for node in self.nodes if node.op_type in kinds)
 
-    def maker(self, name: str) -> NodeProto | None:
-        return self._makers.get(name)
+    def producer(self, name: str) -> NodeProto | None:
+        return self._producers.get(name)
 
-    def readers(self, name: str) -> list[NodeProto]:
+    def consumers(self, name: str) -> list[NodeProto]:
         return [node for node in self.nodes if name in node.input]
 
     def constant(self, name: str) -> TensorProto | None:
         return self._constants.get(name)
 
     def before_movement(self, name: str) -> NodeProto | None:
-        """What makes a value, movement left aside."""
-        maker = self.maker(name)
-        while maker is not None and maker.op_type in _MOVEMENT:
-            maker = self.maker(maker.input[0])
-        return maker
+        """Returns the producer of a value, data movement skipped."""
+        producer = self.producer(name)
+        while producer is not None and producer.op_type in _MOVEMENT:
+            producer = self.producer(producer.input[0])
+        return producer
 
     def after_movement(self, name: str) -> list[NodeProto]:
-        """What reads a value, movement left aside."""
+        """Returns the consumers of a value, data movement skipped."""
         found: list[NodeProto] = []
-        for reader in self.readers(name):
-            found += self.after_movement(reader.output[0]) if reader.op_type in _MOVEMENT else [reader]
+        for consumer in self.consumers(name):
+            found += self.after_movement(consumer.output[0]) if consumer.op_type in _MOVEMENT else [consumer]
         return found
 
 
@@ -111,8 +111,8 @@ def _unread_operators(graph: _Graph, _opset: int) -> list[str]:
 
 
 def _free_shapes(graph: _Graph, _opset: int) -> list[str]:
-    given = {tensor.name for tensor in graph.model.graph.initializer}
-    inputs = [value for value in graph.model.graph.input if value.name not in given]
+    initializers = {tensor.name for tensor in graph.model.graph.initializer}
+    inputs = [value for value in graph.model.graph.input if value.name not in initializers]
     return [
         f"{value.name} has no fixed shape"
         for value in inputs
@@ -121,7 +121,7 @@ def _free_shapes(graph: _Graph, _opset: int) -> list[str]:
 
 
 def _other_integers(graph: _Graph, _opset: int) -> list[str]:
-    """Q/DQ that are not of int8, or whose zero point is not 0."""
+    """Finds Q/DQ that are not of int8, or whose zero point is not 0."""
     found = []
     for node in graph.of("QuantizeLinear", "DequantizeLinear"):
         kind, zero_point = _integers(graph, node)
@@ -134,7 +134,7 @@ def _other_integers(graph: _Graph, _opset: int) -> list[str]:
 
 
 def _integers(graph: _Graph, node: NodeProto) -> tuple[int, np.ndarray | None]:
-    """The type of the integers, 0 where it cannot be told, and the zero point, None where that is no constant."""
+    """Returns the type of the integers, 0 where it is unknown, and the zero point, None where that is no constant."""
     if len(node.input) > 2 and node.input[2]:
         tensor = graph.constant(node.input[2])
         return (0, None) if tensor is None else (tensor.data_type, numpy_helper.to_array(tensor))
@@ -143,28 +143,28 @@ def _integers(graph: _Graph, node: NodeProto) -> tuple[int, np.ndarray | None]:
     tensor = graph.constant(node.input[0])
     if tensor is not None:
         return tensor.data_type, np.zeros(())
-    maker = graph.before_movement(node.input[0])
-    return (0, None) if maker is None or maker.op_type != "QuantizeLinear" else _integers(graph, maker)
+    producer = graph.before_movement(node.input[0])
+    return (0, None) if producer is None or producer.op_type != "QuantizeLinear" else _integers(graph, producer)
 
 
 def _separated(graph: _Graph, _opset: int) -> list[str]:
-    """What computes with integers between QuantizeLinear and DequantizeLinear."""
+    """Finds operators that compute with integers between QuantizeLinear and DequantizeLinear."""
     return [
-        f"{reader.op_type} reads the integers of {node.name or node.output[0]}"
+        f"{consumer.op_type} reads the integers of {node.name or node.output[0]}"
         for node in graph.of("QuantizeLinear")
-        for reader in graph.after_movement(node.output[0])
-        if reader.op_type != "DequantizeLinear"
+        for consumer in graph.after_movement(node.output[0])
+        if consumer.op_type != "DequantizeLinear"
     ]
 
 
 def _written_out_norms(graph: _Graph, opset: int) -> list[str]:
-    """``Sqrt(ReduceMean(...) + epsilon)``: the standard deviation of a LayerNorm in its parts."""
+    """Finds ``Sqrt(ReduceMean(...) + epsilon)``: the standard deviation of a LayerNorm written as primitives."""
     if opset < _LAYER_NORMALIZATION_SINCE:
         return []
     found = []
     for node in graph.of("Sqrt"):
-        sum_of = graph.maker(node.input[0])
-        terms = [] if sum_of is None or sum_of.op_type != "Add" else [graph.maker(name) for name in sum_of.input]
+        sum_of = graph.producer(node.input[0])
+        terms = [] if sum_of is None or sum_of.op_type != "Add" else [graph.producer(name) for name in sum_of.input]
         if any(term is not None and term.op_type == "ReduceMean" for term in terms):
             found.append(f"{node.name or node.output[0]} belongs to a LayerNorm in its parts")
     return found
@@ -179,7 +179,7 @@ def _cubic(graph: _Graph, _opset: int) -> list[str]:
 
 
 def _half_quantized(graph: _Graph, _opset: int) -> list[str]:
-    """Attentions of which some operands are quantized and others are not."""
+    """Finds attentions of which some operands are quantized and others are not."""
     found = []
     for softmax in graph.of("Softmax"):
         operands = _operands(graph, softmax)
@@ -191,7 +191,7 @@ def _half_quantized(graph: _Graph, _opset: int) -> list[str]:
 
 
 def _operands(graph: _Graph, softmax: NodeProto) -> dict[str, bool]:
-    """Whether each operand of an attention's two products, and their result, is quantized; empty for no attention."""
+    """Returns whether each operand of an attention and its result are quantized; empty for no attention."""
     scores, _ = _scores(graph, softmax)
     product, probabilities = _weighted(graph, softmax.output[0])
     if scores is None or product is None:
@@ -199,17 +199,20 @@ def _operands(graph: _Graph, softmax: NodeProto) -> dict[str, bool]:
     value = product.input[1 - list(product.input).index(probabilities)]
     names = {"query": scores.input[0], "key": scores.input[1], "probabilities": probabilities, "value": value}
     quantized = {name: _is_dequantized(graph, operand) for name, operand in names.items()}
-    readers = graph.after_movement(product.output[0])
-    return {**quantized, "context": bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)}
+    consumers = graph.after_movement(product.output[0])
+    return {
+        **quantized,
+        "context": bool(consumers) and all(consumer.op_type == "QuantizeLinear" for consumer in consumers),
+    }
 
 
 def _is_dequantized(graph: _Graph, name: str) -> bool:
-    maker = graph.before_movement(name)
-    return maker is not None and maker.op_type == "DequantizeLinear"
+    producer = graph.before_movement(name)
+    return producer is not None and producer.op_type == "DequantizeLinear"
 
 
 def _scores(graph: _Graph, softmax: NodeProto) -> tuple[NodeProto | None, list[NodeProto]]:
-    """The product of queries and keys, and what is done to it before the softmax but for the sum with a mask."""
+    """Returns the product of queries and keys, and the operators between it and the softmax except the mask's Add."""
     others: list[NodeProto] = []
     node = graph.before_movement(softmax.input[0])
     while node is not None and node.op_type in _ON_SCORES:
@@ -221,19 +224,19 @@ def _scores(graph: _Graph, softmax: NodeProto) -> tuple[NodeProto | None, list[N
 
 
 def _weighted(graph: _Graph, name: str) -> tuple[NodeProto | None, str]:
-    """The product of probabilities and values, and the name under which it reads the probabilities."""
-    for reader in graph.readers(name):
-        if reader.op_type == "MatMul":
-            return reader, name
-        if reader.op_type in _MOVEMENT or reader.op_type in _ON_PROBABILITIES:
-            product, below = _weighted(graph, reader.output[0])
+    """Returns the product of probabilities and values, and the name under which it reads the probabilities."""
+    for consumer in graph.consumers(name):
+        if consumer.op_type == "MatMul":
+            return consumer, name
+        if consumer.op_type in _MOVEMENT or consumer.op_type in _ON_PROBABILITIES:
+            product, below = _weighted(graph, consumer.output[0])
             if product is not None:
                 return product, below
     return None, ""
 
 
 def _changed_scores(graph: _Graph, _opset: int) -> list[str]:
-    """What stands between the product of queries and keys and the softmax, where fused attention takes a mask alone."""
+    """Finds operators other than the mask's Add between the scores and the softmax: they prevent fused attention."""
     return [
         f"{node.op_type} {node.name or node.output[0]} stands between the scores and their softmax"
         for softmax in graph.of("Softmax")
@@ -252,4 +255,4 @@ CHECKS: tuple[tuple[str, Callable[[_Graph, int], list[str]]], ...] = (
     ("attention quantized whole or not at all", _half_quantized),
     ("the attention's factor on the query", _changed_scores),
 )
-"""What has to hold, and what finds where it does not."""
+"""The name of each check, and the function that finds its violations."""

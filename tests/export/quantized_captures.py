@@ -19,7 +19,7 @@ from vitedge.quantization.plan import ENDS, Plan, QuantizationParameters, quanti
 
 ZERO = torch.tensor(0, dtype=torch.int32)
 UNIT = QuantizationParameters("int8", torch.tensor(1 / 127), ZERO)
-"""Of the probabilities of an attention."""
+"""Quantization parameters of the probabilities of an attention."""
 
 
 def images(program: Program, count: int, seed: int = 0) -> Tensor:

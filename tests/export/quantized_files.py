@@ -37,7 +37,7 @@ def run(content: bytes, images: torch.Tensor, *, at_once: bool = False) -> np.nd
 
 
 def optimized(content: bytes, folder: Path) -> ModelProto:
-    """What ONNX Runtime makes of a file before it runs it."""
+    """Returns the graph that ONNX Runtime optimizes a file to."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.optimized_model_filepath = str(folder / "optimized.onnx")

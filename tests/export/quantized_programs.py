@@ -86,7 +86,7 @@ def observed(program: Program) -> dict[str, tuple[float, float]]:
 
 
 def simulated(program: Program, images: Tensor) -> Tensor:
-    """What PyTorch computes for images, one by one where the program takes one."""
+    """Returns PyTorch's outputs for images, one by one where the program takes one."""
     run = Execution(program.exported)
     size = program.inputs[0].shape[0]
     with torch.no_grad():

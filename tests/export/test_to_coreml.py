@@ -114,7 +114,7 @@ def test_reversed_channels_are_reversed_inside(tmp_path: Path) -> None:
 
 
 def test_a_shifted_window_is_sliced_and_not_gathered(tmp_path: Path) -> None:
-    """What it computes is held by the families' parity."""
+    """Its values are compared by the parity tests of the families."""
     _, mil = lowered(tmp_path, captured("swin"))
     kinds = {operation.kind for operation in mil.operations}
     assert {"slice_by_index", "concat"} <= kinds

@@ -5,4 +5,4 @@ Reading needs neither coremltools' own import nor PyTorch; computing needs PyTor
 """
 
 COMPUTE = ("declared", "fp32")
-"""How the arithmetic can be: as declared, or in float32 throughout, which shows a program without its rounding."""
+"""Modes of arithmetic: as declared, or in float32 throughout, which shows a program without its rounding."""

@@ -32,7 +32,7 @@ class ElementType:
     name: str
     bits: int
     storage: np.dtype[Any]
-    """What an array of it is in memory; numbers of fewer than eight bits take a byte each."""
+    """Dtype of its arrays in memory; numbers of fewer than eight bits take a byte each."""
 
 
 def _types(*entries: tuple[int, str, int, Any]) -> dict[int, ElementType]:
@@ -63,7 +63,7 @@ ELEMENT_TYPES: Mapping[int, ElementType] = _types(
     (40, "float8_e4m3fn", 8, ml_dtypes.float8_e4m3fn),
     (41, "float8_e5m2", 8, ml_dtypes.float8_e5m2),
 )
-"""``MILSpec.DataType`` to what it means."""
+"""``MILSpec.DataType`` to the element type."""
 
 _BLOB_TYPES = {
     1: "float16", 2: "float32", 3: "uint8", 4: "int8", 5: "bfloat16", 6: "int16", 7: "uint16", 8: "int4", 9: "uint1",
@@ -84,17 +84,17 @@ _ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class Place:
-    """Where the data of one constant lie."""
+    """The location of one constant in a blob file."""
 
     file: Path
     offset: int
-    """Of the metadata."""
+    """Offset of the metadata, bytes."""
     start: int
-    """Of the data."""
+    """Offset of the data, bytes."""
     size: int
-    """Bytes."""
+    """Size of the data, bytes."""
     bits: int
-    """How many of them the constant takes, from the first on."""
+    """Bits of the data that the constant takes, from the first on."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Blobs:
 
     @cached_property
     def mapped(self) -> Array:
-        """Its bytes; pages are read when they are touched, and never written back.
+        """The bytes of the file; pages are read when they are touched, and never written back.
 
         Raises:
             UnreadableArtifact: it cannot be mapped.
@@ -159,12 +159,12 @@ class Blobs:
         return _Entry(kind, start, size, padding)
 
     def find(self, offset: int, element: ElementType, count: int) -> Place:
-        """Where ``count`` elements lie; none of their pages is touched.
+        """Returns the location of ``count`` elements; none of their pages is touched.
 
         Args:
             offset: of the metadata.
-            element: what the program declares the elements to be.
-            count: how many of them.
+            element: their type, as the program declares it.
+            count: their number.
 
         Raises:
             UnreadableArtifact: the file does not hold that there.
@@ -177,11 +177,11 @@ class Blobs:
         return Place(self.path, offset, entry.start, entry.size, count * element.bits)
 
     def read(self, place: Place) -> Array:
-        """The bytes at a place: a view of the file."""
+        """Returns the bytes of a constant: a view of the file."""
         return self.mapped[place.start : place.start + place.size]
 
     def check_unused(self, places: Collection[Place]) -> None:
-        """Checks what no constant is made of: reserved fields, the gaps between the blobs, blobs that nobody reads.
+        """Checks the bytes of no constant: reserved fields, gaps between the blobs, blobs that nothing reads.
 
         Args:
             places: of all the constants that the programs of the package read from this file.
@@ -218,7 +218,7 @@ def _aligned(offset: int) -> int:
 
 
 def unpack(data: Array, element: ElementType, count: int) -> Array:
-    """Bytes to elements, flat; those of fewer than eight bits are packed from the lowest bit on, without gaps.
+    """Returns bytes as elements, flat; those of fewer than eight bits are packed from the lowest bit on.
 
     Whole bytes are not copied.
     """

@@ -22,7 +22,7 @@ _GRAYSCALE, _BGR = (10, 40), 30
 
 
 def inputs(package: Package) -> tuple[TensorSpec, ...]:
-    """The inputs; an image is ``uint8 (1, channels, height, width)``.
+    """Returns the inputs; an image is ``uint8 (1, channels, height, width)``.
 
     Raises:
         UnreadableArtifact: the metadata of the package is damaged.
@@ -34,18 +34,18 @@ def inputs(package: Package) -> tuple[TensorSpec, ...]:
 
 
 def outputs(package: Package) -> tuple[TensorSpec, ...]:
-    """The outputs that are tensors: not the label of a classifier and its table of probabilities."""
+    """Returns the outputs that are tensors: not a classifier's label and table of probabilities."""
     labels = {package.interface.predictedFeatureName, package.interface.predictedProbabilitiesName}
     return tuple(_feature(feature) for feature in package.interface.output if feature.name not in labels)
 
 
 def output_names(package: Package) -> tuple[str, ...]:
-    """Names of all outputs, those of a classifier included."""
+    """Returns the names of all outputs, those of a classifier included."""
     return tuple(feature.name for feature in package.interface.output)
 
 
 def is_bgr(package: Package) -> frozenset[str]:
-    """Names of the image inputs whose channels the program takes as blue, green, red."""
+    """Returns the names of the image inputs whose channels the program takes as blue, green, red."""
     return frozenset(
         feature.name
         for feature in package.interface.input
@@ -54,7 +54,7 @@ def is_bgr(package: Package) -> frozenset[str]:
 
 
 def metadata(package: Package, key: str) -> Any:
-    """One of the records that a package of ours carries as JSON; None where it has none.
+    """Returns one of the records that a package of vitedge carries as JSON; None where it has none.
 
     Raises:
         UnreadableArtifact: it is not JSON.
@@ -106,7 +106,7 @@ def _listed(shape: tuple[int | str | None, ...]) -> str:
 
 
 def _feature(feature: Any) -> TensorSpec:
-    """What is no tensor has the name of its kind as dtype."""
+    """Returns the specification of an input or output; one that is no tensor has the name of its kind as dtype."""
     kind = feature.type.WhichOneof("Type")
     if kind == "imageType":
         image = feature.type.imageType

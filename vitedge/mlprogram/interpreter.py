@@ -28,7 +28,7 @@ from vitedge.mlprogram.program import Argument, Literal, MLProgram, Named, Opera
 from vitedge.sentences import short
 
 Watch = Callable[[Operation, tuple[Any, ...]], None]
-"""Is told of every operation what it returned, before that is rounded to a declared float16."""
+"""Called with every operation and its results, before those are rounded to a declared float16."""
 
 _NARROW = (torch.float16, torch.bfloat16)
 _BIT_TYPES = {
@@ -36,7 +36,7 @@ _BIT_TYPES = {
     np.dtype(ml_dtypes.float8_e4m3fn): (np.uint8, torch.float8_e4m3fn),
     np.dtype(ml_dtypes.float8_e5m2): (np.uint8, torch.float8_e5m2),
 }
-"""Types that NumPy hands to PyTorch as bits only."""
+"""Types that PyTorch takes from NumPy as bits only."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Step:
     constants: Mapping[str, Any]
     """Parameters whose value is known before the program runs."""
     values: tuple[tuple[str, str | tuple[str, ...]], ...]
-    """The other parameters, to the name of a value or of several."""
+    """The other parameters, each with the name of a value or the names of several."""
     dtypes: tuple[torch.dtype | None, ...]
-    """What each result is rounded to; None for what is no tensor."""
+    """Dtype that each result is rounded to; None for one that is no tensor."""
     widens: bool
     """Whether float16 is widened before the call."""
     releases: tuple[str, ...]
@@ -85,14 +85,14 @@ class MLProgramInterpreter:
         watch: Watch | None = None,
         substitutes: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Any]:
-        """The program's outputs by name, and with them the wanted values.
+        """Computes the program's outputs by name, and with them the wanted values.
 
         Args:
             inputs: every input by name.
             wanted: names of further values to return.
-            watch: is told of every operation.
-            substitutes: values that take the place of what the operation of that name returned; the wanted values and
-                the outputs are still those that it returned.
+            watch: called with every operation and its results.
+            substitutes: values that take the place of the result of the operation of that name; the wanted values
+                and the outputs are still its results.
 
         Raises:
             BadRecipe: an input is missing, or has another shape or kind of number than is declared.
@@ -116,7 +116,7 @@ class MLProgramInterpreter:
         return found
 
     def _given(self, entry: Output, inputs: Mapping[str, Tensor]) -> Tensor:
-        """What is given for an input of the program, in its declared type."""
+        """Returns the value given for an input of the program, in its declared type."""
         path, value = self.program.package.path, inputs.get(entry.name)
         if value is None:
             raise BadRecipe(f"{path} takes an input {entry.name}, which is not given.")
@@ -131,7 +131,7 @@ class MLProgramInterpreter:
         return value if dtype is None else value.to(dtype)
 
     def _made(self, step: Step, values: Mapping[str, Any], watch: Watch | None = None) -> dict[str, Any]:
-        """What an operation makes, by name and rounded to the declared types."""
+        """Returns the results of an operation, by name and rounded to the declared types."""
         results = self._call(step, values)
         if watch is not None:
             watch(step.operation, results)
@@ -162,7 +162,7 @@ class MLProgramInterpreter:
         return self._constants[name] if name in self._constants else values[name]
 
     def _check(self, operation: Operation, results: tuple[Any, ...]) -> None:
-        """Every result has the declared shape, as far as one is declared."""
+        """Checks that every result has the declared shape, as far as one is declared."""
         if len(results) != len(operation.outputs):
             raise self._failed(operation, f"it makes {len(results)} values, not {len(operation.outputs)}")
         for output, result in zip(operation.outputs, results, strict=True):
@@ -223,7 +223,7 @@ class MLProgramInterpreter:
         )
 
     def _widens(self, operation: Operation) -> bool:
-        """Whether narrow arguments have to be widened before the call; most programs have none."""
+        """Returns whether narrow arguments have to be widened before the call; most programs have none."""
         if operation.kind in MOVES and self.compute == "declared":
             return False
         dtypes = chain(
@@ -233,7 +233,7 @@ class MLProgramInterpreter:
         return any(STORAGE.get(dtype) in _NARROW for dtype in dtypes)
 
     def _named(self, argument: Argument, place: str) -> str:
-        """The name of an argument; a literal among named ones gets one."""
+        """Returns the name of an argument; a literal among named ones gets one."""
         if isinstance(argument, Named):
             return argument.name
         name = f"{place}.{len(self._constants)}"
@@ -244,7 +244,7 @@ class MLProgramInterpreter:
         return tensor(argument) if isinstance(argument, Literal) else self._constants[argument.name]
 
     def _last_readers(self) -> dict[int, tuple[str, ...]]:
-        """Index of an operation to the values that it is the last to read, or that nobody reads."""
+        """Returns index of an operation to the values that it is the last to read, or that nothing reads."""
         last: dict[str, int] = {}
         for index, operation in enumerate(self.program.operations):
             if not operation.is_constant:
@@ -264,11 +264,11 @@ class MLProgramInterpreter:
 
 
 LISTS = frozenset(("values", "ref_tensors", "begins", "ends", "end_masks"))
-"""Parameters that take a list of values, also where there is one only."""
+"""Parameters that take a list of values, even of one."""
 
 
 def tensor(literal: Literal) -> Any:
-    """A constant as an operation gets it: a tensor that shares the file's memory, a ``str``, a tuple or a ``dict``."""
+    """Returns a constant as an operation takes it: a tensor that shares the file's memory, ``str``, tuple, ``dict``."""
     value = literal.decode()
     if not isinstance(value, np.ndarray) or value.dtype.kind == "U":
         return value
@@ -283,8 +283,22 @@ def tensor(literal: Literal) -> Any:
     return torch.from_numpy(value)
 
 
+def input_tensor(array: np.ndarray[Any, Any], *, bgr: bool) -> Tensor:
+    """Returns an input of a package as the interpreter takes it.
+
+    Args:
+        array: the input; of an image ``uint8 (1, channels, height, width)``, RGB.
+        bgr: whether the program takes the channels in the reverse order.
+
+    Returns:
+        A copy, as the array may be read-only; pixels as float32.
+    """
+    value = torch.from_numpy(np.array(array[:, ::-1] if bgr else array))
+    return value.float() if value.dtype == torch.uint8 else value
+
+
 def _fits(shape: tuple[int | None, ...] | None, value: Tensor) -> bool:
-    """Whether a value has a declared shape, as far as one is declared."""
+    """Returns whether a value has the declared shape, as far as one is declared."""
     return shape is None or (
         len(shape) == value.ndim and all(edge in (None, of) for edge, of in zip(shape, value.shape, strict=True))
     )

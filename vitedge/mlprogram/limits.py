@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much a package may ask for; what is beyond is no vision transformer but damaged or hostile, and is refused.
+"""Upper limits on what a package may contain; one beyond them is damaged or hostile, and is refused.
 
 Each bound is many times what the largest published models of the families need.
 """
@@ -21,6 +21,8 @@ MOST_BLOBS = 2**16
 MOST_PARTS = 2**17
 """Operations, arguments, types and constants of a program together; a MobileViT v2 has 11 000."""
 HIGHEST_RANK = 16
-"""Core ML itself takes 5."""
+"""Rank of a value; far above that of Core ML."""
+MAX_RANK = 5
+"""Rank of a value that Core ML takes; it refuses higher ones on the device."""
 LONGEST_NAME = 1024
 """Characters of the name of a value."""

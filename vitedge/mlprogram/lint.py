@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What in an ML MLProgram will cost speed or precision on a device, found without running it.
+"""Findings on an ML Program that will cost speed or precision on a device, made without running it.
 
 Needs neither PyTorch nor the weights in memory. A rule says what the program declares; where a reason speaks of devices
 its source is named beside the rule or in `vitedge.mlprogram.placement`.
@@ -17,15 +17,14 @@ from typing import Any
 import numpy as np
 
 from vitedge.mlprogram.blobs import Array
+from vitedge.mlprogram.limits import MAX_RANK
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.placement import LEAVES_NEURAL_ENGINE
 from vitedge.mlprogram.program import Literal, MLProgram, Named, Operation, Output, read_program
 from vitedge.records import Finding
 
-MAX_RANK = 5
-"""Core ML refuses tensors of a higher rank on the device."""
 _CHANNELS = (1, 3)
-"""Of an image input: grey or RGB."""
+"""Channels of an image input: grey or RGB."""
 _CHUNK = 1 << 20
 """Elements of a constant that are looked at together; a file is mapped, and only so much of it is in memory."""
 
@@ -49,14 +48,14 @@ _KEEP = (
 
 
 def lint(subject: str | os.PathLike[str] | MLProgram, artifact: str) -> tuple[Finding, ...]:
-    """What to know of a program before it goes to a device; empty where no rule finds anything.
+    """Returns the findings on a program, one or more for every rule that is violated.
 
     Args:
         subject: an ``.mlpackage``, or its program.
         artifact: what the findings call it.
 
     Raises:
-        UnreadableArtifact: it is not a package of one ML MLProgram, or a constant of it is damaged.
+        UnreadableArtifact: it is not a package of one ML Program, or a constant of it is damaged.
         MissingBackend: coremltools, whose generated classes read the specification, is not installed.
     """
     program = subject if isinstance(subject, MLProgram) else read_program(read_package(Path(subject)))
@@ -71,7 +70,7 @@ def _finding(rule: str, where: str, reason: str, remedy: str) -> Finding:
 
 
 def _several(names: list[str]) -> str:
-    """The first of them, and how many more there are."""
+    """Returns the first of them, and how many more there are."""
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
@@ -80,7 +79,7 @@ def _called(operation: Operation) -> str:
 
 
 def _rank(program: MLProgram) -> Iterator[Finding]:
-    """The converter itself refuses most of these; a package that was edited may have them."""
+    """Finds ranks that Core ML refuses; the converter refuses most of them, but a package may have been edited."""
     # What compressed constants are made of may have more axes: coremltools lets it pass as well.
     ranks = [
         (_called(operation), len(output.type.shape or ()))
@@ -127,7 +126,7 @@ def _dynamic(program: MLProgram) -> Iterator[Finding]:
 
 
 def _flexibility(feature: Any) -> str:
-    """``range``, ``list``, or empty for one shape."""
+    """Returns ``range``, ``list``, or an empty name for one shape."""
     kind = feature.type.WhichOneof("Type")
     if kind == "multiArrayType":
         array = feature.type.multiArrayType
@@ -159,7 +158,7 @@ def _leaves_neural_engine(program: MLProgram) -> Iterator[Finding]:
 
 
 def _unfolded(program: MLProgram) -> Iterator[Finding]:
-    """What coremltools' pass ``common::const_elimination`` does away with where it knows the value."""
+    """Finds constant expressions, which coremltools' pass ``common::const_elimination`` removes."""
     folded = _constant_values(program)
     computed = [operation for operation in program.operations if not operation.is_constant and operation.name in folded]
     if not computed:
@@ -186,7 +185,7 @@ def _image_input(program: MLProgram) -> Iterator[Finding]:
             yield _finding(
                 "image input",
                 f"input {feature.name}",
-                "It is an array of numbers: the app has to turn every image into one and to normalize it.",
+                "It is an array of numbers: the app has to convert every image to one and to normalize it.",
                 "Let it take the image itself: vitedge export CHECKPOINT --format coreml --input uint8.",
             )
 
@@ -219,10 +218,10 @@ def _precision(program: MLProgram) -> Iterator[Finding]:
             "Export it with vitedge export CHECKPOINT --format coreml --precision fp16.",
         )
     elif counts["float16"]:
-        yield from _islands(program)
+        yield from _float32_modules(program)
 
 
-def _islands(program: MLProgram) -> Iterator[Finding]:
+def _float32_modules(program: MLProgram) -> Iterator[Finding]:
     """Float32 that is entered from float16: what is float32 from the input on, or up to an output, costs nothing."""
     dtypes = {output.name: output.type.dtype for _, output in _values(program)}
     casts = {
@@ -285,7 +284,7 @@ _FAULTS = {
 
 
 def _fault(values: Array, *, is_padding: bool) -> str:
-    """The worst fault of a constant, looked at in pieces; what pads may be infinite."""
+    """Returns the worst fault of a constant, looked at in pieces; a padding value may be infinite."""
     bits = values.reshape(-1).view(np.uint16)
     largest, subnormal, nonzero, is_nan = 0, 0, 0, False
     for start in range(0, bits.size, _CHUNK):
@@ -302,7 +301,7 @@ def _fault(values: Array, *, is_padding: bool) -> str:
 
 
 def _half(program: MLProgram) -> Iterator[tuple[str, Literal]]:
-    """Every float16 constant: those with a name, and those that are written where they are read."""
+    """Yields every float16 constant: those with a name, and those that are written where they are read."""
     for operation in program.operations:
         bound = ((name, value) for name, values in operation.inputs.items() for value in values)
         for parameter, literal in (*operation.attributes.items(), *bound):
@@ -312,7 +311,7 @@ def _half(program: MLProgram) -> Iterator[tuple[str, Literal]]:
 
 
 def _epsilon(program: MLProgram) -> Iterator[Finding]:
-    """The pass ``add_fp16_cast`` of coremltools writes 6e-8, the smallest number, for what would round to zero."""
+    """Finds coarse epsilons: ``add_fp16_cast`` of coremltools writes 6e-8 for numbers that would round to zero."""
     constants = dict(program.constants())
     small: dict[str, float] = {}
     for operation in program.operations:
@@ -334,7 +333,7 @@ def _epsilon(program: MLProgram) -> Iterator[Finding]:
 
 
 def _values(program: MLProgram) -> Iterator[tuple[Operation, Output]]:
-    """Every tensor that an operation makes."""
+    """Yields every tensor that an operation returns."""
     for operation in program.operations:
         for output in operation.outputs:
             if output.type.dtype not in ("list", "dictionary"):
@@ -342,7 +341,7 @@ def _values(program: MLProgram) -> Iterator[tuple[Operation, Output]]:
 
 
 def _constant_values(program: MLProgram) -> frozenset[str]:
-    """Names of the values that are the same at every prediction."""
+    """Returns the names of the values that are the same at every prediction."""
     known: set[str] = set()
     for operation in program.operations:
         bound = any(operation.inputs.values())

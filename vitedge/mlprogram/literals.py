@@ -37,7 +37,7 @@ class ValueType:
     dtype: str
     """Name of an element type; ``list`` or ``dictionary`` for what is no tensor."""
     shape: tuple[int | None, ...] | None
-    """None for an edge that is not fixed, and for a shape of which not even the rank is."""
+    """None for an edge that is not fixed, and for a shape whose rank is not fixed."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Literal:
 
     type: ValueType
     place: Place | None
-    """Where in a blob file it lies; None for one that is in the program itself."""
+    """Its location in a blob file; None for one that is in the program itself."""
     _message: Any = field(repr=False)
     """``MILSpec.Value``."""
     _package: Package = field(repr=False)
@@ -57,7 +57,7 @@ class Literal:
         return self.place is not None
 
     def decode(self) -> Any:
-        """An array, a ``str``, a tuple for a list or a tensor of strings, or a ``dict``.
+        """Returns an array, a ``str``, a tuple for a list or a tensor of strings, or a ``dict``.
 
         Raises:
             UnreadableArtifact: a number does not fit its declared type.
@@ -70,14 +70,14 @@ class Literal:
 
 
 class Reader:
-    """Reads names, types and constants of one program, and refuses what is not well formed or beyond all measure."""
+    """Reads names, types and constants of one program, and refuses those that are malformed or beyond the limits."""
 
     def __init__(self, package: Package) -> None:
         self.package = package
         self._parts = 0
 
     def count(self, parts: int) -> None:
-        """Takes note of further parts of the program, before they are read.
+        """Counts further parts of the program, before they are read.
 
         Raises:
             UnreadableArtifact: they are too many.
@@ -87,17 +87,17 @@ class Reader:
             raise self.refused(f"its program has more than {MOST_PARTS} operations, arguments and types")
 
     def refused(self, reason: str) -> UnreadableArtifact:
-        """The error to raise."""
+        """Returns the error to raise."""
         return UnreadableArtifact(f"{self.package.path} is damaged: {reason}.")
 
     def name(self, text: str) -> str:
-        """A name that can be shown as it is."""
+        """Returns a name that can be shown as it is."""
         if not text.isprintable() or not 0 < len(text) <= LONGEST_NAME:
             raise self.refused(f"it has the name {quoted(text)}")
         return text
 
     def type(self, message: Any) -> ValueType:
-        """A ``MILSpec.ValueType``."""
+        """Reads a ``MILSpec.ValueType``."""
         kind = message.WhichOneof("type")
         if kind == "tensorType":
             return self._tensor_type(message.tensorType)
@@ -125,7 +125,7 @@ class Reader:
         return ValueType(dtype, shape)
 
     def literal(self, message: Any) -> Literal:
-        """A ``MILSpec.Value``, whose data are where it says and as many as it says."""
+        """Reads a ``MILSpec.Value``, and checks the place and the size of its data."""
         self.count(1)
         declared = self.type(message.type)
         kind = message.WhichOneof("value")
@@ -189,7 +189,7 @@ def _edge(dimension: Any) -> int | None:
 
 
 def _declared(message: Any) -> tuple[ElementType, tuple[int, ...]]:
-    """Element type and shape of a tensor that was checked."""
+    """Returns element type and shape of a tensor that was checked."""
     tensor = message.type.tensorType
     return ELEMENT_TYPES[tensor.dataType], tuple(int(dimension.constant.size) for dimension in tensor.dimensions)
 
@@ -218,7 +218,7 @@ def _key(message: Any, package: Package) -> Any:
 
 
 def _numbers(values: Any, element: ElementType, package: Package) -> Array:
-    """Numbers that lie in a field of 32 or 64 bits."""
+    """Returns the numbers of a field of 32 or 64 bits in their declared type."""
     if element.storage.kind not in "iu":
         return np.asarray(values, element.storage)
     wide = np.asarray(values, np.int64)

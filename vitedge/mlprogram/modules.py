@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which module of the reference a value of a program came from.
+"""The module of the reference that a value of an ML Program came from.
 
 Packages of vitedge list the modules, and their values are called after module and operation. In other packages the
 names of the weights carry those of the parameters; what an operation without weights belongs to is not known there,
@@ -22,7 +22,7 @@ MODULES = "vitedge.modules"
 BLOCKS = "vitedge.blocks"
 """Key of a package's metadata: `vitedge.records.Artifact.blocks` as a JSON object."""
 AFTER = "after "
-"""In front of the module of the last weights before an operation that has none itself."""
+"""Prefix of the module of the last weights before an operation that has none itself."""
 _WEIGHT = re.compile(
     r"(?:[pb]_)?(\w+?)_(?:weight|bias|gamma|beta|running_mean|running_var)"
     r"(?:_(?:to|quantized|palettized|sparsified)\w*)?",
@@ -32,7 +32,7 @@ _WEIGHT = re.compile(
 
 
 def modules_of(program: MLProgram) -> dict[str, str]:
-    """Every value, constants included, to its module; the reference itself, and what is not known, is the empty name.
+    """Returns every value, constants included, to its module; empty for the reference itself and where it is unknown.
 
     Raises:
         UnreadableArtifact: the metadata of the package is damaged.
@@ -45,10 +45,10 @@ def modules_of(program: MLProgram) -> dict[str, str]:
 
 
 def listed_modules(package: Package) -> tuple[str, ...] | None:
-    """The paths of the modules that a package lists; None where it lists none.
+    """Returns the paths of the modules that a package lists; None where it lists none.
 
     Raises:
-        UnreadableArtifact: the list is none.
+        UnreadableArtifact: the entry is not a list of names.
     """
     found = metadata(package, MODULES)
     if found is None:
@@ -59,7 +59,7 @@ def listed_modules(package: Package) -> tuple[str, ...] | None:
 
 
 def blocks_of(package: Package) -> dict[str, str]:
-    """Module of the reference to the value that equals its output, as far as the package says so.
+    """Returns module of the reference to the value that equals its output, as the package lists them.
 
     Raises:
         UnreadableArtifact: the metadata of the package is damaged.
@@ -73,18 +73,18 @@ def blocks_of(package: Package) -> dict[str, str]:
 
 
 def identifier(path: str) -> str:
-    """A dotted name as the names of Core ML allow it."""
+    """Returns a dotted name as an identifier of Core ML."""
     return re.sub(r"\W", "_", path.strip("._"), flags=re.ASCII)
 
 
 def module_of_weight(name: str) -> str:
-    """The module that the name of a weight carries, its dots still underscores; empty where it carries none."""
+    """Returns the module in the name of a weight, its dots still underscores; empty where there is none."""
     match = _WEIGHT.fullmatch(name)
     return match.group(1) if match else ""
 
 
 def readers(program: MLProgram) -> Mapping[str, list[Operation]]:
-    """Every value to the operations that read it."""
+    """Returns every value to the operations that read it."""
     found: dict[str, list[Operation]] = defaultdict(list)
     for operation in program.operations:
         for name in operation.reads():
@@ -96,7 +96,7 @@ Found = dict[str, str]
 
 
 def _traced(program: MLProgram, say: Callable[[str], str], otherwise: Callable[[Operation, Found], str]) -> Found:
-    """The modules by what names say; ``otherwise`` decides on an operation whose name and weights say nothing."""
+    """Returns modules by names; ``otherwise`` decides on an operation whose name and weights carry none."""
     found: Found = {}
     constants: set[str] = set()
     for operation in program.operations:
@@ -113,7 +113,7 @@ def _traced(program: MLProgram, say: Callable[[str], str], otherwise: Callable[[
 
 
 def _by_readers(program: MLProgram, unnamed: Collection[str], found: Found) -> Iterator[tuple[str, str]]:
-    """Constants without a name of their own belong to the module that alone reads them."""
+    """Yields constants without a module in their name, with the only module that reads them."""
     for name, operations in readers(program).items():
         modules = {found[operation.name] for operation in operations if operation.name in found}
         if name in unnamed and len(modules) == 1:
@@ -121,7 +121,7 @@ def _by_readers(program: MLProgram, unnamed: Collection[str], found: Found) -> I
 
 
 def _inherited(operation: Operation, found: Found) -> str:
-    """A cast belongs to what it casts; what else is called after no module is the reference's own."""
+    """Returns the module of a cast's input; any other operation without a module belongs to the reference itself."""
     return next((found.get(name, "") for name in operation.reads()), "") if operation.kind == "cast" else ""
 
 

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How near the values of a program come to what float16 can hold.
+"""The overflow check of a Core ML package: how near the values of its program come to the largest number of float16.
 
-The program is computed in float32, so that a value which float16 would cut off shows its true size. Besides what an
-operation puts out, this counts what a device computes on the way there where it may do so in float16: the sum of
-squares of a normalization, the scores of an attention, the sum under a mean, the cube in a tanh GELU. Sums of products
-(linear, conv, matmul) do not count: devices accumulate them in a wider type.
+The program is computed in float32, so that a value which float16 would cut off shows its true size. Besides the outputs
+of an operation, its inner results count, which a device may compute in float16 (`vitedge.program.float16`).
 """
 
 from __future__ import annotations
@@ -21,19 +19,25 @@ from torch import Tensor
 
 from vitedge.errors import BadRecipe
 from vitedge.mlprogram.description import is_bgr
-from vitedge.mlprogram.interpreter import MLProgramInterpreter, tensor
+from vitedge.mlprogram.interpreter import MLProgramInterpreter, input_tensor, tensor
 from vitedge.mlprogram.modules import listed_modules, modules_of, readers
 from vitedge.mlprogram.ops.arguments import ints
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import Literal, MLProgram, Named, Operation, read_program
+from vitedge.program.float16 import (
+    FLOAT16_MAX,
+    SAFETY,
+    attention_scores,
+    magnitude,
+    sum_of_magnitudes,
+    sum_of_squared_deviations,
+    sum_of_squares,
+    tanh_gelu_cube,
+)
 from vitedge.records import OverflowReport, ValueRange
 
-FLOAT16_MAX = 65504.0
-SAFETY = 4.0
-"""Other images reach further than the samples: what comes within this factor of the largest value had better be kept in
-float32. Only what exceeds the largest value itself is a fault."""
 _BOUNDS = frozenset(("pad", "select", "minimum", "maximum", "clip"))
-"""Operations that infinity, or float32's largest number, is handed to on purpose."""
+"""Operations that are given infinity, or float32's largest number, on purpose."""
 _FLOATS = ("float16", "float32")
 _INFINITE, _NAN, _OVERFLOW = "infinite", "NaN", "overflow"
 
@@ -43,8 +47,8 @@ Arguments = Mapping[str, Any]
 def check_overflow(path: Path, feeds: Iterable[Mapping[str, np.ndarray[Any, Any]]], name: str = "") -> OverflowReport:
     """Watches the values of a package over images.
 
-    In a package that computes in float16, what is declared float32 was kept so and is no fault. One without any
-    float16 is judged as if all of it were to become float16, but passes: nothing of it overflows as it is.
+    In a package that computes in float16, values declared float32 were kept so on purpose and are no fault. A package
+    without any float16 is checked as if all of it were to become float16, but passes: as it is, nothing overflows.
 
     Args:
         path: the package.
@@ -52,7 +56,7 @@ def check_overflow(path: Path, feeds: Iterable[Mapping[str, np.ndarray[Any, Any]
         name: what the report calls it; the file's own name otherwise.
 
     Raises:
-        UnreadableArtifact: it is not a package of one ML MLProgram, or does not compute what it declares.
+        UnreadableArtifact: it is not a package of one ML Program, or does not compute what it declares.
         UnsupportedOperation: it uses an operation that is not in the table.
         BadRecipe: the feeds do not have the names of the inputs.
     """
@@ -66,20 +70,15 @@ def check_overflow(path: Path, feeds: Iterable[Mapping[str, np.ndarray[Any, Any]
         if set(feed) != wanted:
             raise BadRecipe(f"{path} takes {', '.join(sorted(wanted))}, not {', '.join(sorted(feed)) or 'nothing'}.")
         images += max(len(array) for array in feed.values())
-        inputs = {key: _input(array, reverse=key in bgr) for key, array in feed.items()}
+        inputs = {key: input_tensor(array, bgr=key in bgr) for key, array in feed.items()}
         with torch.inference_mode():
             interpreter.run(inputs, watch=watch.start())
     return watch.report(name or path.name, images)
 
 
-def _input(array: np.ndarray[Any, Any], *, reverse: bool) -> Tensor:
-    value = torch.from_numpy(np.array(array[:, ::-1] if reverse else array))
-    return value.float() if value.dtype == torch.uint8 else value
-
-
 @dataclass
 class _Seen:
-    """What was seen of one value, or inside the operation that makes it."""
+    """The range of one value, or of an inner result of the operation that computes it."""
 
     operation: Operation
     value: str
@@ -91,7 +90,7 @@ class _Seen:
 
 
 class _Watch:
-    """Is told of every operation what it returned, and keeps the largest magnitudes."""
+    """Is called with every operation and its results, and keeps the largest magnitudes."""
 
     def __init__(self, program: MLProgram) -> None:
         self._program = program
@@ -106,15 +105,15 @@ class _Watch:
         )
         self._seen: dict[tuple[str, str], _Seen] = {}
         self._spoilt: set[str] = set()
-        """Values after one that is infinite or not a number by fault."""
+        """Values computed from one that is infinite or NaN by fault."""
         self._masked: set[str] = set()
-        """Values with an infinity that comes from a constant which is meant to be infinite."""
+        """Values with an infinity that stems from a constant which is meant to be infinite."""
         self._held: dict[str, Tensor] = {}
         self._look_at_constants()
         self._constant = (frozenset(self._spoilt), frozenset(self._masked))
 
     def start(self) -> _Watch:
-        """Forgets the values of the run before, not what was seen."""
+        """Forgets the values of the run before, and keeps the ranges."""
         self._spoilt, self._masked = (set(names) for names in self._constant)
         self._held.clear()
         return self
@@ -129,7 +128,7 @@ class _Watch:
         self._hold(operation, results)
 
     def report(self, name: str, images: int) -> OverflowReport:
-        """What was seen, largest first, faults before everything else."""
+        """Returns the ranges, faults first, then the largest first."""
         for seen in self._seen.values():
             if self._counts(seen) and seen.magnitude > FLOAT16_MAX:
                 seen.fault = seen.fault or _OVERFLOW
@@ -149,7 +148,7 @@ class _Watch:
         return OverflowReport(name, images, FLOAT16_MAX, tuple(ranges), self._keep(), passed=not broken)
 
     def _keep(self) -> tuple[str, ...]:
-        """The modules of those that make what float16 may not hold, and of those that would get it cast to float16."""
+        """Returns the modules that compute or read values which float16 may not hold, in order of execution."""
         listed = listed_modules(self._program.package) is not None
         found: set[str] = set()
         for seen in self._seen.values():
@@ -169,26 +168,26 @@ class _Watch:
     def _look_inside(self, operation: Operation, what: str, measure: Callable[[Tensor, Arguments], float]) -> None:
         arguments = self._arguments(operation)
         value = arguments.get("query", arguments.get("x"))
-        magnitude = 0.0 if value is None else measure(value, arguments)
-        if math.isfinite(magnitude):  # what is not was not finite before, and is told of there
+        size = 0.0 if value is None else measure(value, arguments)
+        if math.isfinite(size):  # otherwise its input was not finite, and is reported there
             name, dtype = operation.name, operation.outputs[0].type.dtype
             seen = self._seen.setdefault((name, what), _Seen(operation, name, dtype, what))
-            seen.magnitude = max(seen.magnitude, magnitude)
+            seen.magnitude = max(seen.magnitude, size)
 
     def _look_at(self, operation: Operation, name: str, dtype: str, value: Tensor) -> None:
         seen = self._seen.setdefault((name, ""), _Seen(operation, name, dtype))
-        magnitude = _magnitude(value)
-        if math.isfinite(magnitude):
-            seen.magnitude = max(seen.magnitude, magnitude)
+        size = magnitude(value)
+        if math.isfinite(size):
+            seen.magnitude = max(seen.magnitude, size)
             return
         seen.finite = False
         reads = set(operation.reads())
         if reads & self._spoilt:
             self._spoilt.add(name)
-        elif reads & self._masked and not math.isnan(magnitude):
+        elif reads & self._masked and not math.isnan(size):
             self._masked.add(name)
         else:
-            seen.fault = seen.fault or (_NAN if math.isnan(magnitude) else _INFINITE)
+            seen.fault = seen.fault or (_NAN if math.isnan(size) else _INFINITE)
             self._spoilt.add(name)
 
     def _look_at_constants(self) -> None:
@@ -197,16 +196,16 @@ class _Watch:
                 continue
             name, dtype = operation.name, operation.outputs[0].type.dtype
             value = tensor(operation.attributes["val"])
-            magnitude = _magnitude(value)
+            size = magnitude(value)
             kinds = {reader.kind for reader in self._readers.get(name, ())}
-            if not math.isnan(magnitude) and (kinds <= _BOUNDS or (kinds <= {"add"} and _is_mask(value))):
-                self._masked.update([name] if math.isinf(magnitude) else [])
-            elif not magnitude <= FLOAT16_MAX / SAFETY:
+            if not math.isnan(size) and (kinds <= _BOUNDS or (kinds <= {"add"} and _is_mask(value))):
+                self._masked.update([name] if math.isinf(size) else [])
+            elif not size <= FLOAT16_MAX / SAFETY:
                 # Constants are many and most are small: only what is large is worth a line.
                 self._look_at(operation, name, dtype, value)
 
     def _hold(self, operation: Operation, results: tuple[Any, ...]) -> None:
-        """Keeps what a rule will ask for, until the last of those that read it was measured."""
+        """Keeps the values that a rule will need, until the last operation that reads them was measured."""
         for output, result in zip(operation.outputs, results, strict=True):
             if any(reader.kind in _INSIDE for reader in self._readers.get(output.name, ())):
                 self._held[output.name] = result
@@ -215,7 +214,7 @@ class _Watch:
                 del self._held[name]
 
     def _arguments(self, operation: Operation) -> Arguments:
-        """The parameters of an operation, as far as they are held or constant."""
+        """Returns the parameters of an operation, as far as they are kept or constant."""
         found: dict[str, Any] = {name: tensor(literal) for name, literal in operation.attributes.items()}
         for parameter, arguments in operation.inputs.items():
             for argument in arguments:
@@ -231,44 +230,38 @@ def _size(entry: ValueRange) -> float:
     return math.inf if entry.magnitude is None else entry.magnitude
 
 
-def _magnitude(value: Tensor) -> float:
-    """The largest; NaN if there is one."""
-    if not value.numel():
-        return 0.0
-    low, high = value.aminmax()
-    return max(float(high), -float(low))
-
-
 def _is_mask(value: Tensor) -> bool:
-    """Whether adding it switches elements off: nought and a very negative number, which may be infinite."""
+    """Returns whether adding it masks elements: it holds zeros and very negative numbers, which may be infinite."""
     return bool((value <= 0).all())
 
 
+def _axes(value: Tensor, arguments: Arguments) -> tuple[int, ...]:
+    return ints(arguments["axes"]) if "axes" in arguments else tuple(range(value.ndim))
+
+
 def _sum(value: Tensor, arguments: Arguments) -> float:
-    axes = ints(arguments["axes"]) if "axes" in arguments else tuple(range(value.ndim))
-    return _magnitude(value.abs().sum(axes) if axes else value)
+    return sum_of_magnitudes(value, _axes(value, arguments))
 
 
 def _squares(value: Tensor, arguments: Arguments) -> float:
-    return _sum(value.square(), arguments)
+    return sum_of_squares(value, _axes(value, arguments))
 
 
 def _deviations(value: Tensor, arguments: Arguments) -> float:
-    axes = ints(arguments["axes"]) if "axes" in arguments else tuple(range(value.ndim))
-    return _magnitude((value - value.mean(axes, keepdim=True)).square().sum(axes)) if axes else 0.0
+    return sum_of_squared_deviations(value, _axes(value, arguments))
 
 
-def _planes(value: Tensor, arguments: Arguments) -> float:
-    return _deviations(value, {**arguments, "axes": torch.arange(2, value.ndim)})
+def _planes(value: Tensor, _: Arguments) -> float:
+    return sum_of_squared_deviations(value, range(2, value.ndim))
 
 
 def _scores(query: Tensor, arguments: Arguments) -> float:
     key = arguments.get("key")
-    return 0.0 if key is None else _magnitude((query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1))
+    return 0.0 if key is None else attention_scores(query, key)
 
 
 def _cube(value: Tensor, arguments: Arguments) -> float:
-    return _magnitude(value) ** 3 if arguments.get("mode") == "TANH_APPROXIMATION" else 0.0
+    return tanh_gelu_cube(value) if arguments.get("mode") == "TANH_APPROXIMATION" else 0.0
 
 
 _INSIDE: Mapping[str, tuple[str, Callable[[Tensor, Arguments], float]]] = {
@@ -280,4 +273,4 @@ _INSIDE: Mapping[str, tuple[str, Callable[[Tensor, Arguments], float]]] = {
     "scaled_dot_product_attention": ("scores", _scores),
     "gelu": ("cube", _cube),
 }
-"""Operations that compute something larger than they put out: what that is, and its largest magnitude."""
+"""Operations with an inner result larger than their output, to its name and the function of its magnitude."""

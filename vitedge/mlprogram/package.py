@@ -20,15 +20,15 @@ MODEL = "Data/com.apple.CoreML/model.mlmodel"
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
 MANIFEST = "Manifest.json"
 MAIN = "main"
-"""The function that runs where a package says nothing else."""
+"""The function that runs where a package declares no other."""
 _MOST_ITEMS = _MOST_FILES = 100
 _MODEL_PATH = "@model_path/"
-"""How a program writes the folder of its specification in front of the name of a blob file."""
+"""Prefix of the name of a blob file in a program: the folder of its specification."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """What is in a package."""
+    """The content of a package."""
 
     path: Path
     model: Any
@@ -47,14 +47,14 @@ class Package:
 
     @property
     def interface(self) -> Any:
-        """What describes inputs and outputs: of a package of several functions, those of the one that runs."""
+        """The description of inputs and outputs; in a package of several functions, of the one that runs."""
         for function in self.model.description.functions:
             if function.name == self.default_function:
                 return function
         return self.model.description
 
     def blobs(self, name: str) -> Blobs:
-        """The blob file that a program calls ``name``.
+        """Returns the blob file that a program calls ``name``.
 
         Raises:
             UnreadableArtifact: it is not inside the package.
@@ -92,7 +92,7 @@ def read_package(path: Path) -> Package:
 
 
 def quoted(text: str) -> str:
-    """A text that a file holds, fit to be shown: in quotes, on one line, cut if it is long."""
+    """Returns a text of a file in a form that can be shown: in quotes, on one line, cut if it is long."""
     shown = ascii(text[: LONGEST_NAME // 8])
     return shown if len(text) <= LONGEST_NAME // 8 else f"{shown}..."
 
@@ -127,7 +127,7 @@ def _check_manifest(path: Path) -> None:
 
 
 def _content(path: Path, name: str, largest: int) -> bytes:
-    """The bytes of a file of a package."""
+    """Returns the bytes of a file of a package."""
     file = _inside(path, name)
     if file is None or not file.is_file():
         raise UnreadableArtifact(f"{path} is not an .mlpackage: it has no file {name}.")
@@ -141,7 +141,7 @@ def _content(path: Path, name: str, largest: int) -> bytes:
 
 
 def _inside(folder: Path, name: str) -> Path | None:
-    """Where a name of a file leads; None where that is outside of the folder, or nothing is there."""
+    """Returns the file of that name; None where it is outside of the folder, or does not exist."""
     try:
         file = (folder / name).resolve()
         return file if file.is_relative_to(folder.resolve()) and file.exists() else None

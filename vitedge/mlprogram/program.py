@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An ML MLProgram as data: operations in order, each with its constants, its inputs by name and its typed outputs."""
+"""An ML Program as data: operations in order, each with its constants, its inputs by name and its typed outputs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Output:
-    """A value that an operation makes, or an input of the program."""
+    """A value that an operation returns, or an input of the program."""
 
     name: str
     type: ValueType
@@ -43,30 +43,30 @@ class Operation:
     kind: str
     """MIL's name of it, such as ``linear``."""
     inputs: Mapping[str, tuple[Argument, ...]]
-    """Parameter to what is bound to it: one argument, or several where the operation takes a list."""
+    """Parameter to its arguments: one, or several where the operation takes a list."""
     attributes: Mapping[str, Literal]
     """Constants that are no inputs: the value of a ``const``, the parameters of the older compressed constants."""
     outputs: tuple[Output, ...]
 
     @property
     def is_constant(self) -> bool:
-        """Whether what it makes is known before the program runs: a constant, plain or compressed."""
+        """Whether its result is known before the program runs: a constant, plain or compressed."""
         return self.kind == "const" or self.kind.startswith("constexpr_")
 
     @property
     def name(self) -> str:
-        """Name of the first value that it makes."""
+        """Name of the first value that it returns."""
         return self.outputs[0].name if self.outputs else ""
 
     def reads(self) -> Iterator[str]:
-        """Names of the values that it takes."""
+        """Yields the names of the values that it takes."""
         for arguments in self.inputs.values():
             for argument in arguments:
                 if isinstance(argument, Named):
                     yield argument.name
 
     def literals(self) -> Iterator[Literal]:
-        """Constant values that it holds itself."""
+        """Yields the constants that it holds itself."""
         yield from self.attributes.values()
         for arguments in self.inputs.values():
             yield from (argument for argument in arguments if isinstance(argument, Literal))
@@ -74,7 +74,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class MLProgram:
-    """One function of an ML MLProgram."""
+    """One function of an ML Program."""
 
     package: Package
     opset: str
@@ -84,13 +84,13 @@ class MLProgram:
     outputs: tuple[str, ...]
 
     def constants(self) -> Iterator[tuple[str, Literal]]:
-        """Name and value of every ``const``."""
+        """Yields name and value of every ``const``."""
         for operation in self.operations:
             if operation.kind == "const":
                 yield operation.name, operation.attributes["val"]
 
     def literals(self) -> Iterator[Literal]:
-        """Every constant value, those that have no name included."""
+        """Yields every constant, those without a name included."""
         for operation in self.operations:
             yield from operation.literals()
 
@@ -101,8 +101,8 @@ def read_program(package: Package, function: str = "") -> MLProgram:
     Nothing is computed and no weight is touched, but every constant is where the program says and as large.
 
     Raises:
-        UnreadableArtifact: it is not well formed: a value without a maker before its reader, two of one name, a type
-            that does not exist, a constant that is not there, more or larger values than any model has.
+        UnreadableArtifact: it is not well formed: a value is not computed before it is read, two have one name, a type
+            does not exist, a constant is not there, or there are more or larger values than any model has.
     """
     name = function or package.default_function
     if name not in package.functions:
@@ -155,7 +155,7 @@ _BYTES = {
     * (2 if element.name in ("uint16", "uint32") else 1)
     for element in ELEMENT_TYPES.values()
 }
-"""Name of an element type to what an element takes in memory."""
+"""Name of an element type to the bytes of an element in memory."""
 _STAY_IN_FILE = frozenset(
     element.name
     for element in ELEMENT_TYPES.values()
@@ -205,7 +205,7 @@ def _output(message: Any, reader: Reader) -> Output:
 
 
 def _check_order(program: MLProgram, reader: Reader) -> None:
-    """Every value is made once, before it is read: then nothing is missing and nothing runs in a circle."""
+    """Checks that every value is computed once, before it is read: nothing is missing, and there is no circle."""
     known = {entry.name for entry in program.inputs}
     if len(known) < len(program.inputs):
         raise reader.refused("two of its inputs have one name")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The form of a program that quantization starts from: nothing in it that computes nothing, and nothing twice.
+"""The canonical form of a program, from which quantization starts: no operators without effect, folded layers.
 
-What is changed is exact but for two foldings, which are exact in real numbers: of batch normalizations,
-``W' = W g / s`` and ``b' = (b - m) g / s + beta`` with ``s = sqrt(v + eps)`` (arXiv:1712.05877, section 3.2); and
-of the gains of residual branches, ``g (W x + b) = (diag(g) W) x + g b`` (LayerScale, arXiv:2103.17239, section 2).
+Every change is exact but for two foldings, which are exact in real numbers: of batch normalizations (see
+`vitedge.program.batch_norm`), and of the gains of residual branches, ``g (W x + b) = (diag(g) W) x + g b`` (LayerScale,
+arXiv:2103.17239, section 2).
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from vitedge.program.batch_norm import batch_norm_of, folds_into
 from vitedge.program.editor import Editor, aten
 from vitedge.program.modules import innermost_module
 from vitedge.program.program import Program
 
 _NOTHING = (aten.dropout.default, aten.contiguous.default, aten.alias.default, aten.detach.default)
-"""Operators that hand on their first input, in evaluation mode."""
+"""Operators that return their first input unchanged in evaluation mode."""
 _RENAMED = {
     aten.silu_.default: aten.silu.default,
     aten.relu_.default: aten.relu.default,
     aten.view.default: aten.reshape.default,
 }
-"""Operators to those that neither write into their input nor ask for its strides."""
+"""Operators to equal ones that neither write into their input nor depend on its strides."""
 LAYERS = (aten.linear.default, aten.conv2d.default)
+"""Operators with a weight that can be quantized."""
 
 
 def canonicalize(program: Program) -> Program:
@@ -46,7 +48,7 @@ def canonicalize(program: Program) -> Program:
             node.target = _RENAMED[node.target]
         elif node.target in _NOTHING or _is_whole_slice(node) or _is_no_padding(node):
             editor.replace(node, node.all_input_nodes[0])
-    editor.sweep()  # what is folded below has to have one reader
+    editor.sweep()  # only a layer with one consumer is folded below
     for node in editor.calls():
         if node.target is aten.batch_norm.default:
             _fold(editor, node)
@@ -77,24 +79,19 @@ def _is_no_padding(node: Node) -> bool:
 
 
 def _fold(editor: Editor, node: Node) -> None:
-    """Takes a batch normalization into the convolution before it, where it is its only reader."""
-    arguments: Any = node.args
-    convolution = arguments[0]
-    if convolution.target is not aten.conv2d.default or len(convolution.users) != 1:
-        return
-    weight = editor.tensor(convolution.args[1])
-    gamma, beta, mean, variance = (editor.tensor(argument) for argument in arguments[1:5])
-    if weight is None or gamma is None or beta is None or mean is None or variance is None:
+    """Folds a batch normalization into the convolution before it, where it is its only consumer."""
+    convolution = folds_into(node)
+    norm = None if convolution is None else batch_norm_of(node, editor.tensor)
+    weight = None if convolution is None else editor.tensor(convolution.args[1])
+    if convolution is None or norm is None or weight is None:
         return
     bias = editor.tensor(convolution.args[2]) if len(convolution.args) > 2 else None
-    scale = gamma / torch.sqrt(variance + arguments[7])
-    shifted = -mean if bias is None else bias - mean
-    _set_arguments(editor, convolution, weight * scale.reshape(-1, 1, 1, 1), shifted * scale + beta)
+    _set_arguments(editor, convolution, *norm.fold(weight, bias, torch.sqrt))
     editor.replace(node, convolution)
 
 
 def _fold_gain(editor: Editor, node: Node) -> None:
-    """Takes the product of a Linear's output and a vector into the Linear, where it is its only reader."""
+    """Folds a product of a Linear's output and a vector into the Linear, where it is its only consumer."""
     linear, gain = (node.args[0], node.args[1]) if _is_linear(node.args[0]) else (node.args[1], node.args[0])
     factor = editor.tensor(gain)
     if not _is_linear(linear) or factor is None or len(linear.users) != 1:
@@ -113,7 +110,7 @@ def _is_linear(node: Any) -> TypeGuard[Node]:
 
 
 def _give_tensors(editor: Editor, node: Node) -> None:
-    """Gives a layer a weight and a bias that it alone reads."""
+    """Gives a layer a weight and a bias that no other node reads."""
     weight, bias = node.args[1], node.args[2] if len(node.args) > 2 else None
     weight_value, bias_value = _constant(editor, weight), _constant(editor, bias)
     if weight_value is None:
@@ -124,7 +121,7 @@ def _give_tensors(editor: Editor, node: Node) -> None:
 
 
 def _set_arguments(editor: Editor, node: Node, weight: Tensor, bias: Tensor) -> None:
-    """Weight and bias of a layer as its own tensors."""
+    """Sets weight and bias of a layer, as tensors of its own."""
     arguments = [*node.args, *(None,) * (3 - len(node.args))]
     for position, part, value in ((1, "weight", weight), (2, "bias", bias)):
         held = arguments[position]
@@ -138,12 +135,12 @@ def _set_arguments(editor: Editor, node: Node, weight: Tensor, bias: Tensor) -> 
 
 
 def _is_own(editor: Editor, node: Any) -> bool:
-    """Whether a node is a tensor that one node alone reads."""
+    """Returns whether a node is a stored tensor with one consumer."""
     return isinstance(node, Node) and editor.name(node) is not None and len(node.users) == 1
 
 
 def _constant(editor: Editor, node: Any) -> Tensor | None:
-    """The value of a node that depends on no image."""
+    """Returns the value of a node that does not depend on the image, or None."""
     if not isinstance(node, Node):
         return None
     tensor = editor.tensor(node)

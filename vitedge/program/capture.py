@@ -41,10 +41,10 @@ def capture(
             ``(batch, channels, height, width)`` and returns the logits, or with ``features`` the tokens and the pooled
             features. It is not altered, and its tensors are shared with the program, not copied.
         spec: gives channels and image size, and travels with the program.
-        blocks: module names of the reference; also what tells the wrapper from the reference.
+        blocks: module names of the reference; they also tell the wrapper from the reference.
         batch: a fixed batch size, or ``dynamic`` for an axis named ``batch`` that allows 1 and more.
         dtype: element type of the input, ``float32`` or ``uint8``.
-        features: what the module returns.
+        features: whether the module returns tokens and pooled features instead of logits.
     """
     dynamic = batch == "dynamic"
     # An example of 1 would let the tracer specialize the axis; 2 leaves it free down to its declared minimum.
@@ -63,7 +63,7 @@ def capture(
 
 @contextmanager
 def _third_party_notices_ignored() -> Iterator[None]:
-    """Tracing touches deprecated corners of PyTorch and timm; their notices are not for our user."""
+    """Ignores warnings: tracing touches deprecated parts of PyTorch and timm, which are no concern of the user."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -79,7 +79,7 @@ def _output_specs(exported: ExportedProgram, names: tuple[str, ...], axis: int |
 
 
 def _reference_prefix(module: nn.Module, blocks: tuple[str, ...]) -> str:
-    """The path of the reference inside its wrapper, with its trailing dot; empty where the module is the reference."""
+    """Returns the path of the reference inside its wrapper, with a trailing dot; empty without a wrapper."""
     modules = {name for name, _ in module.named_modules()}
     for name in sorted(modules, key=len):
         prefix = f"{name}." if name else ""
@@ -89,7 +89,7 @@ def _reference_prefix(module: nn.Module, blocks: tuple[str, ...]) -> str:
 
 
 def _strip_prefix(exported: ExportedProgram, prefix: str) -> None:
-    """Takes the wrapper's part out of every name that a lowering reads."""
+    """Removes the wrapper's prefix from every name that a lowering reads."""
     if not prefix:
         return
     for store in (exported.state_dict, exported.constants):

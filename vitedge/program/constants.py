@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tensors of a captured program that do not depend on the image: its weights, and what is computed of them."""
+"""The tensors of a captured program that do not depend on the image: its weights, and values computed from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.fx import Node
 
 @torch.no_grad()
 def constant_values(exported: ExportedProgram) -> dict[Node, Tensor]:
-    """Every tensor of the graph that does not depend on the image."""
+    """Computes every tensor of the graph that does not depend on the image, by node."""
     values: dict[Node, Any] = {}
     tensors = parameters(exported)
     for node in exported.graph.nodes:
@@ -28,7 +28,7 @@ def constant_values(exported: ExportedProgram) -> dict[Node, Tensor]:
 
 
 def parameters(exported: ExportedProgram) -> dict[str, Tensor]:
-    """Name of a placeholder to the parameter, buffer or constant that it stands for."""
+    """Returns name of a placeholder to the parameter, buffer or constant that it stands for."""
     return {
         spec.arg.name: exported.state_dict.get(spec.target, exported.constants.get(spec.target))
         for spec in exported.graph_signature.input_specs
@@ -37,5 +37,5 @@ def parameters(exported: ExportedProgram) -> dict[str, Tensor]:
 
 
 def sources(node: Node, values: Mapping[Node, Tensor]) -> list[Node]:
-    """The nodes that hold the floating-point weights of a node, in the order of its arguments."""
+    """Returns the nodes that hold the floating-point weights of a node, in the order of its arguments."""
     return [source for source in node.all_input_nodes if source in values and values[source].is_floating_point()]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Editing an exported program: its tensors by name, new nodes that belong to a module, and what becomes superfluous."""
+"""Editing an exported program: tensors by name, new nodes that belong to a module, removal of unused parts."""
 
 from __future__ import annotations
 
@@ -13,47 +13,49 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx import Node
 
+from vitedge.program.modules import origin_metadata
+
 aten = torch.ops.aten
 
 
 def duplicate(exported: ExportedProgram) -> ExportedProgram:
-    """A program to edit in place of another, whose tensors it shares."""
+    """Returns a copy of a program that can be edited and shares its tensors."""
     tensors = (*exported.state_dict.values(), *exported.constants.values())
     return copy.deepcopy(exported, {id(tensor): tensor for tensor in tensors})
 
 
 class Editor:
-    """One program under edit; its tensors are replaced, never written into, as they may be the reference's own."""
+    """An editor of one program; tensors are replaced, never written into, as they may be the reference's own."""
 
     def __init__(self, exported: ExportedProgram) -> None:
         self.exported = exported
         self.graph = exported.graph
         self.edited: dict[str, Tensor] = {}
-        """What `set` put in, by name."""
+        """Name to the tensor that `set` stored."""
         self._specs = dict(zip(_placeholders(exported), exported.graph_signature.input_specs, strict=True))
 
     def calls(self) -> list[Node]:
-        """The nodes that compute something, in order of execution."""
+        """Returns the nodes that compute something, in order of execution."""
         return [node for node in self.graph.nodes if node.op == "call_function"]
 
     def name(self, node: Any) -> str | None:
-        """The name of the parameter, buffer or constant that a node stands for."""
+        """Returns the name of the parameter, buffer or constant that a node stands for, or None."""
         spec = self._specs.get(node) if isinstance(node, Node) else None
         return None if spec is None or spec.kind is InputKind.USER_INPUT else spec.target
 
     def tensor(self, node: Any) -> Tensor | None:
-        """The parameter, buffer or constant that a node stands for."""
+        """Returns the parameter, buffer or constant that a node stands for, or None."""
         name = self.name(node)
         return None if name is None else self.value(name)
 
     def value(self, name: str) -> Tensor:
-        """The parameter, buffer or constant of that name."""
+        """Returns the parameter, buffer or constant of that name."""
         store = self.exported.state_dict if name in self.exported.state_dict else self.exported.constants
         tensor: Tensor = store[name]
         return tensor.detach()
 
     def image(self) -> Node:
-        """The placeholder of the image."""
+        """Returns the placeholder of the image."""
         return next(node for node, spec in self._specs.items() if spec.kind is InputKind.USER_INPUT)
 
     def set(self, name: str, tensor: Tensor) -> None:
@@ -70,7 +72,7 @@ class Editor:
         self.edited[name] = tensor
 
     def add(self, name: str, tensor: Tensor) -> Node:
-        """A new buffer.
+        """Adds a buffer, and returns its placeholder.
 
         Raises:
             ValueError: there is a tensor of that name.
@@ -89,28 +91,28 @@ class Editor:
         return node
 
     def call(self, target: Any, arguments: tuple[Any, ...], before: Node) -> Node:
-        """A new node that belongs to the module of the node before which it stands."""
+        """Inserts a node before another, in whose module it belongs; returns it."""
         with self.graph.inserting_before(before):
             node: Node = self.graph.call_function(target, arguments)
-        node.meta = {key: before.meta[key] for key in ("nn_module_stack", "stack_trace") if key in before.meta}
+        node.meta = origin_metadata(before)
         values = torch.fx.map_arg(arguments, lambda argument: argument.meta["val"])
         with self._mode():
             node.meta["val"] = target(*values)
         return node
 
     def replace(self, old: Node, new: Node) -> None:
-        """Has every reader of a node read another one, the program's outputs included."""
+        """Replaces a node by another for all consumers, the program's outputs included."""
         old.replace_all_uses_with(new)
         self.exported.graph_signature.replace_all_uses(old.name, new.name)
 
     def sweep(self) -> None:
-        """Drops what computes something that nothing reads."""
+        """Drops computing nodes without consumers."""
         for node in reversed(self.calls()):
             if not node.users:
                 self.graph.erase_node(node)
 
     def finish(self) -> None:
-        """Drops what nothing reads, and checks that the program is one."""
+        """Drops all nodes and tensors without consumers, and checks the program."""
         self.sweep()
         for node in [node for node in self._specs if self.name(node) is not None and not node.users]:
             self._drop(node)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running an exported program node by node, with an eye on some of them."""
+"""Running an exported program node by node, watching some of them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch.fx import Interpreter, Node
 from vitedge.program.program import Program
 
 Watch = Callable[[Tensor], Tensor | None]
-"""Sees the value of a node, and may hand back another one in its place."""
+"""Is called with the value of a node, and may return another one in its place."""
 
 
 class Execution(Interpreter):
-    """One program; it can be run any number of times, and holds no value longer than it is read."""
+    """An interpreter of one program; it can be run any number of times, and frees values once they were read."""
 
     def __init__(self, exported: ExportedProgram, watches: Mapping[str, Watch] | None = None) -> None:
         """Watches are called by the name of the node that they watch."""
@@ -34,12 +34,12 @@ class Execution(Interpreter):
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The outputs for a batch of inputs."""
+        """Computes the outputs for a batch of inputs."""
         outputs: tuple[Tensor, ...] = self.run(*(images if tensor is None else tensor for tensor in self._tensors))
         return outputs
 
     def run_node(self, n: Node) -> Any:
-        """One node, and then who watches it."""
+        """Runs one node, and then its watch."""
         value = super().run_node(n)
         watch = self._watches.get(n.name)
         if watch is None:
@@ -49,7 +49,7 @@ class Execution(Interpreter):
 
 
 def arguments(program: Program, batch: Tensor) -> list[Any]:
-    """The program's inputs in the order of its signature."""
+    """Returns the program's inputs in the order of its signature: stored tensors and the batch."""
     exported = program.exported
     tensors = {**exported.constants, **exported.state_dict}
     return [batch if spec.target is None else tensors[spec.target] for spec in exported.graph_signature.input_specs]

@@ -16,6 +16,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx import Node
 
+from vitedge.program.modules import origin_metadata
+
 _ATEN = torch.ops.aten
 
 
@@ -36,7 +38,7 @@ def write_as_products(exported: ExportedProgram) -> None:
 
 
 def interpolation_matrix(old: int, new: int, *, align_corners: bool) -> Tensor:
-    """What every position of an axis gives to every position after interpolation: ``(new, old)``, float32.
+    """Returns the weights of interpolation along an axis, ``(new, old)``, float32.
 
     PyTorch itself interpolates the identity, so that the coefficients are its own.
     """
@@ -65,14 +67,14 @@ def _replace(exported: ExportedProgram, node: Node) -> None:
 
 def _product(exported: ExportedProgram, origin: Node, left: Node, right: Node) -> Node:
     product: Node = exported.graph.call_function(_ATEN.matmul.default, (left, right))
-    product.meta = {key: origin.meta[key] for key in ("nn_module_stack", "stack_trace") if key in origin.meta}
+    product.meta = origin_metadata(origin)
     with origin.meta["val"].fake_mode:
         product.meta["val"] = torch.matmul(left.meta["val"], right.meta["val"])
     return product
 
 
 def _constant(exported: ExportedProgram, name: str, value: Tensor, mode: Any) -> Node:
-    """The constant of that name, which tells its value; added where it is not there yet."""
+    """Returns the constant of that name, which stands for its value; added where it is not there yet."""
     specs = exported.graph_signature.input_specs
     placeholders = [node for node in exported.graph.nodes if node.op == "placeholder"]
     known: dict[str | None, Node] = {spec.target: node for node, spec in zip(placeholders, specs, strict=True)}

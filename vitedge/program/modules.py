@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which module of the reference a node of a captured program belongs to."""
+"""The modules of the reference that the nodes of a captured program belong to."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from torch import Tensor
 from torch.export import ExportedProgram
@@ -11,10 +13,15 @@ from vitedge.program.program import Program
 
 
 def enclosing_modules(node: Node) -> list[str]:
-    """The modules of the reference whose forward a node of a program belongs to, outermost first."""
+    """Returns the names of the modules whose forward a node belongs to, outermost first."""
     paths = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
     # The decompositions mark what they add with a path of this kind, which is no module.
     return [path for path in paths if not path.startswith("_empty_nn_module_stack")]
+
+
+def origin_metadata(node: Node) -> dict[str, Any]:
+    """Returns the metadata of a node that a new node of the same module has to carry."""
+    return {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
 
 
 def innermost_module(node: Node) -> str:
@@ -23,13 +30,13 @@ def innermost_module(node: Node) -> str:
 
 
 def execution_order(program: Program) -> tuple[str, ...]:
-    """The innermost modules that compute something, in order of execution."""
+    """Returns the innermost modules of all computing nodes, in order of execution."""
     nodes = (node for node in program.exported.graph.nodes if node.op == "call_function")
     return tuple(dict.fromkeys(innermost_module(node) for node in nodes))
 
 
 def block_outputs(exported: ExportedProgram, blocks: tuple[str, ...]) -> dict[str, str]:
-    """For every block, the last of its nodes that something outside of it reads."""
+    """Returns for every block its last node with a consumer outside of it."""
     wanted = set(blocks)
     outputs: dict[str, str] = {}
     for node in exported.graph.nodes:

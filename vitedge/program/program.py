@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The captured program: what every lowering starts from."""
+"""The captured program, from which every lowering starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vitedge.records import ModelSpec, TensorSpec
 
 @dataclass(frozen=True)
 class Program:
-    """One ``torch.export`` program of the reference, with what its lowering has to know."""
+    """One ``torch.export`` program of the reference, with its interface and the names of its blocks."""
 
     exported: ExportedProgram
     """Not decomposed; its parameters are the reference's own tensors."""

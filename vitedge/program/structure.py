@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What in a canonical program can be quantized or prepared for it: layers, normalizations, attentions."""
+"""The structure of a canonical program: the layers, normalizations and attentions that quantization deals with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Layer:
     """A Linear or a convolution."""
 
     name: str
-    """The module that holds its weight; with the node's name where several layers share one."""
+    """Name of the module that holds its weight; with the node's name where several layers share one."""
     kind: str
     """``linear``, ``conv`` or ``depthwise``."""
     node: Node
@@ -35,24 +35,24 @@ class Layer:
 
     @property
     def input(self) -> Node:
-        """The value that it reads: channels last for a Linear, first after the batch for a convolution."""
+        """Its input: channels last for a Linear, first after the batch for a convolution."""
         value: Any = self.node.args[0]
         return value  # type: ignore[no-any-return]
 
     @property
     def source(self) -> Node:
-        """The node that computes what it reads, before any movement."""
+        """The node that computes its input, before any data movement."""
         return source_of(self.input)
 
     @property
     def channel_axis(self) -> int:
-        """Of the channels in its input and in its output."""
+        """Axis of the channels in its input and in its output."""
         return -1 if self.kind == "linear" else 1
 
 
 @dataclass(frozen=True, eq=False)
 class Norm:
-    """A LayerNorm over the last axis that only layers read, so that a scale of its channels can go into those."""
+    """A LayerNorm over the last axis that only layers read: a scale of its channels can be folded into those."""
 
     name: str
     node: Node
@@ -62,7 +62,7 @@ class Norm:
     columns: tuple[Tensor, ...]
     """For each reader, the number of the norm's channel that each of its input channels is, int64."""
     padded: bool
-    """Zeros are added on the way: then its channels may be scaled, but not shifted."""
+    """Whether zeros are padded between it and its consumers: then its channels may be scaled, but not shifted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ class Attention:
     query: Operand | None
     key: Operand | None
     value: Operand | None
-    """None where more than movement and a constant factor lies between, such as a normalization of queries."""
+    """Each is None where more than data movement and a constant factor precedes it, such as a normalization."""
     output: Layer | None
     """The layer that reads the result."""
     columns: Tensor | None
@@ -106,7 +106,7 @@ class Structure:
     attentions: tuple[Attention, ...]
 
     def layer(self, name: str) -> Layer:
-        """The layer of that name."""
+        """Returns the layer of that name."""
         return next(layer for layer in self.layers if layer.name == name)
 
 
@@ -176,7 +176,7 @@ def _norm(editor: Editor, tracer: Tracer, node: Node, layers: dict[Node, Layer])
 
 
 def _edges(node: Node) -> list[int]:
-    """The padding of a convolution."""
+    """Returns the padding of a convolution."""
     padding: Any = node.args[4] if len(node.args) > 4 else [0]
     return list(padding)
 
@@ -217,7 +217,7 @@ def _fused(node: Node) -> tuple[tuple[Any, Any, Any], Node, bool] | None:
 
 
 def _written_out(node: Node) -> tuple[tuple[Any, Any, Any], Node, bool] | None:
-    """The operands of the two products around a softmax over the last axis."""
+    """Returns the operands of the two products around a softmax, the result and whether there is a mask."""
     found = products(node)
     if found is None:
         return None
@@ -240,7 +240,7 @@ class Products:
 
 
 def products(softmax: Node) -> Products | None:
-    """The products around a softmax; None where it is not that of an attention."""
+    """Returns the products around a softmax; None where it is not that of an attention."""
     scores: Any = softmax.args[0]
     masked = False
     while isinstance(scores, Node) and (scores.target in _BIAS or scores.target in MOVEMENT or is_factor(scores)):
@@ -257,7 +257,7 @@ def _is_product(node: Any) -> TypeGuard[Node]:
 
 
 def _operand(tracer: Tracer, node: Any, layers: dict[Node, Layer]) -> Operand | None:
-    """The output channels of a layer that an operand consists of; a key may come with its last two axes exchanged."""
+    """Returns the layer and output channels of an operand; a key may come with its last two axes exchanged."""
     origin = node
     while isinstance(origin, Node) and (origin.target in MOVEMENT or is_factor(origin)):
         origin = origin.args[0]
@@ -274,7 +274,7 @@ def _operand(tracer: Tracer, node: Any, layers: dict[Node, Layer]) -> Operand | 
 
 
 def _output(tracer: Tracer, result: Node, layers: dict[Node, Layer]) -> tuple[Layer | None, Tensor | None]:
-    """The layer that reads the result of an attention, and what each of its input channels is."""
+    """Returns the layer that reads the result of an attention, and the value's channel of each of its inputs."""
     reading = readers(result) or []
     layer = layers.get(reading[0][0]) if len(reading) == 1 else None
     if layer is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which channel of one value is which channel of another, where only operators that move values lie between them.
+"""Traces the channels of one value to another through data-movement operators.
 
 Instead of rules for every way to reshape, permute and roll, the operators themselves move the numbers of the channels.
 """
@@ -27,11 +27,11 @@ MOVEMENT = frozenset(
 """Operators that move values and compute nothing."""
 _SCALAR = (aten.mul.Tensor, aten.div.Tensor)
 _NONE = -1.0
-"""Stands for no channel: what padding puts in."""
+"""Stands for no channel, where padding was added."""
 
 
 def is_zero_padding(node: Node) -> bool:
-    """Whether a node adds zeros at the borders."""
+    """Returns whether a node pads with zeros."""
     arguments: Any = node.args
     if node.target is not aten.pad.default or arguments[2:3] not in ((), ("constant",)):
         return False
@@ -39,12 +39,12 @@ def is_zero_padding(node: Node) -> bool:
 
 
 def is_factor(node: Node) -> bool:
-    """Whether a value is multiplied or divided by a constant number."""
+    """Returns whether a node multiplies or divides a value by a constant number."""
     return node.target in _SCALAR and not isinstance(node.args[1], Node)
 
 
 def moved_from(node: Any) -> list[Node]:
-    """The values that a value is, in another arrangement: itself first, then what each movement took."""
+    """Returns a value and the values that it is a moved form of: itself first, then the input of each movement."""
     chain = [node]
     while isinstance(node, Node) and node.op == "call_function" and (node.target in MOVEMENT or is_zero_padding(node)):
         node = node.args[0]
@@ -53,12 +53,12 @@ def moved_from(node: Any) -> list[Node]:
 
 
 def source_of(node: Node) -> Node:
-    """The value that was computed, of which a value is an arrangement of all or a part."""
+    """Returns the computed value that a value is a moved form or a part of."""
     return moved_from(node)[-1]
 
 
 def readers(node: Node) -> list[tuple[Node, Node]] | None:
-    """What computes with a value after any movement: each such node with the moved value that it takes.
+    """Returns the nodes that compute with a value after any data movement, each with the moved value that it takes.
 
     None where the value, or a part of it, is an output of the program.
     """
@@ -77,7 +77,7 @@ def readers(node: Node) -> list[tuple[Node, Node]] | None:
 
 
 class Tracer:
-    """Moves the numbers of channels through a program, for one image."""
+    """Moves the numbers of channels through the operators of a program, for one image."""
 
     def __init__(self, editor: Editor) -> None:
         self._editor = editor
@@ -85,7 +85,7 @@ class Tracer:
         self._known: dict[Node, Any] = {editor.image(): torch.zeros(shape)}
 
     def move(self, start: Node, end: Node, axes: tuple[int, ...]) -> Tensor:
-        """What becomes of the channels of a value.
+        """Traces where the channels of a value are in a moved one.
 
         Args:
             start: the value whose channels are numbered from 0 along ``axes``, the last of them fastest.
@@ -103,7 +103,7 @@ class Tracer:
         return result
 
     def channels(self, start: Node, end: Node, axes: tuple[int, ...], axis: int) -> Tensor | None:
-        """The number of the source's channel for every channel of a moved value; None where they mix along the axis.
+        """Returns for every channel of a moved value the number of the source's; None where they mix along the axis.
 
         Args:
             start: the value whose channels are numbered, see `move`.
@@ -141,7 +141,7 @@ class Tracer:
         return values[node]
 
     def _shape(self, node: Node) -> list[int]:
-        """Of a value at batch 1: a symbolic edge is a multiple of the batch."""
+        """Returns the shape of a value at batch 1: a symbolic edge is a multiple of the batch."""
         return [edge if isinstance(edge, int) else _at_batch_one(edge) for edge in node.meta["val"].shape]
 
 

@@ -8,7 +8,6 @@ module whose weights have numbers for names and which has to be captured again; 
 
 from __future__ import annotations
 
-import math
 import operator
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from vitedge.program.attention import attention_scale
 from vitedge.program.editor import Editor, aten
 from vitedge.program.program import Program
 from vitedge.program.qdq import (
@@ -163,7 +163,7 @@ def _write_out(editor: Editor, node: Node) -> Node:
     query, key, value = arguments[:3]
     mask = arguments[3] if len(arguments) > 3 else None
     scale: Any = node.kwargs.get("scale")
-    factor = scale if scale is not None else 1 / math.sqrt(int(query.meta["val"].shape[-1]))
+    factor = attention_scale(int(query.meta["val"].shape[-1]), scale)
     scaled = editor.call(aten.mul.Tensor, (query, factor), node)
     turned = editor.call(aten.transpose.int, (key, -2, -1), node)
     scores = editor.call(aten.matmul.default, (scaled, turned), node)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs an artifact: one small class a file, one verb."""
+"""Runtimes, which run artifacts: one small class a file, one verb."""

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one verb of every runtime."""
+"""The protocol of every runtime, with one verb: run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from vitedge.errors import BadRecipe
 from vitedge.records import TensorSpec
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -22,7 +24,7 @@ class Runtime(Protocol):
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    """What the artifact declares, known once it is loaded; a module declares nothing and keeps both empty."""
+    """Inputs and outputs that the artifact declares, known once it is loaded; for a module both stay empty."""
 
     def __init__(self, source: Any, threads: int | None = None, intermediates: tuple[str, ...] = ()) -> None:
         """Takes a path (the torch runtime: a module), the number of threads, and values to return beside the outputs.
@@ -34,11 +36,22 @@ class Runtime(Protocol):
     def __enter__(self) -> Runtime: ...
 
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        """One inference: inputs by name in, outputs and intermediates by name out."""
+        """Runs one inference: inputs by name in, outputs and intermediates by name out."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What really runs: the library and its version, the provider, the threads."""
+        """Returns what really runs: the library and its version, the provider, the threads."""
         ...
 
     def __exit__(self, *error: object) -> None: ...
+
+
+def check_names(path: Path, inputs: tuple[TensorSpec, ...], feeds: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Checks that an artifact is fed all of its inputs and nothing else.
+
+    Raises:
+        BadRecipe: the feeds do not have the names of the inputs.
+    """
+    wanted = {spec.name for spec in inputs}
+    if set(feeds) != wanted:
+        raise BadRecipe(f"{path} takes {', '.join(sorted(wanted))}, not {', '.join(sorted(feeds)) or 'nothing'}.")

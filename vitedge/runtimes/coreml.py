@@ -43,7 +43,7 @@ class Runtime:
         return self
 
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        """All outputs by name; an image input takes a ``(1, 3, height, width)`` uint8 array like any other runtime."""
+        """Returns all outputs by name; an image input takes ``(1, 3, height, width)`` uint8, as in other runtimes."""
         images = {spec.name for spec in self.inputs if spec.dtype == "uint8"}
         values = {name: _image(array) if name in images else array for name, array in feeds.items()}
         try:
@@ -53,7 +53,7 @@ class Runtime:
         return {name: np.asarray(value) for name, value in found.items() if not isinstance(value, (str, dict))}
 
     def describe(self) -> dict[str, Any]:
-        """The version of coremltools and the compute units that Core ML was allowed to use."""
+        """Returns the version of coremltools and the compute units that Core ML was allowed to use."""
         return {
             "library": "coremltools",
             "version": coremltools.__version__,

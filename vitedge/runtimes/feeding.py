@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From images to the batches that an artifact or a program takes, and back to one output for each image.
+"""Conversion of images to the batches that an artifact or a program takes, and back to one output for each image.
 
 The one place that pads a batch. NumPy only: a sealed bundle is fed where PyTorch is not installed.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Core ML package computed op by op on PyTorch, on any machine: what the program means, not what a device does."""
+"""A Core ML package computed op by op on PyTorch, on any machine: the meaning of the program, not a device's result."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from vitedge.errors import BadRecipe
 from vitedge.mlprogram.description import inputs, is_bgr, outputs
-from vitedge.mlprogram.interpreter import MLProgramInterpreter
+from vitedge.mlprogram.interpreter import MLProgramInterpreter, input_tensor
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import read_program
 from vitedge.records import TensorSpec
-from vitedge.runtimes.base import Arrays
+from vitedge.runtimes.base import Arrays, check_names
 
 _CAVEATS = {
     "declared": "computed op by op as the program declares it: its meaning, not a bit model of the Neural Engine",
@@ -60,25 +60,20 @@ class Runtime:
         return self
 
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        """All outputs that are tensors, and the intermediates; an image input takes ``(1, 3, height, width)`` RGB.
+        """Returns all tensor outputs and the intermediates; an image input takes ``(1, 3, height, width)`` RGB.
 
         Raises:
             BadRecipe: the feeds do not have the names of the inputs.
             UnreadableArtifact: the program does not compute what it declares.
         """
-        wanted = {spec.name for spec in self.inputs}
-        if set(feeds) != wanted:
-            raise BadRecipe(
-                f"{self._path} takes {', '.join(sorted(wanted))}, not {', '.join(sorted(feeds)) or 'nothing'}."
-            )
+        check_names(self._path, self.inputs, feeds)
         with torch.inference_mode():
-            found = self._interpreter.run(
-                {name: self._tensor(name, array) for name, array in feeds.items()}, self._intermediates
-            )
+            tensors = {name: input_tensor(array, bgr=name in self._bgr) for name, array in feeds.items()}
+            found = self._interpreter.run(tensors, self._intermediates)
         return {name: value.float().numpy() for name, value in found.items() if isinstance(value, Tensor)}
 
     def describe(self) -> dict[str, Any]:
-        """PyTorch's version and threads, and which arithmetic is computed."""
+        """Returns PyTorch's version and threads, and the mode of arithmetic."""
         return {
             "library": "torch",
             "version": torch.__version__,
@@ -91,8 +86,3 @@ class Runtime:
     def __exit__(self, *error: object) -> None:
         self._interpreter = None
         torch.set_num_threads(self._threads_before)
-
-    def _tensor(self, name: str, array: np.ndarray[Any, Any]) -> Tensor:
-        # A copy: an array may be read-only.
-        tensor = torch.from_numpy(np.array(array[:, ::-1] if name in self._bgr else array))
-        return tensor.float() if tensor.dtype == torch.uint8 else tensor

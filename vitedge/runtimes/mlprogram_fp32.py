@@ -7,6 +7,6 @@ from vitedge.runtimes import mlprogram
 
 
 class Runtime(mlprogram.Runtime):
-    """As `vitedge.runtimes.mlprogram.Runtime`, but nothing is rounded; what is stored in float16 stays as stored."""
+    """The runtime of `vitedge.runtimes.mlprogram`, without rounding; constants stored in float16 stay as stored."""
 
     _compute = "fp32"

@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 from vitedge.errors import BadRecipe, DeviceFailed, MissingBackend, UnreadableArtifact
 from vitedge.records import TensorSpec
-from vitedge.runtimes.base import Arrays
+from vitedge.runtimes.base import Arrays, check_names
 
 PROVIDERS = ("CPUExecutionProvider",)
 
@@ -56,17 +56,13 @@ class Runtime:
         return self
 
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        """All outputs by name, the intermediates among them.
+        """Returns all outputs by name, the intermediates among them.
 
         Raises:
             BadRecipe: the feeds do not have the names of the inputs.
             DeviceFailed: ONNX Runtime refused or failed the run.
         """
-        wanted = {spec.name for spec in self.inputs}
-        if set(feeds) != wanted:
-            raise BadRecipe(
-                f"{self._path} takes {', '.join(sorted(wanted))}, not {', '.join(sorted(feeds)) or 'nothing'}."
-            )
+        check_names(self._path, self.inputs, feeds)
         try:
             arrays = self._session.run(None, dict(feeds))
         except Exception as error:  # as above
@@ -74,7 +70,7 @@ class Runtime:
         return dict(zip((value.name for value in self._session.get_outputs()), arrays, strict=True))
 
     def describe(self) -> dict[str, Any]:
-        """The version, the provider that really runs, and the session's own settings."""
+        """Returns the version, the provider that really runs, and the session's own settings."""
         options = self._session.get_session_options()
         return {
             "library": "onnxruntime",
@@ -102,7 +98,7 @@ class Runtime:
         return options
 
     def _with_intermediates(self) -> bytes:
-        """The graph, weights in other files left there, with the intermediates as further outputs."""
+        """Returns the model with the intermediates as further outputs; weights in other files stay there."""
         try:
             model = onnx.load(self._path, load_external_data=False)
         except Exception as error:  # protobuf's own, which it does not export under a stable name
@@ -124,6 +120,6 @@ def _spec(value: Any) -> TensorSpec:
 
 
 def _first_line(error: Exception) -> str:
-    """The library's message without its status prefix, its source locations and its further lines."""
+    """Returns the library's message without its status prefix, its source locations and its further lines."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].split(" : ", 3)[-1].rstrip(". ")

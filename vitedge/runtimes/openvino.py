@@ -13,7 +13,7 @@ import openvino as ov
 
 from vitedge.errors import BadRecipe, DeviceFailed, UnreadableArtifact
 from vitedge.records import TensorSpec
-from vitedge.runtimes.base import Arrays
+from vitedge.runtimes.base import Arrays, check_names
 
 _DEVICE = "CPU"
 _SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": "f32"}
@@ -53,17 +53,13 @@ class Runtime:
         return self
 
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        """All outputs by name, the intermediates among them.
+        """Returns all outputs by name, the intermediates among them.
 
         Raises:
             BadRecipe: the feeds do not have the names of the inputs.
             DeviceFailed: OpenVINO refused or failed the run.
         """
-        wanted = {spec.name for spec in self.inputs}
-        if set(feeds) != wanted:
-            raise BadRecipe(
-                f"{self._path} takes {', '.join(sorted(wanted))}, not {', '.join(sorted(feeds)) or 'nothing'}."
-            )
+        check_names(self._path, self.inputs, feeds)
         try:
             found = self._request.infer(dict(feeds), share_inputs=True, share_outputs=False)
         except Exception as error:  # as above
@@ -71,7 +67,7 @@ class Runtime:
         return {name: found[index] for index, name in enumerate(self._names)}
 
     def describe(self) -> dict[str, Any]:
-        """The version, the processor, and the settings that OpenVINO says it took."""
+        """Returns the version, the processor, and the settings that OpenVINO reports."""
         compiled = self._request.get_compiled_model()
         taken = {name: compiled.get_property(name) for name in (*_SETTINGS, "INFERENCE_NUM_THREADS")}
         return {
@@ -110,6 +106,6 @@ def _spec(port: Any) -> TensorSpec:
 
 
 def _reason(error: Exception) -> str:
-    """The last line of the library's message: before it stand the places in its sources that were passed."""
+    """Returns the last line of the library's message; the lines before it are places in its sources."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return lines[-1].rstrip(".")

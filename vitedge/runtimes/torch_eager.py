@@ -15,7 +15,7 @@ from vitedge.records import TensorSpec
 from vitedge.runtimes.base import Arrays
 
 OUTPUT_NAMES = {1: ("logits",), 2: ("tokens", "pooled")}
-"""By the number of tensors that a forward returns, as in an exported program."""
+"""Number of tensors that a forward returns, to their names in an exported program."""
 
 
 class Runtime:
@@ -44,7 +44,7 @@ class Runtime:
         return self
 
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        """Outputs as ``logits`` or ``tokens`` and ``pooled``, then the intermediates under their own names."""
+        """Returns outputs as ``logits`` or ``tokens`` and ``pooled``, then the intermediates under their own names."""
         with torch.inference_mode():
             # A copy: a module may work in place, and an array may be read-only.
             result = self._module(*(torch.from_numpy(np.array(array)) for array in feeds.values()))
@@ -56,7 +56,7 @@ class Runtime:
         return arrays
 
     def describe(self) -> dict[str, Any]:
-        """PyTorch's version and threads; its eager mode runs on the processor here."""
+        """Returns PyTorch's version and threads; eager mode runs on the processor."""
         return {"library": "torch", "version": torch.__version__, "provider": "cpu", "threads": torch.get_num_threads()}
 
     def __exit__(self, *error: object) -> None:

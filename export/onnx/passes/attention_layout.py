@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Query, key and value of quantized attention as three products in the order in which attention reads them.
 
-One Linear for all three leaves a tensor that has to be taken apart and turned, in float. Three Linears over the same
+One Linear for all three leaves a tensor that has to be split and transposed, in float. Three Linears over the same
 integers compute the same numbers. Their tokens come first and their batch second, ``(tokens, batch, heads, channels)``:
 in that order ONNX Runtime's product of matrices takes the transposition in (``transBatchA`` of its FusedMatMul).
 """
@@ -17,11 +17,11 @@ from vitedge.export.onnx.passes.movement import dims, order_of, reshape, transpo
 _STACKED = (2, 0, 3, 1, 4)
 """``(batch, tokens, 3, heads, channels)`` to ``(3, batch, heads, tokens, channels)``, as timm writes it."""
 _HEADS_FIRST = (1, 2, 0, 3)
-_TURNED = (1, 2, 3, 0)
+_TRANSPOSED_HEADS = (1, 2, 3, 0)
 
 
 def separate_projections(graph: Graph) -> None:
-    """Replaces every joint projection whose parts are all that is read of it."""
+    """Replaces every joint projection of which only the parts are read."""
     for layer in integer_layers(graph):
         parts = _parts(graph, layer)
         if parts:
@@ -29,15 +29,15 @@ def separate_projections(graph: Graph) -> None:
 
 
 def _parts(graph: Graph, layer: IntegerLayer) -> list[ir.Node]:
-    """The nodes that take one entry of the first axis, after a reshape and a transposition."""
+    """Returns the Gathers that split a joint projection after a reshape and a transposition; empty for another form."""
     split = _only_reader(graph, layer.output, "Reshape")
-    turned = None if split is None else _only_reader(graph, split.outputs[0], "Transpose")
-    if turned is None or order_of(turned) != _STACKED or graph.is_kept(turned.outputs[0]):
+    transposed = None if split is None else _only_reader(graph, split.outputs[0], "Transpose")
+    if transposed is None or order_of(transposed) != _STACKED or graph.is_kept(transposed.outputs[0]):
         return []
-    readers = [reader for reader, _ in turned.outputs[0].uses()]
-    single = all(reader.op_type == "Gather" and not reader.attributes["axis"].as_int() for reader in readers)
+    readers = [reader for reader, _ in transposed.outputs[0].uses()]
+    split_first = all(reader.op_type == "Gather" and not reader.attributes["axis"].as_int() for reader in readers)
     indices = [constant(reader.inputs[1]) for reader in readers]
-    return readers if single and all(index is not None and index.ndim == 0 for index in indices) else []
+    return readers if split_first and all(index is not None and index.ndim == 0 for index in indices) else []
 
 
 def _only_reader(graph: Graph, value: ir.Value, op_type: str) -> ir.Node | None:
@@ -67,8 +67,8 @@ def _separate(graph: Graph, layer: IntegerLayer, parts: list[ir.Node]) -> None:
         value = reshape(
             graph, first, layer.again(graph, first, integers, slice(start, start + size)), (tokens, batch, heads, width)
         )
-        turned = _only_reader(graph, part.outputs[0], "Transpose")
-        if turned is not None and order_of(turned) == (0, 1, 3, 2):
-            graph.replace(turned.outputs[0], transpose(graph, first, value, _TURNED))
+        transposed = _only_reader(graph, part.outputs[0], "Transpose")
+        if transposed is not None and order_of(transposed) == (0, 1, 3, 2):
+            graph.replace(transposed.outputs[0], transpose(graph, first, value, _TRANSPOSED_HEADS))
         else:
             graph.replace(part.outputs[0], transpose(graph, first, value, _HEADS_FIRST))

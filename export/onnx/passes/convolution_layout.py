@@ -15,7 +15,7 @@ import onnx_ir as ir
 import torch
 
 from vitedge.export.onnx.passes.graph import Graph, constant
-from vitedge.export.onnx.passes.integers import grid_of, producer_of
+from vitedge.export.onnx.passes.integers import producer_of, qparams_of
 from vitedge.export.onnx.passes.movement import dims, order_of, reshape, transpose
 
 CHANNELS_LAST, CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
@@ -26,7 +26,7 @@ _LARGEST_KERNEL = 5
 
 @dataclass(frozen=True)
 class _Convolution:
-    """What a convolution reads, and where."""
+    """A convolution over integers: its operands and geometry."""
 
     node: ir.Node
     input: ir.Node
@@ -47,7 +47,7 @@ class _Convolution:
 
 
 def convolutions_as_products(graph: Graph) -> None:
-    """Replaces convolutions of integers; one that cannot be keeps its rounding and gets a weight in float."""
+    """Replaces convolutions over integers by products; the others keep their rounding and get a weight in float."""
     for node in [node for node in graph.model.graph if node.op_type == "Conv"]:
         convolution = _convolution(node)
         if convolution is not None:
@@ -58,7 +58,7 @@ def convolutions_as_products(graph: Graph) -> None:
 
 
 def _convolution(node: ir.Node) -> _Convolution | None:
-    """The convolution, where it is one over integers that can become a product."""
+    """Returns the convolution, if it is over integers and can become a product."""
     source, weight = (producer_of(value, "DequantizeLinear") for value in node.inputs[:2])
     integers = None if weight is None else constant(weight.inputs[0])
     if source is None or integers is None:
@@ -77,7 +77,7 @@ def _convolution(node: ir.Node) -> _Convolution | None:
 
 def _replace(graph: Graph, convolution: _Convolution) -> None:
     node = convolution.node
-    zero_point = grid_of(convolution.input)[-1]
+    zero_point = qparams_of(convolution.input)[-1]
     integers = convolution.input.inputs[0]
     if integers is None:
         raise ValueError("a convolution of nothing")
@@ -96,10 +96,10 @@ def _product(graph: Graph, convolution: _Convolution, columns: ir.Value, weight:
     scales = producer_of(node.inputs[1], "DequantizeLinear")
     if scales is None:
         raise ValueError("a weight that is not quantized")
-    real = graph.emit(node, "DequantizeLinear", [columns, *grid_of(convolution.input)], {}, like=node.outputs[0])
+    real = graph.emit(node, "DequantizeLinear", [columns, *qparams_of(convolution.input)], {}, like=node.outputs[0])
     real.shape = columns.shape
     stored = graph.add_constant(str(scales.inputs[0].name if scales.inputs[0] else ""), weight)
-    matrix = graph.emit(node, "DequantizeLinear", [stored, *grid_of(scales)], {"axis": 1}, like=node.outputs[0])
+    matrix = graph.emit(node, "DequantizeLinear", [stored, *qparams_of(scales)], {"axis": 1}, like=node.outputs[0])
     matrix.shape = stored.shape
     result = graph.emit(node, "MatMul", [real, matrix], {}, like=node.outputs[0])
     result.shape = ir.Shape([convolution.batch, *convolution.out, weight.shape[1]])
@@ -113,7 +113,7 @@ def _product(graph: Graph, convolution: _Convolution, columns: ir.Value, weight:
 def _gathered(
     graph: Graph, convolution: _Convolution, pixels: ir.Value, zero_point: ir.Value
 ) -> tuple[ir.Value, torch.Tensor]:
-    """The pixels under the kernel at every place, ``(batch, height, width, pixels * channels)``, and the weight."""
+    """Returns the pixels under the kernel, ``(batch, height, width, pixels * channels)``, and the weight matrix."""
     node, (height, width) = convolution.node, convolution.kernel
     weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)
     pixels = _padded(graph, convolution, pixels, zero_point, spatial=1)
@@ -124,7 +124,7 @@ def _gathered(
 def _cells_of_image(
     graph: Graph, convolution: _Convolution, integers: ir.Value, zero_point: ir.Value
 ) -> tuple[ir.Value, torch.Tensor]:
-    """The same where the stride cuts an image with its channels first into cells that kernels are made of."""
+    """Returns the same for an image with channels first that the stride cuts into the cells of kernels."""
     node, (rows, columns) = convolution.node, convolution.stride
     across = [kernel // stride for kernel, stride in zip(convolution.kernel, convolution.stride, strict=True)]
     out, channels = convolution.weight.shape[:2]
@@ -135,8 +135,8 @@ def _cells_of_image(
     covered = (cells[0] * rows, cells[1] * columns)
     image = _cut(graph, node, image, (0, 0), covered, (1, 1), first=2)
     split = reshape(graph, node, image, (convolution.batch, channels, cells[0], rows, cells[1], columns))
-    turned = transpose(graph, node, split, (0, 2, 4, 1, 3, 5))
-    flat = reshape(graph, node, turned, (convolution.batch, cells[0], cells[1], channels * rows * columns))
+    transposed = transpose(graph, node, split, (0, 2, 4, 1, 3, 5))
+    flat = reshape(graph, node, transposed, (convolution.batch, cells[0], cells[1], channels * rows * columns))
     places = [(y, x) for y in range(across[0]) for x in range(across[1])]
     return _joined(graph, node, flat, places, (1, 1), convolution.out), weight
 
@@ -149,7 +149,7 @@ def _joined(
     stride: tuple[int, int],
     out: tuple[int, int],
 ) -> ir.Value:
-    """One image a place, each shifted by it, joined along the channels."""
+    """Returns the image shifted by every position under the kernel, joined along the channels."""
     shape = dims(pixels) or ()
     parts = [_cut(graph, node, pixels, place, out, stride, first=1) for place in places]
     if len(parts) == 1:
@@ -169,7 +169,7 @@ def _cut(  # noqa: PLR0913, what, where from, and how far
     *,
     first: int,
 ) -> ir.Value:
-    """A range of both edges of an image, of which the first is that axis; all of it is the value itself."""
+    """Returns a range of height and width, which begin at axis ``first``; the value itself where that is all of it."""
     shape = dims(value) or ()
     if start == (0, 0) and shape[first : first + 2] == size and stride == (1, 1):
         return value
@@ -183,7 +183,7 @@ def _cut(  # noqa: PLR0913, what, where from, and how far
 def _padded(
     graph: Graph, convolution: _Convolution, value: ir.Value, zero_point: ir.Value, *, spatial: int
 ) -> ir.Value:
-    """The image with a margin of zero points, which stand for nought."""
+    """Returns the image padded with zero points, which stand for zero."""
     if not any(convolution.pads):
         return value
     top, left, bottom, right = convolution.pads
@@ -198,7 +198,7 @@ def _padded(
 
 
 def _is_free(value: ir.Value | None, known: dict[ir.Value, bool]) -> bool:
-    """Whether a value is there with its channels last already, but for operators that do not care."""
+    """Returns whether a value has its channels last already, before elementwise operators at most."""
     node = None if value is None else value.producer()
     if node is None or value is None:
         return False
@@ -215,7 +215,7 @@ def _is_free(value: ir.Value | None, known: dict[ir.Value, bool]) -> bool:
 
 
 def _channels_last(graph: Graph, before: ir.Node, value: ir.Value) -> ir.Value:
-    """The value with its channels last; what computes it with its channels first gives way to a transposition of it."""
+    """Returns the value with its channels last, computed so where that needs no transposition at run time."""
     node = value.producer()
     if node is None or not _is_free(value, {}):
         return transpose(graph, before, value, CHANNELS_LAST)
@@ -230,8 +230,8 @@ def _channels_last(graph: Graph, before: ir.Node, value: ir.Value) -> ir.Value:
     result = graph.emit(node, node.op_type, inputs, attributes, like=value)
     shape = dims(value)
     result.shape = None if shape is None else ir.Shape([shape[axis] for axis in CHANNELS_LAST])
-    turned = transpose(graph, node, result, CHANNELS_FIRST)
-    graph.replace(value, turned)
+    transposed = transpose(graph, node, result, CHANNELS_FIRST)
+    graph.replace(value, transposed)
     return result
 
 
@@ -243,7 +243,7 @@ def _first_input(node: ir.Node) -> ir.Value:
 
 
 def _dequantize_once(graph: Graph, node: ir.Node, position: int) -> None:
-    """Stores a weight or bias in float, exactly as it would be dequantized at every run."""
+    """Stores a weight or bias dequantized, exactly as ONNX Runtime would dequantize it at every run."""
     source = producer_of(node.inputs[position], "DequantizeLinear")
     integers, scale = (constant(value) for value in source.inputs[:2]) if source is not None else (None, None)
     if source is None or integers is None or scale is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ONNX model on its way through the passes, and which of its values equal which module's output."""
+"""The ONNX model that the passes work on, and which of its values equal which module's output."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Graph:
     notes: list[str] = field(default_factory=list)
 
     def replace(self, old: ir.Value, new: ir.Value) -> None:
-        """Puts a value in place of another wherever that is read, judged or returned."""
+        """Puts a value in place of another for all consumers, blocks and outputs."""
         if old.is_graph_output():
             new.name, old.name = old.name, f"{old.name}.replaced"
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
@@ -36,17 +36,17 @@ class Graph:
                 self.blocks[name] = new
 
     def is_kept(self, value: ir.Value) -> bool:
-        """Whether the value has to exist as such: it is an output, or a block's."""
+        """Returns whether the value has to stay: it is an output of the model or of a block."""
         return value.is_graph_output() or any(value is block for block in self.blocks.values())
 
     def is_private(self, value: ir.Value) -> bool:
-        """Whether one node alone reads the value, and nothing else needs it."""
+        """Returns whether the value has one consumer and does not have to stay."""
         return len(value.uses()) == 1 and not self.is_kept(value)
 
     def emit(
         self, before: ir.Node, op_type: str, inputs: Sequence[ir.Value], attributes: Mapping[str, Any], like: ir.Value
     ) -> ir.Value:
-        """A new node before another, of the same modules, with one output of the type and shape of ``like``."""
+        """Inserts a node of the same modules before another; returns its output, of type and shape of ``like``."""
         node = ir.Node("", op_type, inputs, ir.convenience.convert_attributes(attributes))
         node.meta.update(before.meta)
         self.model.graph.insert_before(before, node)
@@ -54,11 +54,11 @@ class Graph:
         return node.outputs[0]
 
     def add_constant(self, name: str, tensor: torch.Tensor) -> ir.Value:
-        """A new initializer that shares the tensor's memory."""
+        """Adds an initializer that shares the tensor's memory."""
         return self.add_initializer(name, TorchTensor(tensor, name=name))
 
     def add_initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-        """A new initializer under the name, or under one derived from it where that is taken."""
+        """Adds an initializer under the name, or under one derived from it where that is taken."""
         unique, count = name, 0
         while unique in self.model.graph.initializers:
             count += 1
@@ -70,12 +70,12 @@ class Graph:
 
 
 def modules_of(node: ir.Node) -> tuple[str, ...]:
-    """The innermost modules that the node belongs to; the reference itself is the empty name."""
+    """Returns the innermost modules that the node belongs to; the reference itself is the empty name."""
     return cast("tuple[str, ...]", node.meta.get(MODULES, ("",)))
 
 
 def constant(value: ir.Value | None) -> torch.Tensor | None:
-    """The value as a tensor, where it is a constant; memory is shared where it can be."""
+    """Returns the value as a tensor if it is a constant, else None; memory is shared where possible."""
     if value is None or value.const_value is None or not value.is_initializer():
         return None
     raw = value.const_value.raw if isinstance(value.const_value, ir.Tensor) else None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Half precision as a typed graph: weights in float16, a Cast wherever a value changes its type.
 
-Inputs and outputs keep their types. What an input passes before its first operator with weights (the normalization of a
-``uint8`` image) stays in float32, as do the modules that are named and every operator with a weight that float16 cannot
-hold.
+Inputs and outputs keep their types. The operators between an input and the first operator with weights (the
+normalization of a ``uint8`` image) stay in float32, as do the modules that are named and every operator with a weight
+that float16 cannot hold.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor
 
 from vitedge.export.onnx.passes.graph import Graph, constant, modules_of
+from vitedge.program.float16 import FLOAT16_MAX
 
-FLOAT16_MAX = 65504.0
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 _PREAMBLE = ("Cast", "Add", "Sub", "Mul", "Div", "Transpose", "Reshape", "Gather", "Slice", "Concat")
 
 
 def to_half(graph: Graph, float32_modules: tuple[str, ...]) -> None:
-    """Makes every float32 value float16 but for inputs, outputs and what has to stay.
+    """Converts every float32 value to float16, except inputs, outputs and the nodes that have to stay in float32.
 
     Args:
         graph: every float value of it has a type.
@@ -35,8 +35,8 @@ def to_half(graph: Graph, float32_modules: tuple[str, ...]) -> None:
         large = _has_large_weight(node)
         if large:
             graph.notes.append(f"{modules_of(node)[0]} stays in float32: a weight of it exceeds float16")
-        single = large or id(node) in preamble or set(modules_of(node)) & set(float32_modules)
-        wanted[id(node)] = _FLOAT if single else _HALF
+        in_float32 = large or id(node) in preamble or set(modules_of(node)) & set(float32_modules)
+        wanted[id(node)] = _FLOAT if in_float32 else _HALF
     typing = _Typing(graph, wanted)
     for node in list(graph.model.graph):
         typing.convert(node)
@@ -45,14 +45,14 @@ def to_half(graph: Graph, float32_modules: tuple[str, ...]) -> None:
 
 @dataclass
 class _Typing:
-    """The conversion on its way: what every node wants, and the casts made so far."""
+    """A conversion in progress: the float type that each node computes in, and the casts made so far."""
 
     graph: Graph
     wanted: dict[int, ir.DataType]
     casts: dict[tuple[int, ir.DataType], ir.Value] = field(default_factory=dict)
 
     def convert(self, node: ir.Node) -> None:
-        """Gives the node inputs of the type it wants, and its outputs that type."""
+        """Gives the node inputs of the type that it computes in, and its outputs that type."""
         wanted = self.wanted[id(node)]
         if node.op_type != "Cast":
             for index, value in enumerate(node.inputs):
@@ -65,7 +65,7 @@ class _Typing:
                 value.type = ir.TensorType(wanted)
 
     def as_type(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
-        """The value in another type: a constant converted when the file is written, or one Cast for all readers."""
+        """Returns the value in another type: a constant converted when the file is written, or one shared Cast."""
         key = (id(value), wanted)
         if key not in self.casts:
             tensor = constant(value)
@@ -102,9 +102,9 @@ class _Typing:
 
 
 def _give_types(graph: Graph) -> None:
-    """Completes the types of float values: of an operator with a float input, every output without a type is float.
+    """Sets missing types: an output without a type is float where the operator has a float input.
 
-    None of the operators that turn floats into something else (Shape, comparisons, Cast) come without a type.
+    Operators that return something else than floats (comparisons, Cast) have a type; Shape has none and is left out.
     """
     for node in graph.model.graph:
         floating = any(value is not None and value.dtype == _FLOAT for value in node.inputs)
@@ -114,7 +114,7 @@ def _give_types(graph: Graph) -> None:
 
 
 def _preamble(graph: Graph) -> set[int]:
-    """The nodes between an input and the first operator with weights, by identity."""
+    """Returns the nodes between an input and the first operator with weights, by identity."""
     reached = {id(value) for value in graph.model.graph.inputs}
     nodes = set()
     for node in graph.model.graph:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Linears over integers: how they come from the program, and the form in which ONNX Runtime computes them as integers.
+"""Linears over integers: their form in the program, and the form that ONNX Runtime computes as integers.
 
 ONNX Runtime turns ``Gemm(DequantizeLinear, DequantizeLinear, DequantizeLinear)`` into one product of integers with a
 result in float (QGemm). ``MatMul`` and ``Add`` over the same operands it joins into a float Gemm, whose weights it
@@ -34,16 +34,16 @@ class IntegerLayer:
 
     @property
     def integers(self) -> ir.Value:
-        """What the layer reads, as integers."""
+        """The input of the layer, as integers."""
         return _input(self.input, 0)
 
     @property
     def output(self) -> ir.Value:
-        """What the layer computes, ``(…, out)``."""
+        """The output of the layer, ``(…, out)``, float."""
         return self.end.outputs[0]
 
     def again(self, graph: Graph, before: ir.Node, integers: ir.Value, columns: slice | None = None) -> ir.Value:
-        """The same layer over other integers, or a range of its output's channels.
+        """Writes the layer once more, over other integers or for a range of its output channels.
 
         Args:
             graph: gets the new nodes.
@@ -52,7 +52,9 @@ class IntegerLayer:
             columns: the channels; None is all.
         """
         weight = _columns(graph, before, self.weight, columns)
-        real = graph.emit(before, "DequantizeLinear", [integers, *grid_of(self.input)], {}, like=self.input.outputs[0])
+        real = graph.emit(
+            before, "DequantizeLinear", [integers, *qparams_of(self.input)], {}, like=self.input.outputs[0]
+        )
         result = graph.emit(before, "MatMul", [real, weight], {}, like=self.output)
         shape, matrix = dims(integers), dims(weight)
         real.shape = integers.shape
@@ -69,7 +71,7 @@ class IntegerLayer:
 
 
 def integer_layers(graph: Graph) -> Iterator[IntegerLayer]:
-    """The Linears whose input, weight and bias are integers."""
+    """Yields the Linears whose input, weight and bias are integers."""
     for node in list(graph.model.graph):
         layer = _integer_layer(node) if node.op_type == "MatMul" else None
         if layer is not None:
@@ -77,7 +79,7 @@ def integer_layers(graph: Graph) -> Iterator[IntegerLayer]:
 
 
 def turn_weights(graph: Graph) -> None:
-    """Stores the weight of a Linear as ``(in, out)``, as it is multiplied, so that nothing turns it at run time."""
+    """Stores the weight of a Linear as ``(in, out)``, as it is multiplied, to save a transposition at run time."""
     for node in list(graph.model.graph):
         weight = producer_of(node.inputs[0], "DequantizeLinear") if node.op_type == "Transpose" else None
         integers = None if weight is None else constant(weight.inputs[0])
@@ -85,15 +87,15 @@ def turn_weights(graph: Graph) -> None:
             continue
         stored = graph.add_constant(str(_input(weight, 0).name), integers.T)
         axis = 1 - weight.attributes["axis"].as_int()
-        turned = graph.emit(
-            node, "DequantizeLinear", [stored, *grid_of(weight)], {"axis": axis}, like=weight.outputs[0]
+        transposed = graph.emit(
+            node, "DequantizeLinear", [stored, *qparams_of(weight)], {"axis": axis}, like=weight.outputs[0]
         )
-        turned.shape = stored.shape
-        graph.replace(node.outputs[0], turned)
+        transposed.shape = stored.shape
+        graph.replace(node.outputs[0], transposed)
 
 
 def write_bias_in_float(graph: Graph) -> None:
-    """Stores every bias as the numbers that its integers stand for: TensorRT reads no integers of 32 bits."""
+    """Stores every bias dequantized: TensorRT reads no integers of 32 bits."""
     for node in list(graph.model.graph):
         integers = constant(node.inputs[0]) if node.op_type == "DequantizeLinear" else None
         scale = constant(node.inputs[1]) if integers is not None and integers.dtype == torch.int32 else None
@@ -109,7 +111,7 @@ def write_as_gemm(graph: Graph) -> None:
         if shape is None or shape[-1] is None:
             continue
         flat = reshape(graph, node, layer.integers, (None, shape[-1])) if len(shape) != 2 else layer.integers
-        real = graph.emit(node, "DequantizeLinear", [flat, *grid_of(layer.input)], {}, like=layer.input.outputs[0])
+        real = graph.emit(node, "DequantizeLinear", [flat, *qparams_of(layer.input)], {}, like=layer.input.outputs[0])
         real.shape = flat.shape
         weight = layer.weight.outputs[0]
         bias = [] if layer.bias is None else [layer.bias.outputs[0]]
@@ -137,7 +139,7 @@ def _integer_layer(node: ir.Node) -> IntegerLayer | None:
 
 
 def _columns(graph: Graph, before: ir.Node, weight: ir.Node, columns: slice | None) -> ir.Value:
-    """A range of the channels of a quantized weight or bias, whose last axis those are."""
+    """Returns a range of the channels, the last axis, of a quantized weight or bias, dequantized."""
     if columns is None:
         return weight.outputs[0]
     parts = [tensor[..., columns] for tensor in map(constant, weight.inputs) if tensor is not None]
@@ -149,7 +151,7 @@ def _columns(graph: Graph, before: ir.Node, weight: ir.Node, columns: slice | No
 
 
 def producer_of(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    """The node that makes a value, where it is of that kind."""
+    """Returns the producer of a value, if it is of that kind."""
     node = None if value is None else value.producer()
     return node if node is not None and node.op_type == op_type else None
 
@@ -161,6 +163,6 @@ def _input(node: ir.Node, index: int) -> ir.Value:
     return value
 
 
-def grid_of(node: ir.Node) -> list[ir.Value]:
+def qparams_of(node: ir.Node) -> list[ir.Value]:
     """Scale and zero point of a DequantizeLinear."""
     return [value for value in node.inputs[1:] if value is not None]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators that only move values: what commutes with them, and several of them as one.
+"""Data-movement operators: recognizing and repeating them.
 
 Rounding to integers works element by element, and a Linear works token by token, so both commute with a movement. Moved
 as bytes, the same values are a quarter of the memory traffic.
@@ -19,7 +19,7 @@ Dims = tuple[int | None, ...]
 
 
 def dims(value: ir.Value | None) -> Dims | None:
-    """The value's shape, where it is known but for at most one edge."""
+    """Returns the value's shape, or None where more than one edge is unknown."""
     if value is None or value.shape is None:
         return None
     edges = tuple(edge if isinstance(edge, int) else None for edge in value.shape)
@@ -27,7 +27,7 @@ def dims(value: ir.Value | None) -> Dims | None:
 
 
 def reshape(graph: Graph, before: ir.Node, value: ir.Value, shape: Dims) -> ir.Value:
-    """The value in another shape."""
+    """Returns the value in another shape."""
     sizes = graph.add_constant("shape", torch.tensor([-1 if edge is None else edge for edge in shape]))
     result = graph.emit(before, "Reshape", [value, sizes], {}, like=value)
     result.shape = ir.Shape(shape)
@@ -35,7 +35,7 @@ def reshape(graph: Graph, before: ir.Node, value: ir.Value, shape: Dims) -> ir.V
 
 
 def transpose(graph: Graph, before: ir.Node, value: ir.Value, order: Sequence[int]) -> ir.Value:
-    """The value with its axes in another order."""
+    """Returns the value with its axes in another order."""
     shape = dims(value)
     result = graph.emit(before, "Transpose", [value], {"perm": list(order)}, like=value)
     result.shape = None if shape is None else ir.Shape([shape[axis] for axis in order])
@@ -43,12 +43,12 @@ def transpose(graph: Graph, before: ir.Node, value: ir.Value, order: Sequence[in
 
 
 def order_of(node: ir.Node) -> tuple[int, ...]:
-    """What a Transpose does to the axes."""
+    """Returns the permutation of a Transpose."""
     return tuple(node.attributes["perm"].as_ints())
 
 
 def rolled(node: ir.Node | None) -> ir.Value | None:
-    """What a Concat shifts cyclically: it joins two slices of one value that nothing else reads."""
+    """Returns the value that a Concat of two of its slices shifts cyclically, or None for another node."""
     if node is None or node.op_type != "Concat" or len(node.inputs) != 2:
         return None
     slices = [value.producer() for value in node.inputs if value is not None]
@@ -60,7 +60,7 @@ def rolled(node: ir.Node | None) -> ir.Value | None:
 
 
 def movers(value: ir.Value) -> set[ir.Node]:
-    """The nodes that read a value; for two slices of it that are joined again, the node that joins them."""
+    """Returns the consumers of a value; for two slices of it that are joined again, the node that joins them."""
     readers = set()
     for reader, _ in value.uses():
         joins = [user for user, _ in reader.outputs[0].uses()] if reader.op_type == "Slice" else []
@@ -69,7 +69,7 @@ def movers(value: ir.Value) -> set[ir.Node]:
 
 
 def source_of(node: ir.Node | None) -> ir.Value | None:
-    """What a node moves without leaving any of it out, or None where it does something else."""
+    """Returns the value that a data-movement node moves as a whole, or None for another node."""
     if node is None:
         return None
     if dims(node.outputs[0]) is None:
@@ -89,7 +89,7 @@ def _pads_by_nought(node: ir.Node) -> bool:
 def repeat(
     graph: Graph, node: ir.Node, value: ir.Value, last: int | None = None, fill: ir.Value | None = None
 ) -> ir.Value:
-    """Moves another value as a node does.
+    """Repeats the data movement of a node for another value.
 
     Args:
         graph: gets the new nodes, before the node.

@@ -12,7 +12,7 @@ from vitedge.export.onnx.passes.weight_only import CONTRIB
 
 OLDEST_OPSET = 13
 NEWEST_OPSET = min(26, onnx.defs.onnx_opset_version())
-"""What ONNX Runtime 1.31 loads, or what the installed onnx defines if that is older."""
+"""The newest opset that ONNX Runtime 1.31 loads, or that the installed onnx defines if that is older."""
 
 _AXES_BECAME_INPUT = {
     18: ("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare"),
@@ -93,7 +93,7 @@ def _check_operators(graph: Graph, opset: int) -> None:
 
 
 def _has(node: ir.Node, opset: int) -> bool:
-    """Whether the operator exists at the opset with these inputs and attributes."""
+    """Returns whether the operator exists at the opset with these inputs and attributes."""
     try:
         schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
     except onnx.defs.SchemaError:

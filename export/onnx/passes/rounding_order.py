@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where values are rounded: before they are joined, moved or scaled, so that bytes move, and once for all readers."""
+"""Moves quantizers before joins, data movement and factors, so that bytes move, and shares them among consumers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from vitedge.export.onnx.passes.graph import Graph, constant
 from vitedge.export.onnx.passes.movement import dims, movers, repeat, rolled, source_of
 
 _HEADS_BY = ("Gather", "Reshape", "Split", "Squeeze", "Transpose")
-"""What hands heads to an attention."""
+"""Operators that split or arrange the heads of an attention."""
 
 
 def quantize_before_joins(graph: Graph) -> None:
-    """Rounds the parts that are joined along the channels of an image, not the whole."""
+    """Quantizes the parts that are joined along the channels of an image, instead of the whole."""
     for node in [node for node in graph.model.graph if node.op_type == "QuantizeLinear"]:
         join = None if node.inputs[0] is None else node.inputs[0].producer()
         if (
@@ -25,11 +25,11 @@ def quantize_before_joins(graph: Graph) -> None:
             continue
         if not graph.is_private(join.outputs[0]) or any(constant(part) is not None for part in join.inputs):
             continue
-        grid = [value for value in node.inputs[1:] if value is not None]
+        qparams = [value for value in node.inputs[1:] if value is not None]
         parts = []
         for part in join.inputs:
             if part is not None:
-                parts.append(graph.emit(join, "QuantizeLinear", [part, *grid], {}, like=node.outputs[0]))
+                parts.append(graph.emit(join, "QuantizeLinear", [part, *qparams], {}, like=node.outputs[0]))
                 parts[-1].shape = part.shape
         attributes = {name: attribute.value for name, attribute in join.attributes.items()}
         joined = graph.emit(join, "Concat", parts, attributes, like=node.outputs[0])
@@ -39,25 +39,25 @@ def quantize_before_joins(graph: Graph) -> None:
 
 
 def quantize_before_movement(graph: Graph) -> None:
-    """Rounds a value before it is moved about, not after: rounding is element by element, so nothing changes."""
+    """Quantizes a value before its data movement, not after: rounding is elementwise, so nothing changes."""
     for node in [node for node in graph.model.graph if node.op_type == "QuantizeLinear"]:
         chain = _movement_before(node)
         source = source_of(chain[0]) if chain else None
         if source is None:
             continue
-        grid = [value for value in node.inputs[1:] if value is not None]
-        value = graph.emit(chain[0], "QuantizeLinear", [source, *grid], {}, like=node.outputs[0])
+        qparams = [value for value in node.inputs[1:] if value is not None]
+        value = graph.emit(chain[0], "QuantizeLinear", [source, *qparams], {}, like=node.outputs[0])
         value.shape = source.shape
         for mover in chain:
-            value = repeat(graph, mover, value, fill=grid[-1])
+            value = repeat(graph, mover, value, fill=qparams[-1])
         graph.replace(node.outputs[0], value)
         graph.model.graph.remove(node, safe=True)
 
 
 def quantize_before_factors(graph: Graph) -> None:
-    """Rounds a value before a constant factor, on a grid that is finer by it: ``round(c x / s) = round(x / (s / c))``.
+    """Quantizes a value before a constant factor, with a scale divided by it: ``round(c x / s) = round(x / (s / c))``.
 
-    The factor of an attention's scores is in the grid of its queries then, and the layer before them puts out integers.
+    The factor of an attention's scores is in the scale of its queries then, and the layer before them returns integers.
     A factor that belongs to an activation stays: ONNX Runtime knows GELU by its half.
     """
     for node in [node for node in graph.model.graph if node.op_type == "QuantizeLinear"]:
@@ -68,34 +68,36 @@ def quantize_before_factors(graph: Graph) -> None:
             factor, scale = constant(other), constant(node.inputs[1])
             if factor is None or scale is None or value is None or factor.numel() != 1 or float(factor) <= 0:
                 continue
-            maker = value.producer()
-            if maker is None or maker.op_type not in _HEADS_BY:
+            producer = value.producer()
+            if producer is None or producer.op_type not in _HEADS_BY:
                 continue
             finer = graph.add_constant(str(node.inputs[1].name), scale / factor.reshape(()))  # type: ignore[union-attr]
-            grid = [finer, *(value for value in node.inputs[2:] if value is not None)]
-            result = graph.emit(node, "QuantizeLinear", [value, *grid], {}, like=node.outputs[0])
+            qparams = [finer, *(value for value in node.inputs[2:] if value is not None)]
+            result = graph.emit(node, "QuantizeLinear", [value, *qparams], {}, like=node.outputs[0])
             graph.replace(node.outputs[0], result)
             graph.model.graph.remove(node, safe=True)
             break
 
 
 def share_quantizers(graph: Graph) -> None:
-    """Leaves one QuantizeLinear of those that round the same value to the same grid."""
+    """Leaves one QuantizeLinear of those that quantize the same value with equal scale and zero point."""
     seen: dict[object, ir.Value] = {}
     for node in list(graph.model.graph):
         if node.op_type != "QuantizeLinear":
             continue
-        grid = tuple((tensor.dtype, tensor.item()) for tensor in map(constant, node.inputs[1:]) if tensor is not None)
-        first = seen.setdefault((node.inputs[0], grid), node.outputs[0])
+        qparams = tuple(
+            (tensor.dtype, tensor.item()) for tensor in map(constant, node.inputs[1:]) if tensor is not None
+        )
+        first = seen.setdefault((node.inputs[0], qparams), node.outputs[0])
         if first is not node.outputs[0]:
             graph.replace(node.outputs[0], first)
             graph.model.graph.remove(node, safe=True)
 
 
 def _movement_before(quantizer: ir.Node) -> list[ir.Node]:
-    """The nodes that only move what this one reads, in order, where nothing else reads any of them.
+    """Returns the data-movement nodes before a quantizer, in order, as far as nothing else reads them.
 
-    A block's value among them stays where it is, for whoever asks for it, and is passed by.
+    A block's value among them stays in the graph, so that it can still be compared.
     """
     chain: list[ir.Node] = []
     value, reader = quantizer.inputs[0], quantizer

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where tokens change their order: before a Linear rather than after it, and in one operator, not three."""
+"""Moves changes of the order of tokens before a Linear, and merges transpositions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def move_tokens_before_layers(graph: Graph) -> None:
 
 
 def _movement_of_tokens(graph: Graph, layer: IntegerLayer) -> list[ir.Node]:
-    """What moves the layer's output and leaves its channels together, up to the last that does more than reshape."""
+    """Returns the data-movement nodes after a layer that keep its channels together, without trailing reshapes."""
     chain: list[ir.Node] = []
     last = 0
     value = layer.output
@@ -41,7 +41,7 @@ def _movement_of_tokens(graph: Graph, layer: IntegerLayer) -> list[ir.Node]:
 
 
 def _sole_movement(value: ir.Value) -> ir.Node | None:
-    """The only node that reads a value, if that moves it."""
+    """Returns the only consumer of a value, if that is data movement."""
     readers = movers(value)
     (reader,) = readers if len(readers) == 1 else (None,)
     return reader if source_of(reader) is value else None
@@ -56,9 +56,9 @@ def _keeps_channels(node: ir.Node, before: Dims, after: Dims) -> bool:
 
 
 def add_before_transposition(graph: Graph) -> None:
-    """Adds a constant, such as an embedding of positions, before a value is transposed: so two transpositions meet.
+    """Adds a constant, such as a position embedding, before a transposition, so that two of those can merge.
 
-    A block's value that is transposed stays beside it, for whoever asks for it.
+    A block's value that is transposed stays in the graph, so that it can still be compared.
     """
     for node in [node for node in graph.model.graph if node.op_type == "Add"]:
         for moved, other in (node.inputs, node.inputs[::-1]):
@@ -70,8 +70,8 @@ def add_before_transposition(graph: Graph) -> None:
                 continue
             order = order_of(mover)
             whole = tensor.reshape(*[1] * (len(order) - tensor.ndim), *tensor.shape)
-            turned = whole.permute([order.index(axis) for axis in range(len(order))]).contiguous()
-            result = graph.emit(node, "Add", [source, graph.add_constant(str(other.name), turned)], {}, like=source)
+            transposed = whole.permute([order.index(axis) for axis in range(len(order))]).contiguous()
+            result = graph.emit(node, "Add", [source, graph.add_constant(str(other.name), transposed)], {}, like=source)
             graph.replace(node.outputs[0], transpose(graph, node, result, order))
             break
 
@@ -94,14 +94,14 @@ def merge_transpositions(graph: Graph) -> None:
         split, order = plan
         moved = [axis for axis in order if split[axis] != 1]
         if moved == sorted(moved):  # only edges of one change their place: the values stay where they are
-            turned = source
+            transposed = source
         else:
-            turned = transpose(graph, node, reshape(graph, node, source, split), order)
-        graph.replace(node.outputs[0], reshape(graph, node, turned, shape))
+            transposed = transpose(graph, node, reshape(graph, node, source, split), order)
+        graph.replace(node.outputs[0], reshape(graph, node, transposed, shape))
 
 
 def merge_reshapes(graph: Graph) -> None:
-    """A reshape of a reshape reads what that one reads; one that changes nothing goes."""
+    """Merges consecutive reshapes, and removes those that change nothing."""
     for node in list(graph.model.graph):
         if node.op_type != "Reshape" or dims(node.outputs[0]) is None:
             continue
@@ -118,7 +118,7 @@ def merge_reshapes(graph: Graph) -> None:
 
 
 def _chain_before(node: ir.Node) -> list[ir.Node]:
-    """The reshapes and transpositions that end in a node, each read by the next alone, the first a transposition."""
+    """Returns the chain of reshapes and transpositions that ends in a node, from its first transposition on."""
     chain = [node]
     while (value := chain[0].inputs[0]) is not None and len(value.uses()) == 1 and not value.is_graph_output():
         producer = value.producer()
@@ -135,7 +135,7 @@ def _chain_before(node: ir.Node) -> list[ir.Node]:
 
 
 class _Axis:
-    """A range of the source's elements that stay together; it may turn out to be made of several."""
+    """An axis of the source, which may be split into several."""
 
     def __init__(self, size: int | None) -> None:
         self.size = size
@@ -149,7 +149,7 @@ class _Axis:
 
 
 def _one_transposition(chain: list[ir.Node]) -> tuple[Dims, list[int]] | None:
-    """The shape in which the source is to be transposed, and how; None where a reshape tears axes apart."""
+    """Returns the shape to give the source and its permutation; None where a reshape splits axes otherwise."""
     start = dims(chain[0].inputs[0])
     if start is None:
         return None
@@ -174,7 +174,7 @@ def _one_transposition(chain: list[ir.Node]) -> tuple[Dims, list[int]] | None:
 
 
 def _regroup(axes: list[_Axis], shape: Dims) -> list[list[_Axis]] | None:
-    """Deals axes out to the edges of a shape, from both ends to the edge that depends on the batch."""
+    """Assigns axes to the edges of a shape, from both ends towards the edge that depends on the batch."""
     free = shape.index(None) if None in shape else len(shape)
     left = _deal(axes, [edge for edge in shape[:free] if edge is not None], first=True)
     right = (
@@ -191,7 +191,7 @@ def _regroup(axes: list[_Axis], shape: Dims) -> list[list[_Axis]] | None:
 
 
 def _deal(axes: list[_Axis], edges: list[int], *, first: bool) -> tuple[list[list[_Axis]], list[_Axis]] | None:
-    """Axes for each edge, taken from one end, splitting them where needed; and the axes that are left."""
+    """Assigns axes to each edge from one end, split where needed; returns the groups and the remaining axes."""
     rest = list(axes)
     groups: list[list[_Axis]] = []
     for edge in edges if first else edges[::-1]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights as integers under inputs that are no 8-bit integers, and inputs whose range is found at run time.
+"""Layers with integer weights whose inputs are floats, or are quantized with a range found at run time.
 
 ONNX Runtime multiplies float inputs with integer weights in its operator ``com.microsoft.MatMulNBits`` (4 or 8 bits, a
 scale per block), which reads each block as it goes; written as ``DequantizeLinear`` and ``MatMul`` it would make a
@@ -18,9 +18,9 @@ from vitedge.export.onnx.passes.integers import producer_of
 
 CONTRIB = "com.microsoft"
 _CHANNEL_BLOCK = 128
-"""A scale that serves a whole channel is written once for each block of so many weights."""
+"""Weights in a block where one scale serves a whole channel; the scale is repeated for each block."""
 _FLOAT32 = 1
-"""The accuracy level: inputs and sums in float32."""
+"""Accuracy level of ``MatMulNBits`` with inputs and sums in float32."""
 _EIGHT_BITS = (ir.DataType.UINT8, ir.DataType.INT8)
 
 
@@ -40,9 +40,9 @@ def lay_out_weights(graph: Graph) -> None:
 
 
 def _lay_out_product(graph: Graph, node: ir.Node) -> None:
-    """A product with a weight of integers."""
-    turned = producer_of(node.inputs[1], "Transpose")
-    weight = None if turned is None else producer_of(turned.inputs[0], "DequantizeLinear")
+    """Rewrites a product with an integer weight."""
+    transposed = producer_of(node.inputs[1], "Transpose")
+    weight = None if transposed is None else producer_of(transposed.inputs[0], "DequantizeLinear")
     integers = None if weight is None else constant(weight.inputs[0])
     if weight is None or integers is None or integers.ndim != 2:
         return
@@ -54,7 +54,7 @@ def _lay_out_product(graph: Graph, node: ir.Node) -> None:
 
 
 def _dequantized_bits(value: ir.Value | None) -> int | None:
-    """How many bits the integers have that a value was dequantized from; None where it was not."""
+    """Returns the bits of the integers that a value was dequantized from; None where it was not."""
     node = producer_of(value, "DequantizeLinear")
     held = None if node is None else node.inputs[0]
     zero_point = None if node is None or len(node.inputs) < 3 else node.inputs[2]
@@ -84,7 +84,7 @@ def _pack(graph: Graph, node: ir.Node, weight: ir.Node, integers: Tensor) -> Non
 
 
 def _dynamic_source(value: ir.Value | None) -> ir.Node | None:
-    """The ``DynamicQuantizeLinear`` whose integers a value was dequantized from."""
+    """Returns the ``DynamicQuantizeLinear`` whose integers a value was dequantized from, or None."""
     real = producer_of(value, "DequantizeLinear")
     rounded = None if real is None else producer_of(real.inputs[0], "QuantizeLinear")
     return None if rounded is None else producer_of(rounded.inputs[1], "DynamicQuantizeLinear")

@@ -85,7 +85,7 @@ def sqnr(found: Tensor, reference: Tensor) -> float:
 
 
 def integers(family: str, mil: MLProgram, image: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """What the package and the simulation make of the same integers next, by every node that quantizes."""
+    """Yields the integers of package and simulation at every quantizing node, each from the same integers before it."""
     exported = to_coreml_graph(program(family), probabilities=False).exported
     names = {
         kind: [node.name for node in exported.graph.nodes if node.target is kind] for kind in (QUANTIZE, DEQUANTIZE)

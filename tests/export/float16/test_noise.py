@@ -30,7 +30,7 @@ def outputs(module: nn.Module) -> Floats:
 
 
 def measured_db(module: nn.Module, program: Program, float32_modules: tuple[str, ...], folder: Path) -> float:
-    """What parity finds in the fp16 file."""
+    """Returns the SQNR that parity finds in the fp16 file."""
     lower(program, ResolvedRecipe(precision="fp16"), folder / "model.onnx", float32_modules)
     session = tiny.session(folder / "model.onnx")
     found = np.concatenate([session.run(None, {"image": image.numpy()})[0] for image in ALL.split(1)])

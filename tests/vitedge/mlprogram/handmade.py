@@ -98,7 +98,7 @@ def constant(block: Any, name: str, value: Any) -> Any:
 
 
 def block_of(model: Any) -> Any:
-    """Where the operations are."""
+    """Returns the block that holds the operations."""
     return model.mlProgram.functions["main"].block_specializations["CoreML6"]
 
 

@@ -39,7 +39,7 @@ def program(build: Build, inputs: Mapping[str, np.ndarray], opset: str = "iOS16"
 
 
 def executed(build: Build, inputs: Mapping[str, np.ndarray], opset: str = "iOS16", compute: str = "declared") -> Any:
-    """What the runtime computes: an array, or a tuple of arrays where the operation makes several values."""
+    """Returns the result of the runtime: an array, or a tuple of arrays where the operation makes several values."""
     read = program(build, inputs, opset)
     found = MLProgramInterpreter(read, compute).run(
         {name: torch.from_numpy(value.copy()) for name, value in inputs.items()}
@@ -50,7 +50,7 @@ def executed(build: Build, inputs: Mapping[str, np.ndarray], opset: str = "iOS16
 
 
 def inferred(build: Build, inputs: Mapping[str, np.ndarray], opset: str = "iOS16") -> Any:
-    """What coremltools' own ``value_inference`` says, an independent NumPy statement of the operation."""
+    """Returns the result of coremltools' own ``value_inference``, an independent NumPy statement of the operation."""
     ct = load_coremltools()
     found: list[Any] = []
 
@@ -68,7 +68,7 @@ def inferred(build: Build, inputs: Mapping[str, np.ndarray], opset: str = "iOS16
 
 
 def materialized(build: Build, opset: str) -> Any:
-    """What coremltools decompresses a compressed constant to; the builder gets no inputs, and returns its variables."""
+    """Returns a compressed constant as coremltools decompresses it; the builder gets no inputs."""
     ct = load_coremltools()
     found: list[Any] = []
 

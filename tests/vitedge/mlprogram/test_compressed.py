@@ -31,7 +31,7 @@ VERBS = {
 """Functions of `coremltools.optimize.coreml` to the class of their configurations."""
 Step = tuple[str, dict[str, Any]]
 Scheme = tuple[Step, ...]
-"""What is done to a weight, one after the other."""
+"""Compressions of a weight, applied one after the other."""
 
 
 def quantize(**config: Any) -> Step:
@@ -224,7 +224,7 @@ def test_a_compressed_model(vit, tmp_path: Path, target: str, precision: str, sc
 
 
 def ranges(program: MLProgram) -> dict[str, dict[str, float]]:
-    """What coremltools calibrates activations by; on macOS it would predict for that."""
+    """Stands for the calibration of activations, for which coremltools would predict on macOS."""
     found = {"image": IMAGE}
 
     def watch(operation, results):

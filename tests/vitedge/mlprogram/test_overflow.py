@@ -10,8 +10,9 @@ import pytest
 from tests.vitedge.mlprogram.mil import Build
 from tests.vitedge.mlprogram.mil import program as mil
 from vitedge.errors import BadRecipe
-from vitedge.mlprogram.overflow import FLOAT16_MAX, SAFETY, check_overflow
+from vitedge.mlprogram.overflow import check_overflow
 from vitedge.mlprogram.package import MODEL
+from vitedge.program.float16 import FLOAT16_MAX, SAFETY
 from vitedge.records import OverflowReport, ValueRange
 
 GENERATOR = np.random.default_rng(3)
@@ -20,7 +21,7 @@ Y = GENERATOR.normal(size=(1, 4, 6)).astype(np.float32)
 
 
 def watched(build: Build, *images: np.ndarray, opset: str = "iOS16", half: bool = True) -> OverflowReport:
-    """Of an operation on float16, or in a package of float32."""
+    """Returns the report of an operation on float16, or in a package of float32."""
 
     def cast(mb: Any, x: Any) -> Any:
         return build(mb, mb.cast(x=x, dtype="fp16", name="x_to_fp16") if half else x)
@@ -30,7 +31,7 @@ def watched(build: Build, *images: np.ndarray, opset: str = "iOS16", half: bool 
 
 
 def entry(report: OverflowReport, value: str, operation: str | None = None) -> ValueRange:
-    """What was seen of a value, or of what the operation that makes it computes on the way."""
+    """Returns the range of a value, or of an inner result of its operation."""
     (found,) = (
         found
         for found in report.ranges
@@ -191,7 +192,7 @@ INSIDE: Mapping[str, tuple[Build, np.ndarray, Callable[[np.ndarray], Any]]] = {
         lambda x: x @ np.maximum(x, 0).swapaxes(1, 2) / np.sqrt(6),
     ),
 }  # fmt: skip
-"""What is computed inside an operation, and NumPy's statement of it."""
+"""Inner results of operations, each with its definition in NumPy."""
 
 
 @pytest.mark.parametrize("kind", INSIDE)

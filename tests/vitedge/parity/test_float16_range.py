@@ -19,10 +19,10 @@ from vitedge.errors import CheckFailed
 from vitedge.export.float16 import float32_modules
 from vitedge.export.float16.lowering import lower_in_range
 from vitedge.files.bundle import ReferenceData
-from vitedge.mlprogram.overflow import FLOAT16_MAX
 from vitedge.models.reference import load_reference
 from vitedge.parity.artifact import ReferenceOutputs
 from vitedge.parity.float16_range import check_overflow
+from vitedge.program.float16 import FLOAT16_MAX
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact, OverflowReport, TensorSpec, Tolerance
 from vitedge.verbs import lowering

@@ -103,7 +103,7 @@ def softsign(x: Tensor) -> Tensor:
 
 
 def _by_channel(value: Tensor, x: Tensor) -> Tensor:
-    """One value per channel, shaped so that it broadcasts over x (N, C, ...)."""
+    """Returns one value per channel, shaped so that it broadcasts over x (N, C, ...)."""
     return value.reshape(-1, *(1,) * (x.ndim - 2))
 
 

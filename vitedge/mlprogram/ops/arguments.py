@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operation's function gets and how it reads it.
+"""The arguments of an operation's function, and how they are read.
 
 A function takes MIL's parameters by their MIL names. Numbers and bools, scalars included, arrive as tensors; strings as
 ``str``; lists of values as ``list``; what is not bound is left to the default of the function, which is MIL's. It
@@ -72,7 +72,7 @@ def flag(value: Tensor | bool) -> bool:  # noqa: FBT001  (MIL's own parameter)
 
 
 def dtype_of(name: str) -> torch.dtype:
-    """The element type that a ``dtype`` parameter names.
+    """Returns the element type that a ``dtype`` parameter names.
 
     Raises:
         UnreadableArtifact: there is none of that name.
@@ -84,7 +84,7 @@ def dtype_of(name: str) -> torch.dtype:
 
 
 def allow(shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape, unless a value of it would take all memory; for functions that make values of a given shape.
+    """Returns the shape, unless a value of it would take all memory; for functions that make values of a given shape.
 
     Raises:
         UnreadableArtifact: it has more than `LARGEST_VALUE` elements, or a negative edge.

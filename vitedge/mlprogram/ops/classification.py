@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a classifier makes of its probabilities."""
+"""The outputs of a classifier: label and table of probabilities."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vitedge.mlprogram.ops.arguments import Table
 
 
 def classify(probabilities: Tensor, classes: Iterable[Any]) -> tuple[str | int, dict[str | int, float]]:
-    """The label of the largest probability, the first of equal ones, and the table from labels to probabilities.
+    """Returns the label of the largest probability, the first of equal ones, and the table of probabilities by label.
 
     Args:
         probabilities: as many values as there are classes, in any shape.

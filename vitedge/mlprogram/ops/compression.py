@@ -38,7 +38,7 @@ def constexpr_affine_dequantize(quantized_data: Tensor, zero_point: Tensor, scal
 
 
 def constexpr_cast(source_val: Tensor, output_dtype: str) -> Tensor:
-    """The same numbers in another element type."""
+    """Returns the same numbers in another element type."""
     return source_val.to(dtype_of(output_dtype))
 
 
@@ -65,7 +65,7 @@ def constexpr_blockwise_shift_scale(data: Tensor, scale: Tensor, offset: Tensor 
 def constexpr_lut_to_dense(
     indices: Tensor, lut: Tensor, shape: Tensor | None = None, vector_axis: Tensor | None = None
 ) -> Tensor:
-    """What the indices find in their look-up tables.
+    """Returns the values that indices stand for in their look-up tables.
 
     Args:
         indices: packed, of the width that the table implies; or of the shape that comes out.
@@ -85,7 +85,7 @@ def constexpr_lut_to_dense(
 
 
 def constexpr_sparse_to_dense(nonzero_data: Tensor, mask: Tensor, shape: Tensor | None = None) -> Tensor:
-    """The data where the mask is set, in row-major order, and zero elsewhere.
+    """Returns the data where the mask is set, in row-major order, and zero elsewhere.
 
     Args:
         nonzero_data: flat.
@@ -101,7 +101,7 @@ def constexpr_sparse_to_dense(nonzero_data: Tensor, mask: Tensor, shape: Tensor 
 def constexpr_lut_to_sparse(
     indices_mask: Tensor, indices_nonzero_data: Tensor, lut: Tensor, vector_axis: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The mask and the nonzero data of a sparse constant whose nonzero data are palettized.
+    """Returns the mask and the nonzero data of a sparse constant whose nonzero data are palettized.
 
     Args:
         indices_mask: of the shape of the indices.
@@ -122,7 +122,7 @@ def constexpr_lut_to_sparse(
 def constexpr_sparse_blockwise_shift_scale(
     data_mask: Tensor, nonzero_data: Tensor, scale: Tensor, offset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The mask and the nonzero data of a sparse constant whose nonzero data are quantized.
+    """Returns the mask and the nonzero data of a sparse constant whose nonzero data are quantized.
 
     Args:
         data_mask: of the shape of the constant.
@@ -163,7 +163,7 @@ def _scattered(data: Tensor, mask: Tensor) -> Tensor:
 
 
 def _blocks(shape: Sequence[int], counts: Sequence[int]) -> list[int]:
-    """Every edge of the shape as the number of its blocks and the length of one.
+    """Returns every edge of the shape as the number of its blocks and the length of one.
 
     Raises:
         UnreadableArtifact: a count does not divide its edge, or there is not one for each.

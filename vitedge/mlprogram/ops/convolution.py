@@ -32,7 +32,7 @@ class Window:
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
     before: tuple[int, ...]
-    """What is padded in front of an edge."""
+    """Padding in front of an edge."""
     after: tuple[int, ...]
 
     def reach(self, edges: Sequence[int]) -> tuple[int, ...]:
@@ -92,7 +92,7 @@ def conv_transpose(
     pad: Tensor | None = None,
     **window: Any,
 ) -> Tensor:
-    """The transpose of `conv`: ``weight`` is (channels, outputs / groups, kernel...).
+    """Returns the transpose of `conv`: ``weight`` is (channels, outputs / groups, kernel...).
 
     The padding of the convolution that it turns around is cut off; where ``output_shape`` reaches further than the
     windows do, nothing but the bias is there.
@@ -129,14 +129,14 @@ def conv_transpose(
 
 
 def max_pool(x: Tensor, kernel_sizes: Tensor, **window: Any) -> Tensor:
-    """The largest number of every window of ``x`` (n, channels, edges...); padding never is."""
+    """Returns the largest number of every window of ``x`` (n, channels, edges...), padding left aside."""
     slide, overhang = _pooling(x, kernel_sizes, **window)
     padded = _padded(x, slide.before, overhang, -math.inf)
     return _MAX[x.ndim - 3](padded, slide.kernel, slide.strides)
 
 
 def avg_pool(x: Tensor, kernel_sizes: Tensor, exclude_padding_from_average: Tensor = NO, **window: Any) -> Tensor:
-    """The mean of every window of ``x`` (n, channels, edges...).
+    """Returns the mean of every window of ``x`` (n, channels, edges...).
 
     What ``ceil_mode`` lets a window reach beyond the padding counts for nothing, as in PyTorch; the padding counts as
     zeros, unless it is excluded.
@@ -156,7 +156,7 @@ def avg_pool(x: Tensor, kernel_sizes: Tensor, exclude_padding_from_average: Tens
 
 
 def l2_pool(x: Tensor, kernel_sizes: Tensor, **window: Any) -> Tensor:
-    """The root of the sum of the squares of every window of ``x`` (n, channels, edges...).
+    """Returns the root of the sum of the squares of every window of ``x`` (n, channels, edges...).
 
     That it is the sum and not the mean is what coremltools' own tests expect of Core ML.
     """
@@ -173,7 +173,7 @@ def _window(
     pad: Tensor | None = None,
     dilations: Tensor | None = None,
 ) -> Window:
-    """What MIL's parameters make of a kernel over ``x``."""
+    """Returns the geometry that MIL's parameters give a kernel over ``x``."""
     edges = x.shape[2:]
     ones = (1,) * len(edges)
     stride, dilation = ints(strides) or ones, ints(dilations) or ones
@@ -217,7 +217,7 @@ def _same(
 def _kept(
     x: Tensor, slide: Window, full: Sequence[int], pad_type: str, pad: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What of a transposed convolution is cut off in front, and how long the rest is."""
+    """Returns how much of a transposed convolution's result is cut off in front, and the length of the rest."""
     if pad_type in ("same", "same_lower"):
         edges = tuple(edge * stride for edge, stride in zip(x.shape[2:], slide.strides, strict=True))
         return _same(edges, slide.kernel, slide.strides, pad_type)[0], edges
@@ -226,7 +226,7 @@ def _kept(
 
 
 def _pooling(x: Tensor, kernel_sizes: Tensor, ceil_mode: Tensor = NO, **window: Any) -> tuple[Window, tuple[int, ...]]:
-    """The window, and the padding behind each edge with what ``ceil_mode`` lets the last window reach beyond."""
+    """Returns the window, and the padding behind each edge, enlarged where ``ceil_mode`` needs it."""
     slide = _window(x, ints(kernel_sizes), **window)
     slide.reach(x.shape[2:])
     if not flag(ceil_mode):

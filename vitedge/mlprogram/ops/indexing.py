@@ -23,40 +23,40 @@ from vitedge.mlprogram.ops.elementwise import real_div
 
 @dataclass(frozen=True)
 class Selection:
-    """What `slice_by_index` and `slice_update` select: per axis a begin, an end and a stride, or one element."""
+    """A selection of `slice_by_index` and `slice_update`: per axis a begin, an end and a stride, or one element."""
 
     begin: Tensor
     end: Tensor
     stride: Tensor | None = None
     begin_mask: Tensor | None = None
-    """Where the begin is left out."""
+    """Per axis, whether the begin is left out."""
     end_mask: Tensor | None = None
-    """Where the end is left out."""
+    """Per axis, whether the end is left out."""
     squeeze_mask: Tensor | None = None
-    """Where the element at the begin is selected, and its axis left out."""
+    """Per axis, whether only the element at the begin is selected and the axis removed."""
 
     def slices(self, edges: torch.Size) -> tuple[tuple[slice, ...], list[int], list[int]]:
-        """Slices with positive strides, the axes to turn round after them, and then the axes to leave out."""
+        """Returns slices with positive strides, the axes to reverse after them, and then the axes to remove."""
         rank = len(edges)
         none = (False,) * rank
         strides = ints(self.stride) or (1,) * rank
         masks = (ints(mask) or none for mask in (self.begin_mask, self.end_mask, self.squeeze_mask))
         entries = zip(edges, ints(self.begin), ints(self.end), strides, *masks, strict=True)
         slices: list[slice] = []
-        turned: list[int] = []
-        single: list[int] = []
+        reversed_axes: list[int] = []
+        removed: list[int] = []
         for axis, (edge, begin, end, stride, from_start, to_end, one) in enumerate(entries):
             if one:
                 at = 0 if from_start else _at(begin, edge)
                 slices.append(slice(at, at + 1))
-                single.append(axis)
+                removed.append(axis)
                 continue
             found = range(*slice(None if from_start else begin, None if to_end else end, stride).indices(edge))
             if stride < 0:
                 found = found[::-1]
-                turned.append(axis)
+                reversed_axes.append(axis)
             slices.append(slice(found.start, found.stop, found.step) if found else slice(0))
-        return tuple(slices), turned, single
+        return tuple(slices), reversed_axes, removed
 
 
 def _at(index: int, edge: int) -> int:
@@ -66,25 +66,25 @@ def _at(index: int, edge: int) -> int:
 
 
 def slice_by_index(x: Tensor, **selection: Tensor) -> Tensor:
-    """The elements of a `Selection`, as NumPy's ``x[begin:end:stride]`` per axis."""
-    slices, turned, single = Selection(**selection).slices(x.shape)
+    """Returns the elements of a `Selection`, as NumPy's ``x[begin:end:stride]`` per axis."""
+    slices, reversed_axes, removed = Selection(**selection).slices(x.shape)
     chosen = x[slices]
-    if turned:
-        chosen = chosen.flip(turned)
-    return chosen.squeeze(single) if single else chosen
+    if reversed_axes:
+        chosen = chosen.flip(reversed_axes)
+    return chosen.squeeze(removed) if removed else chosen
 
 
 def slice_update(x: Tensor, update: Tensor, **selection: Tensor) -> Tensor:
-    """The value with the elements of a `Selection` replaced."""
-    slices, turned, _ = Selection(**selection).slices(x.shape)
+    """Returns the value with the elements of a `Selection` replaced."""
+    slices, reversed_axes, _ = Selection(**selection).slices(x.shape)
     updated = x.clone(memory_format=torch.contiguous_format)
     place = updated[slices]
-    place.copy_(update.reshape(place.shape).flip(turned))
+    place.copy_(update.reshape(place.shape).flip(reversed_axes))
     return updated
 
 
 def slice_by_size(x: Tensor, begin: Tensor, size: Tensor) -> Tensor:
-    """As many elements from ``begin`` on as ``size`` says per axis, or all the rest where that is -1."""
+    """Returns ``size`` elements per axis from ``begin`` on, or all the rest where that is -1."""
     slices = []
     for edge, first, length in zip(x.shape, ints(begin), ints(size), strict=True):
         start = first + edge if first < 0 else first
@@ -96,7 +96,7 @@ def slice_by_size(x: Tensor, begin: Tensor, size: Tensor) -> Tensor:
 
 
 def _located(indices: Tensor, edge: int, validate: Tensor | bool) -> Tensor:  # noqa: FBT001  (MIL's own parameter)
-    """Indices along an axis, counted from its start.
+    """Returns indices along an axis, counted from its start.
 
     Raises:
         UnreadableArtifact: one is beyond the axis, or negative where indices are to be validated.
@@ -118,7 +118,7 @@ def gather(
     batch_dims: Tensor | int = 0,
     validate_indices: Tensor | bool = False,  # noqa: FBT001, FBT002
 ) -> Tensor:
-    """Slices along an axis, each chosen by an index; the first ``batch_dims`` axes are common to both.
+    """Gathers slices along an axis, each chosen by an index; the first ``batch_dims`` axes are common to both.
 
     Returns:
         ``x.shape[:axis] + indices.shape[batch_dims:] + x.shape[axis + 1:]``.
@@ -144,13 +144,13 @@ def gather_along_axis(
     axis: Tensor | int = 0,
     validate_indices: Tensor | bool = False,  # noqa: FBT001, FBT002
 ) -> Tensor:
-    """For every element of ``indices`` the element of ``x`` at the same place but for the axis, where it says."""
+    """Returns for every element of ``indices`` the element of ``x`` at its place, with it as index along the axis."""
     along = _at(integer(axis), x.ndim)
     return x.gather(along, _beside(x, _located(indices, x.shape[along], validate_indices), along))
 
 
 def _beside(x: Tensor, indices: Tensor, along: int) -> Tensor:
-    """The indices, which have the edges of the value but for the axis."""
+    """Returns the indices, which have the edges of the value but for the axis."""
     if any(axis != along and a != b for axis, (a, b) in enumerate(zip(x.shape, indices.shape, strict=True))):
         raise UnreadableArtifact(f"Indices {tuple(indices.shape)} do not fit to {tuple(x.shape)} but for axis {along}.")
     return indices
@@ -170,7 +170,7 @@ def gather_nd(
     batch_dims: Tensor | int = 0,
     validate_indices: Tensor | bool = False,  # noqa: FBT001, FBT002
 ) -> Tensor:
-    """Slices, each chosen by as many indices as the last axis of ``indices`` holds.
+    """Gathers slices, each chosen by as many indices as the last axis of ``indices`` holds.
 
     Returns:
         ``indices.shape[:-1] + x.shape[batch_dims + indices.shape[-1]:]``.
@@ -187,11 +187,11 @@ def gather_nd(
 
 
 _REDUCTIONS = {"add": "sum", "sub": "sum", "mul": "prod", "div": "prod", "max": "amax", "min": "amin"}
-"""Modes of a scatter to how PyTorch brings the updates together; the inverses are made inverse before or after."""
+"""Modes of a scatter to the reduction of PyTorch; for the inverse modes the updates are inverted beforehand."""
 
 
 def _scattered(data: Tensor, along: int, at: Tensor, updates: Tensor, mode: str) -> Tensor:
-    """The data with updates brought in along an axis; where several meet in one place, one after the other.
+    """Scatters updates into the data along an axis; several at one place are applied one after the other.
 
     Half precision is widened where anything is computed.
     """
@@ -215,7 +215,7 @@ def scatter(
     mode: str = "add",
     validate_indices: Tensor | bool = False,  # noqa: FBT001, FBT002
 ) -> Tensor:
-    """Slices brought in along an axis, each at an index."""
+    """Scatters slices along an axis, each to an index."""
     along = _at(integer(axis), data.ndim)
     at = _located(indices, data.shape[along], validate_indices).reshape(-1, *(1,) * (data.ndim - 1 - along))
     return _scattered(data, along, at.expand(_beside(data, updates, along).shape), updates, mode)
@@ -229,7 +229,7 @@ def scatter_along_axis(
     mode: str = "add",
     validate_indices: Tensor | bool = False,  # noqa: FBT001, FBT002
 ) -> Tensor:
-    """Elements brought in, each at its own place but for the axis, where its index says."""
+    """Scatters elements, each to its own place with its index along the axis."""
     along = _at(integer(axis), data.ndim)
     at = _beside(data, _located(indices, data.shape[along], validate_indices), along)
     return _scattered(data, along, at, updates.reshape(at.shape), mode)
@@ -242,12 +242,12 @@ def scatter_nd(
     mode: str = "add",
     validate_indices: Tensor | bool = False,  # noqa: FBT001, FBT002
 ) -> Tensor:
-    """Slices brought in, each at as many indices as the last axis of ``indices`` holds."""
+    """Scatters slices, each to as many indices as the last axis of ``indices`` holds."""
     depth = indices.shape[-1]
     at = _flat(indices, data.shape[:depth], validate_indices).reshape(-1, 1)
     rows = data.reshape(math.prod(data.shape[:depth]), math.prod(data.shape[depth:]))
-    brought = updates.reshape(at.shape[0], rows.shape[1])
-    return _scattered(rows, 0, at.expand(brought.shape), brought, mode).reshape(data.shape)
+    spread = updates.reshape(at.shape[0], rows.shape[1])
+    return _scattered(rows, 0, at.expand(spread.shape), spread, mode).reshape(data.shape)
 
 
 def one_hot(
@@ -268,12 +268,12 @@ def one_hot(
 
 
 def non_zero(x: Tensor) -> Tensor:
-    """The places of the elements that are not zero, ``[N, rank]``."""
+    """Returns the places of the elements that are not zero, ``[N, rank]``."""
     return x.nonzero()
 
 
 def argsort(x: Tensor, axis: Tensor | int = -1, ascending: Tensor | bool = False) -> Tensor:  # noqa: FBT001, FBT002
-    """The indices that sort an axis; of equal elements the first comes first."""
+    """Returns the indices that sort an axis; of equal elements the first comes first."""
     return x.argsort(dim=integer(axis), descending=not flag(ascending), stable=True)
 
 
@@ -284,7 +284,7 @@ def topk(
     ascending: Tensor | bool = False,  # noqa: FBT001, FBT002
     **returned: Tensor | str,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """The largest or smallest elements along an axis, sorted, and their indices; all of them where ``k`` is -1.
+    """Returns the largest or smallest elements along an axis, sorted, and their indices; all of them where ``k`` is -1.
 
     Of equal elements the first comes first.
 
@@ -314,7 +314,7 @@ def non_maximum_suppression(
     score_threshold: Tensor | None = None,
     per_class_suppression: Tensor | bool = False,  # noqa: FBT001, FBT002
 ) -> tuple[Tensor, ...]:
-    """The boxes of the best scores that overlap no better one by more than a threshold.
+    """Returns the boxes of the best scores that overlap no better one by more than a threshold.
 
     Core ML's NonMaximumSuppressionLayerParams says what the definition of the operation leaves open: a box has the
     class and the score of its largest score, what is left over is filled with zeros and the index -1, and where no

@@ -49,7 +49,7 @@ def batch_norm(
 def instance_norm(
     x: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None, epsilon: Tensor | float = 1e-5
 ) -> Tensor:
-    """Every channel of every image by its own mean and variance: x (N, C, ...), gamma and beta (C,)."""
+    """Normalizes every channel of every image by its own mean and variance: x (N, C, ...), gamma and beta (C,)."""
     # Not F.instance_norm, which refuses channels of one element.
     return _scaled(_standardized(x, list(range(2, x.ndim)), epsilon), gamma, beta, [-1, *(1,) * (x.ndim - 2)])
 

@@ -20,7 +20,7 @@ from vitedge.mlprogram.ops.arguments import Table, allow, flag, integer, ints, n
 
 
 def _grid(size: Tensor, count: int, mode: str) -> Tensor:
-    """Where ``count`` points lie on an axis of ``size`` pixels, ``[..., 1]``, from 0 to ``size`` - 1; ``[..., count]``.
+    """Returns where ``count`` points lie on an axis of ``size`` pixels ``[..., 1]``, from 0 on, ``[..., count]``.
 
     ``size`` need not be whole: a box of an image has its extent plus one.
     """
@@ -42,7 +42,7 @@ def _grid(size: Tensor, count: int, mode: str) -> Tensor:
 
 
 def _interpolated(x: Tensor, axis: int, grid: Tensor) -> Tensor:
-    """The value along an axis at points between its elements."""
+    """Returns the value along an axis at points between its elements."""
     last = x.shape[axis] - 1
     below = grid.floor().long().clamp(0, last)
     weight = (grid - below).to(x.dtype).reshape(-1, *(1,) * (x.ndim - 1 - axis))
@@ -50,7 +50,7 @@ def _interpolated(x: Tensor, axis: int, grid: Tensor) -> Tensor:
 
 
 def _resized(x: Tensor, edges: tuple[int, ...], mode: str) -> Tensor:
-    """The last axes of a value interpolated linearly to other edges."""
+    """Interpolates the last axes of a value linearly to other edges."""
     first = x.ndim - len(edges)
     allow((*x.shape[:first], *edges))
     x = x if x.is_floating_point() else x.float()
@@ -67,7 +67,7 @@ def _scaled(edge: int, scale: Tensor | float) -> int:
 def upsample_nearest_neighbor(
     x: Tensor, scale_factor_height: Tensor | float = 1, scale_factor_width: Tensor | float = 1
 ) -> Tensor:
-    """The last two axes enlarged by repeating pixels: the one at, or before, the same place."""
+    """Enlarges the last two axes by repeating pixels: the one at, or before, the same place."""
     edges = [_scaled(x.shape[-2], scale_factor_height), _scaled(x.shape[-1], scale_factor_width)]
     allow((*x.shape[:-2], *edges))
     for axis, edge in enumerate(edges, x.ndim - 2):
@@ -76,7 +76,7 @@ def upsample_nearest_neighbor(
 
 
 def resize_nearest_neighbor(x: Tensor, target_size_height: Tensor, target_size_width: Tensor) -> Tensor:
-    """The last two axes resized: the pixel that the centre of the new one lies in."""
+    """Resizes the last two axes: takes the pixel that the centre of the new one lies in."""
     return _nearest(x, (integer(target_size_height), integer(target_size_width)))
 
 
@@ -95,7 +95,7 @@ def upsample_bilinear(
     align_corners: Tensor | bool = True,  # noqa: FBT001, FBT002  (MIL's own parameters)
     half_pixel_centers: Tensor | bool | None = None,  # noqa: FBT001
 ) -> Tensor:
-    """The last two axes enlarged with linear interpolation; the factors are what the rounded edges make of them."""
+    """Enlarges the last two axes with linear interpolation; the factors are those of the rounded edges."""
     aligned = flag(align_corners)
     centred = not aligned if half_pixel_centers is None else flag(half_pixel_centers)
     if aligned and centred:
@@ -110,7 +110,7 @@ def resize_bilinear(
     target_size_width: Tensor | int = 1,
     sampling_mode: str = "DEFAULT",
 ) -> Tensor:
-    """The last two axes resized with linear interpolation."""
+    """Resizes the last two axes with linear interpolation."""
     return _resized(x, (integer(target_size_height), integer(target_size_width)), sampling_mode)
 
 
@@ -121,7 +121,7 @@ def resize(
     interpolation_mode: str = "LINEAR",
     sampling_mode: str = "DEFAULT",
 ) -> Tensor:
-    """The last ``resized_dims`` axes resized to the last edges of ``shape``, of which 0 is the edge that there is.
+    """Resizes the last ``resized_dims`` axes to the last edges of ``shape``, where 0 keeps an edge.
 
     The nearest neighbour in the mode ``DEFAULT`` is that of `resize_nearest_neighbor`; in the others it is the one
     nearest to the point that is sampled, the later one of two.
@@ -146,7 +146,7 @@ def resize(
 
 @dataclass(frozen=True)
 class Sampling:
-    """How `resample` and `affine` read an image at coordinates."""
+    """The options by which `resample` and `affine` read an image at coordinates."""
 
     sampling_mode: str
     padding_mode: str
@@ -155,7 +155,7 @@ class Sampling:
     align_corners: Tensor | bool
 
     def pixels(self, at: Tensor, edge: int) -> Tensor:
-        """Coordinates along an edge in pixels; the centre of the first is 0."""
+        """Returns coordinates along an edge in pixels; the centre of the first is 0."""
         if self.coordinates_mode == "unnormalized":
             return at
         if self.coordinates_mode == "normalized_minus_one_to_one":
@@ -165,7 +165,7 @@ class Sampling:
         return at * (edge - 1) if flag(self.align_corners) else at * edge - 0.5
 
     def read(self, x: Tensor, ys: Tensor, xs: Tensor) -> Tensor:
-        """Images ``[B, C, H, W]`` at points ``[B, h, w]`` in pixels; ``[B, C, h, w]``."""
+        """Returns images ``[B, C, H, W]`` at points ``[B, h, w]`` in pixels; ``[B, C, h, w]``."""
         allow((*x.shape[:2], *ys.shape[1:]))
         if self.sampling_mode == "nearest":
             return self._pixel(x, ys.round(), xs.round())  # halves to even, as PyTorch's grid_sample has it
@@ -179,7 +179,7 @@ class Sampling:
         return found
 
     def _pixel(self, x: Tensor, ys: Tensor, xs: Tensor) -> Tensor:
-        """The pixels of whole coordinates, of the image as it is padded."""
+        """Returns the pixels of whole coordinates, of the image as it is padded."""
         height, width = x.shape[2:]
         images = torch.arange(x.shape[0]).reshape(-1, 1, 1)
         found = x[images, :, self._padded(ys, height), self._padded(xs, width)].movedim(-1, 1)
@@ -203,14 +203,14 @@ class Sampling:
 
 
 def resample(x: Tensor, coordinates: Tensor, **sampling: Any) -> Tensor:
-    """Images ``[B, C, H, W]`` at coordinates ``[B, h, w, 2]`` of the horizontal and the vertical; ``[B, C, h, w]``."""
+    """Samples images ``[B, C, H, W]`` at coordinates ``[B, h, w, 2]``, the horizontal first; ``[B, C, h, w]``."""
     how = Sampling(**sampling)
     xs, ys = coordinates.double().unbind(-1)
     return how.read(x, how.pixels(ys, x.shape[2]), how.pixels(xs, x.shape[3]))
 
 
 def affine(x: Tensor, transform_matrix: Tensor, output_height: Tensor, output_width: Tensor, **sampling: Any) -> Tensor:
-    """Images ``[B, C, H, W]`` through affine maps ``[B or 1, 6]`` of the coordinates of the result.
+    """Samples images ``[B, C, H, W]`` through affine maps ``[B or 1, 6]`` of the coordinates of the result.
 
     The coordinates of both run from -1 to 1, over the centres of the corner pixels or over their outer edges.
     """
@@ -228,7 +228,7 @@ _LOWERED = ("sampling_mode", "padding_mode", "coordinates_mode")
 
 
 def _normalized(edge: int, aligned: bool) -> Tensor:  # noqa: FBT001
-    """The pixels of an edge in coordinates from -1 to 1."""
+    """Returns the pixels of an edge in coordinates from -1 to 1."""
     at = torch.arange(edge, dtype=torch.float64)
     return 2 * at / max(1, edge - 1) - 1 if aligned else (2 * at + 1) / max(1, edge) - 1
 
@@ -252,7 +252,7 @@ class Crops:
     pad_value: Tensor | float = 0.0
 
     def placed(self, count: int) -> tuple[Tensor, Tensor]:
-        """Coordinates ``[M, 4]``, and which of ``count`` images each belongs to ``[M]``."""
+        """Returns coordinates ``[M, 4]``, and which of ``count`` images each belongs to ``[M]``."""
         if self.boxes is not None:
             boxes = self.boxes.double().reshape(-1, 4)
             images = torch.arange(len(boxes)) if self.box_indices is None else self.box_indices.long().reshape(-1)
@@ -272,11 +272,11 @@ class Crops:
         """Starts and ends ``[M, 2]`` in pixels, the height first."""
         if self.box_coordinate_mode not in _BOXES:
             raise UnreadableArtifact(f"There are no box coordinates {self.box_coordinate_mode!r}.")
-        centred, turned = _BOXES[self.box_coordinate_mode]
+        centred, width_first = _BOXES[self.box_coordinate_mode]
         first, second = boxes[:, :2], boxes[:, 2:]
         if centred:
             first, second = first - second / 2, first + second / 2
-        if turned:
+        if width_first:
             first, second = first.flip(1), second.flip(1)
         scale = torch.tensor([height - 1, width - 1]) if flag(self.normalized_coordinates) else torch.ones(2)
         scale = scale.double() * number(self.spatial_scale)

@@ -18,17 +18,17 @@ from vitedge.mlprogram.ops.arguments import Table, allow, flag, integer, ints, n
 
 
 def identity(x: Tensor) -> Tensor:
-    """The value itself."""
+    """Returns the value itself."""
     return x
 
 
 def shape(x: Tensor) -> Tensor:
-    """The shape of a value, a vector of int32."""
+    """Returns the shape of a value, a vector of int32."""
     return torch.tensor(x.shape, dtype=torch.int32)
 
 
 def reshape(x: Tensor, shape: Tensor) -> Tensor:
-    """The same elements in another shape; -1 is inferred.
+    """Returns the same elements in another shape; -1 is inferred.
 
     A 0 takes the edge of ``x`` that is as far from the right, or 1 beyond its rank (iOS17); where the ranks are equal,
     which iOS15 demands, that is the edge at the same place.
@@ -48,7 +48,7 @@ def reshape_like(
     ends: Sequence[Tensor],
     end_masks: Sequence[Tensor],
 ) -> Tensor:
-    """The same elements in a shape that is pieced together from pieces of the shapes of others."""
+    """Returns the same elements in a shape that is pieced together from pieces of the shapes of others."""
     target: list[int] = []
     for reference, begin, end, to_the_end in zip(ref_tensors, begins, ends, end_masks, strict=True):
         target += reference.shape[integer(begin) : None if flag(to_the_end) else integer(end)]
@@ -61,12 +61,12 @@ def transpose(x: Tensor, perm: Tensor) -> Tensor:
 
 
 def squeeze(x: Tensor, axes: Tensor | None = None) -> Tensor:
-    """Without the axes of length 1, or without those of the named ones that are of length 1."""
+    """Removes the axes of length 1, or those of the named ones that are of length 1."""
     return x.squeeze() if axes is None else x.squeeze(ints(axes))
 
 
 def expand_dims(x: Tensor, axes: Tensor) -> Tensor:
-    """With axes of length 1 at the named places, which count in the result."""
+    """Inserts axes of length 1 at the named positions of the result."""
     named = ints(axes)
     rank = x.ndim + len(named)
     for axis in sorted(axis % rank if -rank <= axis < rank else axis for axis in named):
@@ -81,7 +81,7 @@ def flatten2d(x: Tensor, axis: Tensor | int = 1) -> Tensor:
 
 
 def concat(values: Sequence[Tensor], axis: Tensor, interleave: Tensor | bool = False) -> Tensor:  # noqa: FBT001, FBT002
-    """Values one after the other along an axis, or element by element in turn."""
+    """Concatenates values along an axis, or interleaves them element by element."""
     along = integer(axis)
     if values[0].ndim == 0:
         return torch.stack(list(values))
@@ -92,7 +92,7 @@ def concat(values: Sequence[Tensor], axis: Tensor, interleave: Tensor | bool = F
 
 
 def stack(values: Sequence[Tensor], axis: Tensor) -> Tensor:
-    """Values of one shape along a new axis."""
+    """Stacks values of one shape along a new axis."""
     return torch.stack(list(values), integer(axis))
 
 
@@ -110,19 +110,19 @@ def split(
 
 
 def tile(x: Tensor, reps: Tensor) -> Tensor:
-    """The value repeated along every axis."""
+    """Repeats the value along every axis."""
     repeats = ints(reps)
     allow([edge * times for edge, times in zip(x.shape, repeats, strict=True)])
     return x.repeat(repeats)
 
 
 def reverse(x: Tensor, axes: Tensor | None = None) -> Tensor:
-    """The named axes, or all of them, back to front."""
+    """Reverses the named axes, or all of them."""
     return x.flip(tuple(range(x.ndim)) if axes is None else ints(axes))
 
 
 def reverse_sequence(x: Tensor, lengths: Tensor, seq_axis: Tensor | int = 0, batch_axis: Tensor | int = 0) -> Tensor:
-    """Of every sequence of a batch its first ``lengths`` elements back to front, the rest as it was."""
+    """Reverses the first ``lengths`` elements of every sequence of a batch."""
     places = (integer(batch_axis), integer(seq_axis))
     batch = x.movedim(places, (0, 1))
     ends = lengths.reshape(-1, 1).long()
@@ -134,7 +134,7 @@ def reverse_sequence(x: Tensor, lengths: Tensor, seq_axis: Tensor | int = 0, bat
 
 
 def pad(x: Tensor, pad: Tensor, mode: str = "constant", constant_val: Tensor | float = 0.0) -> Tensor:
-    """The last axes made longer at both ends: by a constant, by reflection without the edge, or by repeating the edge.
+    """Pads the last axes at both ends: by a constant, by reflection without the edge, or by repeating the edge.
 
     Args:
         x: any shape.
@@ -166,12 +166,12 @@ def _padded(edge: int, before: int, after: int, mode: str) -> Tensor:
 
 
 def fill(shape: Tensor, value: Tensor | float = 0.0) -> Tensor:
-    """One value everywhere."""
+    """Fills a shape with one value."""
     return torch.as_tensor(value).expand(allow(ints(shape))).clone()
 
 
 def fill_like(ref_tensor: Tensor, value: Tensor | float = 0.0) -> Tensor:
-    """One value everywhere, in the shape of another."""
+    """Fills the shape of another value with one value."""
     return torch.as_tensor(value).expand(ref_tensor.shape).clone()
 
 
@@ -200,24 +200,24 @@ def band_part(x: Tensor, lower: Tensor | int = -1, upper: Tensor | int = -1) -> 
 
 
 def space_to_depth(x: Tensor, block_size: Tensor) -> Tensor:
-    """Blocks of ``[n, C, H, W]`` to channels, the place in the block before the channel."""
+    """Moves blocks of ``[n, C, H, W]`` to channels, the place in the block before the channel."""
     n, c, h, w, b = *x.shape, _positive(block_size)
     return x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4).reshape(n, b * b * c, h // b, w // b)
 
 
 def depth_to_space(x: Tensor, block_size: Tensor) -> Tensor:
-    """Channels of ``[n, C, H, W]`` to blocks: what undoes `space_to_depth`."""
+    """Moves channels of ``[n, C, H, W]`` to blocks: the inverse of `space_to_depth`."""
     n, c, h, w, b = *x.shape, _positive(block_size)
     return x.reshape(n, b, b, c // (b * b), h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, c // (b * b), h * b, w * b)
 
 
 def pixel_shuffle(x: Tensor, upscale_factor: Tensor) -> Tensor:
-    """Channels of ``[n, C, H, W]`` to blocks, where the channel stands before the place in the block."""
+    """Moves channels of ``[n, C, H, W]`` to blocks, where the channel stands before the place in the block."""
     return F.pixel_shuffle(x, _positive(upscale_factor))
 
 
 def pixel_unshuffle(x: Tensor, downscale_factor: Tensor) -> Tensor:
-    """Blocks of ``[n, C, H, W]`` to channels: what undoes `pixel_shuffle`."""
+    """Moves blocks of ``[n, C, H, W]`` to channels: the inverse of `pixel_shuffle`."""
     return F.pixel_unshuffle(x, _positive(downscale_factor))
 
 
@@ -228,7 +228,7 @@ def _positive(factor: Tensor) -> int:
 
 
 def space_to_batch(x: Tensor, block_shape: Tensor, paddings: Tensor) -> Tensor:
-    """Blocks of ``[n, C, H, W]``, padded with zeros, to the batch, the place in the block before the image."""
+    """Moves blocks of ``[n, C, H, W]``, padded with zeros, to the batch, the place in the block before the image."""
     bh, bw = (_positive(edge) for edge in block_shape)
     x = pad(x, paddings)
     n, c, h, w = x.shape
@@ -237,7 +237,7 @@ def space_to_batch(x: Tensor, block_shape: Tensor, paddings: Tensor) -> Tensor:
 
 
 def batch_to_space(x: Tensor, block_shape: Tensor, crops: Tensor) -> Tensor:
-    """A batch back to blocks, which are cropped: what undoes `space_to_batch`."""
+    """Moves the batch back to blocks, which are cropped: the inverse of `space_to_batch`."""
     bh, bw = (_positive(edge) for edge in block_shape)
     n, c, h, w = x.shape
     blocks = x.reshape(bh, bw, n // (bh * bw), c, h, w).permute(2, 3, 4, 0, 5, 1)
@@ -245,7 +245,7 @@ def batch_to_space(x: Tensor, block_shape: Tensor, crops: Tensor) -> Tensor:
 
 
 def crop(x: Tensor, crop_height: Tensor, crop_width: Tensor) -> Tensor:
-    """Without some rows at the top and the bottom and some columns at the left and the right."""
+    """Cuts off rows at the top and the bottom and columns at the left and the right."""
     for axis, amounts in ((x.ndim - 2, crop_height), (x.ndim - 1, crop_width)):
         before, after = ints(amounts)
         if before < 0 or after < 0:
@@ -255,7 +255,7 @@ def crop(x: Tensor, crop_height: Tensor, crop_width: Tensor) -> Tensor:
 
 
 def sliding_windows(x: Tensor, axis: Tensor, size: Tensor, stride: Tensor | int = 1) -> Tensor:
-    """All windows along an axis; the place in the window is the axis after it."""
+    """Returns all windows along an axis; the place in the window is the axis after it."""
     along = integer(axis) % x.ndim
     return x.unfold(along, integer(size), integer(stride)).movedim(-1, along + 1)
 

@@ -22,11 +22,12 @@ from torch import Tensor
 from torch.fx import Node
 
 from vitedge.export.coreml.describe import PREFIX
-from vitedge.export.coreml.expected_weights import fold, folds_into
+from vitedge.export.coreml.expected_weights import fold
 from vitedge.export.coreml.graph import CoreMLGraph
 from vitedge.export.coreml.weights import LIKENESS, Weight, by_content, content_key, cosine, plain
 from vitedge.mlprogram.blobs import Array
 from vitedge.mlprogram.program import MLProgram, Named, Operation, ValueType
+from vitedge.program.batch_norm import folds_into
 from vitedge.program.constants import constant_values, sources
 
 _ATEN = torch.ops.aten

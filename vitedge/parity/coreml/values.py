@@ -14,7 +14,9 @@ from torch.export import ExportedProgram
 from torch.fx import Interpreter, Node
 from torch.fx.node import map_aggregate
 
-from vitedge.export.coreml.expected_weights import fold, folds_into
+from vitedge.export.coreml.expected_weights import fold
+from vitedge.program.attention import attention_scale
+from vitedge.program.batch_norm import folds_into
 from vitedge.program.constants import constant_values, parameters
 
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
@@ -90,7 +92,7 @@ class ReferenceValues(Interpreter):
         inputs, options = self.fetch_args_kwargs_from_env(node)
         if node.target is _ATTENTION:
             # The scale that it has by default, written out.
-            options = {"scale": inputs[0].shape[-1] ** -0.5, **options}
+            options = {"scale": attention_scale(inputs[0].shape[-1]), **options}
 
         def rounded(argument: Any) -> Any:
             half = float(np.float16(argument)) if isinstance(argument, float) else None

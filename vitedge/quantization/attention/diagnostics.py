@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from vitedge.program.attention import attention_scale
 from vitedge.program.editor import aten
 from vitedge.program.qdq import DEQUANTIZE, QUANTIZE
 from vitedge.program.tracing import readers
@@ -48,7 +49,7 @@ def probabilities(node: Node, env: Mapping[Node, Any]) -> Tensor:
     arguments: Any = node.args
     query, key = env[arguments[0]], env[arguments[1]]
     scale: Any = node.kwargs.get("scale")
-    scores: Tensor = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    scores: Tensor = query @ key.transpose(-2, -1) * attention_scale(query.shape[-1], scale)
     if len(arguments) > 3 and arguments[3] is not None:
         mask = env[arguments[3]]
         scores = scores.masked_fill(~mask, -math.inf) if mask.dtype is torch.bool else scores + mask

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from vitedge.calibration.observations import Stats
+from vitedge.program.attention import attention_scale
 from vitedge.program.editor import aten
 from vitedge.program.execution import Execution
 from vitedge.program.structure import Structure, products
@@ -70,7 +70,7 @@ def _operands(node: Node) -> tuple[tuple[Node, Node, Node], float]:
         return (query, key, value), 1.0  # type: ignore[return-value]
     scale: Any = node.kwargs.get("scale")
     dim = int(arguments[0].meta["val"].shape[-1])
-    return arguments[:3], scale if scale is not None else 1 / math.sqrt(dim)
+    return arguments[:3], attention_scale(dim, scale)
 
 
 def _see(stats: Stats, scale: float, value: Tensor) -> None:

@@ -17,7 +17,7 @@ from vitedge.export.onnx.fusion import count_unpacked, unfused
 OPERATORS = {"w8": "MatMulNBits", "w4": "MatMulNBits", "uint16": "MatMulNBits", "dynamic": "MatMulInteger"}
 """Scheme to the operator that every Linear becomes."""
 LEAST_DB = {"w8": 100, "w4": 100, "uint16": 60, "dynamic": 34}
-"""What is rounded at run time may fall to either side of a half; weights alone are rounded but once."""
+"""Tolerances: values rounded at run time may fall to either side of a half; weights alone are rounded once."""
 
 
 def linears(name: str) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the operations' tests compare: with coremltools' own inference, with a statement in NumPy, with float32."""
+"""Comparisons of the operations' tests: with coremltools' own inference, with a statement in NumPy, with float32."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def assert_stated(
 
 
 def assert_rounded_once(half: Build, single: Build, inputs: Arrays, opset: str = "iOS16") -> None:
-    """What is declared float16 is what float32 would give, rounded once at the end, to the bit."""
+    """Checks that a float16 result is that of float32, rounded once at the end, to the bit."""
     several = executed(half, inputs, opset)
     exact = executed(single, {name: value.astype(np.float32) for name, value in inputs.items()}, opset)
     for one, other in zip(

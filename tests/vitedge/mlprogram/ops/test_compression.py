@@ -58,7 +58,7 @@ def packed(values: np.ndarray, bits: int) -> np.ndarray:
 
 
 def decompressed(build: Build, opset: str, compute: str = "declared") -> np.ndarray:
-    """What the runtime makes of a constant; it is no output, which could not be of every type."""
+    """Returns a constant as the runtime decompresses it; it is no output, which could not be of every type."""
     names = []
 
     def main(mb, unused):
@@ -70,7 +70,7 @@ def decompressed(build: Build, opset: str, compute: str = "declared") -> np.ndar
 
 
 def same(build: Build, opset: str, expected: np.ndarray | None = None) -> None:
-    """What the runtime makes of a constant has the bits of coremltools'."""
+    """Checks that the runtime decompresses a constant to the bits of coremltools."""
     said, found = materialized(build, opset), decompressed(build, opset)
     assert found.dtype == said.dtype
     assert found.shape == said.shape

@@ -134,7 +134,7 @@ def test_gather_nd(shape: Shape, indices: Any, batch_dims: int) -> None:
 
 
 def combined(mode: str, old: Any, new: Any) -> Any:
-    """What a scatter writes."""
+    """Returns the result of a scatter."""
     return {
         "update": lambda: new,
         "add": lambda: old + new,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from vitedge.checkpoints.configuration import (
+from vitedge.checkpoints.families.configuration import (
     edges,
     find_activation,
     find_image_size,
