@@ -12,7 +12,7 @@ from typing import Literal
 from vitedge.errors import BadRecipe
 from vitedge.export.formats import QuantizedForm
 from vitedge.program.structure import Layer, Structure
-from vitedge.quantization.weights.grids import fit_block
+from vitedge.quantization.weights.parameters import fit_block
 from vitedge.recipe import QuantizationRecipe
 
 KINDS = ("linear", "conv", "depthwise")

@@ -37,18 +37,18 @@ def record(job: Quantization) -> QuantizationRecord:
 
 def _layer_record(job: Quantization, layer: Layer) -> LayerChoice:
     choice, rounding = job.choices[layer.name], job.roundings.get(layer.name)
-    found, grid = job.ranges.get(layer.name), job.plan.inputs.get(layer.name)
-    block = None if rounding is None else rounding.grid.block
+    found, qparams = job.ranges.get(layer.name), job.plan.inputs.get(layer.name)
+    block = None if rounding is None else rounding.qparams.block
     return LayerChoice(
         layer=layer.name,
         kind=layer.kind,
         scheme=choice.scheme,
         reason=choice.reason,
-        activation="dynamic" if layer.name in job.plan.dynamic else None if grid is None else grid.dtype,
+        activation="dynamic" if layer.name in job.plan.dynamic else None if qparams is None else qparams.dtype,
         range_method=None if found is None else found.estimator,
         low=None if found is None else found.covered.low,
         high=None if found is None else found.covered.high,
-        weight_dtype=None if rounding is None else rounding.grid.dtype,
+        weight_dtype=None if rounding is None else rounding.qparams.dtype,
         granularity=None if rounding is None else "channel" if block is None else f"block of {block}",
         rounding=None if rounding is None else rounding.method,
     )

@@ -36,8 +36,8 @@ from vitedge.program.editor import duplicate
 from vitedge.program.execution import Execution
 from vitedge.program.program import Program
 from vitedge.program.structure import Layer, Structure, find_structure
-from vitedge.quantization.activation import activation_grid
-from vitedge.quantization.attention.parameters import attention_grids
+from vitedge.quantization.activation import activation_parameters
+from vitedge.quantization.attention.parameters import attention_parameters
 from vitedge.quantization.attention.policy import Decision, decide
 from vitedge.quantization.correction import measure_bias
 from vitedge.quantization.diagnostics import diagnose, measure_attended
@@ -47,13 +47,14 @@ from vitedge.quantization.mixed_precision.apply import CountTop1, Material, Spen
 from vitedge.quantization.mixed_precision.costs import KernelTimes
 from vitedge.quantization.mixed_precision.search import budget_of
 from vitedge.quantization.observing import BATCH, identify, measure_moments, readings, watcher
+from vitedge.quantization.parameters import fake_quantize
 from vitedge.quantization.placement import SCHEMES, LayerPlacement, Scheme, choose, is_asked_for
-from vitedge.quantization.plan import Plan, fake_quantize
+from vitedge.quantization.plan import Plan
 from vitedge.quantization.records import AttentionDiagnosis, LayerDiagnosis, StepRecord
-from vitedge.quantization.steps.judging import Precision
+from vitedge.quantization.steps.rounding_error import Precision
 from vitedge.quantization.steps.sequence import STEPS
 from vitedge.quantization.weights import adaround, gptq, nearest
-from vitedge.quantization.weights.grids import GridSettings, fit_block
+from vitedge.quantization.weights.parameters import WeightSettings, fit_block
 from vitedge.quantization.weights.rounding import RoundedWeight
 from vitedge.quantization.weights.statistics import InputStatistics
 from vitedge.recipe import QuantizationRecipe
@@ -169,11 +170,11 @@ def place(job: Quantization) -> None:
         if scheme.activation == "dynamic":
             job.plan.dynamic.add(layer.name)
         elif scheme.activation is not None:
-            _give_grid(job, layer, activation_type(scheme, job.activations))
+            _set_input_parameters(job, layer, activation_type(scheme, job.activations))
     operands = {name: decision.operands for name, decision in job.attentions.items() if decision.operands}
     if operands:
-        grids = attention_grids(job.structure, operands, job.images, job.activations, job.recipe.ranges)
-        job.plan.attention.update(grids)
+        qparams = attention_parameters(job.structure, operands, job.images, job.activations, job.recipe.ranges)
+        job.plan.attention.update(qparams)
     _round_weights(job)
 
 
@@ -306,7 +307,7 @@ def _steps(job: Quantization) -> Iterator[str]:
     return (name for name in STEPS if switches.get(name, True))
 
 
-def _give_grid(job: Quantization, layer: Layer, dtype: str) -> None:
+def _set_input_parameters(job: Quantization, layer: Layer, dtype: str) -> None:
     """The grid of what a layer reads; layers that read the same value get the same one."""
     reading = readings(job.structure)[layer.input]
     for name in (other.name for other in reading if other.name in job.plan.inputs):
@@ -319,10 +320,10 @@ def _give_grid(job: Quantization, layer: Layer, dtype: str) -> None:
         (weight.square().flatten(2).sum((0, 2)) if weight.dim() > 2 else weight.square().sum(0) for weight in weights),
         torch.zeros(()),
     )
-    grid, found = activation_grid(
+    qparams, found = activation_parameters(
         layer.name, job.inputs[layer.name], dtype, job.recipe.ranges, importance if weights else None
     )
-    job.plan.inputs[layer.name], job.ranges[layer.name] = grid, found
+    job.plan.inputs[layer.name], job.ranges[layer.name] = qparams, found
 
 
 def _round_weights(job: Quantization) -> None:
@@ -346,14 +347,14 @@ def _round(job: Quantization, layer: Layer, inputs: InputStatistics | None) -> N
         job.structure.editor.value(layer.weight), _settings(job, layer), centred
     )
     job.roundings[layer.name] = rounding
-    job.plan.weights[layer.name] = (rounding.integers, rounding.grid)
+    job.plan.weights[layer.name] = (rounding.integers, rounding.qparams)
 
 
-def _settings(job: Quantization, layer: Layer) -> GridSettings:
+def _settings(job: Quantization, layer: Layer) -> WeightSettings:
     """The kind of grid of a layer's weight."""
     scheme = SCHEMES[job.choices[layer.name].scheme]
     elements = job.structure.editor.value(layer.weight)[0].numel()
-    return GridSettings(scheme.weight or "int8", fit_block(elements, job.recipe.block) if scheme.blocks else None)
+    return WeightSettings(scheme.weight or "int8", fit_block(elements, job.recipe.block) if scheme.blocks else None)
 
 
 def _method(job: Quantization, layer: Layer) -> ModuleType:
@@ -365,5 +366,5 @@ def _method(job: Quantization, layer: Layer) -> ModuleType:
 
 
 def _as_read(job: Quantization, layer: Layer, value: Tensor) -> Tensor:
-    grid = job.plan.inputs.get(layer.name)
-    return value if grid is None else fake_quantize(value, grid)
+    qparams = job.plan.inputs.get(layer.name)
+    return value if qparams is None else fake_quantize(value, qparams)

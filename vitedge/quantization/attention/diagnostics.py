@@ -60,8 +60,8 @@ def rounded_probabilities(node: Node, held: Tensor) -> Tensor:
     reading = readers(node) or []
     if node.target is not aten.softmax.int or len(reading) != 1 or reading[0][0].target is not QUANTIZE:
         return held
-    grid = reading[0][0].args[1:]
-    result: Tensor = DEQUANTIZE(QUANTIZE(held, *grid), *grid)
+    qparams = reading[0][0].args[1:]
+    result: Tensor = DEQUANTIZE(QUANTIZE(held, *qparams), *qparams)
     return result
 
 

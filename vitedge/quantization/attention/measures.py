@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from vitedge.quantization.plan import QuantizationParameters, fake_quantize
+from vitedge.quantization.parameters import QuantizationParameters, fake_quantize
 from vitedge.records import ModelSpec
 
 _PREFIXED = ("vit", "beit", "pit")
@@ -113,10 +113,10 @@ def divergence(expected: Tensor, found: Tensor) -> Tensor:
 
 def round_to_levels(probabilities: Tensor, levels: int) -> Tensor:
     """Probabilities on the grid ``0, 1 / levels, … 1``: 255 levels for uint8, 127 for int8 without a zero point."""
-    grid = QuantizationParameters(
+    qparams = QuantizationParameters(
         "uint8" if levels > 127 else "int8", torch.tensor(1.0 / levels), torch.tensor(0, dtype=torch.int32)
     )
-    return fake_quantize(probabilities, grid)
+    return fake_quantize(probabilities, qparams)
 
 
 def dead_fraction(probabilities: Tensor, rounded: Tensor) -> float:

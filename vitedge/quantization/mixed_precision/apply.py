@@ -134,7 +134,7 @@ def give_back(
             plan.dynamic.discard(one.part)
         else:
             rounding = weight_of_eight_bits(structure.editor.value(layer.weight))
-            plan.weights[one.part] = (rounding.integers, rounding.grid)
+            plan.weights[one.part] = (rounding.integers, rounding.qparams)
             rounded[one.part] = rounding
 
 

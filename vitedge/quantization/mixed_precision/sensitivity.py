@@ -31,9 +31,9 @@ from vitedge.program.modules import innermost_module
 from vitedge.program.program import Program
 from vitedge.program.qdq import DEQUANTIZE, DEQUANTIZE_TENSOR, QUANTIZE, QUANTIZE_TENSOR
 from vitedge.program.structure import Structure
-from vitedge.quantization.plan import dequantize
+from vitedge.quantization.parameters import dequantize
 from vitedge.quantization.weights import nearest
-from vitedge.quantization.weights.grids import GridSettings
+from vitedge.quantization.weights.parameters import WeightSettings
 from vitedge.quantization.weights.rounding import RoundedWeight
 
 FLOAT = "float"
@@ -63,7 +63,7 @@ Swaps = Mapping[Exemption, Mapping[Node, Swap]]
 
 def weight_of_eight_bits(weight: Tensor) -> RoundedWeight:
     """What a weight of fewer bits becomes before it becomes float: int8, one scale a channel."""
-    return nearest.round_weight(weight, GridSettings("int8", None))
+    return nearest.round_weight(weight, WeightSettings("int8", None))
 
 
 def find_swaps(plain: Structure, quantized: Structure, exemptions: Sequence[Exemption]) -> Swaps:
@@ -87,7 +87,7 @@ def find_swaps(plain: Structure, quantized: Structure, exemptions: Sequence[Exem
             read = _before_rounding(read)
         else:
             rounding = weight_of_eight_bits(weight)
-            weight = dequantize(rounding.integers, rounding.grid)
+            weight = dequantize(rounding.integers, rounding.qparams)
         found[one] = {node: Swap(read, partial(_apply, node, weight, bias))}
     return found
 

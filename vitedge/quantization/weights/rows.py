@@ -21,7 +21,7 @@ class Window:
 
 
 def linear_rows(inputs: Tensor) -> Tensor:
-    """The rows that a Linear multiplies.
+    """Returns the rows that a Linear layer multiplies.
 
     Args:
         inputs: ``(…, elements)``.
@@ -33,7 +33,7 @@ def linear_rows(inputs: Tensor) -> Tensor:
 
 
 def convolution_rows(inputs: Tensor, window: Window) -> Tensor:
-    """The rows that a convolution multiplies: im2col, for each group its own.
+    """Returns the rows that a convolution multiplies: im2col, for each group its own.
 
     Args:
         inputs: ``(images, channels, height, width)``.

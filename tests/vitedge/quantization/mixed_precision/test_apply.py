@@ -50,8 +50,8 @@ def rounded() -> Plan:
     """Everything on eight bits, one layer on coarse ones; a bias that somebody corrected."""
     plain = structure()
     weights = plans.channel_weights(plain)
-    integers, grid = weights[COARSE]
-    weights[COARSE] = (integers // 16, replace(grid, scale=grid.scale * 16))
+    integers, qparams = weights[COARSE]
+    weights[COARSE] = (integers // 16, replace(qparams, scale=qparams.scale * 16))
     largest: dict[str, Tensor] = {}
     watches = {layer.input.name: partial(_keep_largest, largest, layer.name) for layer in plain.layers}
     Execution(plain.program.exported, watches)(IMAGES)
@@ -139,12 +139,12 @@ def test_the_part_that_is_rounded_worst_gains_most() -> None:
 def test_an_attention_is_given_back_whole() -> None:
     plain = find_structure(canonicalize(captured(Heads, fused=True)))
     (attention,) = plain.attentions
-    grids = {name: plans.whole("int8", 0.02) for name in ("query", "key", "value")}
-    grids["probabilities"] = plans.whole("int8", 1 / 127)
+    qparams = {name: plans.whole("int8", 0.02) for name in ("query", "key", "value")}
+    qparams["probabilities"] = plans.whole("int8", 1 / 127)
     program = canonicalize(captured(Heads, fused=True))
     one = Exemption(attention.name, "int8" if attention.name == "qkv" else "float")
     quantized = find_structure(program)
-    insert(program, Plan(attention={attention.name: grids}))
+    insert(program, Plan(attention={attention.name: qparams}))
     found = Mixed(program, find_swaps(plain, quantized, (one,)))
     expected = run(canonicalize(captured(Heads, fused=True)), IMAGES)
     assert not torch.allclose(found.outputs(IMAGES), expected, rtol=0, atol=1e-4)

@@ -18,12 +18,14 @@ from vitedge.program.canonical import canonicalize
 from vitedge.program.capture import capture
 from vitedge.program.program import Program
 from vitedge.program.structure import Structure, find_structure
+from vitedge.quantization.activation import parameters_over
 from vitedge.quantization.insert import insert
-from vitedge.quantization.plan import Plan, dequantize, quantize
+from vitedge.quantization.parameters import dequantize, quantize
+from vitedge.quantization.plan import Plan
 from vitedge.quantization.records import StepRecord
-from vitedge.quantization.steps.judging import Precision, grid_of
 from vitedge.quantization.steps.norms import scalable_norms
-from vitedge.quantization.weights.grids import choose_grid
+from vitedge.quantization.steps.rounding_error import Precision
+from vitedge.quantization.weights.parameters import choose_parameters
 
 NAMES = tiny.NAMES
 LOUD = 32.0
@@ -108,11 +110,13 @@ def quantized_sqnr(
     assert precision.activations is not None
     for layer in structure.layers:
         weight = structure.editor.value(layer.weight)
-        grid = choose_grid(weight.flatten(1), precision.weights)
-        plan.weights[layer.name] = (quantize(weight, grid), grid)
-        error = weight - dequantize(plan.weights[layer.name][0].flatten(1), grid).reshape(weight.shape)
+        qparams = choose_parameters(weight.flatten(1), precision.weights)
+        plan.weights[layer.name] = (quantize(weight, qparams), qparams)
+        error = weight - dequantize(plan.weights[layer.name][0].flatten(1), qparams).reshape(weight.shape)
         plan.tensors[layer.bias] = structure.editor.value(layer.bias) + _reply(error, inputs[layer.name], layer.groups)
-        plan.inputs[layer.name] = grid_of(inputs[layer.name].low, inputs[layer.name].high, precision.activations)
+        plan.inputs[layer.name] = parameters_over(
+            inputs[layer.name].low, inputs[layer.name].high, precision.activations
+        )
     result = computed(insert(copy.deepcopy(structure.program), plan), images)
     exact = computed((reference or structure).program, images)
     return tiny.centred_sqnr(result.numpy(), exact.numpy())

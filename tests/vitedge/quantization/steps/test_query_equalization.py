@@ -11,10 +11,11 @@ from tests.export import tiny
 from tests.vitedge.quantization.steps.programs import computed, observed, structure_of
 from tests.vitedge.quantization.steps.test_value_equalization import block
 from vitedge.program.structure import Structure
+from vitedge.quantization.activation import parameters_over
 from vitedge.quantization.insert import insert
 from vitedge.quantization.plan import Plan
 from vitedge.quantization.steps import query_equalization
-from vitedge.quantization.steps.judging import Precision, grid_of
+from vitedge.quantization.steps.rounding_error import Precision
 from vitedge.quantization.steps.scores import observed_scores
 
 IMAGES = tiny.images(24)
@@ -44,9 +45,9 @@ def sqnr_of_attention(structure: Structure, kind: str) -> float:
         scores = observed_scores(structure.editor, attention, inputs)
         assert scores is not None
         factor = attention.dim**-0.5  # the query is rounded behind it
-        grids = {"query": scores.query * factor, "key": scores.key}
+        operands = {"query": scores.query * factor, "key": scores.key}
         plan.attention[attention.name] = {
-            name: grid_of(float(values.min()), float(values.max()), kind) for name, values in grids.items()
+            name: parameters_over(float(values.min()), float(values.max()), kind) for name, values in operands.items()
         }
     result = computed(insert(copy.deepcopy(structure.program), plan), IMAGES)
     return tiny.centred_sqnr(result.numpy(), computed(structure.program, IMAGES).numpy())

@@ -20,8 +20,8 @@ from tests.vitedge.quantization.steps.programs import (
 from tests.vitedge.quantization.steps.test_value_equalization import with_loud_values
 from vitedge.program.structure import Structure
 from vitedge.quantization.steps import head_rotation, residual_rotation
-from vitedge.quantization.steps.judging import Precision
 from vitedge.quantization.steps.orthogonal import hadamard_like, mean_preserving
+from vitedge.quantization.steps.rounding_error import Precision
 
 IMAGES = tiny.images(24)
 WIDE = IMAGES.double()

@@ -6,7 +6,7 @@ import pytest
 from tests.export import tiny
 from tests.vitedge.quantization.steps.programs import difference, observed, quantized_sqnr, shifted, structure_of
 from vitedge.quantization.steps import shift
-from vitedge.quantization.steps.judging import Precision
+from vitedge.quantization.steps.rounding_error import Precision
 
 IMAGES = tiny.images(24)
 

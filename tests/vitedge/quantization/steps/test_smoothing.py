@@ -24,9 +24,9 @@ from vitedge.program.structure import Structure, find_structure
 from vitedge.quantization.records import StepRecord
 from vitedge.quantization.steps import smoothing
 from vitedge.quantization.steps.channels import CENTRED, OFF, SCALES, ScaleCandidate, choose
-from vitedge.quantization.steps.judging import Precision, Reading
 from vitedge.quantization.steps.norms import scalable_norms
-from vitedge.quantization.weights.grids import GridSettings
+from vitedge.quantization.steps.rounding_error import Consumer, Precision
+from vitedge.quantization.weights.parameters import WeightSettings
 
 IMAGES = tiny.images(24)
 
@@ -65,16 +65,16 @@ def test_the_measured_best_is_chosen_off_included() -> None:
     assert torch.equal(computed(structure.program, IMAGES), before)
     loud = with_loud_channels(structure_of("vit"))
     norm = scalable_norms(loud)[0]
-    readings = [Reading(layer, columns) for layer, columns in zip(norm.readers, norm.columns, strict=True)]
+    consumers = [Consumer(layer, columns) for layer, columns in zip(norm.readers, norm.columns, strict=True)]
     inputs, precision = observed(loud, IMAGES), Precision("uint8")
-    single = [choose(loud.editor, readings, inputs, precision, (candidate,)) for candidate in (*SCALES[1:], *CENTRED)]
+    single = [choose(loud.editor, consumers, inputs, precision, (candidate,)) for candidate in (*SCALES[1:], *CENTRED)]
     chosen = smoothing.apply(loud, inputs, precision)[0]
     assert chosen.after_db == max(choice.after_db for choice in single if choice is not None)
 
 
 def test_weights_that_alone_are_rounded_are_smoothed_too() -> None:
     structure = with_loud_channels(structure_of("vit"))
-    coarse = Precision(None, GridSettings("int4", search=False))
+    coarse = Precision(None, WeightSettings("int4", search=False))
     records = smoothing.apply(structure, observed(structure, IMAGES), coarse)
     assert all(record.after_db >= record.before_db for record in records)
     assert any(record.choice != "off" for record in records)

@@ -20,8 +20,8 @@ from tests.vitedge.quantization.steps.programs import (
 from vitedge.program.structure import Structure
 from vitedge.program.tracing import Tracer
 from vitedge.quantization.steps import value_equalization
-from vitedge.quantization.steps.judging import Precision
 from vitedge.quantization.steps.operands import attention_values, linear_values
+from vitedge.quantization.steps.rounding_error import Precision
 
 IMAGES = tiny.images(24)
 

@@ -8,12 +8,12 @@ import math
 import torch
 from torch import Tensor
 
-from vitedge.quantization.plan import QuantizationParameters, dequantize
+from vitedge.quantization.parameters import QuantizationParameters, dequantize
 from vitedge.quantization.weights.rounding import in_groups
 from vitedge.quantization.weights.statistics import InputStatistics
 
 
-def output_error(weight: Tensor, integers: Tensor, grid: QuantizationParameters, inputs: InputStatistics) -> float:
+def output_error(weight: Tensor, integers: Tensor, qparams: QuantizationParameters, inputs: InputStatistics) -> float:
     """Signal-to-quantization-noise ratio of the layer's output without its bias, over all channels, in dB.
 
     Args:
@@ -26,7 +26,7 @@ def output_error(weight: Tensor, integers: Tensor, grid: QuantizationParameters,
         ``10 log10(Σ ‖W x‖² / Σ ‖r - Δ x‖²)``; infinite where there is no error, NaN where there is no signal either.
     """
     matrix = in_groups(weight, inputs)
-    rounded = in_groups(dequantize(integers.flatten(1), grid), inputs)
+    rounded = in_groups(dequantize(integers.flatten(1), qparams), inputs)
     wide = matrix.to(torch.float64)
     signal = float((wide @ inputs.moment * wide).sum())
     noise = float(inputs.errors(matrix, rounded).sum())
