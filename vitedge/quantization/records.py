@@ -39,7 +39,7 @@ class LayerChoice:
     weight_dtype: str | None = None
     """Integer type of its weight, or None for float32."""
     granularity: str | None = None
-    """What shares a scale of the weight: ``channel``, or ``block of 32``."""
+    """Elements of the weight that share a scale: a ``channel``, or a ``block of 32``."""
     rounding: str | None = None
     """Rounding method of the weight: ``nearest``, ``gptq`` or ``adaround``."""
 

@@ -141,7 +141,7 @@ def test_a_layer_is_judged_where_it_stands_and_alone() -> None:
 
 
 def test_a_shifted_input_is_the_same_input() -> None:
-    """Half of the grid is of no use to what is never negative, unless it is shifted into the middle."""
+    """Half of the levels are unused by values that are never negative, unless these are shifted into the middle."""
     with torch.no_grad():
         top = float(two_layers().get_submodule("first")(IMAGES).max())
     rounded = Plan(weights={"second": weights("two")["second"]}, inputs={"second": qparams(top / 127)})
@@ -199,7 +199,7 @@ def test_attention_is_measured_on_what_the_model_computes() -> None:
 
 
 def test_rows_that_rounding_empties_are_told() -> None:
-    """On a grid whose first level is above every probability nothing is left, and no row has an entropy."""
+    """With a scale above every probability nothing is left of a row, and no row has an entropy."""
     plan = Plan(attention={"blocks.0.attn": {"probabilities": qparams(3.0)}})
     _, attentions = of("vit", insert(program("vit"), plan))
     found = attentions["blocks.0.attn"]

@@ -37,7 +37,7 @@ def weight_of(name: str) -> Tensor:
 
 @torch.no_grad()
 def read_by() -> dict[str, Tensor]:
-    """What every layer of the float model reads."""
+    """Returns layer to its input in the float model."""
     hidden = functional.gelu(MODULE.conv(IMAGES)).flatten(2).transpose(1, 2)
     mean = (functional.gelu(MODULE.left(hidden)) + MODULE.right(hidden)).mean(1)
     return {"conv": IMAGES, "left": hidden, "right": hidden, "head": mean}
@@ -45,7 +45,7 @@ def read_by() -> dict[str, Tensor]:
 
 @torch.no_grad()
 def rest(name: str, output: Tensor) -> Tensor:
-    """What the float model makes of the output of one of its layers."""
+    """Computes the rest of the float model from the output of one of its layers."""
     if name == "head":
         return output
     if name == "conv":
@@ -55,7 +55,7 @@ def rest(name: str, output: Tensor) -> Tensor:
 
 
 def qparams_of(values: Tensor, dtype: str = "uint8") -> QuantizationParameters:
-    """A range that clamps a little."""
+    """Returns parameters over a range that clamps a little."""
     low, high = 0.9 * float(values.min()), 0.9 * float(values.max())
     if dtype == "int8":
         return whole(dtype, float(torch.tensor(max(-low, high) / 127)))

@@ -59,7 +59,7 @@ class ScaleChoice:
     before_db: float
     """Signal-to-noise ratio of the layers' outputs in dB without the candidate."""
     after_db: float
-    """The same with the candidate."""
+    """Signal-to-noise ratio of the outputs in dB with it."""
 
     @property
     def changes(self) -> bool:

@@ -34,7 +34,7 @@ class Precision:
     activations: Literal["uint8", "int8", "uint16", "int16"] | None
     """Integer type of the inputs of layers, one scale a tensor; None where only weights are rounded."""
     weights: WeightSettings = field(default_factory=lambda: WeightSettings(search=False))
-    """How weights are quantized; without a search for scales, to which the comparison of steps is indifferent."""
+    """Settings of weights; without a search for scales, to which the comparison of steps is indifferent."""
 
     bias_corrected: bool = True
     """Whether biases will be corrected for the mean errors of outputs, so that these do not count."""

@@ -29,7 +29,7 @@ ITERATIONS = 3
 
 @dataclass(frozen=True)
 class WeightSettings:
-    """How a weight is to be quantized."""
+    """Settings of the quantization parameters of a weight."""
 
     dtype: Literal["int8", "int4"] = "int8"
     """Integer type."""

@@ -18,7 +18,7 @@ class RoundedWeight:
     """A rounded weight."""
 
     integers: Tensor
-    """Of the weight's shape, in the storage dtype of ``qparams``."""
+    """The rounded weight, of the weight's shape, in the storage dtype of ``qparams``."""
     qparams: QuantizationParameters
     """Their quantization parameters; blocks are those of the weight flattened to ``(channels, elements)``."""
     method: str

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Window:
-    """How a convolution slides over its input; a pair is ``(vertical, horizontal)``."""
+    """The window of a convolution over its input; a pair is ``(vertical, horizontal)``."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int] = (1, 1)

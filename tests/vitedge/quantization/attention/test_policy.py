@@ -27,7 +27,7 @@ def attention(**changes: object) -> Attention:
 
 
 def outcome(one: Attention, target: str = "tensorrt", attended: float = 5.0, asked: str = "auto") -> tuple[bool, str]:
-    """Whether it is quantized whole, and why."""
+    """Returns whether the attention is quantized whole, and the reason."""
     decision = decide([one], {one.name: attended}, FORMS[target], asked)[one.name]
     assert decision.operands in ((), WHOLE)
     return bool(decision.operands), decision.reason
@@ -81,8 +81,8 @@ def test_none_is_none() -> None:
 
 def test_names_go_before_rules_and_patterns_only_take_back() -> None:
     first, second = found("vit")
-    given = {first.name: "int8", second.name: "float"}
-    decided = decide([first, second], {}, PROCESSOR, "none", given)
+    overrides = {first.name: "int8", second.name: "float"}
+    decided = decide([first, second], {}, PROCESSOR, "none", overrides)
     said = "asked for by name"
     assert decided == {first.name: Decision(WHOLE, said), second.name: Decision((), said)}
     decided = decide([first, second], {}, TENSORRT, "all", {"blocks.0.*": "float", "blocks.1.*": "int8"})

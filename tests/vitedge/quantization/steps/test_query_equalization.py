@@ -21,8 +21,8 @@ from vitedge.quantization.steps.scores import observed_scores
 IMAGES = tiny.images(24)
 
 
-def with_loud_queries(structure: Structure) -> Structure:
-    """A channel of every query 16 times as loud, that of the key as quiet; and keys that are far from zero."""
+def with_outlier_queries(structure: Structure) -> Structure:
+    """Scales a channel of every query by 16 and that of the key by 1/16, and moves another channel of the keys off zero."""
     for attention in structure.attentions:
         assert attention.query is not None
         assert attention.key is not None
@@ -38,7 +38,7 @@ def with_loud_queries(structure: Structure) -> Structure:
 
 
 def sqnr_of_attention(structure: Structure, kind: str) -> float:
-    """Of the logits, centred, when queries and keys alone are rounded."""
+    """Returns the centred SQNR of the logits when queries and keys alone are rounded."""
     inputs = observed(structure, IMAGES)
     plan = Plan()
     for attention in structure.attentions:
@@ -54,9 +54,9 @@ def sqnr_of_attention(structure: Structure, kind: str) -> float:
 
 
 @pytest.mark.parametrize(("name", "kind"), [("vit", "uint8"), ("swin", "int8")])
-def test_loud_queries_and_keys_off_the_middle_cost_nothing_any_more(name: str, kind: Any) -> None:
+def test_outlier_queries_and_keys_off_the_middle_cost_nothing_any_more(name: str, kind: Any) -> None:
     plain = sqnr_of_attention(structure_of(name), kind)
-    structure = with_loud_queries(structure_of(name))
+    structure = with_outlier_queries(structure_of(name))
     spoilt = sqnr_of_attention(structure, kind)
     records = query_equalization.apply(structure, observed(structure, IMAGES), Precision(kind))
     mended = sqnr_of_attention(structure, kind)

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of `shift` with the `rounding_error` that all steps share."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a layer's output is off when its weight is rounded."""
+"""The error of a layer's output when its weight is rounded."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def output_error(weight: Tensor, integers: Tensor, qparams: QuantizationParamete
     Args:
         weight: the float weight.
         integers: of its shape.
-        grid: what they stand for.
-        inputs: of the layer; ``inputs.centred()`` for the ratio that remains when the bias makes up for the mean error.
+        qparams: their quantization parameters.
+        inputs: of the layer; ``inputs.centred()`` for the ratio with a bias corrected by the mean error.
 
     Returns:
         ``10 log10(Σ ‖W x‖² / Σ ‖r - Δ x‖²)``; infinite where there is no error, NaN where there is no signal either.

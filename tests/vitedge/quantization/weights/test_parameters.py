@@ -28,7 +28,7 @@ def test_the_widest_grid_clips_nothing(settings: WeightSettings) -> None:
     qparams = widest_parameters(values, settings)
     step = qparams.scale.reshape(24, -1).repeat_interleave(qparams.block or 64, dim=1)
     assert bool(((fake_quantize(values, qparams) - values).abs() <= 0.501 * step).all() if settings.symmetric else True)
-    # The zero point of an asymmetric grid is rounded too, so that its ends may be off by half a step more.
+    # The zero point of asymmetric integers is rounded too, so that its ends may be off by half a step more.
     assert bool(((fake_quantize(values, qparams) - values).abs() <= 1.001 * step).all())
 
 
@@ -82,7 +82,7 @@ def test_the_last_block_may_be_short() -> None:
     torch.testing.assert_close(qparams.scale[:, 1], alone.scale)
 
 
-def test_a_scale_fits_the_weights_that_loud_inputs_multiply() -> None:
+def test_a_scale_fits_the_weights_that_large_inputs_multiply() -> None:
     values, importance = weight(1, 32), torch.full((1, 32), 1e-6)
     values[0, 5], importance[0, 5] = 0.0123, 1.0
     plain, weighted = (fake_quantize(values, choose_parameters(values, KINDS[1], part)) for part in (None, importance))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for every method of rounding."""
+"""Every method of `rounding`: `nearest`, `gptq` and `adaround`."""
 
 from __future__ import annotations
 
