@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types docs install clean
+.PHONY: demo test lint types floors docs install clean
 
 install: .venv/installed
 
@@ -15,7 +15,7 @@ install: .venv/installed
 demo: install
 	$(BIN)/vitedge demo
 
-test: install lint types
+test: install lint types floors
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal   # two workers of two threads each would wait for one another
 
 lint: install
@@ -24,6 +24,9 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+
+floors: install
+	$(BIN)/lint-imports
 
 docs: install
 	$(BIN)/python -m tests.cli_docs

@@ -37,7 +37,7 @@ from pathlib import Path
 import vitedge
 from vitedge.program.capture import capture
 from vitedge.export.to_coreml import lower
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 warnings.simplefilter("ignore")
 name, checkpoint, targets = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
 torch.manual_seed(0)
@@ -47,7 +47,7 @@ torch.save({"model": model.state_dict()}, checkpoint)
 reference = vitedge.load(str(checkpoint))
 program = capture(reference.module, reference.spec, reference.blocks)
 for target in targets:
-    recipe = ExportRecipe(formats=("coreml",), coreml_target=target)
+    recipe = ResolvedRecipe(formats=("coreml",), coreml_target=target)
     lower(program, recipe, checkpoint.with_name(f"{name}-{target}.mlpackage"), ())
 """
 

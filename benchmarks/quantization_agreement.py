@@ -37,7 +37,7 @@ from vitedge.program.execution import Execution
 from vitedge.program.modules import enclosing_modules
 from vitedge.program.program import Program
 from vitedge.quantization.run import Quantization
-from vitedge.recipe import ExportRecipe, QuantizationRecipe
+from vitedge.recipe import QuantizationRecipe, ResolvedRecipe
 from vitedge.verbs.quantize import quantize_reference
 
 RESULTS = Path(__file__).with_name("results") / "quantization_agreement.json"
@@ -91,7 +91,7 @@ def measure(title: str) -> Row:
         folder = Path(name)
         reference = load_reference(read(str(write_checkpoint(title, folder))))
         asked = QuantizationRecipe(images="synthetic", image_count=CALIBRATION)
-        recipe = ExportRecipe(precision="int8", quantization=asked)
+        recipe = ResolvedRecipe(precision="int8", quantization=asked)
         program, path = (
             _divided(quantize_reference(reference, recipe, features=False, progress=_silence)),
             folder / "model.onnx",

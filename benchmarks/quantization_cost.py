@@ -49,7 +49,7 @@ from vitedge.images.preprocess import normalize
 from vitedge.images.stream import open_images
 from vitedge.verbs.quantize import quantize_reference
 from vitedge.quantization.observing import BATCH
-from vitedge.recipe import ExportRecipe, QuantizationRecipe
+from vitedge.recipe import ResolvedRecipe, QuantizationRecipe
 
 def forward():
     total = 0.0
@@ -63,7 +63,7 @@ def forward():
 
 checkpoint, images, count, timed = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "timed"
 reference = vitedge.load(checkpoint)
-recipe = ExportRecipe(precision="int8", quantization=QuantizationRecipe(images=images, image_count=count))
+recipe = ResolvedRecipe(precision="int8", quantization=QuantizationRecipe(images=images, image_count=count))
 before = forward() if timed else None
 job = prepare(reference, recipe, features=False, progress=lambda text: None)
 after = forward() if timed else None

@@ -34,7 +34,7 @@ from vitedge.images.image_set import load
 from vitedge.images.preprocess import normalize
 from vitedge.images.synthetic import synthesize
 from vitedge.models.reference import load_reference
-from vitedge.recipe import ExportRecipe, QuantizationRecipe
+from vitedge.recipe import QuantizationRecipe, ResolvedRecipe
 from vitedge.records import Tolerance
 
 MODELS = {
@@ -128,10 +128,10 @@ def lower(
         precision: ``fp32``, or a scheme of quantization.
         images: what that calibrates on.
         count: how many of them.
-        settings: further fields of `vitedge.recipe.ExportRecipe`.
+        settings: further fields of `vitedge.recipe.ResolvedRecipe`.
     """
     quantization = None if precision == "fp32" else QuantizationRecipe(precision, images=images, image_count=count)
-    recipe = ExportRecipe(precision=precision, quantization=quantization, tolerance=Tolerance(), **settings)
+    recipe = ResolvedRecipe(precision=precision, quantization=quantization, tolerance=Tolerance(), **settings)
     vitedge.export(str(checkpoint), bundle, recipe, force=True)
     return bundle / "model.onnx"
 

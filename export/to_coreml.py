@@ -25,11 +25,11 @@ from vitedge.export.coreml.quiet import load_coremltools, quiet
 from vitedge.files.digest import hash_file, hash_listing
 from vitedge.mlprogram.package import MANIFEST, MODEL, WEIGHTS
 from vitedge.program.program import Program
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 from vitedge.records import Artifact, TensorSpec
 
 
-def lower(program: Program, recipe: ExportRecipe, out: Path, float32_modules: tuple[str, ...]) -> Artifact:
+def lower(program: Program, recipe: ResolvedRecipe, out: Path, float32_modules: tuple[str, ...]) -> Artifact:
     """Writes the program as an ``.mlpackage``.
 
     Args:
@@ -86,7 +86,7 @@ def _class_labels(program: Program) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return unique, tuple(notes)
 
 
-def _artifact(program: Program, recipe: ExportRecipe, out: Path, **found: Any) -> Artifact:
+def _artifact(program: Program, recipe: ResolvedRecipe, out: Path, **found: Any) -> Artifact:
     files = {f"{out.name}/{name}": hash_file(out / name) for name in sorted((MANIFEST, MODEL, WEIGHTS))}
     image = program.inputs[0]
     dtype, pixels = ("uint8", False) if is_image(image) else ("float32", image.dtype == "uint8")

@@ -36,7 +36,7 @@ from vitedge.export.onnx.writer import WrittenFile, write_onnx
 from vitedge.files.plain import to_dict
 from vitedge.program.modules import block_outputs, innermost_module
 from vitedge.program.program import Program
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 from vitedge.records import Artifact, TensorSpec
 from vitedge.registry import UNINSTALLED, versions
 
@@ -49,7 +49,7 @@ _ROUNDED_BATCH_TOLERANCE = 5e-2
 """The same where layers are quantized: a product that is summed in another order may be rounded to the next integer."""
 
 
-def lower(program: Program, recipe: ExportRecipe, out: Path, float32_modules: tuple[str, ...] = ()) -> Artifact:
+def lower(program: Program, recipe: ResolvedRecipe, out: Path, float32_modules: tuple[str, ...] = ()) -> Artifact:
     """Writes a program as ONNX.
 
     Args:
@@ -139,7 +139,7 @@ def _layer_norms(program: Program) -> tuple[str, ...]:
     return tuple(innermost_module(node) for node in nodes)
 
 
-def _finish(graph: Graph, program: Program, recipe: ExportRecipe, opset: int) -> None:
+def _finish(graph: Graph, program: Program, recipe: ResolvedRecipe, opset: int) -> None:
     """Shapes, metadata and the marks of the maker."""
     model = graph.model
     ClearMetadataAndDocStringPass()(model)
@@ -162,7 +162,7 @@ def _finish(graph: Graph, program: Program, recipe: ExportRecipe, opset: int) ->
     model.metadata_props.update(_metadata(graph, program, recipe, opset))
 
 
-def _metadata(graph: Graph, program: Program, recipe: ExportRecipe, opset: int) -> dict[str, str]:
+def _metadata(graph: Graph, program: Program, recipe: ResolvedRecipe, opset: int) -> dict[str, str]:
     entries: dict[str, Any] = {
         "vitedge.version": versions(("vitedge",)).get("vitedge", UNINSTALLED),
         "vitedge.opset": opset,
@@ -180,7 +180,7 @@ def _metadata(graph: Graph, program: Program, recipe: ExportRecipe, opset: int) 
     }
 
 
-def _describe(graph: Graph, recipe: ExportRecipe, opset: int, files: tuple[WrittenFile, ...]) -> Artifact:
+def _describe(graph: Graph, recipe: ResolvedRecipe, opset: int, files: tuple[WrittenFile, ...]) -> Artifact:
     return Artifact(
         format="onnx",
         path=files[0].path.name,

@@ -27,7 +27,7 @@ from vitedge.parity.artifact import outputs_of
 from vitedge.parity.metrics import compare
 from vitedge.parity.reference import gather
 from vitedge.program.capture import capture
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 from vitedge.records import OutputParity, Tolerance
 from vitedge.runtimes.mlprogram import Runtime
 
@@ -66,7 +66,7 @@ def written(family: str, path: Path, target: str, front: str, *, half: bool) -> 
     single = find_noisy(program, pixels(size)[:4], [expected(family)], HALF_DB) if half else ()
     if front == "trace":
         return convert(module, size, path, target, half=half, single=single)
-    lower(program, ExportRecipe(coreml_target=target, precision="fp16" if half else "fp32"), path, single)
+    lower(program, ResolvedRecipe(coreml_target=target, precision="fp16" if half else "fp32"), path, single)
     return path
 
 
@@ -120,7 +120,7 @@ def test_the_trained_models_keep_their_top_1(demo: DemoModel, precision: str, tm
         reference.deployed(uint8=True, features=False), reference.spec, reference.blocks, batch=30, dtype="uint8"
     )
     path = tmp_path / "model.mlpackage"
-    artifact = lower(program, ExportRecipe(precision=precision, input="uint8"), path, ())
+    artifact = lower(program, ResolvedRecipe(precision=precision, input="uint8"), path, ())
     with Runtime(path) as runtime:
         (result,) = compare(reference_outputs.data.outputs, outputs_of(runtime, artifact, reference_outputs))
     assert result.agreement == 1.0

@@ -27,7 +27,7 @@ from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import read_program
 from vitedge.parity.coreml.layers import LayerComparison, compare_program
 from vitedge.program.program import Program
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 
 
 def tiny_mobilevit() -> ByobNet:
@@ -102,7 +102,7 @@ def sound(
                 build, size, _ = FAMILIES[family]
                 convert(seeded(build()), size, path, "iOS16", half=conversion.endswith("16"))
             else:
-                lower(program, ExportRecipe(formats=("coreml",), precision=conversion), path, ())
+                lower(program, ResolvedRecipe(formats=("coreml",), precision=conversion), path, ())
         made[request.param] = Sound(path, program, BLOCKS[family])
     return made[request.param]
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vitedge.errors import BadRecipe
 from vitedge.files.plain import from_dict
@@ -18,57 +19,139 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-FORMATS = ("onnx", "coreml", "tensorrt")
-SCHEMES = ("int8", "int8-dynamic", "w8", "w4", "w4a8", "w8a16", "mixed")
-"""Ways to quantize; ``vitedge.quantization.placement`` says what each of them rounds."""
-CALIBRATED = ("int8", "w4a8", "w8a16", "mixed")
-"""Those whose activations get their ranges from images."""
-PRECISIONS = ("fp32", "fp16", *SCHEMES)
-LAYER_SCHEMES = ("float", "int8", "int8-dynamic", "w8", "w4", "w4a8", "w8a16")
-"""What a single layer can be."""
-ACTIVATIONS = ("uint8", "int8")
-RANGES = ("auto", "minmax", "percentile", "mse", "entropy")
-ROUNDINGS = ("auto", "nearest", "gptq", "adaround")
-ATTENTION = ("auto", "all", "none")
-SWITCHES = ("search", "off")
-ON_OFF = ("on", "off")
+S = TypeVar("S", bound="Setting")
+
 CALIBRATION_COUNT = 128
 """Images that ranges are measured on, unless told otherwise."""
-INPUTS = ("float32", "uint8")
 IMAGE_COUNT = 8
 """Images that parity is measured on, unless told otherwise."""
+
+
+class Setting(str, Enum):
+    """A setting with named values; it is written, printed and compared as its text."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+    def __format__(self, specification: str) -> str:
+        return format(str(self.value), specification)
+
+
+class Precision(Setting):
+    """What an artifact computes in: a floating-point type, or a scheme of quantization."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+    """Weights and activations of eight bits, with ranges from images."""
+    INT8_DYNAMIC = "int8-dynamic"
+    """Weights and activations of eight bits, with ranges that are found at run time."""
+    W8 = "w8"
+    """Weights of eight bits."""
+    W4 = "w4"
+    """Weights of four bits, with a scale for each block of them."""
+    W4A8 = "w4a8"
+    """Weights of four bits and activations of eight."""
+    W8A16 = "w8a16"
+    """Weights of eight bits and activations of sixteen."""
+    MIXED = "mixed"
+    """``int8`` where a budget allows it, float elsewhere."""
+
+
+class LayerScheme(Setting):
+    """What a single layer is computed in."""
+
+    FLOAT = "float"
+    INT8 = "int8"
+    INT8_DYNAMIC = "int8-dynamic"
+    W8 = "w8"
+    W4 = "w4"
+    W4A8 = "w4a8"
+    W8A16 = "w8a16"
+
+
+class Activations(Setting):
+    """Integers of eight-bit activations."""
+
+    UINT8 = "uint8"
+    """With a zero point."""
+    INT8 = "int8"
+    """Without."""
+
+
+class RangeMethod(Setting):
+    """How the range of an activation is found in what was seen of it."""
+
+    AUTO = "auto"
+    """The one of least measured error."""
+    MINMAX = "minmax"
+    PERCENTILE = "percentile"
+    MSE = "mse"
+    ENTROPY = "entropy"
+
+
+class WeightRounding(Setting):
+    """How weights become integers."""
+
+    AUTO = "auto"
+    """GPTQ for four bits, the nearest integer for eight."""
+    NEAREST = "nearest"
+    GPTQ = "gptq"
+    ADAROUND = "adaround"
+
+
+class AttentionChoice(Setting):
+    """Which attentions have products of integers."""
+
+    AUTO = "auto"
+    """By the rules of the compiler that the program is for."""
+    ALL = "all"
+    """All that can be."""
+    NONE = "none"
+
+
+class InputType(Setting):
+    """Element type of an artifact's input."""
+
+    FLOAT32 = "float32"
+    """Normalized."""
+    UINT8 = "uint8"
+    """The RGB image, NCHW, 0 to 255; scaling and normalization are in the graph."""
+
+
+SCHEMES = tuple(precision for precision in Precision if precision not in (Precision.FP32, Precision.FP16))
+"""Ways to quantize; `vitedge.quantization.placement` says what each of them rounds."""
+CALIBRATED = (Precision.INT8, Precision.W4A8, Precision.W8A16, Precision.MIXED)
+"""Those whose activations get their ranges from images."""
 
 
 @dataclass(frozen=True)
 class QuantizationRecipe:
     """Everything that decides what quantization puts into a program."""
 
-    scheme: str = "int8"
-    activations: str | None = None
-    """``uint8`` with a zero point, or ``int8`` without; None is what the target wants."""
+    scheme: Precision = Precision.INT8
+    activations: Activations | None = None
+    """None is what the compiler takes that the program is for."""
     images: str | None = None
     """A folder, a list, an array or ``synthetic``; never assumed."""
     image_count: int = CALIBRATION_COUNT
     seed: int = 0
-    ranges: str = "auto"
-    """How an activation's range is found; ``auto`` takes the one of least measured error."""
-    smoothing: str = "search"
-    """Scaling and centring of the channels of LayerNorm outputs: ``search`` or ``off``."""
-    equalization: str = "search"
-    """Between values and the projection, and between queries and keys where attention is quantized."""
-    shift: str = "search"
-    """Centring of what an activation function puts out, where activations have no zero point."""
-    rotation: str = "off"
-    """Of heads, and of the residual stream where the architecture allows it."""
-    bias_correction: str = "on"
-    """``on`` or ``off``."""
-    rounding: str = "auto"
-    """Of weights; ``auto`` is GPTQ for 4 bits and the nearest integer for 8."""
-    attention: str = "auto"
-    """Which attentions' products are quantized: by the target's rules, ``all`` that can be, or ``none``."""
+    ranges: RangeMethod = RangeMethod.AUTO
+    smoothing: bool = True
+    """Search for a scaling and centring of the channels of LayerNorm outputs."""
+    equalization: bool = True
+    """Search for a scaling between values and the projection, and between queries and keys of quantized attention."""
+    shift: bool = True
+    """Search for a centring of what activation functions put out, where activations have no zero point."""
+    rotation: bool = False
+    """Rotate heads, and the residual stream where the architecture allows it."""
+    bias_correction: bool = True
+    """Take the mean of a layer's error off its bias."""
+    rounding: WeightRounding = WeightRounding.AUTO
+    attention: AttentionChoice = AttentionChoice.AUTO
     block: int = 32
     """Weights that share a scale at 4 bits."""
-    layers: Mapping[str, str] = field(default_factory=dict)
+    layers: Mapping[str, LayerScheme] = field(default_factory=dict)
     """Name of a layer or attention, a pattern such as ``blocks.0.*``, or a kind (``linear``, ``conv``, ``depthwise``)
     to its scheme; a name goes before a pattern, a pattern before a kind."""
     max_drop: float | None = None
@@ -79,15 +162,18 @@ class QuantizationRecipe:
     """Budget: centred SQNR in dB on the calibration images."""
 
     def __post_init__(self) -> None:
-        _check_choice("scheme", (self.scheme,), SCHEMES)
-        _check_choice("kind of activations", (self.activations or ACTIVATIONS[0],), ACTIVATIONS)
-        _check_choice("way to find ranges", (self.ranges,), RANGES)
-        _check_choice("rounding", (self.rounding,), ROUNDINGS)
-        _check_choice("choice of attentions", (self.attention,), ATTENTION)
-        _check_choice("scheme of a layer", tuple(self.layers.values()), LAYER_SCHEMES)
-        _check_choice("bias_correction", (self.bias_correction,), ON_OFF)
-        for name in ("smoothing", "equalization", "shift", "rotation"):
-            _check_choice(name, (getattr(self, name),), SWITCHES)
+        _name_settings(
+            self,
+            scheme=Precision,
+            activations=Activations,
+            ranges=RangeMethod,
+            rounding=WeightRounding,
+            attention=AttentionChoice,
+        )
+        layers = {name: _named(LayerScheme, "scheme of a layer", scheme) for name, scheme in self.layers.items()}
+        object.__setattr__(self, "layers", layers)
+        if self.scheme not in SCHEMES:
+            raise BadRecipe(f"{self.scheme} is no scheme of quantization; choose from {', '.join(SCHEMES)}.")
         if self.block < 16 or self.block & (self.block - 1):
             raise BadRecipe(f"A block of weights is a power of two from 16 up; got {self.block}.")
         if self.max_drop is not None and self.eval_images is None:
@@ -100,12 +186,14 @@ class QuantizationRecipe:
 
 @dataclass(frozen=True)
 class ExportRecipe:
-    """Everything that decides what an export writes."""
+    """Everything that decides what an export writes. None is what was not said: see `vitedge.verbs.resolve`."""
 
-    formats: tuple[str, ...] = ("onnx",)
+    formats: tuple[str, ...] | None = None
+    """Names of `vitedge.export.formats.FORMATS`; None is the profile's first, or ONNX."""
     profile: str | None = None
     """Name of an entry of ``vitedge profiles``; it fills in what is None here."""
-    precision: str = "fp32"
+    precision: Precision | None = None
+    """None is the profile's first, or fp32."""
     image_size: tuple[int, int] | None = None
     """Height and width in pixels; None keeps the checkpoint's own."""
     batch: int | str = 1
@@ -114,8 +202,7 @@ class ExportRecipe:
     """ONNX operator set; None is 18, or the profile's."""
     coreml_target: str | None = None
     """``iOS16`` to the newest that coremltools knows; None is iOS17, or the profile's."""
-    input: str = "float32"
-    """``uint8`` moves scaling and normalization into the graph: the input is then the image, NCHW, 0 to 255, RGB."""
+    input: InputType = InputType.FLOAT32
     features: bool = False
     """Tokens and pooled features instead of logits."""
     images: str = "synthetic"
@@ -132,14 +219,10 @@ class ExportRecipe:
     """What parity has to reach; None takes the default of the precision and the family."""
 
     def __post_init__(self) -> None:
-        _check_choice("format", self.formats, FORMATS)
-        _check_choice("precision", (self.precision,), PRECISIONS)
-        _check_choice("input", (self.input,), INPUTS)
-        if not self.formats:
-            raise BadRecipe(f"An export needs at least one --format: {', '.join(FORMATS)}.")
+        _name_settings(self, precision=Precision, input=InputType)
         if self.batch != "dynamic" and not (isinstance(self.batch, int) and self.batch >= 1):
             raise BadRecipe(f"--batch is a number from 1 up, or dynamic; got {self.batch!r}.")
-        if self.quantization is not None and self.quantization.scheme != self.precision:
+        if self.quantization is not None and self.precision not in (None, self.quantization.scheme):
             raise BadRecipe(
                 f"The precision is {self.precision}, but quantization was asked for {self.quantization.scheme}."
             )
@@ -147,6 +230,14 @@ class ExportRecipe:
             raise BadRecipe(f"--seed is a number from 0 up; got {self.seed}.")
         if self.image_count < 2:
             raise BadRecipe("Parity needs at least 2 images: with one, nothing shows that the output depends on it.")
+
+
+@dataclass(frozen=True)
+class ResolvedRecipe(ExportRecipe):
+    """A recipe that leaves nothing open: what is done, and what a manifest keeps."""
+
+    formats: tuple[str, ...] = ()
+    precision: Precision = Precision.FP32
 
 
 def read_entries(path: Path) -> dict[str, Any]:
@@ -163,7 +254,16 @@ def read_entries(path: Path) -> dict[str, Any]:
     return entries
 
 
-def _check_choice(what: str, values: tuple[str, ...], choices: tuple[str, ...]) -> None:
-    for value in values:
-        if value not in choices:
-            raise BadRecipe(f"There is no {what} {value!r}; choose from {', '.join(choices)}.")
+def _name_settings(recipe: object, **kinds: type[Setting]) -> None:
+    """Turns texts into the named values of settings, in place, while a frozen recipe is made."""
+    for name, kind in kinds.items():
+        value = getattr(recipe, name)
+        if value is not None:
+            object.__setattr__(recipe, name, _named(kind, name, value))
+
+
+def _named(kind: type[S], name: str, value: str) -> S:
+    try:
+        return kind(value)
+    except ValueError:
+        raise BadRecipe(f"There is no {name} {value!r}; choose from {', '.join(kind)}.") from None

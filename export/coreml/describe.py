@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitedge.files.plain import to_dict
 from vitedge.mlprogram.modules import BLOCKS, MODULES
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 from vitedge.records import Preprocessing
 from vitedge.registry import UNINSTALLED, versions
 
@@ -32,7 +32,7 @@ _OUTPUTS = {
 
 
 def describe(
-    model: Any, program: Program, recipe: ExportRecipe, modules: Sequence[str], blocks: Mapping[str, str]
+    model: Any, program: Program, recipe: ResolvedRecipe, modules: Sequence[str], blocks: Mapping[str, str]
 ) -> None:
     """Fills the metadata of a ``CoreML.Specification.Model``; coremltools' date goes.
 
@@ -72,7 +72,7 @@ def describe(
         feature.shortDescription = _OUTPUTS[feature.name].format(shape=shapes.get(feature.name, ""))
 
 
-def _input_sentence(program: Program, recipe: ExportRecipe) -> str:
+def _input_sentence(program: Program, recipe: ResolvedRecipe) -> str:
     height, width = program.spec.image_size
     size = f"{width} x {height} pixels"
     if recipe.input == "uint8":

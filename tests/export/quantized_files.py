@@ -15,7 +15,7 @@ from onnx import ModelProto
 
 from tests.export.quantized_programs import quantized
 from vitedge.export.to_onnx import lower
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 
 
 @cache
@@ -24,7 +24,7 @@ def written(name: str, scheme: str = "uint8", batch: int | str = 1) -> tuple[byt
     opset = 17 if scheme == "int8" else None
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "model.onnx"
-        artifact = lower(quantized(name, scheme, batch), ExportRecipe(batch=batch, opset=opset), out)
+        artifact = lower(quantized(name, scheme, batch), ResolvedRecipe(batch=batch, opset=opset), out)
         return out.read_bytes(), dict(artifact.blocks)
 
 

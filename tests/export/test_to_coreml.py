@@ -23,7 +23,7 @@ from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import Literal, MLProgram, read_program
 from vitedge.program.capture import capture
 from vitedge.program.program import Program
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 from vitedge.records import Artifact, TensorSpec
 
 LABELS = ("cat", "dog", "crane", "house", "tree")
@@ -31,7 +31,7 @@ LABELS = ("cat", "dog", "crane", "house", "tree")
 
 def lowered(folder: Path, program: Program, *float32_modules: str, **recipe: Any) -> tuple[Artifact, MLProgram]:
     path = folder / "model.mlpackage"
-    artifact = lower(program, ExportRecipe(formats=("coreml",), **recipe), path, float32_modules)
+    artifact = lower(program, ResolvedRecipe(formats=("coreml",), **recipe), path, float32_modules)
     return artifact, read_program(read_package(path))
 
 
@@ -232,9 +232,9 @@ import sys
 from pathlib import Path
 from tests.export.coreml.models import captured
 from vitedge.export.to_coreml import lower
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 program = captured("vit", dtype="uint8", labels=("a", "b", "c", "d", "e"))
-artifact = lower(program, ExportRecipe(precision="fp16", input="uint8"), Path(sys.argv[1]) / "m.mlpackage", ())
+artifact = lower(program, ResolvedRecipe(precision="fp16", input="uint8"), Path(sys.argv[1]) / "m.mlpackage", ())
 for name, digest in sorted(artifact.files.items()):
     print(name, digest)
 """

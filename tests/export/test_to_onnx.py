@@ -25,7 +25,7 @@ from vitedge.export.onnx import writer as onnx_writer
 from vitedge.export.onnx.passes.opset import NEWEST_OPSET
 from vitedge.export.to_onnx import lower
 from vitedge.program.capture import capture
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 from vitedge.records import Artifact
 
 
@@ -39,13 +39,13 @@ def lowered(folder: Path, name: str, **recipe: object) -> tuple[Artifact, Path]:
 def lowered_afresh(folder: Path, name: str) -> tuple[Artifact, Path]:
     """For what depends on more than the recipe."""
     out = folder / "model.onnx"
-    return lower(tiny.program(name, 1)[1], ExportRecipe(), out), out
+    return lower(tiny.program(name, 1)[1], ResolvedRecipe(), out), out
 
 
 @cache
 def written(name: str, recipe: tuple[tuple[str, object], ...]) -> tuple[Artifact, bytes]:
     """Lowered once, for all tests that look at the same file."""
-    asked = ExportRecipe(**dict(recipe))
+    asked = ResolvedRecipe(**dict(recipe))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "model.onnx"
         artifact = lower(tiny.program(name, asked.batch)[1], asked, out)
@@ -195,7 +195,7 @@ def test_bytes_go_in_as_they_are(tmp_path: Path) -> None:
         reference = wrapper(images).numpy()
     for precision in ("fp32", "fp16"):
         artifact = lower(
-            program, ExportRecipe(input="uint8", batch="dynamic", precision=precision), tmp_path / "m.onnx"
+            program, ResolvedRecipe(input="uint8", batch="dynamic", precision=precision), tmp_path / "m.onnx"
         )
         assert artifact.inputs[0].dtype == "uint8"
         result = run(tmp_path / "m.onnx", images, at_once=True)
@@ -223,7 +223,7 @@ def test_the_same_program_gives_the_same_bytes(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         program = capture(tiny.model("swin"), tiny.spec("swin"), tiny.BLOCKS["swin"], batch="dynamic")
-        artifact = lower(program, ExportRecipe(batch="dynamic", precision="fp16"), tmp_path / folder / "model.onnx")
+        artifact = lower(program, ResolvedRecipe(batch="dynamic", precision="fp16"), tmp_path / folder / "model.onnx")
         digests.add(artifact.sha256)
         assert artifact.sha256 == hashlib.sha256((tmp_path / folder / "model.onnx").read_bytes()).hexdigest()
     assert len(digests) == 1

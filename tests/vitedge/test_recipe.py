@@ -8,20 +8,30 @@ import pytest
 
 from vitedge.errors import BadRecipe
 from vitedge.files.plain import from_dict, to_dict
-from vitedge.recipe import ExportRecipe, read_entries
+from vitedge.recipe import ExportRecipe, LayerScheme, Precision, QuantizationRecipe, read_entries
 from vitedge.records import Tolerance
 
 
-def test_the_default_is_one_fp32_onnx_file() -> None:
+def test_what_is_not_said_is_none() -> None:
     recipe = ExportRecipe()
-    assert (recipe.formats, recipe.precision, recipe.batch, recipe.input) == (("onnx",), "fp32", 1, "float32")
+    assert (recipe.formats, recipe.precision, recipe.batch, recipe.input) == (None, None, 1, "float32")
+
+
+def test_settings_are_named_values_that_read_as_their_text() -> None:
+    recipe = ExportRecipe(precision="int8", quantization=QuantizationRecipe("int8", layers={"head": "float"}))
+    assert recipe.precision is Precision.INT8
+    assert f"{recipe.precision} {recipe.precision:>6}" == "int8   int8"
+    assert recipe.quantization is not None
+    assert recipe.quantization.layers == {"head": LayerScheme.FLOAT}
+    with pytest.raises(BadRecipe, match="fp16 is no scheme of quantization; choose from int8, "):
+        QuantizationRecipe("fp16")
+    with pytest.raises(BadRecipe, match="no scheme of a layer 'int7'; choose from float, int8"):
+        QuantizationRecipe(layers={"head": "int7"})
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"formats": ("onnx", "tflite")}, ("format", "tflite", "onnx, coreml, tensorrt")),
-        ({"formats": ()}, ("at least one --format",)),
         ({"precision": "int9"}, ("precision", "int9", "fp32, fp16, int8")),
         ({"input": "bgr8"}, ("input", "bgr8", "float32, uint8")),
         ({"batch": 0}, ("--batch", "0")),

@@ -33,7 +33,6 @@ from vitedge.cli.values import (
     quantization_entries,
     tolerance_entries,
 )
-from vitedge.devices.profiles import apply
 from vitedge.files.plain import from_dict
 from vitedge.quantization.file.header import SUFFIX, fixed_entries
 from vitedge.recipe import SCHEMES, ExportRecipe, read_entries
@@ -99,12 +98,12 @@ def export(
     entries.update({name: value for name, value in given.items() if value is not None})
     if source.endswith(SUFFIX):
         typed = {**entries, "quantization": entries.get("quantization") or settings or layers}
-        entries.update(fixed_entries(source, typed))
+        fixed_entries(source, typed)  # refuses at once what the file fixes
     elif entries.get("precision") in SCHEMES or settings or layers:
         calibration = {"images": images, "seed": seed}
         found = entries.get("quantization")
         entries["quantization"] = quantization_entries(entries.get("precision"), found, calibration, settings, layers)
-    asked = apply(from_dict(ExportRecipe, entries), entries)
+    asked = from_dict(ExportRecipe, entries)
     from vitedge.render.export import render
     from vitedge.render.screen import progress
     from vitedge.verbs.export import export as run

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitedge.recipe import IMAGE_COUNT, SCHEMES
+from vitedge.recipe import IMAGE_COUNT, Precision
 
 Source = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A file, a folder, timm:NAME or hf:NAME.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
@@ -41,4 +41,4 @@ Layers = Annotated[
     list[str] | None,
     typer.Option("--layer", metavar="NAME=SCHEME", help="One layer, a pattern, or a kind: blocks.0.*=float, conv=w8."),
 ]
-PRECISIONS = "|".join(("fp32", "fp16", *SCHEMES))
+PRECISIONS = "|".join(Precision)

@@ -21,7 +21,6 @@ from vitedge.cli.options import (
     Weights,
 )
 from vitedge.cli.values import parse_batch, parse_overrides, parse_size, quantization_entries
-from vitedge.devices.profiles import apply
 from vitedge.files.plain import from_dict
 from vitedge.recipe import CALIBRATION_COUNT, SCHEMES, ExportRecipe, read_entries
 
@@ -81,7 +80,7 @@ def quantize(
     entries.update({name: value for name, value in given.items() if value is not None})
     calibration = {"images": images, "image_count": image_count, "seed": seed, **budget}
     entries["quantization"] = quantization_entries(entries["precision"], found, calibration, settings, layers)
-    asked = apply(from_dict(ExportRecipe, entries), entries)
+    asked = from_dict(ExportRecipe, entries)
     from vitedge.render.quantize import render
     from vitedge.render.screen import progress
     from vitedge.verbs.quantize import quantize as run

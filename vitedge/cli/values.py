@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from vitedge.errors import BadRecipe
 from vitedge.files.plain import to_dict
-from vitedge.recipe import SCHEMES
+from vitedge.recipe import SCHEMES, QuantizationRecipe
 from vitedge.records import Tolerance
+
+_SWITCHES = {"on": True, "off": False}
+_SWITCHED = frozenset(entry.name for entry in fields(QuantizationRecipe) if entry.type == "bool")
+"""Settings of quantization that are on or off."""
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -99,11 +104,18 @@ def quantization_entries(
     entries.update({name: value for name, value in given.items() if value is not None})
     for pair in settings or ():
         name, value = _pair(pair, "--quantization", "ranges=mse")
-        entries[name.replace("-", "_")] = _number(value)
+        entry = name.replace("-", "_")
+        entries[entry] = _switch(entry, value) if entry in _SWITCHED else _number(value)
     chosen = dict(_pair(pair, "--layer", "blocks.0.*=float") for pair in layers or ())
     if chosen:
         entries["layers"] = {**entries.get("layers", {}), **chosen}
     return entries
+
+
+def _switch(name: str, value: str) -> bool:
+    if value not in _SWITCHES:
+        raise BadRecipe(f"The setting {name} is {' or '.join(_SWITCHES)}; got {value!r}.")
+    return _SWITCHES[value]
 
 
 def _pair(text: str, option: str, example: str) -> tuple[str, str]:

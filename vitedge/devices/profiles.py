@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -58,22 +58,18 @@ def profiles() -> Mapping[str, Profile]:
     return {name: from_dict(Profile, {"name": name, **entries}) for name, entries in table.items()}
 
 
-def apply(recipe: ExportRecipe, given: Collection[str] | None = None) -> ExportRecipe:
-    """The recipe with its profile's settings where it leaves something open.
+def apply(recipe: ExportRecipe) -> ExportRecipe:
+    """Returns a recipe with its profile's settings where it says nothing.
 
     Args:
-        recipe: its ``profile`` is None or one of `profiles`; None returns it as it is.
-        given: names of the recipe's entries that the user set, and that therefore stand. None means every entry that
-            is not None, so that precision and formats stay as they are.
+        recipe: its ``profile`` is None or one of `profiles`; with None it is returned as it is.
 
     Raises:
-        BadRecipe: there is no such profile, or an entry that stands contradicts it; with the two ways out.
+        BadRecipe: there is no such profile, or what the recipe says contradicts it; with the two ways out.
     """
     if recipe.profile is None:
         return recipe
     profile = _named(recipe.profile)
-    if given is None:
-        given = {entry.name for entry in fields(recipe) if getattr(recipe, entry.name) is not None}
     settings: dict[str, Any] = {
         "formats": profile.formats[:1],
         "precision": profile.precisions[0],
@@ -81,7 +77,7 @@ def apply(recipe: ExportRecipe, given: Collection[str] | None = None) -> ExportR
         "opset": profile.opset if profile.opset_max else None,
         "coreml_target": profile.coreml_target,
     }
-    filled = replace(recipe, **{name: value for name, value in settings.items() if name not in given})
+    filled = replace(recipe, **{name: value for name, value in settings.items() if getattr(recipe, name) is None})
     _refuse_contradiction(filled, profile)
     return filled
 
@@ -94,7 +90,7 @@ def _named(name: str) -> Profile:
 
 
 def _refuse_contradiction(recipe: ExportRecipe, profile: Profile) -> None:
-    unfit = [name for name in recipe.formats if name not in profile.formats]
+    unfit = [name for name in recipe.formats or () if name not in profile.formats]
     if unfit:
         raise BadRecipe(
             f"{profile.title} has no use for {' and '.join(unfit)}: "

@@ -104,7 +104,8 @@ def _from_first_format(content: Mapping[str, Any]) -> dict[str, Any]:
     current = {**_with_tolerances(content), "format_version": FORMAT_VERSION}
     recipe, record = current.get("recipe"), current.get("quantization")
     if isinstance(recipe, dict) and isinstance(recipe.get("quantization"), dict):
-        current["recipe"] = {**recipe, "quantization": _without_verdict(recipe["quantization"])}
+        settings = {name: _switched(value) for name, value in _without_verdict(recipe["quantization"]).items()}
+        current["recipe"] = {**recipe, "quantization": settings}
     if isinstance(record, dict):
         current["quantization"], current["speed"] = _without_verdict(record), record.get("verdict")
     return current
@@ -115,6 +116,11 @@ def _with_tolerances(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {"tolerance" if key == "bar" else key: _with_tolerances(entry) for key, entry in value.items()}
     return [_with_tolerances(entry) for entry in value] if isinstance(value, list) else value
+
+
+def _switched(value: Any) -> Any:
+    """Returns a setting as a bool where it was a word for one."""
+    return {"on": True, "search": True, "off": False}.get(value, value) if isinstance(value, str) else value
 
 
 def _without_verdict(entries: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from vitedge.export.formats import LOWERINGS
 from vitedge.files.plain import to_dict
 from vitedge.latency.model import MeasuredModel
 from vitedge.program.program import Program
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 from vitedge.records import Artifact
 
 RUNS = 15
@@ -35,7 +35,7 @@ def kernel_times(program: Program, session: Session) -> dict[str, float]:
     target = registry.load(LOWERINGS, "onnx")
     with tempfile.TemporaryDirectory(prefix="vitedge-") as folder:
         path = Path(folder) / "model.onnx"
-        artifact: Artifact = target.lower(program, ExportRecipe(), path)
+        artifact: Artifact = target.lower(program, ResolvedRecipe(), path)
         worker = session.start(_LABEL, _PATIENCE_S)
         model = MeasuredModel(_LABEL, "onnxruntime", session.push(path), threads=session.cores())
         answer = worker.ask("profile", model=to_dict(model), inputs=to_dict(artifact.inputs), runs=RUNS)

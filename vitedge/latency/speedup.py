@@ -18,17 +18,17 @@ from vitedge.latency.model import MeasuredModel
 from vitedge.latency.sampling import Rule
 from vitedge.program.program import Program
 from vitedge.quantization.file.header import SUFFIX
-from vitedge.recipe import SCHEMES, ExportRecipe
+from vitedge.recipe import SCHEMES, Precision, ResolvedRecipe
 from vitedge.records import LatencyRatio, SpeedComparison
 
 RULE = Rule(warmup_s=0.2, warmup_limit_s=0.6, samples=60, seconds=1.5, rounds=10, patience_s=120.0)
 """Short: ten turns, which show differences of a few percent and not of less."""
-BASELINES = ("fp32", "fp16")
+BASELINES = (Precision.FP32, Precision.FP16)
 _NAMED = 3
 _OPPOSITE = {"faster": "slower", "slower": "faster", "no difference": "no difference"}
 
 
-def refuse_incomparable(source: str, recipe: ExportRecipe, form: QuantizedForm) -> None:
+def refuse_incomparable(source: str, recipe: ResolvedRecipe, form: QuantizedForm) -> None:
     """Refuses an export whose speed cannot be compared, before any work is done.
 
     Args:
@@ -56,7 +56,7 @@ def refuse_incomparable(source: str, recipe: ExportRecipe, form: QuantizedForm) 
 def compare_speed(
     quantized: Path,
     program: Program,
-    recipe: ExportRecipe,
+    recipe: ResolvedRecipe,
     rule: Rule = RULE,
     progress: Callable[[str], None] = lambda _text: None,
 ) -> SpeedComparison:

@@ -21,7 +21,7 @@ from vitedge.files.bundle import ReferenceData, read_reference
 from vitedge.files.plain import from_dict
 from vitedge.mlprogram import COMPUTE
 from vitedge.parity.metrics import compare, default_tolerance, exceeded
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 from vitedge.records import Artifact, Manifest, ModelSpec, ParityReport, StructureReport, Tolerance
 from vitedge.runtimes.base import Runtime
 from vitedge.runtimes.feeding import output_names, run
@@ -45,7 +45,7 @@ def sealed_outputs(bundle: Path, manifest: Manifest) -> ReferenceOutputs:
     Raises:
         BundleDamaged: its ``reference.npz`` cannot be read.
     """
-    recipe = from_dict(ExportRecipe, manifest.recipe)
+    recipe = from_dict(ResolvedRecipe, manifest.recipe)
     tolerance = recipe.tolerance or default_tolerance(recipe.precision, manifest.spec.family)
     source = manifest.parity[0].image_source if manifest.parity else recipe.images
     return ReferenceOutputs(read_reference(bundle), manifest.spec, tolerance, source)

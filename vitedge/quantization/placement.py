@@ -24,7 +24,7 @@ class LayerPlacement:
     """The scheme of a layer and the reason for it."""
 
     scheme: str
-    """One of `vitedge.recipe.LAYER_SCHEMES`."""
+    """a `vitedge.recipe.LayerScheme`."""
     reason: str
     """One phrase; empty where the layer follows the recipe's scheme."""
 

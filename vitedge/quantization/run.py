@@ -63,7 +63,7 @@ from vitedge.quantization.weights import adaround, gptq, nearest
 from vitedge.quantization.weights.parameters import WeightSettings, fit_block
 from vitedge.quantization.weights.rounding import RoundedWeight
 from vitedge.quantization.weights.statistics import InputStatistics
-from vitedge.recipe import QuantizationRecipe
+from vitedge.recipe import QuantizationRecipe, WeightRounding
 from vitedge.records import OutputParity
 
 DIAGNOSIS_IMAGES = 4
@@ -71,7 +71,11 @@ DIAGNOSIS_IMAGES = 4
 KEPT_IMAGES = 32
 """Number of images that are kept in memory, for bias correction, GPTQ and the comparison of the simulation."""
 Kind = Literal["uint8", "int8", "uint16", "int16"]
-_ROUNDINGS: dict[str, ModuleType] = {"nearest": nearest, "gptq": gptq, "adaround": adaround}
+_ROUNDINGS: dict[WeightRounding, ModuleType] = {
+    WeightRounding.NEAREST: nearest,
+    WeightRounding.GPTQ: gptq,
+    WeightRounding.ADAROUND: adaround,
+}
 
 
 @dataclass
@@ -166,7 +170,7 @@ def prepare_activations(job: Quantization) -> None:
     if job.stream is None:
         return
     _decide_attentions(job)
-    precision = Precision(_activations_prepared_for(job), bias_corrected=job.recipe.bias_correction == "on")
+    precision = Precision(_activations_prepared_for(job), bias_corrected=job.recipe.bias_correction)
     for name in _steps(job):
         job.steps += STEPS[name](job.structure, job.inputs, precision)
     job.plan.tensors = dict(job.structure.editor.edited)
@@ -192,7 +196,7 @@ def quantize_tensors(job: Quantization) -> None:
 
 def correct(job: Quantization) -> None:
     """Corrects the bias of every quantized layer by the mean error of its output."""
-    if job.recipe.bias_correction == "off" or job.stream is None:
+    if not job.recipe.bias_correction or job.stream is None:
         return
     shifts = measure_bias(job.structure, job.program("dynamic"), set(job.plan.weights), job.images)
     for layer in job.structure.layers:
@@ -313,12 +317,12 @@ def _steps(job: Quantization) -> Iterator[str]:
     recipe = job.recipe
     rounds_scores = any(decision.operands for decision in job.attentions.values())
     switches = {
-        "smoothing": recipe.smoothing != "off",
-        "value-equalization": recipe.equalization != "off",
-        "query-equalization": recipe.equalization != "off" and rounds_scores,
-        "shift": recipe.shift != "off" and job.activations == "int8",
-        "residual-rotation": recipe.rotation != "off",
-        "head-rotation": recipe.rotation != "off",
+        "smoothing": recipe.smoothing,
+        "value-equalization": recipe.equalization,
+        "query-equalization": recipe.equalization and rounds_scores,
+        "shift": recipe.shift and job.activations == "int8",
+        "residual-rotation": recipe.rotation,
+        "head-rotation": recipe.rotation,
     }
     return (name for name in STEPS if switches.get(name, True))
 
@@ -358,7 +362,7 @@ def _round_weights(job: Quantization) -> None:
 def _round(job: Quantization, layer: Layer, inputs: InputStatistics | None) -> None:
     """Rounds one weight."""
     # A bias that is corrected afterwards removes the mean of the error, so that only the rest counts.
-    centred = inputs.centred() if inputs is not None and job.recipe.bias_correction == "on" else inputs
+    centred = inputs.centred() if inputs is not None and job.recipe.bias_correction else inputs
     rounding = _method(job, layer).round_weight(
         job.structure.editor.value(layer.weight), _settings(job, layer), centred
     )
@@ -376,8 +380,9 @@ def _settings(job: Quantization, layer: Layer) -> WeightSettings:
 def _method(job: Quantization, layer: Layer) -> ModuleType:
     """Returns the rounding method of a layer's weight: by default GPTQ for blocks of four bits if there are images."""
     asked = job.recipe.rounding
-    if asked == "auto":
-        asked = "gptq" if SCHEMES[job.choices[layer.name].scheme].blocks and job.images.numel() else "nearest"
+    if asked is WeightRounding.AUTO:
+        has_blocks = SCHEMES[job.choices[layer.name].scheme].blocks and job.images.numel()
+        asked = WeightRounding.GPTQ if has_blocks else WeightRounding.NEAREST
     return _ROUNDINGS[asked]
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 from vitedge import registry
 from vitedge.checkpoints.read import read
-from vitedge.devices import profiles
 from vitedge.errors import CheckFailed, DeviceFailed, MissingBackend, UserError
 from vitedge.export.formats import FORMATS, LOWERINGS
 from vitedge.export.formats import lowered as lowered_formats
@@ -37,7 +36,7 @@ from vitedge.parity.simulation import simulate
 from vitedge.quantization.file.header import SUFFIX
 from vitedge.quantization.file.model import Model, read_model
 from vitedge.quantization.recording import record
-from vitedge.recipe import SCHEMES, ExportRecipe
+from vitedge.recipe import SCHEMES, ExportRecipe, Precision, ResolvedRecipe
 from vitedge.records import (
     Artifact,
     CheckpointIdentity,
@@ -48,7 +47,8 @@ from vitedge.records import (
     StructureReport,
 )
 from vitedge.verbs.lowering import Built, ExportRequest, ExportSource, Lowered, Quantized, float_program, lower
-from vitedge.verbs.quantize import form_for, of_file, quantize_reference
+from vitedge.verbs.quantize import quantize_reference
+from vitedge.verbs.resolve import form_for, resolve
 
 
 @dataclass(frozen=True)
@@ -72,23 +72,23 @@ def read_source(request: ExportRequest) -> ExportSource:
     recipe = request.recipe
     if request.source.endswith(SUFFIX):
         model = read_model(Path(request.source))
-        return ExportSource(model.checkpoint, recipe, model)
+        return ExportSource(model.checkpoint, model)
     checkpoint = read(request.source, weights=recipe.weights, overrides=recipe.overrides)
     identity = CheckpointIdentity(checkpoint.source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
-    return ExportSource(identity, recipe, checkpoint)
+    return ExportSource(identity, checkpoint)
 
 
-def build_reference(source: ExportSource) -> Built:
+def build_reference(request: ExportRequest, source: ExportSource) -> Built:
     """Builds the PyTorch model at the size that was asked for."""
     if isinstance(source.content, Model):
         return Built(source.content.program.spec, None)
-    reference = load_reference(source.content, source.recipe.image_size)
+    reference = load_reference(source.content, request.recipe.image_size)
     return Built(reference.spec, reference)
 
 
 def run_reference(request: ExportRequest, source: ExportSource, built: Built) -> ReferenceOutputs:
     """Chooses the images and keeps what the reference computes for them."""
-    recipe = source.recipe
+    recipe = request.recipe
     tolerance = recipe.tolerance or default_tolerance(recipe.precision, built.spec.family)
     if isinstance(source.content, Model):
         images = f"those in {Path(request.source).name}"
@@ -100,9 +100,9 @@ def run_reference(request: ExportRequest, source: ExportSource, built: Built) ->
     return reference_outputs
 
 
-def quantize(request: ExportRequest, source: ExportSource, built: Built) -> Quantized:
+def quantize(request: ExportRequest, built: Built) -> Quantized:
     """Decides what a quantized program rounds, where one was asked for."""
-    recipe = source.recipe
+    recipe = request.recipe
     if built.reference is None or recipe.precision not in SCHEMES:
         return Quantized(None)
     found = quantize_reference(built.reference, recipe, features=built.features(recipe), progress=request.progress)
@@ -114,15 +114,13 @@ def quantize(request: ExportRequest, source: ExportSource, built: Built) -> Quan
     return Quantized(found)
 
 
-def check(
-    request: ExportRequest, source: ExportSource, built: Built, reference_outputs: ReferenceOutputs, lowered: Lowered
-) -> Checked:
+def check(request: ExportRequest, built: Built, reference_outputs: ReferenceOutputs, lowered: Lowered) -> Checked:
     """Compares every artifact with the reference.
 
     Raises:
         CheckFailed: names the artifact, the tolerance that it exceeds, and the first layer that departs.
     """
-    recipe = source.recipe
+    recipe = request.recipe
     parity: list[ParityReport] = []
     structure: list[StructureReport] = []
     form = form_for(recipe) if recipe.precision in SCHEMES else None
@@ -141,16 +139,14 @@ def check(
     return Checked(tuple(one.artifact for one in lowered.artifacts), tuple(parity), tuple(structure))
 
 
-def time_quantized(
-    request: ExportRequest, source: ExportSource, built: Built, quantized: Quantized, checked: Checked
-) -> Timed:
+def time_quantized(request: ExportRequest, built: Built, quantized: Quantized, checked: Checked) -> Timed:
     """Measures whether a quantized file for processors is faster than float ones; an answer, not a condition."""
-    recipe, found = source.recipe, quantized.quantization
+    recipe, found = request.recipe, quantized.quantization
     if found is None or not request.compare_speed:
         return Timed(None)
     files = [artifact.path for artifact in checked.artifacts if FORMATS[artifact.format].form is found.form]
     try:
-        program = float_program(source, built, recipe.batch)
+        program = float_program(request, built, recipe.batch)
         return Timed(measure_speed(request.folder / files[0], program, recipe, progress=request.progress))
     except DeviceFailed as failed:
         return Timed(SpeedComparison(f"Whether it is faster could not be measured: {failed}"))
@@ -169,7 +165,7 @@ def seal(
         format_version=FORMAT_VERSION,
         checkpoint=source.identity,
         spec=reference_outputs.spec,
-        recipe=to_dict(source.recipe),
+        recipe=to_dict(request.recipe),
         artifacts=checked.artifacts,
         parity=checked.parity,
         structure=checked.structure,
@@ -198,7 +194,7 @@ STAGES: tuple[tuple[str, Callable[..., Any]], ...] = (
 def export(
     source: str,
     bundle: Path,
-    recipe: ExportRecipe | None = None,
+    asked: ExportRecipe | None = None,
     *,
     force: bool = False,
     compare_speed: bool = False,
@@ -209,7 +205,7 @@ def export(
     Args:
         source: a file, a folder, ``timm:NAME`` or ``hf:NAME``, or a quantized program (``.pt2``).
         bundle: the folder to write; what is there stays until the new bundle is complete and verified.
-        recipe: what to write; the default is one fp32 ONNX file.
+        asked: what to write; the default is one fp32 ONNX file.
         force: replace a bundle that is there.
         compare_speed: time the quantized file for processors beside float ones, on this machine.
         progress: called with one line a stage.
@@ -219,8 +215,7 @@ def export(
         MissingBackend: a package that a format needs is not installed.
         CheckFailed: an artifact exceeded its tolerance; nothing was written.
     """
-    asked = recipe or ExportRecipe()
-    recipe = of_file(asked, source) if source.endswith(SUFFIX) else profiles.apply(asked)
+    recipe = resolve(asked or ExportRecipe(), source)
     if compare_speed:
         refuse_incomparable(source, recipe, form_for(recipe))
     _refuse_missing(recipe)
@@ -247,12 +242,12 @@ def parameters(stage: Callable[..., Any]) -> dict[str, type]:
     return {name: kind for name, kind in hints.items() if name != "return"}
 
 
-def _remedy(recipe: ExportRecipe, report: ParityReport | StructureReport) -> str:
+def _remedy(recipe: ResolvedRecipe, report: ParityReport | StructureReport) -> str:
     """Returns what can be done about a quantized artifact that exceeds its tolerance; of anything else, nothing."""
     is_far = isinstance(report, ParityReport) and exceeded(report.outputs, report.tolerance)
     if recipe.precision not in SCHEMES or not is_far:
         return ""
-    if recipe.precision == "mixed":
+    if recipe.precision is Precision.MIXED:
         return " Leave layers in float with --layer NAME=float, or allow less with --min-sqnr."
     return " Ask for --precision mixed, which leaves in float what loses most, or allow less with --min-sqnr."
 
@@ -282,13 +277,13 @@ def _within_memory(title: str) -> Iterator[None]:
         ) from error
 
 
-def _refuse_missing(recipe: ExportRecipe) -> None:
+def _refuse_missing(recipe: ResolvedRecipe) -> None:
     """Refuses a format whose packages are not installed before any work is done."""
     for name in lowered_formats(recipe.formats):
         registry.load(LOWERINGS, name)
 
 
-def _pending(recipe: ExportRecipe) -> tuple[str, ...]:
+def _pending(recipe: ResolvedRecipe) -> tuple[str, ...]:
     """Returns what was asked for and is not built on this machine, a sentence each."""
     found = []
     for name in recipe.formats:

@@ -20,7 +20,7 @@ from vitedge.program.capture import BATCH_AXIS, capture
 from vitedge.program.program import Program
 from vitedge.quantization.file.model import Model
 from vitedge.quantization.run import Quantization
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 from vitedge.records import Artifact, CheckpointIdentity, ModelSpec
 
 
@@ -29,7 +29,7 @@ class ExportRequest:
     """What was asked for."""
 
     source: str
-    recipe: ExportRecipe
+    recipe: ResolvedRecipe
     folder: Path
     """Where files are written; it gets the bundle's own name when all stages are done."""
     compare_speed: bool
@@ -42,8 +42,6 @@ class ExportSource:
     """What is exported, as it was read."""
 
     identity: CheckpointIdentity
-    recipe: ExportRecipe
-    """As asked for, and what a quantized program fixes."""
     content: Checkpoint | Model
     """A checkpoint, or a quantized program, which has the outputs of its reference with it."""
 
@@ -56,7 +54,7 @@ class Built:
     reference: Reference | None
     """None where the source is a quantized program."""
 
-    def features(self, recipe: ExportRecipe) -> bool:
+    def features(self, recipe: ResolvedRecipe) -> bool:
         """Returns whether artifacts put out features; a headless encoder has nothing else."""
         return recipe.features or self.spec.classes == 0
 
@@ -91,17 +89,17 @@ def lower(
     quantized: Quantized,
 ) -> Lowered:
     """Captures the program once for each batch size and lowers it to every format."""
-    recipe = source.recipe
+    recipe = request.recipe
     programs: dict[int | str, tuple[Program, Float32Modules]] = {}
     artifacts: list[LoweredArtifact] = []
     for name in lowered(recipe.formats):
         fixed = FORMATS[name].fixed_batch if recipe.batch == "dynamic" else ""
         batch = 1 if fixed else recipe.batch
         if batch not in programs:
-            program = _program(source, built, quantized, batch)
-            programs[batch] = program, _float32_modules(source, program, reference_outputs)
+            program = _program(request, source, built, quantized, batch)
+            programs[batch] = program, _float32_modules(request, program, reference_outputs)
         program, kept = programs[batch]
-        artifact = _lowered(request, source, name, program, kept, reference_outputs)
+        artifact = _lowered(request, name, program, kept, reference_outputs)
         notes = (*artifact.notes, *kept.notes)
         if fixed and program.inputs[0].shape[0] != BATCH_AXIS:
             notes = (*notes, f"the batch is fixed at 1: {fixed}")
@@ -109,27 +107,29 @@ def lower(
     return Lowered(tuple(artifacts))
 
 
-def _program(source: ExportSource, built: Built, quantized: Quantized, batch: int | str) -> Program:
+def _program(
+    request: ExportRequest, source: ExportSource, built: Built, quantized: Quantized, batch: int | str
+) -> Program:
     """Returns the program to be lowered at a batch."""
     if isinstance(source.content, Model):
         return source.content.program
     if quantized.quantization is not None:
-        return quantized.quantization.program(batch, source.recipe.input)
-    return float_program(source, built, batch)
+        return quantized.quantization.program(batch, request.recipe.input)
+    return float_program(request, built, batch)
 
 
-def float_program(source: ExportSource, built: Built, batch: int | str) -> Program:
+def float_program(request: ExportRequest, built: Built, batch: int | str) -> Program:
     """Captures the reference without quantization."""
-    recipe, reference, features = source.recipe, built.reference, built.features(source.recipe)
+    recipe, reference, features = request.recipe, built.reference, built.features(request.recipe)
     if reference is None:
         raise ValueError("a quantized program has no float one")
     module = reference.deployed(uint8=recipe.input == "uint8", features=features)
     return capture(module, reference.spec, reference.blocks, batch=batch, dtype=recipe.input, features=features)
 
 
-def _float32_modules(source: ExportSource, program: Program, reference_outputs: ReferenceOutputs) -> Float32Modules:
+def _float32_modules(request: ExportRequest, program: Program, reference_outputs: ReferenceOutputs) -> Float32Modules:
     """Finds the modules that stay in float32; none where nothing is narrowed."""
-    recipe = source.recipe
+    recipe = request.recipe
     if recipe.precision != "fp16":
         return Float32Modules()
     sqnr_db = reference_outputs.tolerance.centred_sqnr_db
@@ -140,7 +140,6 @@ def _float32_modules(source: ExportSource, program: Program, reference_outputs: 
 
 def _lowered(
     request: ExportRequest,
-    source: ExportSource,
     name: str,
     program: Program,
     kept: Float32Modules,
@@ -150,7 +149,7 @@ def _lowered(
 
     In ONNX that is not needed: its graph is the captured one, operator by operator.
     """
-    recipe, kind = source.recipe, FORMATS[name]
+    recipe, kind = request.recipe, FORMATS[name]
     lowering, path = registry.load(LOWERINGS, name), request.folder / kind.file
 
     def write(float32_modules: tuple[str, ...]) -> Artifact:

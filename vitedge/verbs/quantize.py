@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +12,8 @@ import numpy as np
 
 from vitedge.accuracy.count import count_top1
 from vitedge.checkpoints.read import read
-from vitedge.devices.profiles import apply, profiles
 from vitedge.devices.session import connect
 from vitedge.errors import BadRecipe, UnusableActivations
-from vitedge.export.formats import QuantizedForm, form_of
 from vitedge.files.bundle import ReferenceData
 from vitedge.files.replacing import refuse_existing_file, replacing_file
 from vitedge.images.class_names import Classes
@@ -25,20 +23,21 @@ from vitedge.images.stream import open_images
 from vitedge.latency.kernels import kernel_times
 from vitedge.models.reference import Reference, load_reference
 from vitedge.program.program import Program
-from vitedge.quantization.file.header import SUFFIX, fixed_entries, read_header
+from vitedge.quantization.file.header import SUFFIX
 from vitedge.quantization.file.model import Model, write_model
 from vitedge.quantization.recording import record
 from vitedge.quantization.records import QuantizationResult
 from vitedge.quantization.run import Quantization
 from vitedge.quantization.run import quantize as run
-from vitedge.recipe import CALIBRATED, ExportRecipe, QuantizationRecipe
+from vitedge.recipe import CALIBRATED, ExportRecipe, Precision, QuantizationRecipe, ResolvedRecipe
 from vitedge.records import CheckpointIdentity
+from vitedge.verbs.resolve import form_for, resolve
 
 
 def quantize(
     source: str,
     out: Path,
-    recipe: ExportRecipe,
+    asked: ExportRecipe,
     *,
     force: bool = False,
     progress: Callable[[str], None] = lambda _text: None,
@@ -48,7 +47,8 @@ def quantize(
     Args:
         source: a file, a folder, ``timm:NAME`` or ``hf:NAME``.
         out: the ``.pt2`` file to write; what is there stays until the new one is complete.
-        recipe: its precision is a scheme of quantization; image size, batch and input are those of the program.
+        asked: its precision is a scheme of quantization, int8 where it says none; image size, batch and input are
+            those of the program.
         force: replace a file that is there.
         progress: called with one line a stage.
 
@@ -58,6 +58,8 @@ def quantize(
     if out.suffix != SUFFIX:
         raise BadRecipe(f"A quantized program is a {SUFFIX} file; name the output {out.with_suffix(SUFFIX).name}.")
     refuse_existing_file(out, force=force)
+    scheme = asked.quantization.scheme if asked.quantization is not None else Precision.INT8
+    recipe = resolve(replace(asked, precision=asked.precision or scheme), source)
     checkpoint = read(source, weights=recipe.weights, overrides=recipe.overrides)
     reference = load_reference(checkpoint, recipe.image_size)
     features = recipe.features or reference.spec.classes == 0
@@ -79,7 +81,7 @@ def quantize(
 
 
 def quantize_reference(
-    reference: Reference, recipe: ExportRecipe, *, features: bool, progress: Callable[[str], None]
+    reference: Reference, recipe: ResolvedRecipe, *, features: bool, progress: Callable[[str], None]
 ) -> Quantization:
     """Quantizes a reference as a recipe asks for.
 
@@ -123,7 +125,7 @@ def _kernel_times_here(program: Program) -> Mapping[str, float]:
         return kernel_times(program, session)
 
 
-def settings(recipe: ExportRecipe) -> QuantizationRecipe:
+def settings(recipe: ResolvedRecipe) -> QuantizationRecipe:
     """What a recipe says of quantization.
 
     Raises:
@@ -134,7 +136,7 @@ def settings(recipe: ExportRecipe) -> QuantizationRecipe:
         raise BadRecipe(
             "int8-dynamic rounds a batch by one range, so that images depend on each other: give --batch a number."
         )
-    needs = asked.scheme in CALIBRATED or any(scheme in CALIBRATED for scheme in asked.layers.values())
+    needs = asked.scheme in CALIBRATED or any(str(scheme) in CALIBRATED for scheme in asked.layers.values())
     if needs and asked.images is None:
         raise BadRecipe(
             f"{asked.scheme} finds the ranges of activations on images, and assumes none: add --images DIR, a list, "
@@ -143,31 +145,3 @@ def settings(recipe: ExportRecipe) -> QuantizationRecipe:
     if asked.images is None and (asked.min_sqnr is not None or asked.max_drop is not None):
         raise BadRecipe("A budget is measured on images, and none are assumed: add --images DIR, a list or an array.")
     return asked
-
-
-def form_for(recipe: ExportRecipe) -> QuantizedForm:
-    """Returns the form in which a program is quantized: the strictest of its formats and its profile."""
-    engine = recipe.profile is not None and profiles()[recipe.profile].has_engines
-    return form_of(recipe.formats, engine=engine)
-
-
-def of_file(recipe: ExportRecipe, source: str) -> ExportRecipe:
-    """Returns the recipe of an export whose source is a quantized file: its profile applied, what the file fixes kept.
-
-    An entry counts as asked for where it is another than the default.
-
-    Raises:
-        BadRecipe: something was asked for that the file fixes in another way, or a target that the file is not for.
-        UnreadableArtifact: the source is no quantized file, though its name says so.
-    """
-    plain = ExportRecipe()
-    values = {entry.name: getattr(recipe, entry.name) for entry in fields(recipe)}
-    asked = {name: value for name, value in values.items() if value != getattr(plain, name)}
-    filled = apply(replace(recipe, **fixed_entries(source, asked)))
-    form = form_for(filled)
-    if read_header(Path(source)).zero_points and not form.zero_points:
-        raise BadRecipe(
-            f"{source} was quantized for processors, and {form.title} takes no zero points: quantize the checkpoint "
-            f"with vitedge quantize --for {recipe.profile or 'PROFILE'}."
-        )
-    return filled

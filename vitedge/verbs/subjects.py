@@ -24,7 +24,7 @@ from vitedge.export.formats import CHECKERS, FORMATS, of_file
 from vitedge.files.bundle import MANIFEST, check_files, read_manifest
 from vitedge.files.plain import from_dict
 from vitedge.parity.artifact import image_size
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 from vitedge.records import Artifact, ModelSpec
 from vitedge.runtimes.feeding import run
 
@@ -60,7 +60,7 @@ class Subject:
     """Height and width that it was made for; None for a checkpoint, which is built for any."""
     spec: ModelSpec | None = None
     """The model that an artifact says it is; None where it says nothing."""
-    recipe: ExportRecipe | None = None
+    recipe: ResolvedRecipe | None = None
     """Of a bundle's artifact: how it was exported."""
 
 
@@ -180,7 +180,7 @@ def _find(source: str) -> Iterator[Subject]:
 def _of_bundle(folder: Path) -> Iterator[Subject]:
     manifest = read_manifest(folder)
     check_files(folder, manifest)
-    recipe = from_dict(ExportRecipe, manifest.recipe)
+    recipe = from_dict(ResolvedRecipe, manifest.recipe)
     for artifact in manifest.artifacts:
         place = folder / artifact.path
         _scores_of(replace(artifact, path=str(place)))

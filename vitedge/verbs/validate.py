@@ -20,7 +20,7 @@ from vitedge.parity.artifact import ReferenceOutputs, image_size, sealed_outputs
 from vitedge.parity.check import CheckOptions, Original, check_artifact
 from vitedge.parity.float16_range import check_overflow
 from vitedge.parity.metrics import default_tolerance
-from vitedge.recipe import IMAGE_COUNT, ExportRecipe
+from vitedge.recipe import IMAGE_COUNT, ResolvedRecipe
 from vitedge.records import (
     Artifact,
     Finding,
@@ -114,7 +114,7 @@ class _Comparison:
         sealed = sealed_outputs(folder, manifest)
         if against is None:
             return _Comparison(sealed, remote=tuple(report for report in manifest.parity if report.machine))
-        recipe = from_dict(ExportRecipe, manifest.recipe)
+        recipe = from_dict(ResolvedRecipe, manifest.recipe)
         against = replace(
             against,
             tolerance=against.tolerance or sealed.tolerance,

@@ -16,14 +16,14 @@ from vitedge.export.to_coreml import lower
 from vitedge.files.digest import hash_file
 from vitedge.mlprogram.package import MODEL, WEIGHTS, read_package
 from vitedge.mlprogram.program import read_program
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 from vitedge.records import Artifact, StructureReport, TensorSpec
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Artifact]:
     path = tmp_path_factory.mktemp("coreml") / "model.mlpackage"
-    return path, lower(captured(), ExportRecipe(), path, ())
+    return path, lower(captured(), ResolvedRecipe(), path, ())
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from vitedge.parity.coreml.layers import compare_program
 from vitedge.parity.coreml.values import ReferenceRounding, ReferenceValues
 from vitedge.program.program import Program
 from vitedge.program.qdq import DEQUANTIZE, QUANTIZE
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 from vitedge.records import Artifact
 
 FLAVOURS: dict[str, dict[str, Any]] = {
@@ -57,7 +57,7 @@ def package(folder: Path, family: str) -> tuple[Artifact, MLProgram]:
 
 
 def lowered(folder: Path, source: Program, name: str = "model.mlpackage", **recipe: Any) -> tuple[Artifact, MLProgram]:
-    artifact = lower(source, ExportRecipe(formats=("coreml",), **recipe), folder / name, ())
+    artifact = lower(source, ResolvedRecipe(formats=("coreml",), **recipe), folder / name, ())
     return artifact, read_program(read_package(folder / name))
 
 

@@ -17,7 +17,7 @@ from vitedge.export.coreml.weights import Weight, compare_weights, plain
 from vitedge.export.to_coreml import lower
 from vitedge.mlprogram.package import MODEL, read_package
 from vitedge.mlprogram.program import MLProgram, read_program
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 
 RANDOM = np.random.default_rng(0)
 
@@ -26,7 +26,7 @@ RANDOM = np.random.default_rng(0)
 def program(tmp_path: Path) -> MLProgram:
     """A package of a tiny ViT, in half precision."""
     path = tmp_path / "model.mlpackage"
-    lower(captured(), ExportRecipe(formats=("coreml",), precision="fp16"), path, ())
+    lower(captured(), ResolvedRecipe(formats=("coreml",), precision="fp16"), path, ())
     return read_program(read_package(path))
 
 
@@ -119,7 +119,7 @@ def test_a_weight_that_is_missing_is_named(program: MLProgram, weights: dict[str
 
 def test_compressed_weights_are_not_compared(tmp_path: Path, weights: dict[str, Weight]) -> None:
     path = tmp_path / "model.mlpackage"
-    lower(captured(), ExportRecipe(formats=("coreml",)), path, ())
+    lower(captured(), ResolvedRecipe(formats=("coreml",)), path, ())
     ct = load_coremltools()
     import coremltools.optimize.coreml as compress  # noqa: PLC0415
 

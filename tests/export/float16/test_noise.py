@@ -17,7 +17,7 @@ from vitedge.parity.metrics import compare
 from vitedge.program.capture import capture
 from vitedge.program.modules import execution_order
 from vitedge.program.program import Program
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 
 BAR_DB = 40.0
 ALL = tiny.images(16)
@@ -31,7 +31,7 @@ def outputs(module: nn.Module) -> Floats:
 
 def measured_db(module: nn.Module, program: Program, float32_modules: tuple[str, ...], folder: Path) -> float:
     """What parity finds in the fp16 file."""
-    lower(program, ExportRecipe(precision="fp16"), folder / "model.onnx", float32_modules)
+    lower(program, ResolvedRecipe(precision="fp16"), folder / "model.onnx", float32_modules)
     session = tiny.session(folder / "model.onnx")
     found = np.concatenate([session.run(None, {"image": image.numpy()})[0] for image in ALL.split(1)])
     return compare(outputs(module), {"logits": found})[0].centred_sqnr_db

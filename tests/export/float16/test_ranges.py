@@ -16,7 +16,7 @@ from vitedge.export.to_onnx import lower
 from vitedge.mlprogram.overflow import check_overflow
 from vitedge.program.capture import capture
 from vitedge.program.program import Program
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 
 
 def with_outliers(scale: float) -> tuple[nn.Module, Program]:
@@ -29,7 +29,7 @@ def with_outliers(scale: float) -> tuple[nn.Module, Program]:
 
 
 def half(program: Program, out: Path, float32_modules: tuple[str, ...]) -> np.ndarray:
-    lower(program, ExportRecipe(precision="fp16"), out, float32_modules)
+    lower(program, ResolvedRecipe(precision="fp16"), out, float32_modules)
     session = tiny.session(out)
     return np.concatenate([session.run(None, {"image": image.numpy()})[0] for image in tiny.images().split(1)])
 
@@ -55,7 +55,7 @@ def test_squares_inside_a_layer_norm_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scale", [1e3, 1e5])
 def test_the_package_is_judged_as_the_captured_program_is(scale: float, tmp_path: Path) -> None:
     _, program = with_outliers(scale)
-    recipe = ExportRecipe(precision="fp16")
+    recipe = ResolvedRecipe(precision="fp16")
     lower_coreml(program, recipe, tmp_path / "naive.mlpackage", ())
     feeds = [{"image": image.numpy()} for image in tiny.images().split(1)]
     naive = check_overflow(tmp_path / "naive.mlpackage", feeds)
@@ -97,7 +97,7 @@ def test_a_weight_beyond_half_precision_stays_single_even_when_nobody_asked(tmp_
     with torch.no_grad():
         model.head.weight[0, 0] = 1e5
     program = capture(model, tiny.spec("vit"), tiny.BLOCKS["vit"])
-    artifact = lower(program, ExportRecipe(precision="fp16"), tmp_path / "model.onnx")
+    artifact = lower(program, ResolvedRecipe(precision="fp16"), tmp_path / "model.onnx")
     assert any("head" in note and "float16" in note for note in artifact.notes)
 
 
@@ -105,4 +105,4 @@ def test_overflow_at_a_dynamic_batch_fails_the_check(tmp_path: Path) -> None:
     model, _ = with_outliers(1e5)
     program = capture(model, tiny.spec("vit"), tiny.BLOCKS["vit"], batch="dynamic")
     with pytest.raises(CheckFailed, match="differs"):
-        lower(program, ExportRecipe(precision="fp16", batch="dynamic"), tmp_path / "model.onnx")
+        lower(program, ResolvedRecipe(precision="fp16", batch="dynamic"), tmp_path / "model.onnx")

@@ -28,7 +28,7 @@ from vitedge.program.structure import find_structure
 from vitedge.quantization.attention.parameters import attention_parameters
 from vitedge.quantization.attention.policy import SCORES
 from vitedge.quantization.insert import insert
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 from vitedge.runtimes.openvino import Runtime as OpenVino
 
 NAMES = ("vit", "pit", "swin", "mobilevit")
@@ -109,7 +109,7 @@ def with_rounded_scores(batch: int | str) -> Program:
 @pytest.mark.parametrize("batch", [1, "dynamic"])
 def test_rounded_scores_are_a_product_of_integers_that_layers_put_out(tmp_path: Path, batch: int | str) -> None:
     program, images = with_rounded_scores(batch), tiny.images()
-    lower(program, ExportRecipe(batch=batch), tmp_path / "model.onnx")
+    lower(program, ResolvedRecipe(batch=batch), tmp_path / "model.onnx")
     content = (tmp_path / "model.onnx").read_bytes()
     expected, found = simulated(program, images).numpy(), run(content, images, at_once=batch == "dynamic")
     assert tiny.centred_sqnr(found, expected) >= 34
@@ -156,7 +156,7 @@ def lowered(folder: Path, module: nn.Module, scheme: str = "uint8", batch: int |
     program = canonicalize(capture(seeded(module), tiny.spec("vit"), (), batch=batch))
     structure = find_structure(program)
     program = insert(program, plan_for(program, structure, list(structure.layers), scheme))
-    lower(program, ExportRecipe(batch=batch), folder / "model.onnx")
+    lower(program, ResolvedRecipe(batch=batch), folder / "model.onnx")
     return program, (folder / "model.onnx").read_bytes()
 
 
@@ -209,7 +209,7 @@ def test_a_bias_that_stayed_in_float_is_added_after_the_product(tmp_path: Path) 
     plan = plan_for(program, structure, list(structure.layers), "uint8")
     (name,) = plan.inputs
     plan.inputs[name].scale.mul_(1e-9)
-    lower(insert(program, plan), ExportRecipe(), tmp_path / "model.onnx")
+    lower(insert(program, plan), ResolvedRecipe(), tmp_path / "model.onnx")
     content = (tmp_path / "model.onnx").read_bytes()
     assert tiny.relative_error(run(content, tiny.images()), simulated(program, tiny.images()).numpy()) <= 1e-4
     found = kinds(optimized(content, tmp_path))

@@ -13,7 +13,7 @@ from tests.export import tiny
 from vitedge.errors import UnreadableArtifact
 from vitedge.export.tensorrt.readiness import CHECKS, check
 from vitedge.export.to_onnx import lower
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 
 WEIGHT = ", ".join(["1"] * 64)
 ATTENTION = f"""
@@ -140,8 +140,8 @@ def test_many_findings_of_a_kind_are_counted(tmp_path: Path) -> None:
 
 def test_exported_files_are_read(tmp_path: Path) -> None:
     _, program = tiny.program("vit")
-    lower(program, ExportRecipe(opset=17), tmp_path / "new.onnx")
-    lower(program, ExportRecipe(target="opset 16"), tmp_path / "old.onnx")
+    lower(program, ResolvedRecipe(opset=17), tmp_path / "new.onnx")
+    lower(program, ResolvedRecipe(target="opset 16"), tmp_path / "old.onnx")
     assert check(tmp_path / "new.onnx").passed
     old = check(tmp_path / "old.onnx")
     assert "LayerNorm in its parts" in old.reason

@@ -84,14 +84,14 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "an unknown scheme": (("--images", "synthetic", "--scheme", "int7"), ("int8, int8-dynamic, w8",)),
     "an unknown scheme of a layer": (
         ("--images", "synthetic", "--layer", "head=int7"),
-        ("no scheme of a layer 'int7'", "choose from float, int8"),
+        ("int7", "float", "int8-dynamic"),
     ),
     "a layer without its scheme": (("--images", "synthetic", "--layer", "head"), ("NAME=VALUE", "'head'")),
     "an unknown setting": (("--images", "synthetic", "-q", "nonsense=1"), ("no entry nonsense", "ranges")),
     "a block that is none": (("--images", "synthetic", "-q", "block=7"), ("power of two from 16 up; got 7",)),
     "a block that is no number": (("--images", "synthetic", "-q", "block=big"), ("block takes int; got 'big'",)),
-    "ranges that are none": (("--images", "synthetic", "-q", "ranges=wide"), ("'wide'", "auto, minmax")),
-    "a smoothing that is none": (("--images", "synthetic", "-q", "smoothing=much"), ("search, off", "'much'")),
+    "ranges that are none": (("--images", "synthetic", "-q", "ranges=wide"), ("'wide'", "auto", "minmax")),
+    "a smoothing that is none": (("--images", "synthetic", "-q", "smoothing=much"), ("on or off", "'much'")),
     "a setting without its value": (("--images", "synthetic", "-q", "block"), ("NAME=VALUE",)),
     "a negative seed": (("--images", "synthetic", "--seed", "-1"), ("--seed", "-1")),
     "no image at all": (("--images", "synthetic", "--image-count", "0"), ("--image-count",)),
@@ -161,7 +161,7 @@ def test_what_is_not_finite_is_refused_with_its_name(
 
 @pytest.mark.parametrize(
     ("scheme", "remedy"),
-    [("int8", "--precision mixed"), ("mixed", "--layer NAME=float, or lower the tolerance with --min-sqnr")],
+    [("int8", "--precision mixed"), ("mixed", "--layer NAME=float, or allow less with --min-sqnr")],
 )
 def test_a_missed_bar_says_what_to_do(scheme: str, remedy: str, vitedge: Command, tmp_path: Path) -> None:
     asked = ("--precision", scheme, "--min-sqnr", "90", "--image-count", "8", *SEEN[:2], *QUICK)

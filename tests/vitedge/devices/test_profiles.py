@@ -9,7 +9,8 @@ import pytest
 from vitedge.devices import profiles as module
 from vitedge.devices.profiles import apply, profiles
 from vitedge.errors import BadRecipe
-from vitedge.recipe import FORMATS, SCHEMES, ExportRecipe
+from vitedge.export.formats import FORMATS
+from vitedge.recipe import SCHEMES, ExportRecipe
 
 NAMES = ("cpu-x86", "cpu-arm", "jetson-xavier", "jetson-orin-nano", "rtx", "iphone", "mac")
 SOURCED = ("opset", "opset_max", "formats", "precisions", "coreml_target", "scheme", "tensorrt")
@@ -49,7 +50,7 @@ def test_opsets_follow_what_the_devices_tensorrt_reads() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_profile_fills_what_the_recipe_leaves_open(name: str) -> None:
     profile = profiles()[name]
-    filled = apply(ExportRecipe(profile=name), given={"profile"})
+    filled = apply(ExportRecipe(profile=name))
     assert filled == ExportRecipe(
         profile=name,
         formats=profile.formats[:1],
@@ -64,15 +65,10 @@ def test_where_nothing_limits_the_opset_a_program_may_need_a_higher_one() -> Non
     assert apply(ExportRecipe(profile="cpu-x86", opset=19)).opset == 19
 
 
-def test_without_knowing_what_was_typed_precision_and_formats_stand() -> None:
-    filled = apply(ExportRecipe(profile="jetson-orin-nano"))
-    assert (filled.precision, filled.formats, filled.opset) == ("fp32", ("onnx",), 17)
-
-
 def test_explicit_settings_win() -> None:
     asked = ExportRecipe(profile="rtx", opset=19, precision="fp32", formats=("tensorrt", "onnx"))
     assert apply(asked) == asked
-    assert apply(replace(asked, opset=None), given={"precision", "formats"}) == replace(asked, opset=18)
+    assert apply(replace(asked, opset=None)) == replace(asked, opset=18)
 
 
 def test_no_profile_changes_nothing() -> None:

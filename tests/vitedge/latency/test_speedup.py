@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.export import tiny
 from vitedge.latency.sampling import Rule
 from vitedge.latency.speedup import compare_speed, sentence
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 from vitedge.records import LatencyRatio
 
 SHORT = Rule(warmup_s=0.0, warmup_limit_s=0.05, samples=25, seconds=0.5, rounds=5)
@@ -45,7 +45,7 @@ def slow(path: Path) -> Path:
 def test_a_slow_file_is_called_slow_with_the_reason(tmp_path: Path) -> None:
     path = slow(tmp_path / "model.onnx")
     before = sorted(tmp_path.iterdir())
-    found = compare_speed(path, tiny.program("vit")[1], ExportRecipe(precision="int8"), SHORT)
+    found = compare_speed(path, tiny.program("vit")[1], ResolvedRecipe(precision="int8"), SHORT)
     assert sorted(tmp_path.iterdir()) == before
     assert [one.baseline for one in found.ratios] == ["fp32", "fp16"]
     for one in found.ratios:

@@ -19,7 +19,7 @@ from vitedge.export.to_coreml import lower
 from vitedge.mlprogram.interpreter import MLProgramInterpreter
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import MLProgram, read_program
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 
 IMAGE = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 VERBS = {
@@ -137,7 +137,7 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str
     def package(target: str, precision: str) -> Path:
         if (target, precision) not in found:
             found[target, precision] = path = tmp_path_factory.mktemp("dense") / "model.mlpackage"
-            lower(program, ExportRecipe(precision=precision, coreml_target=target), path, ())
+            lower(program, ResolvedRecipe(precision=precision, coreml_target=target), path, ())
         return found[target, precision]
 
     gc.freeze()  # coremltools collects garbage at every conversion

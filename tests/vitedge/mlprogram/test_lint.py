@@ -20,7 +20,7 @@ from vitedge.mlprogram.lint import lint
 from vitedge.mlprogram.package import MODEL, WEIGHTS, read_package
 from vitedge.mlprogram.placement import LEAVES_NEURAL_ENGINE
 from vitedge.mlprogram.program import Output, ValueType, read_program
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 from vitedge.records import Finding
 
 HALF = np.float16
@@ -49,14 +49,14 @@ OWN: tuple[tuple[str, dict[str, Any], dict[str, Any], dict[str, str]], ...] = (
 def test_of_our_own_exports_little_is_found_and_that_is_true(
     family: str, capture: dict[str, Any], recipe: dict[str, Any], expected: dict[str, str], tmp_path: Path
 ) -> None:
-    lower(captured(family, **capture), ExportRecipe(formats=("coreml",), **recipe), tmp_path / "m.mlpackage", ())
+    lower(captured(family, **capture), ResolvedRecipe(formats=("coreml",), **recipe), tmp_path / "m.mlpackage", ())
     findings = {finding.rule: finding.where for finding in lint(tmp_path / "m.mlpackage", "m.mlpackage")}
     assert findings.keys() == expected.keys()
     assert all(words in findings[rule] for rule, words in expected.items())
 
 
 def test_modules_kept_in_float32_are_named(tmp_path: Path) -> None:
-    recipe = ExportRecipe(formats=("coreml",), precision="fp16")
+    recipe = ResolvedRecipe(formats=("coreml",), precision="fp16")
     lower(captured("vit", dtype="uint8"), recipe, tmp_path / "m.mlpackage", ("blocks.1.mlp",))
     (finding,) = lint(tmp_path / "m.mlpackage", "the artifact")
     assert (finding.artifact, finding.rule) == ("the artifact", "float32 module")
@@ -241,7 +241,7 @@ def test_an_epsilon_that_is_lost_in_float16(epsilon: float, count: int) -> None:
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A package of float16 weights that lie in the file. Not to be changed."""
     path = tmp_path_factory.mktemp("lint") / "m.mlpackage"
-    lower(captured("vit"), ExportRecipe(formats=("coreml",), precision="fp16"), path, ())
+    lower(captured("vit"), ResolvedRecipe(formats=("coreml",), precision="fp16"), path, ())
     return path
 
 

@@ -26,12 +26,14 @@ from vitedge.mlprogram.modules import (
 )
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import MLProgram, read_program
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 
 X = {"x": np.ones((2, 3), np.float32)}
 
 
-def lowered(family: str, recipe: ExportRecipe, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[MLProgram, Any]:
+def lowered(
+    family: str, recipe: ResolvedRecipe, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[MLProgram, Any]:
     """The package as it is read back, and what coremltools knew of every value before it forgot."""
     known: dict[str, str] = {}
 
@@ -61,7 +63,7 @@ def lowered(family: str, recipe: ExportRecipe, folder: Path, monkeypatch: pytest
 def test_every_value_of_ours_is_traced_to_the_module_that_it_was_made_of(
     family: str, precision: str, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = ExportRecipe(precision=precision, coreml_target=target)
+    recipe = ResolvedRecipe(precision=precision, coreml_target=target)
     program, (known, artifact) = lowered(family, recipe, tmp_path, monkeypatch)
     found = modules_of(program)
     values = [
@@ -80,7 +82,7 @@ def test_every_value_of_ours_is_traced_to_the_module_that_it_was_made_of(
 
 
 def test_constants_without_a_name_belong_to_their_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program, _ = lowered("mobilevit", ExportRecipe(), tmp_path, monkeypatch)
+    program, _ = lowered("mobilevit", ResolvedRecipe(), tmp_path, monkeypatch)
     found = modules_of(program)
     folded = {name for name, literal in program.constants() if name.startswith("const_") and literal.in_file}
     assert folded  # coremltools names the weight of a convolution with its batch normalization so

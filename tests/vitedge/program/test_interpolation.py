@@ -24,7 +24,7 @@ from vitedge.models import mobilevit, mobilevitv2
 from vitedge.program.capture import capture
 from vitedge.program.interpolation import interpolation_matrix, write_as_products
 from vitedge.program.program import Program
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 
 SIZE = (36, 44)
 """At the stride of 4 the last maps are of 9x11 positions, which the patch does not divide."""
@@ -125,7 +125,7 @@ def test_onnx_multiplies_where_the_model_interpolates(
 ) -> None:
     module, program = captured(name, batch)
     path = tmp_path / "model.onnx"
-    to_onnx.lower(program, ExportRecipe(opset=opset, precision=precision, batch=batch), path)
+    to_onnx.lower(program, ResolvedRecipe(opset=opset, precision=precision, batch=batch), path)
     graph = onnx.load(path).graph
     assert not {"Resize", "Upsample"} & {node.op_type for node in graph.node}
     assert CONSTANTS[name] <= {initializer.name for initializer in graph.initializer}
@@ -144,7 +144,7 @@ def test_onnx_multiplies_where_the_model_interpolates(
 def test_core_ml_multiplies_with_the_same_constants(tmp_path: Path, name: str, precision: str) -> None:
     _, program = captured(name)
     path = tmp_path / "model.mlpackage"
-    artifact = to_coreml.lower(program, ExportRecipe(formats=("coreml",), precision=precision), path, ())
+    artifact = to_coreml.lower(program, ResolvedRecipe(formats=("coreml",), precision=precision), path, ())
     kinds = {operation.kind for operation in read_program(read_package(path)).operations}
     assert not {kind for kind in kinds if "upsample" in kind or "resize" in kind}
     weights = expected_weights(program)

@@ -10,7 +10,7 @@ from vitedge.calibration.ranges import LEVELS
 from vitedge.errors import UnusableActivations
 from vitedge.quantization.activation import activation_parameters
 from vitedge.quantization.parameters import ENDS, fake_quantize
-from vitedge.recipe import RANGES
+from vitedge.recipe import RangeMethod
 
 
 def heavy(worst: float = 30.0) -> Tensor:
@@ -53,10 +53,10 @@ def test_minmax_holds_everything(dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["uint8", "int8"])
 def test_the_range_of_least_error_is_taken_where_none_is_named(dtype: str) -> None:
     values = heavy()
-    errors = {ranges: error(values, dtype, ranges) for ranges in RANGES}
+    errors = {ranges: error(values, dtype, ranges) for ranges in RangeMethod}
     assert errors["auto"] <= min(errors.values()) * 1.02
     assert errors["auto"] < 0.98 * errors["minmax"]
-    for ranges in RANGES[1:]:
+    for ranges in [method for method in RangeMethod if method is not RangeMethod.AUTO]:
         named = activation_parameters("fc2", seen(values), dtype, ranges)[1].estimator
         assert named.replace("-", "").partition(" ")[0] == ranges
 

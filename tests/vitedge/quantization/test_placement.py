@@ -13,7 +13,7 @@ from vitedge.export.formats import CORE_ML, PROCESSOR, TENSORRT, QuantizedForm
 from vitedge.program.canonical import canonicalize
 from vitedge.program.structure import Structure, find_structure
 from vitedge.quantization.placement import SCHEMES, LayerPlacement, choose
-from vitedge.recipe import LAYER_SCHEMES, QuantizationRecipe
+from vitedge.recipe import LayerScheme, QuantizationRecipe
 
 FORMS = {"onnxruntime": PROCESSOR, "coreml": CORE_ML, "tensorrt": TENSORRT}
 
@@ -34,7 +34,7 @@ def override(layers: dict[str, str], name: str = "vit") -> dict[str, str]:
 
 
 def test_a_table_says_of_every_scheme_of_a_layer_what_it_rounds() -> None:
-    assert set(SCHEMES) == set(LAYER_SCHEMES)
+    assert set(SCHEMES) == set(LayerScheme)
     assert SCHEMES["w4a8"].blocks
     assert (SCHEMES["float"].weight, SCHEMES["float"].activation) == (None, None)
 

@@ -53,7 +53,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, told: list[str]) -> Iterator[
     """A run with something of everything."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VITEDGE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        begun = job(layers=LAYERS, equalization="off", attention="all")
+        begun = job(layers=LAYERS, equalization=False, attention="all")
         begun.progress = told.append
         yield quantize(begun)
 
@@ -153,7 +153,7 @@ def test_schemes_without_ranges_need_no_images(scheme: str) -> None:
 
 
 def test_tensorrt_gets_symmetric_activations_and_float_biases_and_what_is_switched_off_is_not_done() -> None:
-    off = {"smoothing": "off", "equalization": "off", "shift": "off", "bias_correction": "off", "attention": "none"}
+    off = {"smoothing": False, "equalization": False, "shift": False, "bias_correction": False, "attention": "none"}
     finished = quantize(job(form=TENSORRT, ranges="mse", **off))
     assert finished.steps == ()
     assert finished.plan.tensors == {}

@@ -12,7 +12,7 @@ from tests.vitedge.mlprogram.mil import program
 from vitedge.errors import BadRecipe, UnreadableArtifact
 from vitedge.export.to_coreml import lower
 from vitedge.mlprogram.package import MODEL, read_package
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 from vitedge.records import TensorSpec
 from vitedge.runtimes import mlprogram, mlprogram_fp32
 from vitedge.runtimes.mlprogram import Runtime
@@ -25,7 +25,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (1, 3, 32, 32), np.uint8)
 def halved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A classifier of an RGB image, in half precision."""
     path = tmp_path_factory.mktemp("mlprogram") / "model.mlpackage"
-    lower(captured(dtype="uint8", labels=tuple("abcde")), ExportRecipe(precision="fp16", input="uint8"), path, ())
+    lower(captured(dtype="uint8", labels=tuple("abcde")), ResolvedRecipe(precision="fp16", input="uint8"), path, ())
     return path
 
 

@@ -31,7 +31,7 @@ INT8 = ExportRecipe(
     image_count=6,
     precision="int8",
     quantization=QuantizationRecipe(
-        "int8", images="synthetic", image_count=8, smoothing="off", equalization="off", ranges="minmax"
+        "int8", images="synthetic", image_count=8, smoothing=False, equalization=False, ranges="minmax"
     ),
 )
 TITLES = [title for title, _ in STAGES]

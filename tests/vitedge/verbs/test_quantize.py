@@ -1,55 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.bad_files import VIT
-from tests.vitedge.quantization.file.headers import CONTENT, with_activations, with_batch, written
 from vitedge.checkpoints.read import read
 from vitedge.errors import BadRecipe, OutputRefused
-from vitedge.export.formats import CORE_ML, PROCESSOR, TENSORRT, QuantizedForm
+from vitedge.export.formats import QuantizedForm
 from vitedge.models.reference import load_reference
 from vitedge.quantization.file.model import Model
-from vitedge.recipe import CALIBRATED, SCHEMES, ExportRecipe, QuantizationRecipe
-from vitedge.verbs.quantize import form_for, of_file, quantize, quantize_reference, settings
-
-
-def test_what_a_quantized_file_fixes_is_kept_in_an_export(tmp_path: Path) -> None:
-    source, asked = str(written(tmp_path / "m.pt2")), ExportRecipe(formats=("onnx", "coreml"), opset=17)
-    assert of_file(asked, source) == replace(asked, precision="int8", batch=1)
-    same = ExportRecipe(precision="int8", image_size=(32, 48))
-    assert of_file(same, source) == same
-    dynamic = str(written(tmp_path / "m.pt2", with_batch("batch")))
-    assert of_file(asked, dynamic) == replace(asked, precision="int8", batch="dynamic")
-
-
-def test_what_was_resolved_once_stays_as_it_is(tmp_path: Path) -> None:
-    source = str(written(tmp_path / "m.pt2"))
-    once = of_file(ExportRecipe(profile="cpu-x86"), source)
-    assert once.precision == "int8"  # which this profile runs, and not float32 as the recipe's default says
-    assert of_file(once, source) == once
-
-
-def test_a_file_for_processors_is_not_for_tensorrt(tmp_path: Path) -> None:
-    asked = ExportRecipe(profile="jetson-orin-nano")
-    signed = str(written(tmp_path / "m.pt2", with_activations("int8", None)))
-    assert of_file(asked, signed).precision == "int8"
-    with pytest.raises(BadRecipe, match=r"for processors, .*quantize --for jetson-orin-nano\.$"):
-        of_file(asked, str(written(tmp_path / "m.pt2")))
-
-
-def test_a_profile_that_does_not_run_the_scheme_is_refused(tmp_path: Path) -> None:
-    w4 = {**CONTENT, "record": {"scheme": "w4", "layers": []}}
-    with pytest.raises(BadRecipe, match="does not run w4"):
-        of_file(ExportRecipe(profile="jetson-orin-nano"), str(written(tmp_path / "m.pt2", w4)))
+from vitedge.recipe import CALIBRATED, SCHEMES, ExportRecipe, QuantizationRecipe, ResolvedRecipe
+from vitedge.verbs.quantize import quantize, quantize_reference, settings
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_images_are_never_assumed(scheme: str) -> None:
-    recipe = ExportRecipe(precision=scheme)
+    recipe = ResolvedRecipe(precision=scheme)
     if scheme not in CALIBRATED:
         assert settings(recipe) == QuantizationRecipe(scheme)
         assert settings(recipe).images is None
@@ -57,28 +25,14 @@ def test_images_are_never_assumed(scheme: str) -> None:
         with pytest.raises(BadRecipe, match="assumes none: add --images"):
             settings(recipe)
     given = QuantizationRecipe(scheme, images="synthetic")
-    assert settings(ExportRecipe(precision=scheme, quantization=given)) is given
+    assert settings(ResolvedRecipe(precision=scheme, quantization=given)) is given
 
 
 def test_one_layer_that_needs_images_is_enough_to_ask_for_them() -> None:
     with pytest.raises(BadRecipe, match="--images"):
-        settings(ExportRecipe(precision="w8", quantization=QuantizationRecipe("w8", layers={"head": "int8"})))
+        settings(ResolvedRecipe(precision="w8", quantization=QuantizationRecipe("w8", layers={"head": "int8"})))
     with pytest.raises(BadRecipe, match="budget is measured on images"):
-        settings(ExportRecipe(precision="w8", quantization=QuantizationRecipe("w8", min_sqnr=30.0)))
-
-
-@pytest.mark.parametrize(
-    ("formats", "profile", "expected"),
-    [
-        (("onnx",), None, PROCESSOR),
-        (("onnx",), "cpu-x86", PROCESSOR),
-        (("onnx", "coreml"), None, CORE_ML),
-        (("onnx", "coreml", "tensorrt"), None, TENSORRT),
-        (("onnx",), "jetson-orin-nano", TENSORRT),
-    ],
-)
-def test_the_strictest_form_decides(formats: tuple[str, ...], profile: str | None, expected: QuantizedForm) -> None:
-    assert form_for(ExportRecipe(formats=formats, profile=profile)) is expected
+        settings(ResolvedRecipe(precision="w8", quantization=QuantizationRecipe("w8", min_sqnr=30.0)))
 
 
 @pytest.mark.parametrize(
@@ -97,14 +51,14 @@ def test_processors_get_activations_without_a_sign(
     monkeypatch.setattr("vitedge.verbs.quantize.run", lambda job: job)
     asked = QuantizationRecipe(images="synthetic")
     reference = load_reference(read(str(VIT)))
-    recipe = ExportRecipe(profile=profile, formats=formats, precision="int8", quantization=asked)
+    recipe = ResolvedRecipe(profile=profile, formats=formats, precision="int8", quantization=asked)
     assert quantize_reference(reference, recipe, features=False, progress=lambda _text: None).activations == expected
 
 
 def test_an_output_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     told: list[str] = []
     (tmp_path / "there.pt2").write_bytes(b"old")
-    recipe = ExportRecipe(precision="w8")
+    recipe = ResolvedRecipe(precision="w8")
     with pytest.raises(OutputRefused, match="--force"):
         quantize("nowhere.pth", tmp_path / "there.pt2", recipe, progress=told.append)
     with pytest.raises(BadRecipe, match=r"name the output model\.pt2"):
@@ -126,9 +80,9 @@ def test_a_failure_while_writing_leaves_what_was_there(tmp_path: Path, monkeypat
 
 
 def test_a_budget_weighs_what_layers_cost_on_this_machine() -> None:
-    quick = {"smoothing": "off", "equalization": "off", "bias_correction": "off", "ranges": "minmax"}
+    quick = {"smoothing": False, "equalization": False, "bias_correction": False, "ranges": "minmax"}
     asked = QuantizationRecipe("mixed", images="synthetic", image_count=8, min_sqnr=60.0, **quick)  # type: ignore[arg-type]
-    recipe = ExportRecipe(precision="mixed", quantization=asked)
+    recipe = ResolvedRecipe(formats=("onnx",), precision="mixed", quantization=asked)
     job = quantize_reference(load_reference(read(str(VIT)), None), recipe, features=False, progress=lambda _text: None)
     frontier = job.mixed_precision.search.frontier
     assert len(frontier) > 1

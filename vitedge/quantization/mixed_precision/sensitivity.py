@@ -48,7 +48,7 @@ class Candidate:
     part: str
     """Name of a layer, or of an attention whose products are quantized."""
     scheme: str
-    """The higher precision, one of `vitedge.recipe.LAYER_SCHEMES`."""
+    """The higher precision, a `vitedge.recipe.LayerScheme`."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ from vitedge.parity.coreml.alignment import Alignment, align
 from vitedge.parity.coreml.layers import EXACT_DB, LayerComparison, compare_program
 from vitedge.program.capture import capture
 from vitedge.program.program import Program
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 
 RANDOM = np.random.default_rng(0)
 
@@ -38,7 +38,7 @@ def images(program: Program, count: int = 1) -> np.ndarray:
 
 def exported(folder: Path, program: Program, *float32_modules: str, **recipe: Any) -> Path:
     path = folder / "model.mlpackage"
-    lower(program, ExportRecipe(formats=("coreml",), **recipe), path, float32_modules)
+    lower(program, ResolvedRecipe(formats=("coreml",), **recipe), path, float32_modules)
     return path
 
 

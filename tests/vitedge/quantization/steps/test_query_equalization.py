@@ -22,7 +22,7 @@ IMAGES = tiny.images(24)
 
 
 def with_outlier_queries(structure: Structure) -> Structure:
-    """Scales a channel of every query by 16 and that of the key by 1/16, and moves another channel of the keys off zero."""
+    """Scales a channel of queries by 16 and that of keys by 1/16, and moves another channel of keys off zero."""
     for attention in structure.attentions:
         assert attention.query is not None
         assert attention.key is not None
