@@ -23,7 +23,7 @@ def test_blocks_are_whole_and_as_large_as_wanted(elements: int, block: int | Non
 
 
 @pytest.mark.parametrize("settings", KINDS)
-def test_the_widest_grid_clips_nothing(settings: WeightSettings) -> None:
+def test_the_widest_range_clips_nothing(settings: WeightSettings) -> None:
     values = weight() + (0 if settings.symmetric else 0.03)
     qparams = widest_parameters(values, settings)
     step = qparams.scale.reshape(24, -1).repeat_interleave(qparams.block or 64, dim=1)
@@ -64,7 +64,7 @@ def test_integers_stay_in_range_whatever_the_weights(settings: WeightSettings) -
 
 
 @pytest.mark.parametrize("settings", [WeightSettings("int8"), WeightSettings("int4"), WeightSettings("int4", 32)])
-def test_weights_on_a_grid_stay_what_they_are(settings: WeightSettings) -> None:
+def test_weights_that_integers_represent_exactly_stay_what_they_are(settings: WeightSettings) -> None:
     low, high = ENDS[settings.dtype]
     integers = torch.randint(low, high + 1, (8, 64), generator=torch.Generator().manual_seed(0)).to(torch.int8)
     integers[:, ::32] = low
