@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images to batches: a folder, or a seeded synthetic set with natural statistics."""
+"""Calibration: statistics of activations over images, the ranges that follow from them, and their cache."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Observations kept by content, so that the same images through the same model are walked once.
+"""A cache of calibration statistics by content, so that a model runs once over the same images.
 
-An entry is an ``.npz``, written in one step. What is damaged, foreign or of another layout is taken for nothing and
-written anew; what cannot be written costs the next run its time and nothing else.
+An entry is an ``.npz``, written in one step. An entry that is damaged, foreign or of another layout is ignored and
+overwritten; if an entry cannot be written, the next run only takes its time again.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ from vitedge.files.replacing import clear_debris, replacing_file
 from vitedge.images.stream import ImageStream
 
 LAYOUT = 2
-"""Counted up when what is kept, or how, changes."""
+"""Version of the entries' content; raised when that changes."""
 MAX_BYTES = 2 * 2**30
+"""Largest size of the cache in bytes."""
 SAVE_SECONDS = 30.0
+"""Shortest time between two saves of an unfinished calibration."""
 SAVE_SHARE = 30
-"""Progress is saved so seldom that this takes at most one part in so many of the time."""
+"""Saves take at most one part in this many of the time."""
 _DAMAGE = (
     OSError,
     EOFError,
@@ -47,29 +49,32 @@ _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What reading a damaged or foreign file raises."""
+"""Errors that reading a damaged or foreign file raises."""
 
 Batch = NDArray[np.uint8]
+"""Pixels ``(images, channels, height, width)``."""
 Step = Callable[[Batch, dict[str, Stats]], None]
+"""Runs a batch and updates statistics, by the name of the activation."""
 
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """What one walk over the images has seen."""
+    """The result of a calibration over images."""
 
     stats: dict[str, Stats]
-    """Name of an activation to what was kept of it."""
+    """Name of an activation to its statistics."""
     images: int
+    """Number of images."""
     sha256: str
-    """Of the pixels of these images, as `ImageStream.sha256`."""
+    """SHA-256 of the pixels of these images, as `ImageStream.sha256`."""
     skipped: Mapping[str, str] = field(default_factory=dict)
     """Name of an image that could not be read, to the reason."""
     complete: bool = True
-    """Whether all images were walked."""
+    """Whether all images were run."""
 
 
 def hash_key(parts: Mapping[str, str]) -> str:
-    """The key of an entry: SHA-256 of everything that decides what the observations are.
+    """Returns the key of an entry: the SHA-256 of everything that decides the statistics.
 
     Args:
         parts: such as the digests of weights and images, the preprocessing, the version of the capture, the settings.
@@ -89,11 +94,11 @@ def find_folder() -> Path:
 
 
 class Cache:
-    """A folder of observations.
+    """A folder of calibration statistics.
 
     Args:
-        folder: where they lie; made when something is written. The user's without.
-        limit: bytes; beyond that what was not used for longest is deleted.
+        folder: created when something is written; None for the user's cache (`find_folder`).
+        limit: largest size in bytes; above it the least recently used entries are deleted.
     """
 
     def __init__(self, folder: Path | None = None, limit: int = MAX_BYTES) -> None:
@@ -101,7 +106,7 @@ class Cache:
         self._limit = limit
 
     def read(self, key: str) -> Observed | None:
-        """What is kept under a key, complete or not; None where nothing is, or nothing that can be read."""
+        """Returns the entry of a key, complete or not; None where there is none that can be read."""
         path = self._path(key)
         try:
             # Opened here: NumPy leaves a file open that it cannot read.
@@ -113,10 +118,10 @@ class Cache:
         return found
 
     def write(self, key: str, observed: Observed) -> None:
-        """Keeps observations in place of what was under the key.
+        """Writes the entry of a key, in place of an earlier one.
 
         Raises:
-            OutputRefused: the folder cannot be written, or the disk is full; what was there is left.
+            OutputRefused: the folder cannot be written, or the disk is full; an earlier entry is left as it was.
         """
         path = self._path(key)
         try:
@@ -132,7 +137,7 @@ class Cache:
         return self.folder / f"{key}.npz"
 
     def _delete_oldest(self, written: Path) -> None:
-        """Keeps within the limit; what was written just now stays in any case."""
+        """Deletes the least recently used entries above the limit, but never the one that was just written."""
         entries = []
         for path in self.folder.glob("*.npz"):
             with contextlib.suppress(OSError):  # another process may have deleted it
@@ -153,36 +158,38 @@ def resumable(
     progress: Callable[[str], None],
     cache: Cache | None = None,
 ) -> Observed:
-    """Walks the images once, from where an interrupted run under the same key stopped; not at all if one finished.
+    """Runs a calibration, continuing an interrupted one of the same key; a finished one is read from the cache.
 
-    The result is bit for bit that of a run without interruption, where the batch is the same.
+    The result is bit for bit that of a run without interruption, where the batch size is the same.
 
     Args:
         stream: the images.
-        key: everything that decides what is observed (`hash_key`), the images by `ImageStream.fingerprint`.
-        batch: images of a batch.
-        step: gets the pixels ``(images, channels, height, width)`` uint8 and updates the observations by name; names
-            are put in by it at the first batch.
-        progress: gets one line now and then, at most once a second and once at the end.
-        cache: where entries lie; the user's without.
+        key: of everything that decides the statistics (`hash_key`), the images by `ImageStream.fingerprint`.
+        batch: number of images of a batch.
+        step: runs a batch and updates the statistics; it adds their names at the first batch.
+        progress: gets one line at most once a second, and one at the end.
+        cache: of the statistics; None for the user's.
+
+    Returns:
+        The complete statistics.
 
     Raises:
-        BadImages: as the stream does.
-        UnusableActivations: NaN or infinity was seen; with the batch that brought it.
+        BadImages: as the stream raises it.
+        UnusableActivations: an activation holds NaN or infinity; raised after the first such batch.
     """
-    walk = _Walk(stream, key, cache or Cache(), progress)
-    done = walk.begin()
+    calibration = _Calibration(stream, key, cache or Cache(), progress)
+    done = calibration.begin()
     if done is not None:
         return done
-    for pixels in stream.batches(batch, start=walk.images):
-        step(pixels, walk.stats)
-        refuse_unusable(walk.stats)
-        walk.advance(pixels)
-    return walk.finish()
+    for pixels in stream.batches(batch, start=calibration.images):
+        step(pixels, calibration.stats)
+        refuse_unusable(calibration.stats)
+        calibration.advance(pixels)
+    return calibration.finish()
 
 
-class _Walk:
-    """How far a walk over the images has come, and when that was last saved and told."""
+class _Calibration:
+    """The state of a calibration: the images so far, and when it was last saved and reported."""
 
     def __init__(self, stream: ImageStream, key: str, cache: Cache, progress: Callable[[str], None]) -> None:
         self.stats: dict[str, Stats] = {}
@@ -195,7 +202,7 @@ class _Walk:
         self._digest = hashlib.sha256()
 
     def begin(self) -> Observed | None:
-        """Takes up what is in the cache; if that is complete, there it is."""
+        """Reads the entry in the cache; returns it if it is complete, and continues from it otherwise."""
         found = self._cache.read(self._key)
         if found is None:
             return None
@@ -208,7 +215,7 @@ class _Walk:
         return None
 
     def advance(self, pixels: Batch) -> None:
-        """Counts images whose observations are in."""
+        """Counts images that were run; reports and saves where it is time."""
         self.images += len(pixels)
         self._digest.update(pixels.data)
         now = time.monotonic()
@@ -222,7 +229,7 @@ class _Walk:
             self._save_at = now + max(SAVE_SECONDS, SAVE_SHARE * taken)
 
     def finish(self) -> Observed:
-        """Saves the whole."""
+        """Saves and returns the complete statistics."""
         observed = self._observed(complete=True)
         self._save(observed)
         self._progress(f"Calibration: {self.images} images in {time.monotonic() - self._begun:.1f} s.")
@@ -238,12 +245,12 @@ class _Walk:
             self._cache.write(self._key, observed)
         except OutputRefused as refused:
             self._refused = True
-            self._progress(f"Calibration is not kept for the next run: {refused}")
+            self._progress(f"The calibration is not cached for the next run: {refused}")
 
     def _same_images(self, images: int, sha256: str) -> bool:
-        """Whether the stream begins with the images that an interrupted run has seen.
+        """Returns whether the stream begins with the images of an interrupted run.
 
-        They are read for it, in a fraction of the time that the model takes.
+        It reads them for that, in a fraction of the time that the model takes.
         """
         digest = hashlib.sha256()
         for pixels in islice(self._stream.batches(1), images):
@@ -255,7 +262,7 @@ class _Walk:
 
 
 def _pack(observed: Observed) -> dict[str, NDArray[Any]]:
-    """As arrays: what is not one is JSON."""
+    """Converts to arrays; whatever is no array becomes JSON in one of them."""
     about = {
         "layout": LAYOUT,
         "names": list(observed.stats),
@@ -271,7 +278,7 @@ def _pack(observed: Observed) -> dict[str, NDArray[Any]]:
 
 
 def _unpack(arrays: Mapping[str, NDArray[Any]]) -> Observed:
-    """The reverse; raises one of `_DAMAGE` for anything else."""
+    """Converts back from the arrays of `_pack`; raises one of `_DAMAGE` for any others."""
     about = json.loads(bytes(arrays["about"]).decode())
     if about["layout"] != LAYOUT:
         raise ValueError(f"layout {about['layout']}")

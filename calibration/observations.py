@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one pass over the images keeps of an activation, in constant memory.
+"""Statistics of an activation over one pass of the images, in constant memory.
 
-Per channel the exact extremes and the mean, and of all channels together a uniform sample of rows (a token's or a
-pixel's channels). Which rows are kept is a function of their number in the stream alone: those whose hashes are the
-smallest (bottom-k sampling; Cohen and Kaplan, "Summarizing data using bottom-k sketches", PODC 2007). So the sample
-depends neither on the batch nor on where a run was interrupted, and activations with as many rows an image keep the
+They are the exact extremes and the mean of each channel, and a uniform sample of rows (a token's or a pixel's
+channels). The rows that are kept depend on their index in the stream alone: those whose hashes are the smallest
+(bottom-k sampling; Cohen and Kaplan, "Summarizing data using bottom-k sketches", PODC 2007). So the sample depends
+neither on the batch nor on where a run was interrupted, and activations with the same number of rows an image keep the
 same tokens.
 """
 
@@ -23,13 +23,13 @@ from vitedge.calibration.ranges import Sample
 from vitedge.errors import UnusableActivations
 
 SAMPLED_VALUES = 2**19
-"""Numbers that a sample keeps of one activation: 2 MiB of float32."""
+"""Largest number of values in the sample of one activation: 2 MiB of float32."""
 _GOLDEN, _FIRST, _SECOND = (np.uint64(word) for word in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 _ARRAYS = ("minimum", "maximum", "total", "rows", "hashes", "count")
 
 
 class Stats:
-    """What is kept of one activation."""
+    """The calibration statistics of one activation."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -40,7 +40,7 @@ class Stats:
 
     @property
     def count(self) -> int:
-        """Rows seen."""
+        """Number of rows that were added."""
         return self._count
 
     @property
@@ -50,17 +50,17 @@ class Stats:
 
     @property
     def minimum(self) -> Tensor:
-        """``(channels,)`` float32, exact."""
+        """Smallest value of each channel, ``(channels,)`` float32, exact."""
         return torch.from_numpy(self._minimum)
 
     @property
     def maximum(self) -> Tensor:
-        """``(channels,)`` float32, exact."""
+        """Largest value of each channel, ``(channels,)`` float32, exact."""
         return torch.from_numpy(self._maximum)
 
     @property
     def mean(self) -> Tensor:
-        """``(channels,)`` float64."""
+        """Mean of each channel, ``(channels,)`` float64."""
         return torch.from_numpy(self._total / max(self._count, 1))
 
     @property
@@ -75,7 +75,7 @@ class Stats:
 
     @property
     def finite(self) -> bool:
-        """Whether no NaN and no infinity was seen; extremes remember both."""
+        """Whether no value was NaN or infinite; extremes preserve both."""
         return bool(np.isfinite(self._minimum).all() and np.isfinite(self._maximum).all())
 
     @property
@@ -87,7 +87,7 @@ class Stats:
         return torch.from_numpy(self._rows[np.argsort(self._hashes)])
 
     def sample(self, importance: Tensor | None = None) -> Sample:
-        """The sample as the estimators of ranges take it.
+        """Returns the sample as the estimators of ranges take it.
 
         Args:
             importance: ``(channels,)``, as `Sample` takes it.
@@ -95,11 +95,11 @@ class Stats:
         return Sample(self.rows, self.low, self.high, importance)
 
     def update(self, tensor: Tensor, channel_axis: int = -1) -> None:
-        """Adds what a batch computed.
+        """Adds the activation of a batch.
 
         Args:
-            tensor: the activation, the batch first, of any floating type; each image has as many rows as the last.
-            channel_axis: the axis of the channels; the last one serves where no axis is one.
+            tensor: the activation, the batch first, of any floating dtype; every image has the same number of rows.
+            channel_axis: the axis of the channels; take the last one where there are no channels.
 
         Raises:
             ValueError: other channels than before.
@@ -113,7 +113,7 @@ class Stats:
         if rows.shape[-1] != self.channels:
             raise ValueError(f"an activation of {self.channels} channels came with {rows.shape[-1]}")
         inner, outer = tuple(range(1, rows.ndim - 1)), tuple(range(rows.ndim - 1))
-        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is remembered, and refused with a name
+        with np.errstate(invalid="ignore", over="ignore"):  # the extremes preserve it, and `refuse_unusable` reports it
             self._minimum = np.minimum(self._minimum, rows.min(outer))
             self._maximum = np.maximum(self._maximum, rows.max(outer))
             # Image by image, so that the sum is the same in batches of any size.
@@ -124,7 +124,7 @@ class Stats:
         self._count += number
 
     def affine(self, scale: Tensor, shift: Tensor) -> Stats:
-        """Of ``(x - shift) / scale``, channel by channel, without another pass.
+        """Returns the statistics of ``(x - shift) / scale``, channel by channel, without another pass.
 
         Args:
             scale: ``(channels,)``, not zero; a negative one swaps the extremes.
@@ -139,7 +139,7 @@ class Stats:
         return scaled
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything, as arrays that `from_arrays` takes."""
+        """Returns everything as arrays, for `from_arrays`."""
         return {
             "minimum": self._minimum,
             "maximum": self._maximum,
@@ -151,10 +151,10 @@ class Stats:
 
     @staticmethod
     def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Stats:
-        """The reverse of `to_arrays`; goes on where that one was.
+        """Returns the statistics that `to_arrays` converted; more batches can be added to them.
 
         Raises:
-            ValueError: arrays that cannot be of one activation.
+            ValueError: the arrays do not fit together.
         """
         if set(arrays) != set(_ARRAYS):
             raise ValueError(f"an activation has {', '.join(_ARRAYS)}, not {', '.join(sorted(arrays))}")
@@ -181,41 +181,41 @@ class Stats:
         self._rows = np.empty((_capacity(channels) if channels else 0, channels), np.float32)
 
     def _copy(self) -> Stats:
-        """With a sample of its own, which updates change in place."""
+        """Returns a copy with a sample of its own, because updates change the sample in place."""
         copy = Stats()
         copy.__dict__.update(self.__dict__)
         copy._rows = self._rows.copy()
         return copy
 
     def _keep(self, rows: NDArray[np.float32], hashes: NDArray[np.uint64]) -> None:
-        """Puts those of ``(..., channels)`` into the sample whose hashes are among the smallest."""
-        held, capacity = len(self._hashes), len(self._rows)
-        # A full sample refuses nearly all by one comparison.
-        fresh = np.arange(len(hashes)) if held < capacity else np.flatnonzero(hashes < self._hashes.max())
+        """Puts the rows of ``(..., channels)`` into the sample whose hashes are among the smallest."""
+        kept, capacity = len(self._hashes), len(self._rows)
+        # With a full sample, one comparison rules out nearly all rows.
+        fresh = np.arange(len(hashes)) if kept < capacity else np.flatnonzero(hashes < self._hashes.max())
         if not fresh.size:
             return
         union = np.concatenate([self._hashes, hashes[fresh]])
         chosen = np.arange(len(union)) if len(union) <= capacity else np.argpartition(union, capacity - 1)[:capacity]
         staying = np.zeros(capacity, bool)
-        staying[chosen[chosen < held]] = True
-        coming = np.sort(fresh[chosen[chosen >= held] - held])
+        staying[chosen[chosen < kept]] = True
+        coming = np.sort(fresh[chosen[chosen >= kept] - kept])
         places = np.flatnonzero(~staying)[: len(coming)]
         self._rows[places] = rows[np.unravel_index(coming, rows.shape[:-1])]
-        grown = np.zeros(max(held, int(places.max(initial=-1)) + 1), np.uint64)
-        grown[:held] = self._hashes
+        grown = np.zeros(max(kept, int(places.max(initial=-1)) + 1), np.uint64)
+        grown[:kept] = self._hashes
         grown[places] = hashes[coming]
         self._hashes = grown
 
 
 def refuse_unusable(stats: Mapping[str, Stats]) -> None:
-    """Refuses activations from which no range can be read.
+    """Refuses activations from which no range can be found.
 
     Args:
-        stats: name of an activation to what was seen of it, in the order of the model, so that the first to go wrong
-            is the one named.
+        stats: name of an activation to its statistics, in the order of the model, so that the first one that is not
+            finite is named.
 
     Raises:
-        UnusableActivations: NaN or infinity was seen.
+        UnusableActivations: an activation holds NaN or infinity.
     """
     for name, seen in stats.items():
         if not seen.finite:
@@ -231,10 +231,10 @@ def _capacity(channels: int) -> int:
 
 @lru_cache(maxsize=16)
 def _hash(first: int, number: int) -> NDArray[np.uint64]:
-    """A permutation of the 64-bit integers that looks random, of consecutive ones: SplitMix64's output function.
+    """Returns pseudorandom distinct hashes of ``number`` consecutive integers: SplitMix64's output function.
 
-    Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014. Activations with as many rows
-    ask for the same numbers, one after the other.
+    Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014. It is cached, because
+    activations with the same number of rows ask for the same hashes one after the other.
     """
     state: NDArray[np.uint64] = np.arange(first + 1, first + number + 1, dtype=np.uint64) * _GOLDEN
     state = (state ^ (state >> np.uint64(30))) * _FIRST

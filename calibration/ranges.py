@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a sample of an activation and its exact extremes to the range that its integers cover.
+"""Estimators of the range that an activation's integers cover, from a sample of it and its exact extremes.
 
-Every range includes zero, which a grid then meets exactly: padding stays padding, and the zero point is one of the
-grid's own integers (arXiv:1712.05877, section 2.1).
+Every range includes zero, which an integer then represents exactly: padding stays padding, and the zero point is one
+of the type's own integers (arXiv:1712.05877, section 2.1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -24,19 +24,24 @@ Floats = NDArray[np.float64]
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 """The smallest float32 whose reciprocal is finite and that no processor flushes to zero."""
 LARGEST = float(np.finfo(np.float32).max)
+"""The largest finite float32 number."""
 PERCENTILES = (0.999, 0.9999, 0.99999)
+"""Shares of the values that the percentile estimators keep."""
 SEARCHED_LEVELS = 4096
-"""Finer grids are not searched: at 16 bits the rounding error lies 100 dB below the range, and nothing is gained by
-clipping."""
-GRID_POINTS = 40
-"""Shares of an end that the search tries, from 1 to 1/40; twice, for both ends, and once more around the best."""
+"""Types with more levels are not searched: at 16 bits the rounding error lies 100 dB below the range, and nothing is
+gained by clipping."""
+SEARCH_POINTS = 40
+"""Number of fractions of an end that the search tries, from 1 to 1/40; twice, for both ends, and once more around the
+best."""
 BINS = 2048
+"""Bins of the histogram of `entropy`."""
 STRIDE = 16
-"""TensorRT tries every bin as the threshold; every sixteenth moves the threshold by 0.8 % of the extreme."""
+"""Bins between the thresholds that `entropy` tries. TensorRT tries every bin; every sixteenth moves the threshold by
+0.8 % of the extreme."""
 
 
 class Range(NamedTuple):
-    """The real numbers that the integers cover; ``low <= 0 <= high``."""
+    """The interval of real numbers that the integers cover; ``low <= 0 <= high``."""
 
     low: float
     high: float
@@ -44,7 +49,7 @@ class Range(NamedTuple):
 
 @dataclass(frozen=True)
 class Levels:
-    """The integers of a grid."""
+    """The integers that an activation is rounded to."""
 
     lowest: int
     highest: int
@@ -53,7 +58,7 @@ class Levels:
 
     @property
     def steps(self) -> int:
-        """Steps from the lowest to the highest integer."""
+        """Number of steps from the lowest to the highest integer."""
         return self.highest - self.lowest
 
 
@@ -61,18 +66,20 @@ UINT8 = Levels(0, 255, symmetric=False)
 INT8 = Levels(-127, 127, symmetric=True)
 UINT16 = Levels(0, 65535, symmetric=False)
 INT16 = Levels(-32767, 32767, symmetric=True)
+LEVELS: Mapping[str, Levels] = MappingProxyType({"uint8": UINT8, "int8": INT8, "uint16": UINT16, "int16": INT16})
+"""Integer type of an activation to its integers."""
 
 
 class Sample:
-    """Values of an activation, sorted once for all estimators.
+    """A sample of an activation's values, sorted once for all estimators.
 
     Args:
         values: ``(rows, channels)`` or of one axis, float32.
         low: the exact minimum of the activation, of which the values are a part.
         high: its exact maximum.
-        importance: ``(channels,)``, what a squared error of the channel costs; for the input of a linear layer
-            ``(weight**2).sum(0)``, by which the squared error of its output grows where errors do not correlate. All
-            channels are alike without.
+        importance: ``(channels,)``, the weight of each channel's squared error; for the input of a linear layer
+            ``(weight**2).sum(0)``, by which the squared error of its output grows where errors do not correlate. None
+            weighs all channels equally.
 
     Raises:
         UnusableActivations: no values, or NaN or infinity among them.
@@ -97,28 +104,28 @@ class Sample:
 
     @property
     def magnitudes(self) -> NDArray[np.float32]:
-        """The absolute values, sorted."""
+        """The absolute values, sorted, ``(values,)`` float32."""
         if self._magnitudes is None:
             self._magnitudes = np.sort(np.abs(self.values))
         return self._magnitudes
 
     def error(self, covered: Range, levels: Levels) -> float:
-        """The mean squared error of the values, rounded to a grid over a range (weighted by importance)."""
+        """Returns the mean squared error of the values, weighted by importance, when the integers cover a range."""
         if levels.steps < SEARCHED_LEVELS:
             return float(self.errors(np.array([covered]), levels)[0])
-        step, zero = _real_grid(np.array([covered]), levels)
+        step, zero = _scales_and_zero_points(np.array([covered]), levels)
         integers = np.clip(np.rint(self.values / step) + zero, levels.lowest, levels.highest)
         squares = ((integers - zero) * step - self.values) ** 2
         return float(np.average(squares, weights=np.broadcast_to(self.weights, squares.shape)))
 
     def errors(self, ranges: NDArray[np.float64], levels: Levels) -> Floats:
-        """The mean squared errors under several grids at once, ``(ranges, 2)`` to ``(ranges,)``.
+        """Returns the mean squared errors for several ranges at once, ``(ranges, 2)`` to ``(ranges,)``.
 
         The values that share an integer lie side by side in the sorted sample, so that the sum of their squared
         distances from it, ``sum(w x**2) - 2 c sum(w x) + c**2 sum(w)``, comes of differences of running sums.
         """
         mass, first, second = self._running_sums()
-        step, zero = _real_grid(ranges, levels)
+        step, zero = _scales_and_zero_points(ranges, levels)
         integers = np.arange(levels.lowest, levels.highest + 1)
         centres = (integers - zero) * step
         edges = np.clip((integers[1:] - 0.5 - zero) * step, -LARGEST, LARGEST).astype(np.float32)
@@ -131,7 +138,7 @@ class Sample:
         return found
 
     def _running_sums(self) -> tuple[Floats, Floats, Floats]:
-        """Of weight, weighted value and weighted square, each beginning with 0."""
+        """Returns the running sums of weight, weighted value and weighted square, each beginning with 0."""
         if self._moments is None:
             values = self.values.astype(np.float64)
             weights = np.broadcast_to(self.weights, values.shape)
@@ -145,13 +152,13 @@ Estimator = Callable[[Sample, Levels], Range]
 
 
 def min_max(sample: Sample, levels: Levels) -> Range:
-    """The exact extremes: nothing is clipped."""
+    """Returns the exact extremes: nothing is clipped."""
     del levels
     return sample.extremes
 
 
 def percentile(sample: Sample, levels: Levels, share: float = 0.9999) -> Range:
-    """What leaves ``1 - share`` of the values beyond each end, or beyond both ends of a symmetric grid together.
+    """Returns the range that leaves ``1 - share`` of the values beyond each end, or beyond both ends if symmetric.
 
     Li et al., "Fully quantized network for object detection", CVPR 2019; the shares are those of RepQ-ViT
     (arXiv:2212.08254).
@@ -163,15 +170,15 @@ def percentile(sample: Sample, levels: Levels, share: float = 0.9999) -> Range:
 
 
 def mse(sample: Sample, levels: Levels) -> Range:
-    """The range under whose grid the sample's mean squared error is the smallest (OMSE, arXiv:1902.06822).
+    """Searches for the range with the smallest mean squared error of the sample (OMSE, arXiv:1902.06822).
 
-    A symmetric grid has one end to search. The ends of an asymmetric one are searched in turn, the other held: GELU's
-    lower end of -0.17 must not shrink in step with the upper.
+    A symmetric range has one end to search. The ends of an asymmetric one are searched in turn, the other fixed:
+    GELU's lower end of -0.17 must not shrink in step with the upper.
     """
     best = sample.extremes
     if levels.steps >= SEARCHED_LEVELS:
         return best
-    shares = np.linspace(1.0, 1.0 / GRID_POINTS, GRID_POINTS)
+    shares = np.linspace(1.0, 1.0 / SEARCH_POINTS, SEARCH_POINTS)
     if levels.symmetric:
         return _refine(sample, levels, _search(sample, levels, best, shares, (True, True)), (True, True))
     for ends in ((False, True), (True, False), (False, True), (True, False)):
@@ -187,11 +194,11 @@ def mse(sample: Sample, levels: Levels) -> Range:
 
 
 def entropy(sample: Sample, levels: Levels) -> Range:
-    """The threshold whose clipped and rounded histogram departs least from the clipped one (Kullback-Leibler).
+    """Returns the range whose clipped and rounded histogram departs least from the clipped one (Kullback-Leibler).
 
     S. Migacz, "8-bit Inference with TensorRT", GTC 2017: 2048 bins, and each count of a level is spread evenly over
-    those of its bins that are not empty. A symmetric grid sees magnitudes in half of its levels; an asymmetric one
-    sees both signs in all of them, and the threshold clips whichever side reaches beyond it.
+    those of its bins that are not empty. Symmetric integers take magnitudes in half of their levels; asymmetric ones
+    take both signs in all of them, and the threshold clips whichever side reaches beyond it.
     """
     values, (low, high) = sample.values, sample.extremes
     if levels.symmetric:
@@ -225,48 +232,53 @@ ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(
         "entropy": entropy,
     }
 )
-"""What `best` chooses among."""
+"""Name of an estimator to the function; `choose_range` compares them in this order."""
 
 
 class ChosenRange(NamedTuple):
-    """A range, whose it is, and what it was chosen for."""
+    """A range, the estimator that found it, and its error."""
 
     estimator: str
     covered: Range
     error: float
+    """Mean squared error of the sample's values."""
 
 
-def best(sample: Sample, levels: Levels, measure: Callable[[Range], float] | None = None) -> ChosenRange:
-    """The estimator's range with the smallest measured error; of equal ones the first of `ESTIMATORS`.
+def choose_range(sample: Sample, levels: Levels, estimators: Iterable[str] = ESTIMATORS) -> ChosenRange:
+    """Returns the range with the smallest mean squared error of the sample; of equal ones the first.
 
     Args:
         sample: the values.
         levels: the integers.
-        measure: the error of a range, such as that of the layer's output; the sample's own mean squared error without.
+        estimators: keys of `ESTIMATORS` to compare, at least one.
     """
-    judge = measure or (lambda covered: sample.error(covered, levels))
-    ranges = {name: estimator(sample, levels) for name, estimator in ESTIMATORS.items()}
-    choices = [ChosenRange(name, covered, judge(covered)) for name, covered in ranges.items()]
+    ranges = {name: ESTIMATORS[name](sample, levels) for name in estimators}
+    choices = [ChosenRange(name, covered, sample.error(covered, levels)) for name, covered in ranges.items()]
     return min(choices, key=lambda choice: choice.error)
 
 
 def to_scale(low: float, high: float, levels: Levels) -> tuple[float, int]:
-    """The scale and the zero point of a grid over a range.
+    """Returns the scale and the zero point with which the integers cover a range.
+
+    Args:
+        low: smallest real number; above 0 it counts as 0.
+        high: largest real number; below 0 it counts as 0.
+        levels: the integers.
 
     Returns:
-        A scale that float32 holds exactly and that is never zero (1 for a range of nothing), and a zero point between
-        the lowest and the highest integer: 0 for a symmetric grid. Zero is met exactly; the ends are met up to the
+        A scale that float32 holds exactly and that is never zero (1 for an empty range), and a zero point between the
+        lowest and the highest integer, 0 if symmetric. Zero is represented exactly; the ends are met up to the
         rounding of the scale, and of the zero point where that is not 0.
     """
     low, high = min(low, 0.0), max(high, 0.0)
     if low == high:
         return 1.0, 0 if levels.symmetric else min(max(0, levels.lowest), levels.highest)
-    step, zero = _real_grid(np.array([[low, high]]), levels)
+    step, zero = _scales_and_zero_points(np.array([[low, high]]), levels)
     return float(step[0, 0]), int(zero[0, 0])
 
 
-def _real_grid(ranges: NDArray[np.float64], levels: Levels) -> tuple[Floats, Floats]:
-    """Scales and zero points, ``(ranges, 1)`` each, whole numbers and float32 in float64."""
+def _scales_and_zero_points(ranges: NDArray[np.float64], levels: Levels) -> tuple[Floats, Floats]:
+    """Returns scales and zero points of ranges, ``(ranges, 1)`` float64 each; scales are exact in float32."""
     low, high = np.minimum(ranges[:, :1], 0.0), np.maximum(ranges[:, 1:], 0.0)
     if levels.symmetric:
         step = np.maximum(high / levels.highest, low / levels.lowest)
@@ -279,25 +291,25 @@ def _real_grid(ranges: NDArray[np.float64], levels: Levels) -> tuple[Floats, Flo
 
 
 def _within(sample: Sample, low: float, high: float) -> Range:
-    """A range without what the activation never reaches, and with zero."""
+    """Returns a range clipped to the extremes of the activation and widened to include zero."""
     return Range(max(sample.extremes.low, min(low, 0.0)), min(sample.extremes.high, max(high, 0.0)))
 
 
 def _search(
     sample: Sample, levels: Levels, start: Range, shares: NDArray[np.float64], ends: tuple[bool, bool]
 ) -> Range:
-    """The best of the ranges whose marked ends are shrunk to each share."""
+    """Returns the best of the ranges whose marked ends are multiplied by each share."""
     ranges = np.where(ends, np.multiply.outer(shares, np.asarray(start)), np.asarray(start))
     low, high = ranges[int(np.argmin(sample.errors(ranges, levels)))]
     return Range(float(low), float(high))
 
 
 def _refine(sample: Sample, levels: Levels, found: Range, ends: tuple[bool, bool]) -> Range:
-    """A finer search around a range; never worse than it."""
+    """Searches more finely around a range and returns the best, which is never worse than that range."""
     low = found.low / sample.extremes.low if ends[0] and found.low else 0.0
     high = found.high / sample.extremes.high if ends[1] and found.high else 0.0
-    width = 1.0 / (GRID_POINTS * max(low, high, 1.0 / GRID_POINTS))  # one step of the coarse search
-    shares = np.linspace(max(1.0 - width, 0.05), 1.0 + width, GRID_POINTS // 2)
+    width = 1.0 / (SEARCH_POINTS * max(low, high, 1.0 / SEARCH_POINTS))  # one step of the coarse search
+    shares = np.linspace(max(1.0 - width, 0.05), 1.0 + width, SEARCH_POINTS // 2)
     finer = _search(sample, levels, found, shares, ends)
     return _better(sample, levels, found, _within(sample, *finer))
 
@@ -308,7 +320,10 @@ def _better(sample: Sample, levels: Levels, first: Range, second: Range) -> Rang
 
 
 def _divergence(counts: Floats, window: slice, levels: int) -> float:
-    """Of a histogram clipped to a window from the same with as many levels; infinite where a level misses a bin."""
+    """Returns the divergence of a histogram clipped to a window from the same one rounded to a number of levels.
+
+    It is infinite where the rounded histogram has nothing in a bin that is not empty.
+    """
     inside = counts[window]
     clipped = inside.copy()
     clipped[0] += counts[: window.start].sum()

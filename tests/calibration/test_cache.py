@@ -215,7 +215,7 @@ def test_a_folder_that_cannot_be_written_costs_nothing_but_time(
     found, lines = walk(images, tmp_path / "file" / "cache")
     assert found.complete
     assert_same(found, walk(images, tmp_path / "whole")[0])
-    told = [line for line in lines if "not kept" in line]
+    told = [line for line in lines if "not cached" in line]
     assert len(told) == 1
     with pytest.raises(OutputRefused, match="cannot be written"):
         Cache(tmp_path / "file" / "cache").write(KEY, found)

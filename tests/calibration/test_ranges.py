@@ -15,7 +15,7 @@ from vitedge.calibration.ranges import (
     Levels,
     Range,
     Sample,
-    best,
+    choose_range,
     entropy,
     min_max,
     mse,
@@ -25,7 +25,7 @@ from vitedge.calibration.ranges import (
 from vitedge.errors import UnusableActivations
 
 SIGNED_ASYMMETRIC = Levels(-128, 127, symmetric=False)
-GRIDS = {"uint8": UINT8, "int8": INT8, "signed asymmetric": SIGNED_ASYMMETRIC, "int16": INT16, "uint16": UINT16}
+LEVELS = {"uint8": UINT8, "int8": INT8, "signed asymmetric": SIGNED_ASYMMETRIC, "int16": INT16, "uint16": UINT16}
 EIGHT_BITS = ("uint8", "int8", "signed asymmetric")
 
 
@@ -60,41 +60,41 @@ def rounding_error(values: Tensor, covered: Range, levels: Levels) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("grid", GRIDS)
-def test_the_error_is_that_of_rounding_every_value(kind: str, grid: str) -> None:
-    values, levels = drawn(kind).reshape(-1, 50), GRIDS[grid]
+@pytest.mark.parametrize("integers", LEVELS)
+def test_the_error_is_that_of_rounding_every_value(kind: str, integers: str) -> None:
+    values, levels = drawn(kind).reshape(-1, 50), LEVELS[integers]
     importance = torch.rand(50, generator=torch.Generator().manual_seed(1)) + 0.1
     plain, weighted = make_sample(values), make_sample(values, importance)
     for share in (1.0, 0.7, 0.2):
         covered = Range(*(end * share for end in plain.extremes))
         expected = rounding_error(values, covered, levels)
-        tolerance = 1e-3 if grid in EIGHT_BITS else 2e-2  # float32 rounds next to 65536 levels
+        tolerance = 1e-3 if integers in EIGHT_BITS else 2e-2  # float32 rounds next to 65536 levels
         assert plain.error(covered, levels) == pytest.approx(float(expected.mean()), rel=tolerance)
         wanted = float((expected * importance).sum() / (importance.sum() * len(values)))
         assert weighted.error(covered, levels) == pytest.approx(wanted, rel=tolerance)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("grid", GRIDS)
-def test_every_range_includes_zero_and_nothing_that_is_never_reached(kind: str, grid: str) -> None:
+@pytest.mark.parametrize("integers", LEVELS)
+def test_every_range_includes_zero_and_nothing_that_is_never_reached(kind: str, integers: str) -> None:
     sample = make_sample(drawn(kind))
     for name, estimator in ESTIMATORS.items():
-        low, high = estimator(sample, GRIDS[grid])
+        low, high = estimator(sample, LEVELS[integers])
         assert sample.extremes.low <= low <= 0.0 <= high <= sample.extremes.high, name
         assert low < high, name
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("grid", EIGHT_BITS)
+@pytest.mark.parametrize("integers", EIGHT_BITS)
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_search_is_never_worse_than_the_others(kind: str, grid: str, seed: int) -> None:
-    values, levels = drawn(kind, 5000, seed), GRIDS[grid]
+def test_the_search_is_never_worse_than_the_others(kind: str, integers: str, seed: int) -> None:
+    values, levels = drawn(kind, 5000, seed), LEVELS[integers]
     sample = make_sample(values)
     searched = float(rounding_error(values, mse(sample, levels), levels).mean())
     assert searched <= float(rounding_error(values, min_max(sample, levels), levels).mean()) * (1 + 1e-4)
     for name, estimator in ESTIMATORS.items():
         assert searched <= sample.error(estimator(sample, levels), levels) * 1.02, name
-    choice = best(sample, levels)
+    choice = choose_range(sample, levels)
     assert choice.error == min(sample.error(estimator(sample, levels), levels) for estimator in ESTIMATORS.values())
     assert sample.error(choice.covered, levels) == choice.error
 
@@ -134,12 +134,12 @@ def test_exact_extremes_beyond_the_sample_are_covered_by_min_max() -> None:
     assert percentile(sample, UINT8, 0.9999)[1] < 5.0
 
 
-@pytest.mark.parametrize("grid", EIGHT_BITS)
-def test_entropy_clips_a_far_outlier_and_keeps_what_is_uniform(grid: str) -> None:
+@pytest.mark.parametrize("integers", EIGHT_BITS)
+def test_entropy_clips_a_far_outlier_and_keeps_what_is_uniform(integers: str) -> None:
     even = torch.linspace(-1, 1, 40_000)
-    assert entropy(make_sample(even), GRIDS[grid]) == pytest.approx((-1.0, 1.0), abs=0.02)
+    assert entropy(make_sample(even), LEVELS[integers]) == pytest.approx((-1.0, 1.0), abs=0.02)
     lonely = torch.cat([drawn("normal", 200_000), torch.tensor([30.0, -30.0])])
-    low, high = entropy(make_sample(lonely), GRIDS[grid])
+    low, high = entropy(make_sample(lonely), LEVELS[integers])
     assert 2.5 < high < 10
     assert -10 < low < -2.5
 
@@ -156,11 +156,11 @@ def test_importance_decides_whose_outliers_count() -> None:
     assert mse(nothing, INT8) == mse(make_sample(values), INT8)
 
 
-def test_a_measure_of_ones_own_decides() -> None:
+def test_the_choice_is_among_the_estimators_that_are_named() -> None:
     sample = make_sample(drawn("outliers"))
-    choice = best(sample, UINT8, lambda covered: -covered.high)
-    assert choice.estimator == "min-max"
-    assert choice.error == -sample.extremes.high
+    assert choose_range(sample, UINT8).estimator != "min-max"
+    choice = choose_range(sample, UINT8, ["min-max"])
+    assert choice == ("min-max", sample.extremes, sample.error(sample.extremes, UINT8))
 
 
 DEGENERATE = {
@@ -176,9 +176,9 @@ DEGENERATE = {
 
 
 @pytest.mark.parametrize("name", DEGENERATE)
-@pytest.mark.parametrize("grid", GRIDS)
-def test_degenerate_activations_have_a_grid(name: str, grid: str) -> None:
-    values, levels = torch.tensor(DEGENERATE[name]), GRIDS[grid]
+@pytest.mark.parametrize("integers", LEVELS)
+def test_degenerate_activations_have_a_scale(name: str, integers: str) -> None:
+    values, levels = torch.tensor(DEGENERATE[name]), LEVELS[integers]
     sample = make_sample(values)
     for key, estimator in ESTIMATORS.items():
         covered = estimator(sample, levels)
@@ -211,9 +211,9 @@ def test_scales_are_known_values() -> None:
     assert to_scale(0.0, 0.0, INT8) == (1.0, 0)
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-def test_scales_are_float32_and_meet_zero_and_the_ends(grid: str) -> None:
-    levels, generator = GRIDS[grid], np.random.default_rng(0)
+@pytest.mark.parametrize("integers", LEVELS)
+def test_scales_are_float32_and_meet_zero_and_the_ends(integers: str) -> None:
+    levels, generator = LEVELS[integers], np.random.default_rng(0)
     for _ in range(300):
         low, high = np.sort(generator.normal(size=2) * 10.0 ** generator.uniform(-20, 20, 2))
         scale, zero = to_scale(float(low), float(high), levels)

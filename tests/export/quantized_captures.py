@@ -15,7 +15,8 @@ from vitedge.program.constants import parameters
 from vitedge.program.program import Program
 from vitedge.program.structure import Layer, Structure, find_structure
 from vitedge.quantization.insert import insert
-from vitedge.quantization.plan import ENDS, Plan, QuantizationParameters, quantize
+from vitedge.quantization.parameters import ENDS, QuantizationParameters, quantize
+from vitedge.quantization.plan import Plan
 
 ZERO = torch.tensor(0, dtype=torch.int32)
 UNIT = QuantizationParameters("int8", torch.tensor(1 / 127), ZERO)

@@ -16,7 +16,8 @@ from vitedge.program.execution import Execution
 from vitedge.program.program import Program
 from vitedge.program.structure import Layer, Structure, find_structure
 from vitedge.quantization.insert import insert
-from vitedge.quantization.plan import ENDS, Plan, QuantizationParameters, quantize
+from vitedge.quantization.parameters import ENDS, QuantizationParameters, quantize
+from vitedge.quantization.plan import Plan
 
 
 @cache

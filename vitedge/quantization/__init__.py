@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quantization: a captured program in float32 becomes one program with quantize and dequantize nodes."""
+"""Quantization: turns a captured float32 program into one with quantize and dequantize nodes."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bias correction: the mean of what rounding adds to a layer's output is taken off its bias.
+"""Bias correction: the mean error that rounding adds to a layer's output is subtracted from its bias.
 
 ``b' = b + E[y] - E[y~]`` per output channel, where ``y`` is the float program's output of the layer and ``y~`` the
 quantized program's, whose earlier layers are corrected already (arXiv:1906.04721, section 4.2; the empirical form of
@@ -19,11 +19,11 @@ from vitedge.program.structure import Layer, Structure
 
 
 def measure_bias(structure: Structure, quantized: Program, names: set[str], images: Tensor) -> dict[str, Tensor]:
-    """What to add to the bias of each of the layers.
+    """Returns the corrections to add to the biases of layers.
 
     Args:
         structure: of the float program.
-        quantized: what `vitedge.quantization.insert` made of the same program; its nodes have the same names.
+        quantized: made by `vitedge.quantization.insert` from the same program; its nodes have the same names.
         names: the layers to correct.
         images: ``(images, channels, height, width)``, float32, normalized.
 
@@ -47,7 +47,7 @@ def _keep_mean(means: dict[str, Tensor], layer: Layer, output: Tensor) -> None:
 
 
 def _correct(expected: dict[str, Tensor], found: dict[str, Tensor], layer: Layer, output: Tensor) -> Tensor:
-    """The output with the corrected bias: the layers behind are corrected for what they will read."""
+    """Notes the correction and returns the output with it, which later layers read in the final program too."""
     found[layer.name] = expected[layer.name] - _mean(layer, output)
     shape = [1] * output.dim()
     shape[layer.channel_axis] = -1
@@ -55,7 +55,10 @@ def _correct(expected: dict[str, Tensor], found: dict[str, Tensor], layer: Layer
 
 
 def _mean(layer: Layer, output: Tensor) -> Tensor:
-    """Of every channel, added up in float64 image by image: a copy of all of them would be the largest tensor here."""
+    """Returns the mean of every channel, ``(channels,)`` float32.
+
+    Summed in float64 image by image: a float64 copy of all images would be the largest tensor here.
+    """
     rows = output.movedim(layer.channel_axis, -1)
     parts = (rows[image : image + 1].flatten(0, -2) for image in range(len(rows)))
     total = sum((part.double().sum(dim=0) for part in parts), torch.zeros(()))

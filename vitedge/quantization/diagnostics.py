@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a quantized program loses what: every layer and every attention against the float program's.
+"""Compares every layer and every attention of a quantized program with the float program's.
 
-Both programs run side by side, one layer of each at a time, so that no more is held than one layer of each reads.
+Both programs run side by side, one layer of each at a time, so that memory holds the inputs of one layer of each.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from vitedge.runtimes.feeding import batches
 
 _ROUNDING = (QUANTIZE, DEQUANTIZE, QUANTIZE_TENSOR, DEQUANTIZE_TENSOR)
 
-Place = tuple[str, bool, int]
-"""Module, whether it is an attention, and which of the module's: what a node is called in every form of a program."""
+NodeKey = tuple[str, bool, int]
+"""Module, whether the node is an attention, and its index in the module: it names a node in every form of a program."""
 
 
 def diagnose(
@@ -39,9 +39,9 @@ def diagnose(
     """Compares every layer and every attention.
 
     Args:
-        float_program: canonical, and with everything that was done to the quantized one but rounding: where channels
-            were scaled (`Plan.tensors`), its own have to be, or what a layer computes is no longer the same value.
-        quantized_program: what `vitedge.quantization.insert` made of the same reference; its batch may be another.
+        float_program: canonical, with all changes of the quantized one except rounding: where that has scaled channels
+            (`Plan.tensors`), this needs them too, or outputs of layers are not comparable.
+        quantized_program: made by `vitedge.quantization.insert` from the same reference; its batch may be another.
         images: ``(images, channels, height, width)`` as both programs take them; repeated where a fixed batch does not
             divide their number.
 
@@ -53,8 +53,8 @@ def diagnose(
     """
     structure = find_structure(float_program)
     names = {layer.node: layer.name for layer in structure.layers}
-    nodes = {place: node for place, node in _places(float_program).items() if node in names or place[1]}
-    counterparts = _places(quantized_program)
+    nodes = {key: node for key, node in _nodes_by_key(float_program).items() if node in names or key[1]}
+    counterparts = _nodes_by_key(quantized_program)
     pairwise = {attention.node for attention in structure.attentions}
     if not nodes.keys() <= counterparts.keys():
         raise ValueError(f"the quantized program has no {next(iter(nodes.keys() - counterparts.keys()))}")
@@ -65,15 +65,15 @@ def diagnose(
         if node not in names
     }
     expected = _Walk(float_program, tuple(nodes.values()))
-    found = _Walk(quantized_program, tuple(counterparts[place] for place in nodes))
+    found = _Walk(quantized_program, tuple(counterparts[key] for key in nodes))
     for batch in batches(images, _batch_of(float_program, quantized_program)):
         for node, counterpart in zip(expected.steps(batch), found.steps(batch), strict=True):
             if node in layers:
-                layers[node].add(_Seen(node, expected.env), _Seen(counterpart, found.env))
+                layers[node].add(_ComputedLayer(node, expected.env), _ComputedLayer(counterpart, found.env))
             else:
-                held = probabilities(counterpart, found.env)
-                rounded = rounded_probabilities(counterpart, held)
-                attentions[node].add(probabilities(node, expected.env), held, rounded)
+                unrounded = probabilities(counterpart, found.env)
+                rounded = rounded_probabilities(counterpart, unrounded)
+                attentions[node].add(probabilities(node, expected.env), unrounded, rounded)
     return (
         tuple(sums.diagnosis(names[node]) for node, sums in layers.items()),
         tuple(sums.diagnosis(_attention_name(node)) for node, sums in attentions.items()),
@@ -81,16 +81,16 @@ def diagnose(
 
 
 def measure_attended(program: Program, images: Tensor) -> dict[str, float]:
-    """How many tokens a row of each attention's softmax effectively attends to, in the head that spreads widest.
+    """Returns attention to the number of tokens that a row of its softmax effectively attends to.
 
-    That is the exponential of the mean entropy of a head's rows, all tokens counted: what a uniform row of so many
-    tokens has.
+    That is the exponential of the mean entropy of a head's rows, in the head where it is largest: a uniform row over
+    so many tokens has that entropy.
 
     Args:
         program: canonical.
         images: ``(images, channels, height, width)`` as the program takes them.
     """
-    sums = {node: AttentionSums(program.spec) for place, node in _places(program).items() if place[1]}
+    sums = {node: AttentionSums(program.spec) for key, node in _nodes_by_key(program).items() if key[1]}
     walk = _Walk(program, tuple(sums))
     for batch in batches(images, _batch_of(program)):
         for node in walk.steps(batch):
@@ -122,30 +122,30 @@ class _Walk(Execution):
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """A layer that was just computed."""
+class _ComputedLayer:
+    """A layer that was just computed, with the values that it read."""
 
     node: Node
     env: Mapping[Node, Any]
 
     def value(self, position: int) -> Tensor:
-        """What the layer reads."""
+        """Returns the argument at a position of the layer's operator: 0 for the input, 1 for the weight."""
         return self.env[self.node.args[position]]  # type: ignore[index, no-any-return]
 
     @property
     def shift(self) -> float:
-        """What is subtracted from the layer's input before anything else, or 0."""
+        """The constant that is subtracted from the layer's input before it is rounded, or 0."""
         start = _before_rounding(self.node)
         return float(start.args[1]) if _is_shift(start, self.node) else 0.0  # type: ignore[arg-type]
 
     @property
     def source(self) -> Node:
-        """What the layer reads before its input is shifted and rounded."""
+        """The node of the layer's input before it is shifted and rounded."""
         start = _before_rounding(self.node)
         return start.all_input_nodes[0] if _is_shift(start, self.node) else start
 
     def compute(self, value: Tensor) -> Tensor:
-        """The layer's output for another input, which was shifted and rounded already."""
+        """Returns the layer's output for another input, which is already shifted and rounded."""
         rest = torch.fx.map_arg(self.node.args[1:], lambda argument: self.env[argument])
         result: Tensor = self.node.target(value, *rest)  # type: ignore[operator]
         return result
@@ -153,7 +153,7 @@ class _Seen:
 
 @dataclass
 class _Powers:
-    """Signal and noise, summed over batches."""
+    """The powers of a signal and of its noise, summed over batches."""
 
     signal: float = 0.0
     noise: float = 0.0
@@ -172,7 +172,7 @@ class _Powers:
 
 @dataclass
 class _LayerSums:
-    """One layer over all batches."""
+    """Sums over all batches for the diagnosis of one layer."""
 
     output: _Powers = field(default_factory=_Powers)
     alone: _Powers = field(default_factory=_Powers)
@@ -182,7 +182,7 @@ class _LayerSums:
     elements: int = 0
 
     @torch.no_grad()
-    def add(self, expected: _Seen, found: _Seen) -> None:
+    def add(self, expected: _ComputedLayer, found: _ComputedLayer) -> None:
         output = expected.env[expected.node]
         self.output.add(output, found.env[found.node] - output)
         self.weight.add(expected.value(1), found.value(1) - expected.value(1))
@@ -204,10 +204,10 @@ class _LayerSums:
         )
 
 
-def _places(program: Program) -> dict[Place, Node]:
-    """The layers and attentions of a program."""
+def _nodes_by_key(program: Program) -> dict[NodeKey, Node]:
+    """Returns the nodes of the layers and attentions of a program, in order of execution."""
     counts: Counter[tuple[str, bool]] = Counter()
-    found: dict[Place, Node] = {}
+    found: dict[NodeKey, Node] = {}
     for node in program.exported.graph.nodes:
         if node.target in LAYERS or node.target in ATTENTIONS:
             module, is_attention = key = (innermost_module(node), node.target in ATTENTIONS)
@@ -234,13 +234,13 @@ def _before_rounding(layer: Node) -> Node:
 
 
 def _is_shift(node: Node, layer: Node) -> bool:
-    """Whether a node is what `vitedge.quantization.insert` puts before a layer whose input it shifts."""
+    """Returns whether a node is the subtraction that `vitedge.quantization.insert` puts before a layer."""
     is_difference = node.target is aten.sub.Tensor and isinstance(node.args[1], (int, float))
     return is_difference and innermost_module(node) == innermost_module(layer)
 
 
 def _replay(end: Any, start: Node, value: Tensor) -> Tensor:
-    """What becomes of another value of ``start`` on the way to ``end``, between which only rounding lies."""
+    """Returns the value of ``end`` for another value of ``start``, between which only rounding lies."""
     known: dict[Node, Any] = {start: value}
 
     def compute(node: Node) -> Any:
@@ -253,8 +253,8 @@ def _replay(end: Any, start: Node, value: Tensor) -> Tensor:
     return result
 
 
-def _count_clamped(found: _Seen, value: Tensor) -> int:
-    """How many elements lie outside of the grid on which the layer's input is; 0 for a grid made to measure."""
+def _count_clamped(found: _ComputedLayer, value: Tensor) -> int:
+    """Counts the elements that the rounding of the layer's input clamps; 0 for dynamic quantization."""
     rounding: Any = found.node.args[0]
     if rounding.target is not DEQUANTIZE:
         return 0

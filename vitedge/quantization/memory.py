@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process holds of the memory that it freed."""
+"""Returns freed memory to the system at once, where the C library would keep it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ _USUAL = 32 * 2**20
 
 @contextmanager
 def freed_at_once() -> Iterator[None]:
-    """Has large tensors returned to the system when they are freed, for jobs that make many of ever other sizes.
+    """Makes the C library return the memory of large tensors to the system as soon as they are freed.
 
-    glibc keeps blocks of up to 32 MiB, and where the next ones do not fit between them it takes more: quantizing a
-    ViT-B then peaks anywhere between 2.8 and 3.8 GB, and at 1.9 GB this way. What runs the same sizes over and over,
-    such as a batch after the other, is faster without. Where there is no glibc nothing is done.
+    It is for code that allocates many tensors of different sizes. glibc keeps freed blocks of up to 32 MiB, and takes
+    more memory where a new tensor fits none of them: quantizing a ViT-B then peaks between 2.8 and 3.8 GB, and at
+    1.9 GB this way. Code that allocates the same sizes again and again, such as batch after batch, is faster without.
+    Where there is no glibc nothing is done.
     """
     allocator = _glibc()
     if allocator is None:

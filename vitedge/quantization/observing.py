@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One pass of the float program over the calibration images, for what every layer reads."""
+"""Passes of the float program over the calibration images, which collect statistics of layers' inputs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from vitedge.quantization.weights.rows import Window, convolution_rows, linear_r
 from vitedge.quantization.weights.statistics import InputStatistics
 
 BATCH = 8
-"""Images of one pass of the program: enough for speed, little enough for the memory of a ViT-L."""
+"""Images of one pass of the program: enough for speed, few enough for the memory of a ViT-L."""
 _MOMENT_BYTES = 2**30
-"""What the second moments of the layers of one pass may take."""
+"""Largest size in bytes of the second moments that one pass collects."""
 
 
-def readings(structure: Structure) -> dict[Node, tuple[Layer, ...]]:
-    """Every value that layers read, with those layers, in order of execution."""
+def input_consumers(structure: Structure) -> dict[Node, tuple[Layer, ...]]:
+    """Returns every value that layers read, to those layers, in order of execution."""
     found: dict[Node, tuple[Layer, ...]] = {}
     for layer in structure.layers:
         found[layer.input] = (*found.get(layer.input, ()), layer)
@@ -33,7 +33,10 @@ def readings(structure: Structure) -> dict[Node, tuple[Layer, ...]]:
 
 
 def identify(structure: Structure) -> dict[str, str]:
-    """What decides, besides the images, what `watcher` sees: the program, its weights and how they are computed."""
+    """Returns the parts of a cache key that decide `watcher`'s statistics besides the images.
+
+    Those are the program, its weights, the batch and the version of PyTorch.
+    """
     exported = structure.program.exported
     digest = hashlib.sha256(str(exported.graph).encode())
     for name, tensor in sorted(exported.state_dict.items()):
@@ -43,11 +46,18 @@ def identify(structure: Structure) -> dict[str, str]:
 
 
 def watcher(structure: Structure) -> Callable[[Tensor, dict[str, Stats]], None]:
-    """The step of a calibration: runs a batch and adds what layers read to the statistics of that name.
+    """Returns the step of a calibration: it runs a batch and adds layers' inputs to the statistics under their names.
 
     Layers that read the same value have one entry, under the name of the first; it is made at the first batch.
+
+    Args:
+        structure: of the float program.
+
+    Returns:
+        A function of images ``(images, channels, height, width)``, float32, normalized, and of the statistics, which
+        it updates.
     """
-    entries = {node: layers[0] for node, layers in readings(structure).items()}
+    entries = {node: layers[0] for node, layers in input_consumers(structure).items()}
 
     def step(images: Tensor, stats: dict[str, Stats]) -> None:
         watches = {
@@ -66,23 +76,23 @@ def _see(stats: Stats, channel_axis: int, value: Tensor) -> None:
 def measure_moments(
     structure: Structure, layers: tuple[Layer, ...], images: Tensor, rounded: Callable[[Layer, Tensor], Tensor]
 ) -> Iterator[tuple[Layer, InputStatistics]]:
-    """The second moments of what layers read, for a rounding of weights that makes up for its own errors.
+    """Yields layers with the second moments of their inputs, by which GPTQ and AdaRound round weights.
 
-    They come group by group, as many as fit into memory together; the program runs once for each group.
+    They come in groups, as many as fit into memory together; the program runs once for each group.
 
     Args:
         structure: of the float program.
-        layers: those that are wanted.
-        images: float32, normalized.
-        rounded: what a layer reads, as it will be rounded.
+        layers: the layers to measure.
+        images: ``(images, channels, height, width)``, float32, normalized.
+        rounded: rounds a layer's input as the quantized program will.
     """
     for group in _groups(structure, layers):
         found = {layer.name: _empty(structure, layer) for layer in group}
         watches = {}
-        for node, reading in readings(structure).items():
-            wanted = [layer for layer in reading if layer in group]
-            if wanted:
-                watches[node.name] = partial(_add, found, wanted, rounded)
+        for node, consumers in input_consumers(structure).items():
+            measured = [layer for layer in consumers if layer in group]
+            if measured:
+                watches[node.name] = partial(_add, found, measured, rounded)
         for start in range(0, len(images), BATCH):
             Execution(structure.program.exported, watches)(images[start : start + BATCH])
         for layer in group:
@@ -90,16 +100,16 @@ def measure_moments(
 
 
 def _groups(structure: Structure, layers: tuple[Layer, ...]) -> Iterator[list[Layer]]:
-    """Layers whose moments are held at the same time while images pass; a pass is cheaper than memory."""
+    """Yields the layers that are measured in one pass: as many as `_MOMENT_BYTES` allows."""
     group: list[Layer] = []
-    held = 0
+    taken = 0
     for layer in layers:
         size = 8 * layer.groups * structure.editor.value(layer.weight)[0].numel() ** 2
-        if group and held + size > _MOMENT_BYTES:
+        if group and taken + size > _MOMENT_BYTES:
             yield group
-            group, held = [], 0
+            group, taken = [], 0
         group.append(layer)
-        held += size
+        taken += size
     if group:
         yield group
 
@@ -119,7 +129,12 @@ def _add(
 
 
 def rows(layer: Layer, value: Tensor) -> Tensor:
-    """What a layer reads, as the rows of its product: ``(groups, rows, elements)``."""
+    """Reshapes a layer's input to the rows of its matrix product, ``(groups, rows, elements)``.
+
+    Args:
+        layer: a Linear or a convolution, which is unfolded.
+        value: its input.
+    """
     if layer.kind == "linear":
         return linear_rows(value)
     arguments: Any = (*layer.node.args, *([1, 1], [0, 0], [1, 1], 1)[len(layer.node.args) - 3 :])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which layer is quantized how: the scheme, what is known of the target, and what the user says of single layers."""
+"""Decides the scheme of each layer: by the recipe's scheme, the target's form, and the user's settings per layer."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ from typing import Literal
 from vitedge.errors import BadRecipe
 from vitedge.export.formats import QuantizedForm
 from vitedge.program.structure import Layer, Structure
-from vitedge.quantization.weights.grids import fit_block
+from vitedge.quantization.weights.parameters import fit_block
 from vitedge.recipe import QuantizationRecipe
 
 KINDS = ("linear", "conv", "depthwise")
+"""Kinds of layers that a recipe can name."""
 
 
 @dataclass(frozen=True)
 class LayerPlacement:
-    """How a layer is computed."""
+    """The scheme of a layer and the reason for it."""
 
     scheme: str
     """a `vitedge.recipe.LayerScheme`."""
     reason: str
-    """One phrase."""
+    """One phrase; empty where the layer follows the recipe's scheme."""
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """What a scheme rounds."""
+    """The precision of weights and activations under a scheme."""
 
     weight: Literal["int8", "int4"] | None
-    """Kind of integers, or None for float32."""
+    """Integer type of weights, or None for float32."""
     blocks: bool = False
-    """Whether weights have a scale a block, or a scale a channel."""
+    """Whether weights have one scale a block, not one a channel."""
     activation: str | None = None
-    """``8`` or ``16`` bits, ``dynamic`` for 8 bits whose range is found at run time, or None for float32."""
+    """Bits of activations, ``8`` or ``16``; ``dynamic`` for 8 bits with a range found at run time; None for float32."""
 
 
 SCHEMES: Mapping[str, Scheme] = {
@@ -52,12 +53,12 @@ SCHEMES: Mapping[str, Scheme] = {
 
 
 def choose(structure: Structure, recipe: QuantizationRecipe, form: QuantizedForm) -> dict[str, LayerPlacement]:
-    """The choice for every layer, by name, in order of execution.
+    """Returns layer to its scheme with the reason, in order of execution.
 
     Args:
         structure: of the canonical program.
         recipe: its scheme is the global setting; a name goes before a pattern, a pattern before a kind.
-        form: of the program.
+        form: the form of quantized program that the target takes.
 
     Raises:
         BadRecipe: an entry of ``recipe.layers`` is no layer, no pattern that fits one, and no kind.
@@ -67,14 +68,14 @@ def choose(structure: Structure, recipe: QuantizationRecipe, form: QuantizedForm
 
 
 def is_asked_for(part: str, structure: Structure, recipe: QuantizationRecipe) -> bool:
-    """Whether the user said how a layer or an attention is computed, so that nothing else may decide it."""
+    """Returns whether the user chose the precision of a layer or an attention, which no search may change then."""
     if part in (attention.name for attention in structure.attentions):
         return recipe.attention == "all" or any(fnmatchcase(part, pattern) for pattern in recipe.layers)
     return _given(structure.layer(part), recipe) is not None
 
 
 def _given(layer: Layer, recipe: QuantizationRecipe) -> LayerPlacement | None:
-    """What the user said of a layer."""
+    """Returns the scheme that the user chose for a layer; None where there is no such choice."""
     if layer.name in recipe.layers:
         return LayerPlacement(recipe.layers[layer.name], "asked for by name")
     for pattern, scheme in recipe.layers.items():
@@ -88,7 +89,7 @@ def _given(layer: Layer, recipe: QuantizationRecipe) -> LayerPlacement | None:
 
 
 def _by_rule(structure: Structure, layer: Layer, recipe: QuantizationRecipe, form: QuantizedForm) -> LayerPlacement:
-    """What experience says: layers that integers make no faster, or that they cost most."""
+    """Returns the recipe's scheme, or float for layers that integers make no faster or that lose most by them."""
     scheme = "int8" if recipe.scheme == "mixed" else recipe.scheme
     reason = _reason_for_float(structure, layer, scheme, form)
     if reason:
@@ -103,9 +104,9 @@ def _by_rule(structure: Structure, layer: Layer, recipe: QuantizationRecipe, for
 def _reason_for_float(structure: Structure, layer: Layer, scheme: str, form: QuantizedForm) -> str:
     """Returns why a layer stays in float, or the empty string."""
     if layer.kind == "depthwise" and scheme != "w8a16":
-        return "depthwise: a channel's nine weights gain nothing as integers, and lose most"
+        return "depthwise: a channel's nine weights gain no speed as integers, and lose most accuracy"
     if scheme == "int8-dynamic" and layer.kind != "linear":
-        return "ranges that are found at run time pay for matrices only"
+        return "dynamic quantization gains speed for linear layers only"
     if scheme != "int8":
         return ""
     if form.large_map and layer.kind == "conv" and _positions(layer) >= form.fewest_positions:
@@ -115,7 +116,7 @@ def _reason_for_float(structure: Structure, layer: Layer, scheme: str, form: Qua
 
 
 def _positions(layer: Layer) -> int:
-    """Height times width of what a convolution puts out."""
+    """Returns height times width of a convolution's output."""
     height, width = layer.node.meta["val"].shape[2:]
     return int(height) * int(width)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a quantization did, as data: its record."""
+"""Turns a finished quantization into its record."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vitedge.quantization.run import Quantization
 
 
 def record(job: Quantization) -> QuantizationRecord:
-    """What was done, as data."""
+    """Returns the record of a finished quantization."""
     stream, observed = job.stream, job.observed
     scores = job.outputs[0] if job.outputs else None
     return QuantizationRecord(
@@ -25,30 +25,30 @@ def record(job: Quantization) -> QuantizationRecord:
         steps=job.steps,
         diagnoses=job.diagnoses,
         attentions=job.attention_diagnoses,
-        shares=job.spent.shares,
-        frontier=job.spent.held.frontier,
-        missed=job.spent.held.missed,
+        shares=job.mixed_precision.shares,
+        frontier=job.mixed_precision.search.frontier,
+        missed=job.mixed_precision.search.shortfall,
         sqnr_db=None if scores is None else scores.centred_sqnr_db,
         agreement=None if scores is None else scores.agreement,
         seconds=dict(job.seconds),
-        notes=(() if stream is None or not stream.shortage else (stream.shortage,)) + job.spent.notes,
+        notes=(() if stream is None or not stream.shortage else (stream.shortage,)) + job.mixed_precision.notes,
     )
 
 
 def _layer_record(job: Quantization, layer: Layer) -> LayerChoice:
     choice, rounding = job.choices[layer.name], job.roundings.get(layer.name)
-    found, grid = job.ranges.get(layer.name), job.plan.inputs.get(layer.name)
-    block = None if rounding is None else rounding.grid.block
+    found, qparams = job.ranges.get(layer.name), job.plan.inputs.get(layer.name)
+    block = None if rounding is None else rounding.qparams.block
     return LayerChoice(
         layer=layer.name,
         kind=layer.kind,
         scheme=choice.scheme,
         reason=choice.reason,
-        activation="dynamic" if layer.name in job.plan.dynamic else None if grid is None else grid.dtype,
+        activation="dynamic" if layer.name in job.plan.dynamic else None if qparams is None else qparams.dtype,
         range_method=None if found is None else found.estimator,
         low=None if found is None else found.covered.low,
         high=None if found is None else found.covered.high,
-        weight_dtype=None if rounding is None else rounding.grid.dtype,
+        weight_dtype=None if rounding is None else rounding.qparams.dtype,
         granularity=None if rounding is None else "channel" if block is None else f"block of {block}",
         rounding=None if rounding is None else rounding.method,
     )

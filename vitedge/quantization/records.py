@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What quantization did, as data: every choice with its reason, every step with its gain, every loss with its size.
+"""The records of a quantization: every choice with its reason, every step with its gain, every loss with its size.
 
 Frozen dataclasses without behaviour, like `vitedge.records`; nothing here imports a framework. Ratios of signal to
 quantization noise (SQNR) are ``10 log10(sum y^2 / sum (y - y~)^2)`` in dB, of the float value ``y`` and the quantized
-``y~``; infinite where nothing is lost.
+``y~``; infinite where nothing is lost. Field names are keys of ``.pt2`` files.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from vitedge.records import CheckpointIdentity
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """How one layer is computed."""
+    """The precision of one layer, and how it was found."""
 
     layer: str
+    """Name of the module."""
     kind: str
     """``linear``, ``conv`` or ``depthwise``."""
     scheme: str
@@ -26,63 +27,65 @@ class LayerChoice:
     reason: str = ""
     """One phrase; empty where the layer follows the scheme of the whole."""
     activation: str | None = None
-    """Kind of integers of its input, ``dynamic`` where its range is found at run time, or None for float32."""
+    """Integer type of its input, ``dynamic`` where its range is found at run time, or None for float32."""
     range_method: str | None = None
-    """How the input's range was found: ``minmax``, ``percentile``, ``mse`` or ``entropy``; None without a range."""
+    """Estimator of the input's range: ``min-max``, ``percentile …``, ``mse`` or ``entropy``; None without a range."""
     low: float | None = None
-    """Smallest real number that the input's grid holds."""
+    """Smallest real number that the input's integers represent."""
     high: float | None = None
-    """Largest real number that the input's grid holds."""
+    """Largest real number that the input's integers represent."""
     sqnr_db: float | None = None
-    """Of the input on its grid, over the calibration images."""
+    """SQNR of the rounded input over the calibration images."""
     weight_dtype: str | None = None
-    """Kind of integers of its weight, or None for float32."""
+    """Integer type of its weight, or None for float32."""
     granularity: str | None = None
-    """``channel``, or ``block of 32``."""
+    """Elements of the weight that share a scale: a ``channel``, or a ``block of 32``."""
     rounding: str | None = None
-    """``nearest``, ``gptq`` or ``adaround``."""
+    """Rounding method of the weight: ``nearest``, ``gptq`` or ``adaround``."""
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """A preparation that was tried on one module, and what it was worth."""
+    """A preparation step that was tried on one module, and its gain."""
 
     step: str
-    """``smoothing``, ``equalization``, …"""
+    """``smoothing``, ``value equalization``, …"""
     module: str
+    """Name of the module; empty for the whole model."""
     choice: str
-    """What was taken, ``off`` included."""
+    """Name of the candidate that was taken; ``off`` where none was."""
     before_db: float
-    """SQNR without the step."""
+    """SQNR in dB without the step."""
     after_db: float
-    """SQNR with what was taken."""
+    """SQNR in dB with the candidate that was taken."""
     shift: float = 0.0
-    """What is subtracted from the input of the layer before it is rounded."""
+    """Constant that is subtracted from the input of the layer before it is rounded."""
 
 
 @dataclass(frozen=True)
 class LayerDiagnosis:
-    """One layer of the quantized program against the same layer of the float program, over a few images."""
+    """One layer of the quantized program compared with the same layer of the float program, over a few images."""
 
     layer: str
+    """Name of the module."""
     sqnr_db: float
-    """Of its output where it stands: what its own rounding and that of all layers before it lose."""
+    """SQNR of its output in the quantized program: the loss by its own rounding and that of all layers before it."""
     alone_db: float
-    """Of its output when it is given what the float program's layer reads: what its own rounding loses."""
+    """SQNR of its output for the float program's input: the loss by its own rounding alone."""
     weight_sqnr_db: float
-    """Of its weight."""
+    """SQNR of its weight."""
     input_sqnr_db: float
-    """Of the float program's input, rounded as the layer rounds it."""
+    """SQNR of the float program's input, rounded as the layer rounds it."""
     saturation: float
-    """Share of that input's elements that lie outside of the grid and are clamped to one of its ends."""
+    """Share of that input's elements that are clamped to the smallest or largest integer."""
 
 
 @dataclass(frozen=True)
 class SoftmaxSurvival:
-    """What a softmax's output keeps on a grid from 0 to 1 without a zero point."""
+    """The effect of rounding a softmax's output to equal steps from 0 to 1."""
 
     levels: int
-    """The integer that stands for 1: 255 for uint8, 127 for int8."""
+    """The integer that represents 1: 255 for uint8, 127 for int8."""
     row_mass: float
     """Mean sum of a rounded row; 1 is right."""
     dead_fraction: float
@@ -91,10 +94,10 @@ class SoftmaxSurvival:
 
 @dataclass(frozen=True)
 class AttentionDiagnosis:
-    """One attention of the quantized program against the float program's, over a few images.
+    """One attention of the quantized program compared with the float program's, over a few images.
 
     Entropy in nats and distance (in widths and heights of the map) are those of the PiT paper (arXiv:2103.16302), over
-    spatial tokens alone; None where tokens have no place on a map.
+    spatial tokens alone; None where tokens have no position on a map.
     """
 
     attention: str
@@ -108,28 +111,28 @@ class AttentionDiagnosis:
     """Mean Kullback-Leibler divergence of a row of the quantized program's softmax, before any rounding of its output,
     from the float program's, in nats."""
     row_mass: float
-    """Mean sum of a row as the values are multiplied with it."""
+    """Mean sum of a row as it is multiplied by the values; 1 is right."""
     dead_fraction: float
     """Share of the entries that rounding made zero; 0 where the softmax is not rounded."""
     attended: float
-    """How many tokens a row of the float program effectively attends to, the exponential of its entropy, in the head
-    that spreads widest."""
+    """Number of tokens that a row of the float program effectively attends to, the exponential of its entropy, in the
+    head where it is largest."""
     survival: tuple[SoftmaxSurvival, ...]
-    """What the float program's softmax would keep, were it rounded."""
+    """The effect that rounding would have on the float program's softmax."""
 
 
 @dataclass(frozen=True)
 class FrontierPoint:
-    """One program that was tried for a budget."""
+    """One program that the mixed-precision search tried."""
 
     given_back: tuple[str, ...]
-    """``PART: SCHEME`` for what has a higher precision than at the start."""
+    """``PART: SCHEME`` for each part of a higher precision than at the start."""
     sqnr_db: float
-    """Centred, on the calibration images."""
+    """Centred SQNR on the calibration images."""
     top1: float | None = None
-    """Share of the labelled images; None where none were given."""
+    """Share of the labelled images that are classified correctly; None where none were given."""
     microseconds: float | None = None
-    """Of the kernels of one inference in ONNX Runtime: measured at the start, what was given back by its own times."""
+    """Time of the kernels of one inference in ONNX Runtime: measured at the start, plus each part's difference."""
 
 
 @dataclass(frozen=True)
@@ -137,42 +140,48 @@ class QuantizationRecord:
     """Everything that one quantization did."""
 
     scheme: str
+    """The recipe's scheme."""
     images: int
+    """Number of calibration images."""
     image_source: str
     """Folder, list or array, or ``synthetic, seed N``."""
     image_sha256: str
+    """SHA-256 of the images' pixels."""
     skipped: Mapping[str, str] = field(default_factory=dict)
     """Image that could not be read, to the reason."""
     layers: tuple[LayerChoice, ...] = ()
     attention_choices: Mapping[str, str] = field(default_factory=dict)
-    """Attention to whether its products are quantized, and why: ``float: …`` or ``int8: …``."""
+    """Attention to its precision with the reason: ``float: …``, ``int8 scores: …`` or ``int8: …``."""
     steps: tuple[StepRecord, ...] = ()
     diagnoses: tuple[LayerDiagnosis, ...] = ()
     attentions: tuple[AttentionDiagnosis, ...] = ()
     shares: Mapping[str, float] = field(default_factory=dict)
-    """Part to the power of its own error over that of the output's, where a budget had to give something back."""
+    """Part to the power of its own error over that of the output's; empty where no search was needed."""
     frontier: tuple[FrontierPoint, ...] = ()
-    """What was tried for a budget, the least given back first, each more exact than those before."""
+    """The programs that the search tried, ascending in precision, each more exact than those before."""
     missed: str = ""
-    """How a budget was missed, or empty."""
+    """By how much the budget is exceeded, as one phrase; empty where it is met."""
     sqnr_db: float | None = None
-    """Of the simulation against the float reference, after each output's mean over the images is removed."""
+    """SQNR of the simulation against the float reference, after each output's mean over the images is removed."""
     agreement: float | None = None
     """Share of the images whose top-1 class the simulation keeps; None for features."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Part of the work to the time that it took."""
+    """Title of a stage to its wall time."""
     notes: tuple[str, ...] = ()
+    """Sentences for the user."""
 
 
 @dataclass(frozen=True)
 class QuantizationResult:
-    """What ``quantize`` wrote."""
+    """The result of ``quantize``: the file that it wrote and the record."""
 
     path: str
+    """Path of the ``.pt2`` file."""
     size: int
+    """Its size in bytes."""
     checkpoint: CheckpointIdentity
     variant: str
-    """Of the model."""
+    """Variant of the model."""
     record: QuantizationRecord
     failed: str = ""
-    """How a budget was missed, or empty."""
+    """By how much the budget is exceeded, as one phrase; empty where it is met."""

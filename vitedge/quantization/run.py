@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The job of quantization: a reference and images in, a plan that holds for every capture of the reference out.
+"""The stages of quantization: a reference and images in, a plan that fits every capture of the reference out.
 
-`STAGES` is the whole of it, in order. The float program is captured once, at a dynamic batch. One pass over the images
-sees all that is needed of the activations; what is done to weights afterwards changes what was seen in a known way.
+`STAGES` lists them in order. The float program is captured once, at a dynamic batch. One pass over the images collects
+all statistics of activations; later changes of weights transform these statistics in a known way.
 """
 
 from __future__ import annotations
@@ -36,33 +36,40 @@ from vitedge.program.editor import duplicate
 from vitedge.program.execution import Execution
 from vitedge.program.program import Program
 from vitedge.program.structure import Layer, Structure, find_structure
-from vitedge.quantization.activation import activation_grid
-from vitedge.quantization.attention.parameters import attention_grids
+from vitedge.quantization.activation import activation_parameters
+from vitedge.quantization.attention.parameters import attention_parameters
 from vitedge.quantization.attention.policy import Decision, decide
 from vitedge.quantization.correction import measure_bias
 from vitedge.quantization.diagnostics import diagnose, measure_attended
 from vitedge.quantization.insert import insert
 from vitedge.quantization.memory import freed_at_once
-from vitedge.quantization.mixed_precision.apply import CountTop1, Material, Spent, give_back, spend
+from vitedge.quantization.mixed_precision.apply import (
+    CountTop1,
+    MixedPrecisionResult,
+    SearchInputs,
+    raise_precision,
+    search_mixed_precision,
+)
 from vitedge.quantization.mixed_precision.costs import KernelTimes
 from vitedge.quantization.mixed_precision.search import budget_of
-from vitedge.quantization.observing import BATCH, identify, measure_moments, readings, watcher
-from vitedge.quantization.placement import SCHEMES, LayerPlacement, Scheme, choose, is_asked_for
-from vitedge.quantization.plan import Plan, fake_quantize
+from vitedge.quantization.observing import BATCH, identify, input_consumers, measure_moments, watcher
+from vitedge.quantization.parameters import fake_quantize
+from vitedge.quantization.placement import SCHEMES, LayerPlacement, choose, is_asked_for
+from vitedge.quantization.plan import Plan
 from vitedge.quantization.records import AttentionDiagnosis, LayerDiagnosis, StepRecord
-from vitedge.quantization.steps.judging import Precision
+from vitedge.quantization.steps.rounding_error import Precision
 from vitedge.quantization.steps.sequence import STEPS
 from vitedge.quantization.weights import adaround, gptq, nearest
-from vitedge.quantization.weights.grids import GridSettings, fit_block
+from vitedge.quantization.weights.parameters import WeightSettings, fit_block
 from vitedge.quantization.weights.rounding import RoundedWeight
 from vitedge.quantization.weights.statistics import InputStatistics
 from vitedge.recipe import QuantizationRecipe, WeightRounding
 from vitedge.records import OutputParity
 
-DIAGNOSED = 4
-"""Images over which layers and attentions are compared one by one."""
-JUDGED = 32
-"""Images over which biases are corrected and the simulation is judged."""
+DIAGNOSIS_IMAGES = 4
+"""Number of images over which layers and attentions are compared one by one."""
+KEPT_IMAGES = 32
+"""Number of images that are kept in memory, for bias correction, GPTQ and the comparison of the simulation."""
 Kind = Literal["uint8", "int8", "uint16", "int16"]
 _ROUNDINGS: dict[WeightRounding, ModuleType] = {
     WeightRounding.NEAREST: nearest,
@@ -73,46 +80,52 @@ _ROUNDINGS: dict[WeightRounding, ModuleType] = {
 
 @dataclass
 class Quantization:
-    """One quantization under way, and its result."""
+    """The state of one quantization: its inputs, and the result of each stage that has run."""
 
     reference: Reference
     recipe: QuantizationRecipe
     form: QuantizedForm
-    """What the compiler that the program is for takes."""
+    """The form of quantized program that the target's compiler takes."""
     activations: str
-    """``uint8`` with zero points or ``int8`` without."""
+    """Integer type of 8-bit activations: ``uint8`` with zero points or ``int8`` without."""
     stream: ImageStream | None = None
     """The calibration images; None for a scheme that needs none."""
     features: bool = False
+    """Whether the program puts out features in place of class scores."""
     kernel_times: KernelTimes | None = None
-    """Measures what a budget costs; without it precision is given back by what it gains alone."""
+    """Measures the time of layers for a budget; without it the mixed-precision search ranks by gains alone."""
     count_top1: CountTop1 | None = None
-    """Counts top-1 for a budget."""
+    """Counts top-1 for a budget that limits its loss."""
     progress: Callable[[str], None] = lambda _text: None
     structure: Structure = field(init=False)
     choices: dict[str, LayerPlacement] = field(init=False)
+    """Layer to its scheme."""
     inputs: dict[str, Stats] = field(default_factory=dict)
-    """Layer to what was seen of its input; layers that read the same value share an entry."""
+    """Layer to the calibration statistics of its input; layers that read the same value share an entry."""
     observed: Observed | None = None
+    """The calibration as the cache keeps it."""
     images: Tensor = field(default_factory=lambda: torch.empty(0))
-    """The first of the calibration images, normalized."""
+    """The first `KEPT_IMAGES` of the calibration images, normalized, ``(images, channels, height, width)`` float32."""
     plan: Plan = field(default_factory=Plan)
     roundings: dict[str, RoundedWeight] = field(default_factory=dict)
+    """Layer to the rounding of its weight."""
     attentions: dict[str, Decision] = field(default_factory=dict)
+    """Attention to the operands that are quantized."""
     ranges: dict[str, ranges.ChosenRange] = field(default_factory=dict)
-    """Layer to how the range of its input was found."""
+    """Layer to the range of its input and the estimator that found it."""
     steps: tuple[StepRecord, ...] = ()
     diagnoses: tuple[LayerDiagnosis, ...] = ()
     attention_diagnoses: tuple[AttentionDiagnosis, ...] = ()
-    spent: Spent = field(default_factory=Spent)
-    """What a budget gave back."""
+    mixed_precision: MixedPrecisionResult = field(default_factory=MixedPrecisionResult)
+    """The result of the mixed-precision search; empty without a budget."""
     outputs: tuple[OutputParity, ...] = ()
-    """The simulation against the float reference."""
+    """The simulation compared with the float reference, one entry an output."""
     seconds: dict[str, float] = field(default_factory=dict)
+    """Title of a stage to its wall time in seconds."""
     _captured: dict[tuple[int | str, str], Program] = field(default_factory=dict)
 
     def captured(self, batch: int | str, dtype: str = "float32") -> Program:
-        """The canonical float program of the reference, to be edited; what takes its time is done once."""
+        """Returns a copy of the canonical float program of the reference, to be edited; it is captured once."""
         if (batch, dtype) not in self._captured:
             reference, features = self.reference, self.features
             module = reference.deployed(uint8=dtype == "uint8", features=features)
@@ -122,19 +135,19 @@ class Quantization:
         return replace(program, exported=duplicate(program.exported))
 
     def program(self, batch: int | str, dtype: str = "float32") -> Program:
-        """The quantized program for images of that batch and type."""
+        """Returns the quantized program for images of that batch and dtype (``float32`` or ``uint8``)."""
         return insert(self.captured(batch, dtype), self.plan)
 
 
 def analyse(job: Quantization) -> None:
-    """Captures the reference and decides what each layer becomes."""
+    """Captures the reference and decides the scheme of each layer."""
     job.structure = find_structure(job.captured("dynamic"))
     job.choices = choose(job.structure, job.recipe, job.form)
     job.plan.integer_biases = job.form.integer_biases
 
 
 def calibrate(job: Quantization) -> None:
-    """Sees what layers read, over all images, and keeps some of the images."""
+    """Collects statistics of layers' inputs over all images, and keeps some of the images."""
     stream, preprocessing = job.stream, job.reference.spec.preprocessing
     if stream is None:
         return
@@ -146,43 +159,43 @@ def calibrate(job: Quantization) -> None:
         lambda pixels, stats: step(torch.from_numpy(normalize(pixels, preprocessing)), stats),
         job.progress,
     )
-    first = np.concatenate(list(islice(stream.batches(BATCH), math.ceil(JUDGED / BATCH))))[:JUDGED]
+    first = np.concatenate(list(islice(stream.batches(BATCH), math.ceil(KEPT_IMAGES / BATCH))))[:KEPT_IMAGES]
     job.images = torch.from_numpy(normalize(first, preprocessing))
-    for layers in readings(job.structure).values():
+    for layers in input_consumers(job.structure).values():
         job.inputs.update({layer.name: job.observed.stats[layers[0].name] for layer in layers})
 
 
 def prepare_activations(job: Quantization) -> None:
-    """Moves what is hard to round from activations into weights; the float function stays what it is."""
+    """Rewrites tensors so that activations lose less by rounding; the float program computes the same."""
     if job.stream is None:
         return
-    _decide_attention(job)
+    _decide_attentions(job)
     precision = Precision(_activations_prepared_for(job), bias_corrected=job.recipe.bias_correction)
     for name in _steps(job):
         job.steps += STEPS[name](job.structure, job.inputs, precision)
     job.plan.tensors = dict(job.structure.editor.edited)
     job.plan.shifts = {step.module: step.shift for step in job.steps if step.shift}
-    # Captured again with what the steps did, the subtraction of the shifts included: the float function from here on.
+    # Captured again with the steps' changes, subtracted shifts included: the float program from here on.
     job.structure = find_structure(insert(job.captured("dynamic"), Plan(job.plan.tensors, shifts=job.plan.shifts)))
 
 
-def place(job: Quantization) -> None:
-    """Gives activations their grids, and weights their integers."""
+def quantize_tensors(job: Quantization) -> None:
+    """Finds the quantization parameters of activations, and rounds weights."""
     for layer in job.structure.layers:
         scheme = SCHEMES[job.choices[layer.name].scheme]
         if scheme.activation == "dynamic":
             job.plan.dynamic.add(layer.name)
         elif scheme.activation is not None:
-            _give_grid(job, layer, activation_type(scheme, job.activations))
+            _set_input_parameters(job, layer, _activation_type(job, scheme.activation))
     operands = {name: decision.operands for name, decision in job.attentions.items() if decision.operands}
     if operands:
-        grids = attention_grids(job.structure, operands, job.images, job.activations, job.recipe.ranges)
-        job.plan.attention.update(grids)
+        qparams = attention_parameters(job.structure, operands, job.images, job.activations, job.recipe.ranges)
+        job.plan.attention.update(qparams)
     _round_weights(job)
 
 
 def correct(job: Quantization) -> None:
-    """Takes the mean of every quantized layer's error off its bias."""
+    """Corrects the bias of every quantized layer by the mean error of its output."""
     if not job.recipe.bias_correction or job.stream is None:
         return
     shifts = measure_bias(job.structure, job.program("dynamic"), set(job.plan.weights), job.images)
@@ -191,18 +204,30 @@ def correct(job: Quantization) -> None:
             job.plan.tensors[layer.bias] = job.structure.editor.value(layer.bias) + shifts[layer.name]
 
 
-def hold_budget(job: Quantization) -> None:
-    """Gives precision back until the budget holds, where there is one."""
+def search_precision(job: Quantization) -> None:
+    """Searches for the layers that need a higher precision to meet the budget, where there is one."""
     budget = budget_of(job.recipe)
     if budget is None or job.stream is None:
         return
+    job.mixed_precision = search_mixed_precision(_search_inputs(job), budget)
+    raise_precision(job.plan, job.structure, job.mixed_precision.search.chosen, job.roundings)
+    for part, scheme, reason in job.mixed_precision.reasons():
+        if part in job.choices:
+            job.choices[part] = LayerPlacement(scheme, reason)
+        else:
+            job.attentions[part] = Decision((), reason)
+    job.ranges = {name: found for name, found in job.ranges.items() if name in job.plan.inputs}
+
+
+def _search_inputs(job: Quantization) -> SearchInputs:
+    """Returns the quantized program and its reference for the mixed-precision search."""
     parts = (*job.choices, *job.plan.attention)
     fixed = frozenset(part for part in parts if is_asked_for(part, job.structure, job.recipe))
     schemes = {
         **{name: choice.scheme for name, choice in job.choices.items()},
         **dict.fromkeys(job.plan.attention, "int8"),
     }
-    material = Material(
+    return SearchInputs(
         job.structure,
         job.plan,
         schemes,
@@ -213,18 +238,10 @@ def hold_budget(job: Quantization) -> None:
         count_top1=job.count_top1,
         progress=job.progress,
     )
-    job.spent = spend(material, budget)
-    give_back(job.plan, job.structure, job.spent.held.given, job.roundings)
-    for part, scheme, reason in job.spent.reasons():
-        if part in job.choices:
-            job.choices[part] = LayerPlacement(scheme, reason)
-        else:
-            job.attentions[part] = Decision((), reason)
-    job.ranges = {name: found for name, found in job.ranges.items() if name in job.plan.inputs}
 
 
 def compare_simulation(job: Quantization) -> None:
-    """Compares the simulation with the float reference, on the images that were kept."""
+    """Compares the simulation with the float reference on the images that were kept."""
     if job.stream is None:
         return
     labels = output_names(features=job.features)
@@ -232,11 +249,11 @@ def compare_simulation(job: Quantization) -> None:
     expected = _outputs(job.reference.deployed(uint8=False, features=job.features), job.images)
     found = _outputs(Execution(program.exported), job.images)
     job.outputs = compare(dict(zip(labels, expected, strict=True)), dict(zip(labels, found, strict=True)))
-    job.diagnoses, job.attention_diagnoses = diagnose(job.structure.program, program, job.images[:DIAGNOSED])
+    job.diagnoses, job.attention_diagnoses = diagnose(job.structure.program, program, job.images[:DIAGNOSIS_IMAGES])
 
 
 def _outputs(run: Callable[[Tensor], Tensor | tuple[Tensor, ...]], images: Tensor) -> list[npt.NDArray[np.float32]]:
-    """Every output for all images."""
+    """Returns every output for all images, ``(images, …)`` each."""
     results = (run(images[start : start + BATCH]) for start in range(0, len(images), BATCH))
     parts = [(result,) if isinstance(result, Tensor) else result for result in results]
     return [torch.cat(part).numpy() for part in zip(*parts, strict=True)]
@@ -246,23 +263,23 @@ STAGES: tuple[tuple[str, Callable[[Quantization], None]], ...] = (
     ("analysing the model", analyse),
     ("calibrating", calibrate),
     ("preparing activations", prepare_activations),
-    ("rounding", place),
+    ("rounding", quantize_tensors),
     ("correcting biases", correct),
-    ("holding the budget", hold_budget),
+    ("holding the budget", search_precision),
     ("simulating", compare_simulation),
 )
 
 
 def quantize(job: Quantization) -> Quantization:
-    """Runs all stages.
+    """Runs all stages and returns the same object with their results.
 
     Args:
-        job: what to quantize.
+        job: the reference, the recipe and the images; is altered.
 
     Raises:
         BadRecipe: a layer is named that does not exist.
         BadImages: too many images cannot be read.
-        UnusableActivations: NaN or infinity was seen.
+        UnusableActivations: an activation holds NaN or infinity on the images.
     """
     for title, stage in STAGES:
         job.progress(f"{title} …")
@@ -273,30 +290,30 @@ def quantize(job: Quantization) -> Quantization:
     return job
 
 
-def activation_type(scheme: Scheme, kind: str) -> str:
-    """The kind of integers of an activation."""
-    return f"{kind.removesuffix('8')}{scheme.activation}"
+def _activation_type(job: Quantization, bits: str) -> Kind:
+    """Returns the integer type of activations of ``8`` or ``16`` bits, signed or not as the job's 8-bit ones."""
+    return cast("Kind", f"{job.activations.removesuffix('8')}{bits}")
 
 
-def _decide_attention(job: Quantization) -> None:
-    """What of each attention is quantized; only where activations have eight bits."""
+def _decide_attentions(job: Quantization) -> None:
+    """Decides the operands of each attention that are quantized; none where activations have no eight bits."""
     asked = job.recipe.attention if job.recipe.scheme in ("int8", "mixed") else "none"
     decided = asked != "auto" or bool(job.form.float_attention)
-    spread = {} if decided else measure_attended(job.structure.program, job.images[:DIAGNOSED])
+    spread = {} if decided else measure_attended(job.structure.program, job.images[:DIAGNOSIS_IMAGES])
     job.attentions = decide(job.structure.attentions, spread, job.form, asked, job.recipe.layers)
 
 
 def _activations_prepared_for(job: Quantization) -> Kind | None:
-    """The kind of integers of the inputs of most layers; None where only weights are rounded."""
+    """Returns the integer type of the inputs of most layers; None where only weights are rounded."""
     kinds = Counter(SCHEMES[choice.scheme].activation for choice in job.choices.values())
     kind = kinds.most_common(1)[0][0]
     if kind == "dynamic":
         return "uint8"
-    return None if kind is None else cast("Kind", f"{job.activations.removesuffix('8')}{kind}")
+    return None if kind is None else _activation_type(job, kind)
 
 
 def _steps(job: Quantization) -> Iterator[str]:
-    """The steps that are switched on, in their order."""
+    """Yields the names of the steps that are switched on, in their order."""
     recipe = job.recipe
     rounds_scores = any(decision.operands for decision in job.attentions.values())
     switches = {
@@ -310,27 +327,27 @@ def _steps(job: Quantization) -> Iterator[str]:
     return (name for name in STEPS if switches.get(name, True))
 
 
-def _give_grid(job: Quantization, layer: Layer, dtype: str) -> None:
-    """The grid of what a layer reads; layers that read the same value get the same one."""
-    reading = readings(job.structure)[layer.input]
-    for name in (other.name for other in reading if other.name in job.plan.inputs):
+def _set_input_parameters(job: Quantization, layer: Layer, dtype: str) -> None:
+    """Finds the quantization parameters of a layer's input; layers that read the same value get the same ones."""
+    consumers = input_consumers(job.structure)[layer.input]
+    for name in (other.name for other in consumers if other.name in job.plan.inputs):
         if job.plan.inputs[name].dtype == dtype:
             job.plan.inputs[layer.name], job.ranges[layer.name] = job.plan.inputs[name], job.ranges[name]
             return
-    # The square of an input's error costs what the squares of the weights that it is multiplied with add up to.
-    weights = [job.structure.editor.value(other.weight) for other in reading if other.groups == 1]
+    # The squared error of an input grows in the output by the sum of the squared weights that multiply it.
+    weights = [job.structure.editor.value(other.weight) for other in consumers if other.groups == 1]
     importance = sum(
         (weight.square().flatten(2).sum((0, 2)) if weight.dim() > 2 else weight.square().sum(0) for weight in weights),
         torch.zeros(()),
     )
-    grid, found = activation_grid(
+    qparams, found = activation_parameters(
         layer.name, job.inputs[layer.name], dtype, job.recipe.ranges, importance if weights else None
     )
-    job.plan.inputs[layer.name], job.ranges[layer.name] = grid, found
+    job.plan.inputs[layer.name], job.ranges[layer.name] = qparams, found
 
 
 def _round_weights(job: Quantization) -> None:
-    """The integers of every weight."""
+    """Rounds every weight; those whose method needs second moments of the input after one pass over the images."""
     layers = [layer for layer in job.structure.layers if SCHEMES[job.choices[layer.name].scheme].weight is not None]
     learned = tuple(layer for layer in layers if _method(job, layer) is not nearest)
     for layer in layers:
@@ -343,25 +360,25 @@ def _round_weights(job: Quantization) -> None:
 
 
 def _round(job: Quantization, layer: Layer, inputs: InputStatistics | None) -> None:
-    """The integers of one weight."""
-    # A bias that is corrected afterwards takes the mean of the error, so that only the rest counts.
+    """Rounds one weight."""
+    # A bias that is corrected afterwards removes the mean of the error, so that only the rest counts.
     centred = inputs.centred() if inputs is not None and job.recipe.bias_correction else inputs
     rounding = _method(job, layer).round_weight(
         job.structure.editor.value(layer.weight), _settings(job, layer), centred
     )
     job.roundings[layer.name] = rounding
-    job.plan.weights[layer.name] = (rounding.integers, rounding.grid)
+    job.plan.weights[layer.name] = (rounding.integers, rounding.qparams)
 
 
-def _settings(job: Quantization, layer: Layer) -> GridSettings:
-    """The kind of grid of a layer's weight."""
+def _settings(job: Quantization, layer: Layer) -> WeightSettings:
+    """Returns the settings of the quantization parameters of a layer's weight."""
     scheme = SCHEMES[job.choices[layer.name].scheme]
     elements = job.structure.editor.value(layer.weight)[0].numel()
-    return GridSettings(scheme.weight or "int8", fit_block(elements, job.recipe.block) if scheme.blocks else None)
+    return WeightSettings(scheme.weight or "int8", fit_block(elements, job.recipe.block) if scheme.blocks else None)
 
 
 def _method(job: Quantization, layer: Layer) -> ModuleType:
-    """How a layer's weight is rounded: by default with GPTQ where four bits have to do and there are images."""
+    """Returns the rounding method of a layer's weight: by default GPTQ for blocks of four bits if there are images."""
     asked = job.recipe.rounding
     if asked is WeightRounding.AUTO:
         has_blocks = SCHEMES[job.choices[layer.name].scheme].blocks and job.images.numel()
@@ -370,5 +387,5 @@ def _method(job: Quantization, layer: Layer) -> ModuleType:
 
 
 def _as_read(job: Quantization, layer: Layer, value: Tensor) -> Tensor:
-    grid = job.plan.inputs.get(layer.name)
-    return value if grid is None else fake_quantize(value, grid)
+    qparams = job.plan.inputs.get(layer.name)
+    return value if qparams is None else fake_quantize(value, qparams)

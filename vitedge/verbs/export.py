@@ -99,7 +99,7 @@ def quantize(request: ExportRequest, built: Built) -> Quantized:
     if built.reference is None or recipe.precision not in SCHEMES:
         return Quantized(None)
     found = quantize_reference(built.reference, recipe, features=built.features(recipe), progress=request.progress)
-    missed = found.spent.held.missed
+    missed = found.mixed_precision.search.shortfall
     if missed:
         raise CheckFailed(
             f"The budget was not met: {missed}. Nothing was written; vitedge quantize writes the best there is."

@@ -25,7 +25,7 @@ from vitedge.program.execution import Execution
 from vitedge.program.modules import block_outputs
 from vitedge.program.program import Program
 from vitedge.program.structure import find_structure
-from vitedge.quantization.attention.parameters import attention_grids
+from vitedge.quantization.attention.parameters import attention_parameters
 from vitedge.quantization.attention.policy import SCORES
 from vitedge.quantization.insert import insert
 from vitedge.recipe import ResolvedRecipe
@@ -102,7 +102,7 @@ def with_rounded_scores(batch: int | str) -> Program:
     operands = {attention.name: SCORES for attention in structure.attentions}
     program = canonicalize(capture(tiny.model("vit"), tiny.spec("vit"), tiny.BLOCKS["vit"], batch=batch))
     plan = plan_for(program, find_structure(program), list(find_structure(program).layers), "uint8")
-    plan.attention = attention_grids(structure, operands, tiny.images(), "uint8", "minmax")
+    plan.attention = attention_parameters(structure, operands, tiny.images(), "uint8", "minmax")
     return insert(program, plan)
 
 

@@ -43,7 +43,7 @@ FIXED: dict[str, tuple[dict[str, Any], str]] = {
     "--batch 4": ({"batch": 4}, "batch 1, not 4"),
     "--input uint8": ({"input": "uint8"}, "input float32, not uint8"),
     "--image-size 64": ({"image_size": (64, 64)}, "was quantized for 32x48 pixels"),
-    "--images photos": ({"images": "photos"}, "What --images says was decided when"),
+    "--images photos": ({"images": "photos"}, "--images was fixed when"),
     "--image-count 9": ({"image_count": 9}, "What --image-count says"),
     "--seed 3": ({"seed": 3}, "What --seed says"),
     "--weights ema": ({"weights": "ema"}, "What --weights says"),

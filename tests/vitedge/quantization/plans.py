@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vitedge.program.structure import Structure
-from vitedge.quantization.plan import QuantizationParameters, quantize
+from vitedge.quantization.parameters import QuantizationParameters, quantize
 
 
 def whole(dtype: str, scale: float, zero_point: int = 0) -> QuantizationParameters:
@@ -18,15 +18,15 @@ def whole(dtype: str, scale: float, zero_point: int = 0) -> QuantizationParamete
 def channel_weight(weight: Tensor) -> tuple[Tensor, QuantizationParameters]:
     """A weight as int8 with a scale a channel."""
     scale = weight.flatten(1).abs().amax(1) / 127
-    grid = QuantizationParameters("int8", scale, torch.zeros_like(scale, dtype=torch.int32), axis=0)
-    return quantize(weight, grid), grid
+    qparams = QuantizationParameters("int8", scale, torch.zeros_like(scale, dtype=torch.int32), axis=0)
+    return quantize(weight, qparams), qparams
 
 
 def block_weight(weight: Tensor, block: int) -> tuple[Tensor, QuantizationParameters]:
     """A weight as int4 with a scale a block."""
     scale = weight.reshape(len(weight), -1, block).abs().amax(2) / 7
-    grid = QuantizationParameters("int4", scale, torch.zeros_like(scale, dtype=torch.int32), axis=0, block=block)
-    return quantize(weight, grid), grid
+    qparams = QuantizationParameters("int4", scale, torch.zeros_like(scale, dtype=torch.int32), axis=0, block=block)
+    return quantize(weight, qparams), qparams
 
 
 def channel_weights(structure: Structure) -> dict[str, tuple[Tensor, QuantizationParameters]]:

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from vitedge.calibration.observations import Stats
+from vitedge.calibration.ranges import LEVELS
 from vitedge.errors import UnusableActivations
-from vitedge.quantization.activation import LEVELS, activation_grid
-from vitedge.quantization.plan import ENDS, fake_quantize
+from vitedge.quantization.activation import activation_parameters
+from vitedge.quantization.parameters import ENDS, fake_quantize
 from vitedge.recipe import RangeMethod
 
 
@@ -26,8 +27,8 @@ def seen(values: Tensor) -> Stats:
 
 
 def error(values: Tensor, dtype: str, ranges: str) -> float:
-    grid, _ = activation_grid("fc2", seen(values), dtype, ranges)
-    return float((fake_quantize(values, grid) - values).square().mean())
+    qparams, _ = activation_parameters("fc2", seen(values), dtype, ranges)
+    return float((fake_quantize(values, qparams) - values).square().mean())
 
 
 def test_the_levels_that_ranges_are_fitted_to_are_integers_of_the_grid() -> None:
@@ -40,13 +41,13 @@ def test_the_levels_that_ranges_are_fitted_to_are_integers_of_the_grid() -> None
 @pytest.mark.parametrize("dtype", LEVELS)
 def test_minmax_holds_everything(dtype: str) -> None:
     values = heavy()
-    grid, choice = activation_grid("fc2", seen(values), dtype, "minmax")
-    assert grid.dtype == dtype
-    assert grid.scale.dtype is torch.float32
-    assert grid.zero_point.dtype is torch.int32
+    qparams, choice = activation_parameters("fc2", seen(values), dtype, "minmax")
+    assert qparams.dtype == dtype
+    assert qparams.scale.dtype is torch.float32
+    assert qparams.zero_point.dtype is torch.int32
     assert choice.estimator == "min-max"
-    assert float((fake_quantize(values, grid) - values).abs().max()) <= float(grid.scale) * 1.01
-    assert (int(grid.zero_point) == 0) is dtype.startswith("int")
+    assert float((fake_quantize(values, qparams) - values).abs().max()) <= float(qparams.scale) * 1.01
+    assert (int(qparams.zero_point) == 0) is dtype.startswith("int")
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8"])
@@ -56,7 +57,7 @@ def test_the_range_of_least_error_is_taken_where_none_is_named(dtype: str) -> No
     assert errors["auto"] <= min(errors.values()) * 1.02
     assert errors["auto"] < 0.98 * errors["minmax"]
     for ranges in [method for method in RangeMethod if method is not RangeMethod.AUTO]:
-        named = activation_grid("fc2", seen(values), dtype, ranges)[1].estimator
+        named = activation_parameters("fc2", seen(values), dtype, ranges)[1].estimator
         assert named.replace("-", "").partition(" ")[0] == ranges
 
 
@@ -66,19 +67,19 @@ def test_a_range_fits_the_channels_that_are_worth_most() -> None:
     importance[3] = 1e6
     errors = []
     for worth in (None, importance):
-        grid, _ = activation_grid("fc2", seen(values), "uint8", "auto", worth)
-        errors.append(float((fake_quantize(values, grid) - values)[:, 3].square().mean()))
+        qparams, _ = activation_parameters("fc2", seen(values), "uint8", "auto", worth)
+        errors.append(float((fake_quantize(values, qparams) - values)[:, 3].square().mean()))
     assert errors[1] < 0.8 * errors[0]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_not_finite_is_refused_with_the_name_of_the_layer(bad: float) -> None:
     values = heavy(bad)
-    with pytest.raises(UnusableActivations, match=r"^What blocks\.3\.mlp\.fc2 reads holds NaN or infinity"):
-        activation_grid("blocks.3.mlp.fc2", seen(values), "uint8")
+    with pytest.raises(UnusableActivations, match=r"^The input of blocks\.3\.mlp\.fc2 holds NaN or infinity"):
+        activation_parameters("blocks.3.mlp.fc2", seen(values), "uint8")
 
 
 def test_an_activation_of_zeros_has_a_grid() -> None:
-    grid, _ = activation_grid("head", seen(torch.zeros(10, 4)), "uint8")
-    assert float(grid.scale) > 0
-    assert torch.equal(fake_quantize(torch.zeros(3), grid), torch.zeros(3))
+    qparams, _ = activation_parameters("head", seen(torch.zeros(10, 4)), "uint8")
+    assert float(qparams.scale) > 0
+    assert torch.equal(fake_quantize(torch.zeros(3), qparams), torch.zeros(3))

@@ -45,7 +45,7 @@ def corrected(structure: Structure, plan: Plan, names: set[str]) -> Program:
 
 
 def outputs(structure: Structure, program: Program) -> dict[str, Tensor]:
-    """What every layer puts out, channels last."""
+    """Returns layer to its output, channels last."""
     found: dict[str, Tensor] = {}
 
     def keep(layer: Any) -> Any:

@@ -22,7 +22,8 @@ from vitedge.program.program import Program
 from vitedge.program.structure import find_structure
 from vitedge.quantization.diagnostics import diagnose, measure_attended
 from vitedge.quantization.insert import insert
-from vitedge.quantization.plan import Plan, QuantizationParameters, dequantize, fake_quantize, quantize
+from vitedge.quantization.parameters import QuantizationParameters, dequantize, fake_quantize, quantize
+from vitedge.quantization.plan import Plan
 from vitedge.quantization.records import AttentionDiagnosis, LayerDiagnosis, QuantizationRecord
 from vitedge.runtimes.feeding import DYNAMIC_BATCH
 
@@ -64,7 +65,7 @@ def program(name: str, batch: int | str = "dynamic") -> Program:
     return replace(captured, exported=copy.deepcopy(captured.exported))
 
 
-def grid(scale: float, zero_point: int = 0, dtype: str = "int8") -> QuantizationParameters:
+def qparams(scale: float, zero_point: int = 0, dtype: str = "int8") -> QuantizationParameters:
     return QuantizationParameters(dtype, torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32))
 
 
@@ -82,10 +83,10 @@ def weights(name: str) -> dict[str, tuple[Tensor, QuantizationParameters]]:
 def whole(name: str) -> Plan:
     """Everything rounded: layers on uint8, attentions on int8."""
     structure = find_structure(reference(name))
-    operands = {"query": grid(0.03), "key": grid(0.05), "probabilities": grid(1 / 127), "value": grid(0.05)}
+    operands = {"query": qparams(0.03), "key": qparams(0.05), "probabilities": qparams(1 / 127), "value": qparams(0.05)}
     return Plan(
         weights=weights(name),
-        inputs={layer.name: grid(8 / 255, 128, "uint8") for layer in structure.layers},
+        inputs={layer.name: qparams(8 / 255, 128, "uint8") for layer in structure.layers},
         attention={attention.name: operands for attention in structure.attentions},
     )
 
@@ -117,7 +118,7 @@ def test_a_program_loses_nothing_against_itself(name: str) -> None:
 
 
 def test_a_layer_is_judged_where_it_stands_and_alone() -> None:
-    narrow = grid(0.01)
+    narrow = qparams(0.01)
     plan = Plan(weights={"first": weights("two")["first"]}, inputs={"first": narrow})
     layers, _ = of("two", insert(program("two"), plan))
     module = two_layers()
@@ -142,17 +143,17 @@ def test_a_layer_is_judged_where_it_stands_and_alone() -> None:
 
 
 def test_a_shifted_input_is_the_same_input() -> None:
-    """Half of the grid is of no use to what is never negative, unless it is shifted into the middle."""
+    """Half of the levels are unused by values that are never negative, unless these are shifted into the middle."""
     with torch.no_grad():
         top = float(two_layers().get_submodule("first")(IMAGES).max())
-    rounded = Plan(weights={"second": weights("two")["second"]}, inputs={"second": grid(top / 127)})
+    rounded = Plan(weights={"second": weights("two")["second"]}, inputs={"second": qparams(top / 127)})
     plain, _ = of("two", insert(program("two"), rounded))
     structure = find_structure(reference("two"))
     weight, bias = structure.editor.value("second.weight"), structure.editor.value("second.bias")
     shifted = Plan(
         tensors={"second.bias": bias + top / 2 * weight.sum(dim=1)},
         weights=rounded.weights,
-        inputs={"second": grid(top / 2 / 127)},
+        inputs={"second": qparams(top / 2 / 127)},
         shifts={"second": top / 2},
     )
     centred, _ = of("two", insert(program("two"), shifted))
@@ -200,8 +201,8 @@ def test_attention_is_measured_on_what_the_model_computes() -> None:
 
 
 def test_rows_that_rounding_empties_are_told() -> None:
-    """On a grid whose first level is above every probability nothing is left, and no row has an entropy."""
-    plan = Plan(attention={"blocks.0.attn": {"probabilities": grid(3.0)}})
+    """With a scale above every probability nothing is left of a row, and no row has an entropy."""
+    plan = Plan(attention={"blocks.0.attn": {"probabilities": qparams(3.0)}})
     _, attentions = of("vit", insert(program("vit"), plan))
     found = attentions["blocks.0.attn"]
     assert (found.row_mass, found.dead_fraction) == (0.0, 1.0)

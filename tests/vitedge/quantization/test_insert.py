@@ -21,7 +21,8 @@ from vitedge.program.editor import aten
 from vitedge.program.program import Program
 from vitedge.program.qdq import CHOOSE, DEQUANTIZE, DEQUANTIZE_BLOCKS, DEQUANTIZE_CHANNELS, QUANTIZE
 from vitedge.quantization.insert import insert
-from vitedge.quantization.plan import Plan, QuantizationParameters, fake_quantize
+from vitedge.quantization.parameters import QuantizationParameters, fake_quantize
+from vitedge.quantization.plan import Plan
 
 IMAGES = tiny.images(3)
 MODULE: Any = small.built(small.Mixture)
@@ -36,7 +37,7 @@ def weight_of(name: str) -> Tensor:
 
 @torch.no_grad()
 def read_by() -> dict[str, Tensor]:
-    """What every layer of the float model reads."""
+    """Returns layer to its input in the float model."""
     hidden = functional.gelu(MODULE.conv(IMAGES)).flatten(2).transpose(1, 2)
     mean = (functional.gelu(MODULE.left(hidden)) + MODULE.right(hidden)).mean(1)
     return {"conv": IMAGES, "left": hidden, "right": hidden, "head": mean}
@@ -44,7 +45,7 @@ def read_by() -> dict[str, Tensor]:
 
 @torch.no_grad()
 def rest(name: str, output: Tensor) -> Tensor:
-    """What the float model makes of the output of one of its layers."""
+    """Computes the rest of the float model from the output of one of its layers."""
     if name == "head":
         return output
     if name == "conv":
@@ -53,8 +54,8 @@ def rest(name: str, output: Tensor) -> Tensor:
     return MODULE.head((functional.gelu(output) + MODULE.right(read_by()["right"])).mean(1))  # type: ignore[no-any-return]
 
 
-def grid_of(values: Tensor, dtype: str = "uint8") -> QuantizationParameters:
-    """A range that clamps a little."""
+def qparams_of(values: Tensor, dtype: str = "uint8") -> QuantizationParameters:
+    """Returns parameters over a range that clamps a little."""
     low, high = 0.9 * float(values.min()), 0.9 * float(values.max())
     if dtype == "int8":
         return whole(dtype, float(torch.tensor(max(-low, high) / 127)))
@@ -73,13 +74,13 @@ def targets(program: Program) -> list[Any]:
 
 def by_integers(name: str, plan: Plan) -> Array:
     """The output of a layer as arXiv:1712.05877 computes it: sums of products of integers, scaled at the end."""
-    integers, grid = plan.weights[name]
+    integers, qparams = plan.weights[name]
     given = plan.inputs[name]
     low, high = given.ends
     scale, zero_point = np.float32(given.scale), int(given.zero_point)
     read = read_by()[name].numpy()
     found = np.clip(np.rint(read * (np.float32(1) / scale)) + zero_point, low, high).astype(np.int64) - zero_point
-    unit = (given.scale * grid.scale).numpy()
+    unit = (given.scale * qparams.scale).numpy()
     bias = np.rint(getattr(MODULE, name).bias.detach().double().numpy() / unit.astype(np.float64)).astype(np.int64)
     weight = integers.numpy().astype(np.int64)
     if name == "conv":  # patches of 8 x 8 that do not overlap
@@ -93,7 +94,7 @@ def by_integers(name: str, plan: Plan) -> Array:
 @pytest.mark.parametrize("dtype", ["uint8", "int8"])
 @torch.no_grad()
 def test_a_layer_computes_what_its_integers_do(name: str, dtype: str) -> None:
-    plan = Plan(weights={name: channel_weight(weight_of(name))}, inputs={name: grid_of(read_by()[name], dtype)})
+    plan = Plan(weights={name: channel_weight(weight_of(name))}, inputs={name: qparams_of(read_by()[name], dtype)})
     program = inserted(plan)
     expected = rest(name, torch.from_numpy(by_integers(name, plan)))
     assert torch.allclose(small.run(program, IMAGES), expected, atol=2e-5)
@@ -103,7 +104,7 @@ def test_a_layer_computes_what_its_integers_do(name: str, dtype: str) -> None:
 
 
 def test_integers_are_stored_under_the_names_of_the_module() -> None:
-    plan = Plan(weights={"left": channel_weight(weight_of("left"))}, inputs={"left": grid_of(read_by()["left"])})
+    plan = Plan(weights={"left": channel_weight(weight_of("left"))}, inputs={"left": qparams_of(read_by()["left"])})
     stored = inserted(plan).exported.state_dict
     types = {name.removeprefix("left."): tensor.dtype for name, tensor in stored.items() if name.startswith("left.")}
     assert types == {
@@ -119,13 +120,13 @@ def test_integers_are_stored_under_the_names_of_the_module() -> None:
 
 
 def test_layers_that_read_one_value_share_one_rounding() -> None:
-    grid = grid_of(read_by()["left"])
+    qparams = qparams_of(read_by()["left"])
     both = {name: channel_weight(weight_of(name)) for name in ("left", "right")}
-    program = inserted(Plan(weights=both, inputs={"left": grid, "right": grid}))
+    program = inserted(Plan(weights=both, inputs={"left": qparams, "right": qparams}))
     assert targets(program).count(QUANTIZE) == 1
     (node,) = (node for node in program.exported.graph.nodes if node.target is DEQUANTIZE)
     assert [user.target for user in node.users] == [aten.linear.default] * 2
-    other = Plan(weights=both, inputs={"left": grid, "right": whole("uint16", float(grid.scale) / 100)})
+    other = Plan(weights=both, inputs={"left": qparams, "right": whole("uint16", float(qparams.scale) / 100)})
     assert targets(inserted(other)).count(QUANTIZE) == 2
     dynamic = inserted(Plan(weights=both, dynamic={"left", "right"}))
     assert targets(dynamic).count(CHOOSE) == 1
@@ -180,9 +181,9 @@ def test_a_shift_with_its_bias_preserves_the_function() -> None:
     with torch.no_grad():
         assert torch.allclose(small.run(program, IMAGES), MODULE(IMAGES), atol=1e-5)
     assert targets(program).count(aten.sub.Tensor) == 1
-    grid = whole("int8", 0.02)
-    rounded = inserted(Plan(tensors={"left.bias": bias}, shifts={"left": 0.17}, inputs={"left": grid}))
-    shifted = fake_quantize(read_by()["left"] - 0.17, grid)
+    qparams = whole("int8", 0.02)
+    rounded = inserted(Plan(tensors={"left.bias": bias}, shifts={"left": 0.17}, inputs={"left": qparams}))
+    shifted = fake_quantize(read_by()["left"] - 0.17, qparams)
     assert torch.allclose(
         small.run(rounded, IMAGES), rest("left", functional.linear(shifted, weight_of("left"), bias)), atol=2e-5
     )
@@ -192,18 +193,18 @@ def test_a_shift_with_its_bias_preserves_the_function() -> None:
 @torch.no_grad()
 def test_the_operands_of_both_products_of_an_attention_are_rounded(options: dict[str, bool]) -> None:
     module: Any = small.built(small.Heads, **options)
-    grids = {
+    qparams = {
         "query": whole("uint8", 0.01, 128),
         "key": whole("uint8", 0.05, 120),
         "probabilities": whole("uint8", 1 / 255),
         "value": whole("uint8", 0.04, 131),
     }
-    program = inserted(Plan(attention={"": grids}), kind=small.Heads, **options)
+    program = inserted(Plan(attention={"": qparams}), kind=small.Heads, **options)
     qkv = module.qkv(IMAGES.mean(1)).reshape(3, 32, 3, 2, 16).permute(2, 0, 3, 1, 4)
-    query, key, value = (fake_quantize(part, grids[operand]) for part, operand in zip(
+    query, key, value = (fake_quantize(part, qparams[operand]) for part, operand in zip(
         (qkv[0] / 4, qkv[1], qkv[2]), ("query", "key", "value"), strict=True))  # fmt: skip
     scores = query @ key.mT if module.mask is None else query @ key.mT + module.mask
-    result = fake_quantize(scores.softmax(-1), grids["probabilities"]) @ value
+    result = fake_quantize(scores.softmax(-1), qparams["probabilities"]) @ value
     expected = module.proj(result.transpose(1, 2).reshape(3, 32, 32))
     assert float((expected - module(IMAGES)).abs().max()) > 1e-3
     # A probability within float32's rounding of a tie may fall otherwise; there are 6144 of them.
@@ -226,7 +227,7 @@ def whole_plan() -> Plan:
     return Plan(
         tensors={"conv.bias": MODULE.conv.bias.detach() + 0.01},
         weights=weights,
-        inputs={name: grid_of(read[name]) for name in ("conv", "left", "right")},
+        inputs={name: qparams_of(read[name]) for name in ("conv", "left", "right")},
         dynamic={"head"},
     )
 

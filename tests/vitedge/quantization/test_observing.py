@@ -14,7 +14,7 @@ from vitedge.calibration.observations import Stats
 from vitedge.program.canonical import canonicalize
 from vitedge.program.structure import Layer, Structure, find_structure
 from vitedge.quantization import observing
-from vitedge.quantization.observing import identify, measure_moments, readings, rows, watcher
+from vitedge.quantization.observing import identify, input_consumers, measure_moments, rows, watcher
 
 IMAGES = tiny.images(11)  # more than a batch
 MODULE: Any = small.built(small.Mixture)
@@ -31,7 +31,7 @@ def hidden() -> Tensor:
 
 
 def test_layers_that_read_one_value_are_one_reading(structure: Structure) -> None:
-    named = [tuple(layer.name for layer in layers) for layers in readings(structure).values()]
+    named = [tuple(layer.name for layer in layers) for layers in input_consumers(structure).values()]
     assert named == [("conv",), ("left", "right"), ("head",)]
 
 

@@ -159,7 +159,7 @@ def test_tensorrt_gets_symmetric_activations_and_float_biases_and_what_is_switch
     assert finished.plan.tensors == {}
     assert finished.plan.attention == {}
     assert {layer.range_method for layer in record(finished).layers if layer.scheme == "int8"} == {"mse"}
-    assert all(int(grid.zero_point) == 0 and grid.dtype == "int8" for grid in finished.plan.inputs.values())
+    assert all(int(qparams.zero_point) == 0 and qparams.dtype == "int8" for qparams in finished.plan.inputs.values())
     assert len(finished.plan.inputs) == 8  # the first and the last layer stay in float
     stored = finished.program(1).exported.state_dict
     assert not [name for name, tensor in stored.items() if tensor.dtype is torch.int32 and tensor.any()]

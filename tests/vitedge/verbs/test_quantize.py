@@ -84,7 +84,7 @@ def test_a_budget_weighs_what_layers_cost_on_this_machine() -> None:
     asked = QuantizationRecipe("mixed", images="synthetic", image_count=8, min_sqnr=60.0, **quick)  # type: ignore[arg-type]
     recipe = ResolvedRecipe(formats=("onnx",), precision="mixed", quantization=asked)
     job = quantize_reference(load_reference(read(str(VIT)), None), recipe, features=False, progress=lambda _text: None)
-    frontier = job.spent.held.frontier
+    frontier = job.mixed_precision.search.frontier
     assert len(frontier) > 1
     assert all(point.microseconds is not None and point.microseconds > 0 for point in frontier)
-    assert job.spent.notes == ()
+    assert job.mixed_precision.notes == ()

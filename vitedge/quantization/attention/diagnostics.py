@@ -33,15 +33,15 @@ from vitedge.records import ModelSpec
 ATTENTIONS = (aten.scaled_dot_product_attention.default, aten.softmax.int)
 """Operators that hold a softmax."""
 LEVELS = (255, 127)
-"""Integers that stand for 1: on the grids of uint8 and of int8."""
+"""Integers that stand for a probability of 1: 255 for uint8 and 127 for int8."""
 
 
 def probabilities(node: Node, env: Mapping[Node, Any]) -> Tensor:
-    """The softmax of a node that was just computed, ``(..., heads, queries, tokens)``.
+    """Returns the softmax of an attention that was just computed, ``(..., heads, queries, tokens)``.
 
     Args:
-        node: one of `ATTENTIONS`.
-        env: its value and what it reads.
+        node: its node, with one of the operators `ATTENTIONS`.
+        env: node to value; holds those of the node and its arguments.
     """
     if node.target is aten.softmax.int:
         result: Tensor = env[node]
@@ -56,25 +56,30 @@ def probabilities(node: Node, env: Mapping[Node, Any]) -> Tensor:
     return scores.softmax(dim=-1)
 
 
-def rounded_probabilities(node: Node, held: Tensor) -> Tensor:
-    """The softmax as the values are multiplied with it."""
+def rounded_probabilities(node: Node, unrounded: Tensor) -> Tensor:
+    """Returns the softmax as it is multiplied by the values: rounded, where the program rounds it.
+
+    Args:
+        node: of the attention.
+        unrounded: its `probabilities`.
+    """
     reading = readers(node) or []
     if node.target is not aten.softmax.int or len(reading) != 1 or reading[0][0].target is not QUANTIZE:
-        return held
-    grid = reading[0][0].args[1:]
-    result: Tensor = DEQUANTIZE(QUANTIZE(held, *grid), *grid)
+        return unrounded
+    qparams = reading[0][0].args[1:]
+    result: Tensor = DEQUANTIZE(QUANTIZE(unrounded, *qparams), *qparams)
     return result
 
 
 @dataclass
 class _Mean:
-    """A mean over batches; of nothing, it is None."""
+    """A mean over batches; None where nothing was added."""
 
     total: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     count: int = 0
 
     def add(self, values: Tensor) -> None:
-        """Adds what lies along the first axis."""
+        """Adds the entries along the first axis."""
         self.total = self.total + values.double().sum(dim=0)
         self.count += len(values)
 
@@ -85,12 +90,13 @@ class _Mean:
 
 @dataclass
 class AttentionSums:
-    """One attention over all batches."""
+    """Sums over all batches for the diagnosis of one attention."""
 
     spec: ModelSpec
     pairwise: bool = True
-    """Whether queries are the tokens that are attended to; in MobileViT v2 they have no place."""
+    """Whether queries are the tokens that are attended to; in MobileViT v2 they have no position."""
     tokens: int = 0
+    """Entries of a row of the softmax."""
     _spread: _Mean = field(default_factory=_Mean)
     _means: dict[str, _Mean] = field(default_factory=dict)
 
@@ -105,27 +111,27 @@ class AttentionSums:
         self._spread.add(entropy(expected).movedim(-2, -1).reshape(-1, expected.shape[-3]))
 
     @torch.no_grad()
-    def add(self, expected: Tensor, held: Tensor, rounded: Tensor) -> None:
+    def add(self, expected: Tensor, unrounded: Tensor, rounded: Tensor) -> None:
         """Adds a batch.
 
         Args:
             expected: the float program's softmax, ``(batch, heads, queries, tokens)``.
-            held: the quantized program's, before its output is rounded.
-            rounded: the same as the values are multiplied with it.
+            unrounded: the quantized program's, before its output is rounded.
+            rounded: the same as it is multiplied by the values.
         """
         self.add_spread(expected)
-        self._add("kl", divergence(expected, held))
+        self._add("kl", divergence(expected, unrounded))
         self._add("mass", rounded.sum(dim=-1))
-        self._add("dead", torch.tensor(dead_fraction(held, rounded)))
+        self._add("dead", torch.tensor(dead_fraction(unrounded, rounded)))
         for levels in LEVELS:
-            on_grid = round_to_levels(expected, levels)
-            self._add(f"mass {levels}", on_grid.sum(dim=-1))
-            self._add(f"dead {levels}", torch.tensor(dead_fraction(expected, on_grid)))
+            rounded_expected = round_to_levels(expected, levels)
+            self._add(f"mass {levels}", rounded_expected.sum(dim=-1))
+            self._add(f"dead {levels}", torch.tensor(dead_fraction(expected, rounded_expected)))
         self._add_map("float", expected)
         self._add_map("quantized", rounded)
 
     def diagnosis(self, name: str) -> AttentionDiagnosis:
-        """What was found."""
+        """Returns the diagnosis of all batches that were added."""
         mean = {key: found.value for key, found in self._means.items()}
         return AttentionDiagnosis(
             attention=name,

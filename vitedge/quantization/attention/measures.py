@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the rows of a softmax are like, and what rounding leaves of them.
+"""Measures of the rows of a softmax, and of their loss by rounding.
 
 Entropy and distance are those of the PiT paper (arXiv:2103.16302, "attention analysis"), for spatial tokens alone; the
 entries are ``a_ji``, the share of token i in what query j gets.
@@ -12,19 +12,19 @@ import math
 import torch
 from torch import Tensor
 
-from vitedge.quantization.plan import QuantizationParameters, fake_quantize
+from vitedge.quantization.parameters import QuantizationParameters, fake_quantize
 from vitedge.records import ModelSpec
 
 _PREFIXED = ("vit", "beit", "pit")
-"""Families whose token lists start with tokens that have no place on the map."""
+"""Families whose token lists start with tokens that have no position on the map."""
 _MASKED = 1e-30
-"""Entries below are taken for excluded by a mask: Swin's adds -100, which leaves ``exp(-100)`` = 4e-44."""
+"""Entries below count as excluded by a mask: Swin's adds -100, which leaves ``exp(-100)`` = 4e-44."""
 _FARTHEST_ASPECT = 1.5
-"""A map whose ratio of height to width is further than this from the image's is no map of that image."""
+"""Largest factor between a map's ratio of height to width and the image's."""
 
 
 def prefix_tokens(spec: ModelSpec) -> int:
-    """How many tokens without a place stand before the spatial ones."""
+    """Returns the number of tokens without a position that stand before the spatial ones."""
     if spec.family not in _PREFIXED:
         return 0
     registers = spec.options.get("registers", 0) if "register" in spec.tokens else 0
@@ -32,14 +32,14 @@ def prefix_tokens(spec: ModelSpec) -> int:
 
 
 def token_map(spec: ModelSpec, tokens: int) -> tuple[int, int] | None:
-    """Height and width of the map that an attention's spatial tokens form, row by row.
+    """Returns height and width of the map that an attention's spatial tokens form, row by row.
 
     Args:
-        spec: gives the image's shape and the tokens that do not count. Swin attends within windows, which are square.
-        tokens: how many are attended to, those without a place included.
+        spec: gives the image's shape and the tokens without a position. Swin attends within windows, which are square.
+        tokens: number of tokens that are attended to, those without a position included.
 
     Returns:
-        The factors of the number of spatial tokens whose ratio is nearest to the image's; None if none is near.
+        The two factors of the number of spatial tokens whose ratio is nearest to the image's; None if none is near.
     """
     count = tokens - prefix_tokens(spec)
     height, width = (1, 1) if spec.family == "swin" else spec.image_size
@@ -51,7 +51,7 @@ def token_map(spec: ModelSpec, tokens: int) -> tuple[int, int] | None:
 
 
 def spatial(probabilities: Tensor, prefix: int, *, queries: bool = True) -> Tensor:
-    """The attention of spatial tokens to spatial tokens, every row summing to one again.
+    """Returns the attention of spatial tokens to spatial tokens, every row normalized to a sum of one.
 
     Args:
         probabilities: ``(..., queries, tokens)``, not negative.
@@ -67,13 +67,13 @@ def spatial(probabilities: Tensor, prefix: int, *, queries: bool = True) -> Tens
 
 
 def entropy(probabilities: Tensor) -> Tensor:
-    """``-sum_i a_ji log a_ji`` in nats, per row: ``(..., queries, tokens)`` to ``(..., queries)``."""
+    """Returns ``-sum_i a_ji log a_ji`` in nats, per row: ``(..., queries, tokens)`` to ``(..., queries)``."""
     terms: Tensor = torch.special.entr(probabilities)
     return terms.sum(dim=-1)
 
 
 def distance(probabilities: Tensor, shape: tuple[int, int]) -> Tensor:
-    """``sum_i a_ji |p_i - p_j|_1`` per row, with ``p_i = (x_i / width, y_i / height)``.
+    """Returns ``sum_i a_ji |p_i - p_j|_1`` per row, with ``p_i = (x_i / width, y_i / height)``.
 
     Args:
         probabilities: ``(..., tokens, tokens)``, spatial, rows summing to one.
@@ -87,7 +87,7 @@ def distance(probabilities: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def distance_to_centroid(probabilities: Tensor, shape: tuple[int, int]) -> Tensor:
-    """``sum_i a_i |p_i - c|_1`` with ``c = sum_i a_i p_i``: for separable attention, whose query has no place.
+    """Returns ``sum_i a_i |p_i - c|_1``, ``c = sum_i a_i p_i``: for separable attention, whose query has no position.
 
     Args:
         probabilities: ``(..., tokens)``, spatial, rows summing to one.
@@ -102,9 +102,13 @@ def distance_to_centroid(probabilities: Tensor, shape: tuple[int, int]) -> Tenso
 
 
 def divergence(expected: Tensor, found: Tensor) -> Tensor:
-    """Kullback-Leibler divergence ``sum_i a_ji log(a_ji / b_ji)`` in nats, per row; never below zero.
+    """Returns the Kullback-Leibler divergence ``sum_i a_ji log(a_ji / b_ji)`` in nats, per row; never below zero.
 
-    What ``found`` has lost in float32's underflow counts as float32's smallest normal number.
+    Entries of ``found`` that underflow count as float32's smallest normal number.
+
+    Args:
+        expected: ``a``, ``(..., queries, tokens)``.
+        found: ``b``, the same shape.
     """
     floor = torch.finfo(found.dtype).tiny
     terms: Tensor = torch.special.xlogy(expected, expected) - torch.special.xlogy(expected, found.clamp_min(floor))
@@ -112,21 +116,21 @@ def divergence(expected: Tensor, found: Tensor) -> Tensor:
 
 
 def round_to_levels(probabilities: Tensor, levels: int) -> Tensor:
-    """Probabilities on the grid ``0, 1 / levels, … 1``: 255 levels for uint8, 127 for int8 without a zero point."""
-    grid = QuantizationParameters(
+    """Rounds probabilities to ``0, 1 / levels, … 1``: 255 levels for uint8, 127 for int8 without a zero point."""
+    qparams = QuantizationParameters(
         "uint8" if levels > 127 else "int8", torch.tensor(1.0 / levels), torch.tensor(0, dtype=torch.int32)
     )
-    return fake_quantize(probabilities, grid)
+    return fake_quantize(probabilities, qparams)
 
 
 def dead_fraction(probabilities: Tensor, rounded: Tensor) -> float:
-    """Share of the entries that rounding made zero, of those that no mask excludes."""
+    """Returns the share of the entries that rounding made zero, of those that no mask excludes."""
     alive = probabilities > _MASKED
     return float((alive & (rounded == 0)).sum() / alive.sum().clamp_min(1))
 
 
 def _places(shape: tuple[int, int]) -> Tensor:
-    """``(height * width, 2)``: where each token is, in widths and heights."""
+    """Returns the position of each token in widths and heights, ``(height * width, 2)``."""
     height, width = shape
     rows, columns = torch.meshgrid(torch.arange(height) / height, torch.arange(width) / width, indexing="ij")
     return torch.stack((columns.flatten(), rows.flatten()), dim=-1)

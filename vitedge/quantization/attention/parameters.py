@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The grids of what the products of an attention read."""
+"""The quantization parameters of the operands of an attention's matrix products."""
 
 from __future__ import annotations
 
@@ -16,28 +16,47 @@ from vitedge.program.attention import attention_scale
 from vitedge.program.editor import aten
 from vitedge.program.execution import Execution
 from vitedge.program.structure import Structure, products
-from vitedge.quantization.activation import activation_grid
+from vitedge.quantization.activation import activation_parameters
 from vitedge.quantization.observing import BATCH
-from vitedge.quantization.plan import ENDS, QuantizationParameters
+from vitedge.quantization.parameters import ENDS, QuantizationParameters
 
 _MEASURED = ("query", "key", "value")
 
 
-def attention_grids(
+def attention_parameters(
     structure: Structure, operands: Mapping[str, Sequence[str]], images: Tensor, dtype: str, ranges: str
 ) -> dict[str, dict[str, QuantizationParameters]]:
-    """Sees queries, keys and values on some images; the softmax's range is from 0 to 1 whatever the images.
+    """Calibrates queries, keys and values on some images; the softmax's range is 0 to 1 whatever the images.
 
     Args:
         structure: of the float program.
-        operands: attention to those of its operands that will be quantized.
-        images: float32, normalized.
+        operands: attention to the names of its operands that will be quantized.
+        images: ``(images, channels, height, width)``, float32, normalized.
         dtype: ``uint8`` or ``int8``.
-        ranges: an estimator, or ``auto``.
+        ranges: an estimator of `vitedge.calibration.ranges`, or ``auto``.
 
     Returns:
-        As `vitedge.quantization.plan.Plan.attention`.
+        Attention to operand to parameters, as `vitedge.quantization.plan.Plan.attention` has them.
+
+    Raises:
+        UnusableActivations: an operand holds NaN or infinity; names it.
     """
+    parameters: dict[str, dict[str, QuantizationParameters]] = {}
+    for name, stats in _observe(structure, operands, images).items():
+        parameters[name] = {
+            operand: activation_parameters(f"{name} ({operand})", seen, dtype, ranges)[0]
+            for operand, seen in stats.items()
+        }
+        if "probabilities" in operands[name]:
+            scale = torch.tensor(1.0 / ENDS[dtype][1])
+            parameters[name]["probabilities"] = QuantizationParameters(dtype, scale, torch.tensor(0, dtype=torch.int32))
+    return parameters
+
+
+def _observe(
+    structure: Structure, operands: Mapping[str, Sequence[str]], images: Tensor
+) -> dict[str, dict[str, Stats]]:
+    """Runs the program over the images and returns attention to operand to its statistics; softmax left out."""
     stats = {
         name: {operand: Stats() for operand in _MEASURED if operand in chosen} for name, chosen in operands.items()
     }
@@ -50,19 +69,11 @@ def attention_grids(
                 watches[node.name] = partial(_see, stats[attention.name][operand], scale)
     for start in range(0, len(images), BATCH):
         Execution(structure.program.exported, watches)(images[start : start + BATCH])
-    found: dict[str, dict[str, QuantizationParameters]] = {}
-    for name, seen in stats.items():
-        found[name] = {
-            operand: activation_grid(f"{name} ({operand})", kept, dtype, ranges)[0] for operand, kept in seen.items()
-        }
-        if "probabilities" in operands[name]:
-            certain = torch.tensor(1.0 / ENDS[dtype][1])
-            found[name]["probabilities"] = QuantizationParameters(dtype, certain, torch.tensor(0, dtype=torch.int32))
-    return found
+    return stats
 
 
 def _operands(node: Node) -> tuple[tuple[Node, Node, Node], float]:
-    """Query, key and value of an attention, and what the query is still to be multiplied with."""
+    """Returns query, key and value of an attention, and the factor that the query is still to be multiplied with."""
     arguments: Any = node.args
     found = products(node) if node.target is aten.softmax.int else None
     if found is not None:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which attentions have products of integers: where the target gains from it and the softmax survives it.
+"""Decides which attentions multiply integers: where the target is faster with them and the softmax keeps its precision.
 
 For TensorRT an attention is quantized whole (queries, keys, probabilities, values and the projection's input) or not at
 all: it fuses no half (its developer's guide, "fused attention"). ONNX Runtime computes each product for itself, and of
-a long attention only the scores are quantized: 255 levels carry queries and keys, but not probabilities of 1 in 730.
+a long attention only the scores are quantized: 255 levels represent queries and keys, but not probabilities of 1 in
+730.
 """
 
 from __future__ import annotations
@@ -16,27 +17,32 @@ from vitedge.export.formats import QuantizedForm
 from vitedge.program.structure import Attention
 
 _HEAD_SIZES = (16, 32, 64)
-"""Those that TensorRT's int8 attention takes (developer's guide, "fused attention")."""
+"""Head sizes that TensorRT's int8 attention takes (developer's guide, "fused attention")."""
 _MOST_TOKENS = 512
+"""Largest number of tokens that it takes."""
 SCORES = ("query", "key")
+"""Operands of the first product."""
 WHOLE = (*SCORES, "probabilities", "value")
+"""Operands of both products."""
 _ASKED = "all attentions were asked for"
 _LEVELS = 127
+"""Levels of int8 from 0 to 1."""
 _LEVELS_A_TOKEN = 4
-"""A token that gets fewer is rounded away or doubled; 8-bit attention is known to hold at that."""
+"""Fewest levels a token needs: with fewer its probability is rounded to zero or doubled."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What of an attention is rounded, and why."""
+    """The operands of an attention that are quantized, and the reason."""
 
     operands: tuple[str, ...]
-    """None, `SCORES` or `WHOLE`."""
+    """Empty, `SCORES` or `WHOLE`."""
     reason: str
+    """One phrase."""
 
     @property
     def precision(self) -> str:
-        """In words."""
+        """``float``, ``int8 scores`` or ``int8``."""
         return {(): "float", SCORES: "int8 scores"}.get(self.operands, "int8")
 
 
@@ -45,33 +51,33 @@ def decide(
     attended: Mapping[str, float],
     form: QuantizedForm,
     asked: str = "auto",
-    given: Mapping[str, str] | None = None,
+    overrides: Mapping[str, str] | None = None,
 ) -> dict[str, Decision]:
-    """Decides for every attention.
+    """Decides which operands of every attention are quantized.
 
     Args:
         attentions: of a structure.
         attended: attention to the number of tokens that its rows effectively attend to, as
-            `vitedge.quantization.diagnostics.measure_attended` finds it; one that is missing is taken to attend to all.
-        form: of the program; says whether its compiler fuses an int8 attention.
-        asked: ``auto`` goes by the rules, ``all`` quantizes whatever the target's attention takes, ``none`` nothing.
-        given: name of an attention or pattern to a scheme, before all else: ``float``, or for a name ``int8``.
+            `vitedge.quantization.diagnostics.measure_attended` finds it; a missing one counts as attending to all.
+        form: the form of quantized program that the target takes; says whether its compiler fuses an int8 attention.
+        asked: ``auto`` follows the rules, ``all`` quantizes whatever the target's attention takes, ``none`` nothing.
+        overrides: name of an attention or pattern to a scheme, before all else: ``float``, or for a name ``int8``.
 
     Returns:
-        Attention to what of it is quantized, with the reason as one phrase.
+        Attention to the decision.
     """
     return {
-        attention.name: _overridden(attention.name, given or {})
+        attention.name: _overridden(attention.name, overrides or {})
         or _decided(attention, attended.get(attention.name, float(attention.tokens)), form, asked)
         for attention in attentions
     }
 
 
-def _overridden(name: str, given: Mapping[str, str]) -> Decision | None:
-    """What the user says of one attention; a pattern that asks for integers means the layers below it."""
-    if given.get(name) in ("float", "int8"):
-        return Decision(WHOLE if given[name] == "int8" else (), "asked for by name")
-    patterns = [pattern for pattern, scheme in given.items() if scheme == "float" and fnmatchcase(name, pattern)]
+def _overridden(name: str, overrides: Mapping[str, str]) -> Decision | None:
+    """Returns the user's choice for one attention, if any; a pattern with an integer scheme means its layers alone."""
+    if overrides.get(name) in ("float", "int8"):
+        return Decision(WHOLE if overrides[name] == "int8" else (), "asked for by name")
+    patterns = [pattern for pattern, scheme in overrides.items() if scheme == "float" and fnmatchcase(name, pattern)]
     return Decision((), f"float asked for by {patterns[0]}") if patterns else None
 
 
@@ -94,14 +100,13 @@ def _fused(attention: Attention, attended: float, asked: str) -> Decision:
     if asked == "all":
         return Decision(WHOLE, _ASKED)
     if attended > _LEVELS / _LEVELS_A_TOKEN:
-        return Decision(
-            (), f"its rows spread over {attended:.0f} tokens, and {_LEVELS} levels carry {_LEVELS // _LEVELS_A_TOKEN}"
-        )
+        most = _LEVELS // _LEVELS_A_TOKEN
+        return Decision((), f"its rows spread over {attended:.0f} tokens, and {_LEVELS} levels suffice for {most}")
     return Decision(WHOLE, f"TensorRT fuses it, and its rows spread over {attended:.0f} tokens only")
 
 
 def _limit(attention: Attention) -> str:
-    """Why TensorRT does not fuse an int8 attention, or empty."""
+    """Returns why TensorRT does not fuse an int8 attention; empty where it does."""
     if attention.tokens > _MOST_TOKENS:
         return f"{attention.tokens} tokens, and TensorRT fuses int8 attention up to {_MOST_TOKENS}"
     if attention.dim not in _HEAD_SIZES:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a ``.pt2`` archive holds, looked at before PyTorch loads it: loading may run code that a file brings along.
+"""Checks a ``.pt2`` archive before PyTorch loads it, because loading can run code that the file contains.
 
 PyTorch unpickles whatever an archive says is pickled, and hands the expressions of dynamic shapes to ``sympify``, which
 evaluates them as Python. Nothing that vitedge writes needs more than tensors as bytes and products of symbols. The
-archive is read by PyTorch's own reader, so that what is looked at is what will be loaded.
+archive is read by PyTorch's own reader, so that the bytes that are checked are those that will be loaded.
 """
 
 from __future__ import annotations
@@ -30,24 +30,27 @@ _KNOWN = re.compile(
 """Entries of an archive as ``torch.export.save`` writes it for one program of tensors."""
 _WORD = re.compile(r"[^\W\d]\w*")
 _WORDS = re.compile(r"Symbol|Integer|Mul|Add|Pow|positive|integer|nonnegative|True|False|s\d+|u\d+")
-"""What an expression of a shape is made of."""
+"""Words that an expression of a shape may consist of."""
 _EXPRESSION = "expr_str"
 
 
 def refuse_code(path: Path) -> None:
     """Refuses an archive that could run code when it is loaded.
 
+    Args:
+        path: the file.
+
     Raises:
-        RefusedPickle: names what is in it.
+        RefusedPickle: it could; names the entry.
         Exception: whatever PyTorch's reader raises on a damaged file.
     """
     reader = PT2ArchiveReader(str(path))
     names = reader.get_file_names()
     for name in names:
         if not _KNOWN.fullmatch(name):
-            raise RefusedPickle(f"{path} holds {name}, which a quantized program has not; it was not read.")
+            raise RefusedPickle(f"{path} holds {name}, which no quantized program contains; it was not read.")
         if names.count(name) > 1:
-            raise RefusedPickle(f"{path} holds {name} twice, of which one could hide the other; it was not read.")
+            raise RefusedPickle(f"{path} holds {name} twice, and one could hide the other; it was not read.")
         if name.endswith(_PAYLOADS):
             _refuse_pickled_payloads(path, json.loads(reader.read_string(name)))
         elif name.endswith(".pt"):
@@ -68,7 +71,7 @@ def _refuse_pickled_payloads(path: Path, listing: dict[str, Any]) -> None:
 
 
 def _refuse_objects(path: Path, name: str, content: bytes) -> None:
-    """PyTorch reads these safely at first, and otherwise if that fails; here a failure is the end."""
+    """Refuses an entry that PyTorch cannot load as plain tensors; PyTorch itself would then unpickle it unsafely."""
     try:
         torch.load(io.BytesIO(content), weights_only=True)
     except Exception as error:
@@ -76,7 +79,7 @@ def _refuse_objects(path: Path, name: str, content: bytes) -> None:
 
 
 def _expressions(content: Any) -> Iterator[Any]:
-    """The expressions of shapes, wherever they stand."""
+    """Yields the expressions of shapes, at any depth."""
     if isinstance(content, dict):
         for key, value in content.items():
             if key == _EXPRESSION:

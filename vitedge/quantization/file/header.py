@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The header of a quantized file, read without PyTorch, so that asking for what it fixes is refused at once."""
+"""The header of a quantized file, read without PyTorch, so that a request that contradicts it is refused at once."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from vitedge.errors import BadRecipe, UnreadableArtifact
 
 SUFFIX = ".pt2"
 FORMAT_VERSION = 2
-"""What is written; older ones are read."""
+"""Version of the format that is written; older ones are read."""
 ENTRY = "vitedge.json"
+"""Name of the archive's entry that holds the header."""
 _UNSIGNED = ("uint8", "uint16")
-_DECIDED = {
+_OPTIONS_OF_FIXED = {
     "images": "--images",
     "image_count": "--image-count",
     "seed": "--seed",
@@ -26,29 +27,30 @@ _DECIDED = {
     "features": "--features",
     "quantization": "--quantization or --layer",
 }
-"""Entries of a recipe that change nothing of a quantized file, and the options that ask for them."""
+"""Entries of a recipe that are fixed at quantization, to the options that set them."""
 
 
 @dataclass(frozen=True)
 class ProgramHeader:
-    """What was fixed when the program was quantized."""
+    """The properties of a program that were fixed at quantization."""
 
     scheme: str
+    """The recipe's scheme."""
     batch: int | str
     """A number, or ``dynamic``."""
     input: str
-    """Type of the image: ``float32`` or ``uint8``."""
+    """Dtype of the image: ``float32`` or ``uint8``."""
     image_size: tuple[int, int]
     """Height and width in pixels."""
     zero_points: bool
-    """Whether an activation is unsigned, with a zero point."""
+    """Whether any activation is unsigned, with a zero point."""
 
 
 def read_header(path: Path) -> ProgramHeader:
     """Reads the header of a ``.pt2`` file.
 
     Raises:
-        UnreadableArtifact: there is none that vitedge wrote, or it is of another version.
+        UnreadableArtifact: the file has no header that vitedge wrote, or one of a newer version.
     """
     if not path.is_file():
         raise UnreadableArtifact(f"There is no {path}.")
@@ -65,7 +67,7 @@ def read_header(path: Path) -> ProgramHeader:
 
 
 def is_readable(version: object) -> bool:
-    """Whether this vitedge reads a format."""
+    """Returns whether this vitedge reads a version of the format."""
     return version in range(1, FORMAT_VERSION + 1)
 
 
@@ -77,14 +79,13 @@ def fixed_entries(source: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         asked: entries of an `ExportRecipe` that the user set, to their values.
 
     Raises:
-        BadRecipe: something was asked for that the file fixes in another way, or that was decided with it.
-        UnreadableArtifact: the source is no quantized file, though its name says so.
+        BadRecipe: an entry contradicts the file, or was fixed at quantization.
+        UnreadableArtifact: the source is no quantized file, whatever its name.
     """
-    for name, option in _DECIDED.items():
+    for name, option in _OPTIONS_OF_FIXED.items():
         if asked.get(name):
             raise BadRecipe(
-                f"What {option} says was decided when {source} was quantized: leave it out, or quantize the checkpoint "
-                "anew."
+                f"{option} was fixed when {source} was quantized: leave it out, or quantize the checkpoint anew."
             )
     header = read_header(Path(source))
     fixed = {"precision": header.scheme, "batch": header.batch, "input": header.input}
@@ -113,5 +114,5 @@ def _header(content: dict[str, Any]) -> ProgramHeader:
 
 
 def _place(archive: zipfile.ZipFile) -> str:
-    """The name of the entry: PyTorch names the archive's root after the file, or ``archive``."""
+    """Returns the full name of the header's entry: PyTorch names the archive's root after the file, or ``archive``."""
     return next(name for name in archive.namelist() if name.endswith(f"/extra/{ENTRY}"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A quantized program as a file: ``torch.export``'s own format, with what vitedge knows of it beside the program."""
+"""Writes and reads a quantized program: ``torch.export``'s own format, with vitedge's records beside the program."""
 
 from __future__ import annotations
 
@@ -30,17 +30,22 @@ _REFERENCE_OUTPUTS = "reference.npz.base64"
 
 @dataclass(frozen=True)
 class Model:
-    """What a ``.pt2`` file holds."""
+    """The content of a ``.pt2`` file."""
 
     program: Program
     record: QuantizationRecord
     checkpoint: CheckpointIdentity
     reference_outputs: ReferenceData
-    """What the float reference computes, so that an export can be judged without it."""
+    """Images and the float reference's outputs for them, so that an export can be compared without the reference."""
 
 
 def write_model(path: Path, model: Model) -> None:
-    """Writes a program with its record; the caller gives the file its final name."""
+    """Writes a program with its record.
+
+    Args:
+        path: a temporary name; the caller renames the file.
+        model: the content.
+    """
     program = model.program
     content = {
         "format_version": FORMAT_VERSION,
@@ -60,7 +65,7 @@ def write_model(path: Path, model: Model) -> None:
 
 
 def read_model(path: Path) -> Model:
-    """Reads what `write_model` wrote.
+    """Reads a file of `write_model`.
 
     Raises:
         UnreadableArtifact: it is no such file, or of another version.
@@ -75,7 +80,7 @@ def read_model(path: Path) -> Model:
         refuse_code(path)
         exported = torch.export.load(path, extra_files=extra)
         if not extra[ENTRY]:
-            raise UnreadableArtifact(f"{path} was not written by vitedge quantize: nothing says what the model is.")
+            raise UnreadableArtifact(f"{path} was not written by vitedge quantize: it has no description of the model.")
         return _model(path, exported, json.loads(extra[ENTRY]), _unpacked(extra[_REFERENCE_OUTPUTS]))
     except UserError:
         raise
@@ -85,7 +90,7 @@ def read_model(path: Path) -> Model:
 
 
 def _model(path: Path, exported: ExportedProgram, content: dict[str, Any], reference_outputs: ReferenceData) -> Model:
-    """The model of a file's content.
+    """Builds the model from a file's content.
 
     Raises:
         UnreadableArtifact: it is of another version of the format.
@@ -107,7 +112,7 @@ def _model(path: Path, exported: ExportedProgram, content: dict[str, Any], refer
 
 
 def _packed(data: ReferenceData) -> str:
-    """As text: PyTorch hands extra files back as such."""
+    """Encodes reference outputs as text, because PyTorch returns extra files as text."""
     buffer = io.BytesIO()
     outputs = {f"output.{name}": values for name, values in data.outputs.items()}
     np.savez_compressed(buffer, allow_pickle=False, images=data.images, **outputs)

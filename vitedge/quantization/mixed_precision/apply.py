@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A budget for one quantization: what each part costs and is worth is measured, and the plan changed accordingly."""
+"""Mixed precision for one quantization: measures what each part costs and gains, searches, and changes the plan."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from vitedge.program.program import Program
 from vitedge.program.structure import Structure, find_structure
 from vitedge.quantization.insert import insert
 from vitedge.quantization.mixed_precision.costs import Costs, KernelTimes, measure_costs
-from vitedge.quantization.mixed_precision.search import Budget, Held, Quality, Search, candidates, put_in_order
+from vitedge.quantization.mixed_precision.search import Budget, Quality, Search, SearchResult, find_candidates, rank
 from vitedge.quantization.mixed_precision.sensitivity import (
     FLOAT,
-    Exemption,
-    Mixed,
+    Candidate,
+    MixedExecution,
     find_swaps,
     measure_gains,
     weight_of_eight_bits,
@@ -34,98 +34,107 @@ from vitedge.quantization.records import FrontierPoint
 from vitedge.quantization.weights.rounding import RoundedWeight
 
 SENSITIVITY_IMAGES = 8
-"""Images over which parts are measured one by one; they are put in order by it, and judged on all that were kept."""
+"""Number of images over which parts are measured one by one, to rank them; programs are compared on all images."""
 _BATCH = 8
+"""Images of one pass."""
 Scores = Callable[[NDArray[np.uint8]], NDArray[np.floating[Any]]]
-"""Class scores ``(images, classes)`` of images ``(images, channels, height, width)``, 0 to 255."""
+"""Computes class scores ``(images, classes)`` of images ``(images, channels, height, width)``, uint8."""
 CountTop1 = Callable[[Scores], tuple[int, int]]
-"""Counts how many labelled images are classified correctly, and how many there are."""
+"""Returns how many labelled images are classified correctly, and how many there are."""
 
 
 @dataclass(frozen=True)
-class Material:
-    """What a budget is spent on."""
+class SearchInputs:
+    """A quantized program and its reference, for a mixed-precision search."""
 
     structure: Structure
-    """Of the float program, with everything that was done to the quantized one but rounding."""
+    """Structure of the float program, with all changes of the quantized one except rounding."""
     plan: Plan
-    """Everything quantized."""
+    """The plan with everything quantized; not altered."""
     schemes: Mapping[str, str]
-    """Layer, and attention whose products are quantized, to its scheme."""
+    """Layer, or attention whose products are quantized, to its scheme."""
     fixed: frozenset[str]
-    """Parts that stay what the user asked for."""
+    """Parts whose precision the user chose."""
     images: Tensor
     """``(images, channels, height, width)``, float32, normalized."""
     capture: Callable[[int | str], Program]
-    """Makes the canonical float program of the reference at a batch."""
+    """Captures the canonical float program of the reference at a batch size."""
     kernel_times: KernelTimes | None = None
-    """Measures what parts cost; without it gains alone decide."""
+    """Measures the time of parts; without it gains alone decide."""
     count_top1: CountTop1 | None = None
-    """Top-1 on labelled images; None where no budget asks for it."""
+    """Counts top-1 on labelled images; None where no budget asks for it."""
     progress: Callable[[str], None] = lambda _text: None
+    """Gets one line for each step."""
 
 
 @dataclass(frozen=True)
-class Spent:
-    """What came of it."""
+class MixedPrecisionResult:
+    """The result of a mixed-precision search with the measurements that it rests on."""
 
-    held: Held = field(default_factory=Held)
+    search: SearchResult = field(default_factory=SearchResult)
     shares: Mapping[str, float] = field(default_factory=dict)
-    """Part to its own error's power over that of everything quantized."""
+    """Part to the power of its own error over that of everything quantized."""
     notes: tuple[str, ...] = ()
+    """Sentences for the user."""
 
     def reasons(self) -> Iterator[tuple[str, str, str]]:
-        """Every part that is given back, what it becomes, and why."""
-        for one in self.held.given:
+        """Yields every part of higher precision, its new scheme, and the reason."""
+        for one in self.search.chosen:
             share = self.shares.get(one.part, 0.0)
-            yield one.part, one.scheme, f"given back by the budget: {share:.1%} of the noise"
+            kept = "kept in float" if one.scheme == FLOAT else f"raised to {one.scheme}"
+            yield one.part, one.scheme, f"{kept} by the budget: {share:.1%} of the noise"
 
 
-def spend(material: Material, budget: Budget) -> Spent:
-    """Finds what has to be given back; nothing is altered.
+def search_mixed_precision(inputs: SearchInputs, budget: Budget) -> MixedPrecisionResult:
+    """Finds the parts that need a higher precision to meet a budget; nothing is altered.
+
+    Args:
+        inputs: the program and its reference.
+        budget: the loss of quality that is allowed.
 
     Raises:
-        BadImages: the images tell nothing apart, or more than 5 % of the labelled ones cannot be read.
+        BadImages: the float program's output is the same for all images, or more than 5 % of the labelled images
+            cannot be read.
     """
-    quantized = material.capture("dynamic")
+    quantized = inputs.capture("dynamic")
     structure = find_structure(quantized)
-    exemptions = candidates(material.schemes, material.fixed)
-    swaps = find_swaps(material.structure, structure, exemptions)
-    mixed = Mixed(insert(quantized, material.plan), swaps)
-    bench = _Bench(material, mixed, quantized)
-    start = bench.judge(())
+    candidates = find_candidates(inputs.schemes, inputs.fixed)
+    swaps = find_swaps(inputs.structure, structure, candidates)
+    mixed = MixedExecution(insert(quantized, inputs.plan), swaps)
+    evaluation = _Evaluation(inputs, mixed, quantized)
+    start = evaluation.measure(())
     if budget.is_met(start):
-        return Spent(Held(frontier=(FrontierPoint((), start.sqnr_db, start.top1),)))
-    material.progress(f"measuring what each of {len(material.schemes)} parts costs …")
-    few = material.images[:SENSITIVITY_IMAGES]
-    gains = measure_gains(mixed, bench.expected[: len(few)], few)
-    costs, notes = _costs(material, exemptions)
-    row = put_in_order(gains, costs)
-    held = Search(budget, row, gains, costs, bench.judge).run(start)
+        return MixedPrecisionResult(SearchResult(frontier=(FrontierPoint((), start.sqnr_db, start.top1),)))
+    inputs.progress(f"measuring the sensitivity of each of {len(inputs.schemes)} parts …")
+    few = inputs.images[:SENSITIVITY_IMAGES]
+    gains = measure_gains(mixed, evaluation.expected[: len(few)], few)
+    costs, notes = _costs(inputs, candidates)
+    ranking = rank(gains, costs)
+    search = Search(budget, ranking, gains, costs, evaluation.measure).run(start)
     whole = 10 ** (-start.sqnr_db / 10)
     shares = {one.part: gain / whole for one, gain in gains.items() if one.scheme == FLOAT}
-    return Spent(held, shares, notes)
+    return MixedPrecisionResult(search, shares, notes)
 
 
-def give_back(
-    plan: Plan, structure: Structure, exemptions: Sequence[Exemption], roundings: dict[str, RoundedWeight] | None = None
+def raise_precision(
+    plan: Plan, structure: Structure, candidates: Sequence[Candidate], roundings: dict[str, RoundedWeight] | None = None
 ) -> None:
-    """Takes exemptions into a plan.
+    """Changes a plan so that it computes parts at a higher precision.
 
     Args:
         plan: is altered.
         structure: of the float program that the plan belongs to.
-        exemptions: a part at most once.
-        roundings: of the layers; is altered with the plan.
+        candidates: each part at most once.
+        roundings: layer to the rounding of its weight; is altered with the plan.
     """
     rounded = {} if roundings is None else roundings
     layers = {layer.name: layer for layer in structure.layers}
-    for one in exemptions:
+    for one in candidates:
         layer = layers.get(one.part)
         if layer is None:
             plan.attention.pop(one.part)
             continue
-        # What was taken off the bias made up for a rounding that is not done any more.
+        # The bias was corrected for a rounding that is no longer done.
         rounded.pop(one.part, None)
         plan.tensors[layer.bias] = structure.editor.value(layer.bias)
         if one.scheme == FLOAT:
@@ -134,37 +143,37 @@ def give_back(
             plan.dynamic.discard(one.part)
         else:
             rounding = weight_of_eight_bits(structure.editor.value(layer.weight))
-            plan.weights[one.part] = (rounding.integers, rounding.grid)
+            plan.weights[one.part] = (rounding.integers, rounding.qparams)
             rounded[one.part] = rounding
 
 
-def _costs(material: Material, exemptions: Sequence[Exemption]) -> tuple[Costs | None, tuple[str, ...]]:
-    """What the exemptions cost, or why that is not known."""
-    if material.kernel_times is None:
+def _costs(inputs: SearchInputs, candidates: Sequence[Candidate]) -> tuple[Costs | None, tuple[str, ...]]:
+    """Measures the time that the candidates cost; returns a note in its place where that is not possible."""
+    if inputs.kernel_times is None:
         return None, ()
-    material.progress("measuring what each part costs in ONNX Runtime …")
+    inputs.progress("measuring what each part costs in ONNX Runtime …")
 
-    def planned(given: Sequence[Exemption]) -> Program:
-        plan = copied(material.plan)
-        give_back(plan, material.structure, given)
-        return insert(material.capture(1), plan)
+    def planned(chosen: Sequence[Candidate]) -> Program:
+        plan = copied(inputs.plan)
+        raise_precision(plan, inputs.structure, chosen)
+        return insert(inputs.capture(1), plan)
 
-    levels: dict[str, list[Exemption]] = {}
-    for one in exemptions:
+    levels: dict[str, list[Candidate]] = {}
+    for one in candidates:
         levels.setdefault(one.scheme, []).append(one)
-    makers = {scheme: _later(planned, given) for scheme, given in levels.items()}
+    programs = {scheme: _later(planned, chosen) for scheme, chosen in levels.items()}
     try:
-        return measure_costs(planned(()), makers, material.schemes, material.kernel_times), ()
+        return measure_costs(planned(()), programs, inputs.schemes, inputs.kernel_times), ()
     except (BadRecipe, DeviceFailed, MissingBackend) as error:
-        return None, (f"precision is given back by what it gains alone, because its cost cannot be measured: {error}",)
+        return None, (f"precision was raised by gains alone, because the time of layers cannot be measured: {error}",)
 
 
-def _later(make: Callable[[Sequence[Exemption]], Program], given: Sequence[Exemption]) -> Callable[[], Program]:
-    return lambda: make(given)
+def _later(make: Callable[[Sequence[Candidate]], Program], chosen: Sequence[Candidate]) -> Callable[[], Program]:
+    return lambda: make(chosen)
 
 
 def copied(plan: Plan) -> Plan:
-    """A plan of its own with the same tensors."""
+    """Returns a copy of a plan that can be altered; tensors are shared."""
     return replace(
         plan,
         tensors=dict(plan.tensors),
@@ -175,39 +184,39 @@ def copied(plan: Plan) -> Plan:
     )
 
 
-class _Bench:
-    """Judges programs by the float program, which runs once."""
+class _Evaluation:
+    """Measures the quality of programs against the float program, which runs once."""
 
-    def __init__(self, material: Material, mixed: Mixed, program: Program) -> None:
+    def __init__(self, inputs: SearchInputs, mixed: MixedExecution, program: Program) -> None:
         self.output = program.outputs[0].name
-        self._material, self._mixed, self._program = material, mixed, program
-        self._plain = Execution(material.structure.program.exported)
+        self._inputs, self._mixed, self._program = inputs, mixed, program
+        self._plain = Execution(inputs.structure.program.exported)
         self.expected = self._outputs(lambda batch: self._plain(batch)[0])
         self._right: int | None = None
 
-    def judge(self, given: Sequence[Exemption]) -> Quality:
-        """The quality of the program with exemptions.
+    def measure(self, chosen: Sequence[Candidate]) -> Quality:
+        """Returns the quality of the program with some candidates at their higher precision.
 
         Raises:
-            BadImages: the float program does not tell the images apart.
+            BadImages: the float program's output is the same for all images.
         """
-        found = self._outputs(lambda batch: self._mixed.outputs(batch, given))
+        found = self._outputs(lambda batch: self._mixed.outputs(batch, chosen))
         (parity,) = compare({self.output: self.expected.numpy()}, {self.output: found.numpy()})
         if parity.degenerate:
             raise BadImages(f"No budget can be measured on these calibration images: {parity.degenerate}.")
-        self._material.progress(f"{len(given)} parts given back: {parity.centred_sqnr_db:.1f} dB")
-        if self._material.count_top1 is None:
+        self._inputs.progress(f"{len(chosen)} parts at a higher precision: {parity.centred_sqnr_db:.1f} dB")
+        if self._inputs.count_top1 is None:
             return Quality(parity.centred_sqnr_db)
         if self._right is None:
-            self._right, _ = self._material.count_top1(self._scores(lambda batch: self._plain(batch)[0]))
-        right, total = self._material.count_top1(self._scores(lambda batch: self._mixed.outputs(batch, given)))
+            self._right, _ = self._inputs.count_top1(self._scores(lambda batch: self._plain(batch)[0]))
+        right, total = self._inputs.count_top1(self._scores(lambda batch: self._mixed.outputs(batch, chosen)))
         return Quality(parity.centred_sqnr_db, right / total, 100 * (self._right - right) / total)
 
     def _outputs(self, run: Callable[[Tensor], Tensor]) -> Tensor:
-        images = self._material.images
+        images = self._inputs.images
         return torch.cat([run(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)])
 
     def _scores(self, run: Callable[[Tensor], Tensor]) -> Scores:
-        """The same for images as they are labelled, not normalized yet."""
+        """Returns a function that scores raw uint8 images, which it normalizes first."""
         preprocessing = self._program.spec.preprocessing
         return lambda pixels: run(torch.from_numpy(normalize(pixels, preprocessing))).numpy()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cost of each layer at each scheme, from the times of the kernels that it becomes.
+"""The time that each layer takes at each scheme, from the times of its kernels.
 
 Nodes of an exported graph are named after the modules of the reference, and a runtime keeps the beginning of a name
-where it fuses nodes, so that the time of a kernel can be booked to a layer. Who measures the kernels, and on which
-device, is for the caller to say.
+where it fuses nodes, so that the time of a kernel can be assigned to a layer. The caller supplies the measurement of
+the kernels and the device.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from vitedge.program.program import Program
 
 KernelTimes = Callable[[Program], Mapping[str, float]]
-"""Measures a program with a batch of 1: kernel to the microseconds that it takes of one inference.
+"""Measures a program with a batch of 1 and returns kernel to its microseconds in one inference.
 
 It raises `MissingBackend`, `BadRecipe` or `DeviceFailed` where the program cannot be measured.
 """
@@ -26,9 +26,9 @@ class Costs:
     """Times of one inference of one image, in microseconds."""
 
     total: float
-    """Of all kernels of the program that everything starts from."""
+    """Time of all kernels of the program that the search starts from."""
     extra: Mapping[tuple[str, str], float]
-    """Part and scheme to what it takes more than it took at the start; below 0 where it is quicker."""
+    """Part and scheme to the time that it takes more than at the start; negative where it is faster."""
 
 
 def measure_costs(
@@ -40,28 +40,28 @@ def measure_costs(
     """Measures a program, and the same program with every part at another scheme.
 
     Args:
-        start: with a batch of 1.
-        levels: scheme to what makes the program in which the parts have that scheme.
-        parts: layers and attentions.
-        kernel_times: measures a program; what it raises is passed on.
+        start: the program that the search starts from, with a batch of 1.
+        levels: scheme to a function that makes the program in which the parts have that scheme.
+        parts: names of layers and attentions.
+        kernel_times: measures a program; its errors are passed on.
     """
-    times = _booked(kernel_times(start), parts)
+    times = _times_of_parts(kernel_times(start), parts)
     extra: dict[tuple[str, str], float] = {}
     for scheme, make in levels.items():
-        for part, spent in _booked(kernel_times(make()), parts).items():
-            extra[part, scheme] = spent - times.get(part, 0.0)
+        for part, time in _times_of_parts(kernel_times(make()), parts).items():
+            extra[part, scheme] = time - times.get(part, 0.0)
     return Costs(sum(times.values()), extra)
 
 
 def owner(kernel: str, parts: Collection[str]) -> str:
-    """Returns the innermost part that a kernel belongs to, or nothing."""
+    """Returns the innermost part that a kernel belongs to; empty where it belongs to none."""
     module, found, _ = kernel.partition("/")
     return module if found and module in parts else ""
 
 
-def _booked(kernels: Mapping[str, float], parts: Collection[str]) -> dict[str, float]:
-    """Part to the microseconds of its kernels; all others are summed under the empty name."""
-    spent: dict[str, float] = defaultdict(float)
+def _times_of_parts(kernels: Mapping[str, float], parts: Collection[str]) -> dict[str, float]:
+    """Returns part to the microseconds of its kernels; all other kernels are summed under the empty name."""
+    times: dict[str, float] = defaultdict(float)
     for kernel, microseconds in kernels.items():
-        spent[owner(kernel, parts)] += microseconds
-    return dict(spent)
+        times[owner(kernel, parts)] += microseconds
+    return dict(times)

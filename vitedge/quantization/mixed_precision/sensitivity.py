@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each quantized part costs the result, by giving it a higher precision while all others stay quantized.
+"""The sensitivity of the output to each quantized part, measured with that part at a higher precision.
 
-Sensitivity of single layers is how partial quantization is decided in arXiv:2004.09602, section 5.1, there with one
-layer quantized and all others in float. Here it is the other way round, because that is the step that a budget takes:
-from everything quantized, one part is given back.
+In arXiv:2004.09602, section 5.1, partial quantization is decided by the sensitivity of layers, there with one layer
+quantized and all others in float. Here it is the other way round, because that is the step that the mixed-precision
+search takes: everything is quantized, and one part gets a higher precision.
 
-What is compared is the power of the *change* of the output. To the first order the errors of parts add up, and they
-are uncorrelated (arXiv:1511.06393, section 3): then the change is the part's own error, and its power is what the part
-takes with it. The difference of the two errors' powers is the same on average, but holds the product with all other
-errors, which over a few images is far larger than the share of one part and as often negative as not.
+The power of the *change* of the output is compared. To the first order the errors of parts add up, and they are
+uncorrelated (arXiv:1511.06393, section 3): then the change is the part's own error, and its power is the noise that the
+candidate removes. The difference of the two errors' powers is the same on average, but contains the product with all
+other errors, which over a few images is far larger than the share of one part and as often negative as not.
 
 All parts are measured in one pass. Where a part begins, the pass branches: the rest of the program runs from the
-values that are held there, so that a layer costs what lies behind it and not the whole program.
+values computed so far, so that a layer costs the time of the nodes after it and not of the whole program.
 """
 
 from __future__ import annotations
@@ -31,52 +31,55 @@ from vitedge.program.modules import innermost_module
 from vitedge.program.program import Program
 from vitedge.program.qdq import DEQUANTIZE, DEQUANTIZE_TENSOR, QUANTIZE, QUANTIZE_TENSOR
 from vitedge.program.structure import Structure
-from vitedge.quantization.plan import dequantize
+from vitedge.quantization.parameters import dequantize
 from vitedge.quantization.weights import nearest
-from vitedge.quantization.weights.grids import GridSettings
+from vitedge.quantization.weights.parameters import WeightSettings
 from vitedge.quantization.weights.rounding import RoundedWeight
 
 FLOAT = "float"
+"""The scheme of parts that are not quantized."""
 _ROUNDING = (QUANTIZE, DEQUANTIZE, QUANTIZE_TENSOR, DEQUANTIZE_TENSOR)
 
 
 @dataclass(frozen=True)
-class Exemption:
-    """A part of the quantized program at a higher precision."""
+class Candidate:
+    """A part of the quantized program and a higher precision that it can have."""
 
     part: str
-    """A layer, or an attention whose products are quantized."""
+    """Name of a layer, or of an attention whose products are quantized."""
     scheme: str
-    """What it becomes, a `vitedge.recipe.LayerScheme`."""
+    """The higher precision, a `vitedge.recipe.LayerScheme`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Swap:
-    """Another way to compute a node."""
+    """Another way to compute a node, from one other node."""
 
     reads: Node
+    """The node whose value it takes."""
     compute: Callable[[Tensor], Tensor]
 
 
-Swaps = Mapping[Exemption, Mapping[Node, Swap]]
+Swaps = Mapping[Candidate, Mapping[Node, Swap]]
+"""Candidate to the nodes that are computed in another way with it."""
 
 
 def weight_of_eight_bits(weight: Tensor) -> RoundedWeight:
-    """What a weight of fewer bits becomes before it becomes float: int8, one scale a channel."""
-    return nearest.round_weight(weight, GridSettings("int8", None))
+    """Returns a weight rounded to int8 with one scale a channel: the step between four bits and float."""
+    return nearest.round_weight(weight, WeightSettings("int8", None))
 
 
-def find_swaps(plain: Structure, quantized: Structure, exemptions: Sequence[Exemption]) -> Swaps:
-    """How each exemption changes the quantized program.
+def find_swaps(plain: Structure, quantized: Structure, candidates: Sequence[Candidate]) -> Swaps:
+    """Returns the nodes that each candidate computes in another way, for a quantized program.
 
     Args:
-        plain: of the float program with everything that was done to the quantized one but rounding.
+        plain: structure of the float program, with all changes of the quantized one except rounding.
         quantized: of the same reference, found before `vitedge.quantization.insert` altered its program.
-        exemptions: of layers and attentions of both.
+        candidates: layers and attentions of both.
     """
     layers = {layer.name: layer for layer in quantized.layers}
-    found: dict[Exemption, Mapping[Node, Swap]] = {}
-    for one in exemptions:
+    found: dict[Candidate, Mapping[Node, Swap]] = {}
+    for one in candidates:
         if one.part not in layers:
             found[one] = _unrounded_operands(quantized.program, one.part)
             continue
@@ -87,7 +90,7 @@ def find_swaps(plain: Structure, quantized: Structure, exemptions: Sequence[Exem
             read = _before_rounding(read)
         else:
             rounding = weight_of_eight_bits(weight)
-            weight = dequantize(rounding.integers, rounding.grid)
+            weight = dequantize(rounding.integers, rounding.qparams)
         found[one] = {node: Swap(read, partial(_apply, node, weight, bias))}
     return found
 
@@ -99,7 +102,7 @@ def _apply(node: Node, weight: Tensor, bias: Tensor, value: Tensor) -> Tensor:
 
 
 def _unrounded_operands(program: Program, attention: str) -> Mapping[Node, Swap]:
-    """The operands of an attention's two products as they are before they are rounded."""
+    """Returns swaps that compute the operands of an attention's two products without rounding."""
     return {
         node: Swap(_before_rounding(node), lambda value: value)
         for node in program.exported.graph.nodes
@@ -116,8 +119,8 @@ def _before_rounding(node: Node) -> Node:
     return value  # type: ignore[no-any-return]
 
 
-class Mixed(Execution):
-    """A quantized program, any parts of which can be run at a higher precision; its batch is dynamic."""
+class MixedExecution(Execution):
+    """A quantized program with a dynamic batch, any parts of which can be run at a higher precision."""
 
     def __init__(self, program: Program, swaps: Swaps) -> None:
         super().__init__(program.exported)
@@ -127,16 +130,21 @@ class Mixed(Execution):
         self._frees = self._last_reads()
 
     @torch.no_grad()
-    def outputs(self, images: Tensor, exempt: Sequence[Exemption] = ()) -> Tensor:
-        """The first output for a batch of images, with some parts exempt."""
-        swaps = {node: swap for one in exempt for node, swap in self._swaps[one].items()}
+    def outputs(self, images: Tensor, candidates: Sequence[Candidate] = ()) -> Tensor:
+        """Returns the first output for a batch of images, with some candidates at their higher precision."""
+        swaps = {node: swap for one in candidates for node, swap in self._swaps[one].items()}
         return self._finish(0, self._begin(images), swaps)
 
     @torch.no_grad()
-    def one_by_one(self, images: Tensor, see: Callable[[Exemption | None, Tensor], None]) -> None:
-        """One pass over a batch of images that shows the first output without an exemption, and with each alone."""
+    def one_by_one(self, images: Tensor, see: Callable[[Candidate | None, Tensor], None]) -> None:
+        """Computes the first output without a candidate, and with each alone, in one pass over a batch.
+
+        Args:
+            images: ``(images, channels, height, width)``, float32, normalized.
+            see: called with a candidate and its output, and with None and the output without any.
+        """
         env, places = self._begin(images), {node: index for index, node in enumerate(self._nodes)}
-        starts: dict[int, list[Exemption]] = {}
+        starts: dict[int, list[Candidate]] = {}
         for one, swaps in self._swaps.items():
             starts.setdefault(min(places[node] for node in swaps), []).append(one)
         for index in range(len(self._nodes) - 1):
@@ -155,7 +163,7 @@ class Mixed(Execution):
         return self._result(env)
 
     def _step(self, index: int, env: dict[Node, Any], swaps: Mapping[Node, Swap]) -> None:
-        """Computes one node, and drops what nothing behind it reads."""
+        """Computes one node, and drops values that no later node reads."""
         node = self._nodes[index]
         if node.op != "placeholder" and node not in self._constants:
             self.env = env
@@ -171,7 +179,7 @@ class Mixed(Execution):
 
     @torch.no_grad()
     def _computed_once(self) -> dict[Node, Any]:
-        """Every value that does not depend on the images: tensors, and weights as real numbers."""
+        """Computes every value that does not depend on the images: parameters, and dequantized weights."""
         known: dict[Node, Any] = {
             node: tensor for node, tensor in zip(self._nodes, self._tensors, strict=False) if tensor is not None
         }
@@ -198,15 +206,15 @@ class Mixed(Execution):
         return frees
 
 
-def measure_gains(mixed: Mixed, expected: Tensor, images: Tensor) -> dict[Exemption, float]:
-    """The power that each exemption alone takes off the error, relative to that of the centred signal; 0.001 is 30 dB.
+def measure_gains(mixed: MixedExecution, expected: Tensor, images: Tensor) -> dict[Candidate, float]:
+    """Returns the noise power that each candidate alone removes, relative to the centred signal's; 0.001 is 30 dB.
 
     Args:
-        mixed: with all exemptions.
-        expected: the output of the float program for the images.
+        mixed: the program with all candidates.
+        expected: the output of the float program for the images, ``(images, …)``.
         images: ``(images, channels, height, width)``, float32, normalized; a few of them.
     """
-    seen: dict[Exemption | None, Tensor] = {}
+    seen: dict[Candidate | None, Tensor] = {}
     mixed.one_by_one(images, seen.__setitem__)
     quantized = seen.pop(None)
     signal = _centred_power(expected)
@@ -214,6 +222,6 @@ def measure_gains(mixed: Mixed, expected: Tensor, images: Tensor) -> dict[Exempt
 
 
 def _centred_power(values: Tensor) -> float:
-    """After each element's mean over the images is removed."""
+    """Returns the sum of squares after each element's mean over the images is removed."""
     values = values.double()
     return float((values - values.mean(0)).square().sum())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Normalizations whose channels can be scaled: LayerNorm and GroupNorm, read directly or after an average of places."""
+"""Normalizations whose channels can be scaled: LayerNorm and GroupNorm, read directly or after a spatial average."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ _Found = list[tuple[Layer, Tensor]]
 
 
 def scalable_norms(structure: Structure) -> tuple[Norm, ...]:
-    """Those of the structure, and those whose readers lie behind an average, in order of execution.
+    """Returns the normalizations that only layers read, directly or after an average, in order of execution.
 
-    An average over places leaves channels apart, and ``mean((x - m) / s) = (mean(x) - m) / s``.
+    An average over positions does not mix channels, and ``mean((x - m) / s) = (mean(x) - m) / s``.
+
+    Args:
+        structure: of a canonical program.
     """
     editor = structure.editor
     known = {norm.node: norm for norm in structure.norms}
@@ -39,7 +42,7 @@ def scalable_norms(structure: Structure) -> tuple[Norm, ...]:
 
 
 def _is_own(norm: Norm, editor: Editor) -> bool:
-    """Whether no other normalization has the same tensors."""
+    """Returns whether no other normalization has the same tensors."""
     names = (norm.weight, norm.bias)
     return all(len(node.users) == 1 for node in norm.node.all_input_nodes if editor.name(node) in names)
 
@@ -59,13 +62,16 @@ def _norm(editor: Editor, tracer: Tracer, node: Node, layers: dict[Node, Layer])
 
 
 def is_padded(layer: Layer) -> bool:
-    """Whether zeros are added around what a layer reads, on the way or by itself."""
+    """Returns whether a layer's input is padded with zeros, by the layer itself or before it."""
     padding: Any = layer.node.args[4] if layer.kind != "linear" and len(layer.node.args) > 4 else [0]
     return any(padding) or any(is_zero_padding(step) for step in moved_from(layer.input))
 
 
 def _reach(tracer: Tracer, node: Node, axis: int, layers: dict[Node, Layer]) -> _Found | None:
-    """The layers that read a value, each with the value's channel of every input channel; None if others do, too."""
+    """Returns the layers that read a value, each with the value's channel of every input channel.
+
+    None where something other than a layer reads it, or nothing does.
+    """
     found: _Found = []
     for user, value in readers(node) or []:
         layer = layers.get(user)
@@ -84,7 +90,7 @@ def _reach(tracer: Tracer, node: Node, axis: int, layers: dict[Node, Layer]) -> 
 def _behind(
     tracer: Tracer, node: Node, axis: int, average: tuple[Node, Node], layers: dict[Node, Layer]
 ) -> _Found | None:
-    """The same for the layers behind an average."""
+    """Returns the same for the layers that read an average of the value."""
     user, value = average
     edges = len(value.meta["val"].shape)
     averaged, kept = _axes(user, edges)
@@ -98,7 +104,7 @@ def _behind(
 
 
 def _axes(average: Node, edges: int) -> tuple[set[int], bool]:
-    """Which axes are averaged over, and whether they stay."""
+    """Returns the axes that are averaged over, and whether they are kept with size 1."""
     if average.target is not aten.mean.dim:
         return {edges - 2, edges - 1}, True
     arguments: Any = average.args

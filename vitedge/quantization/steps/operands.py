@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which operands of an attention may be changed, because nothing else reads the channels that they are made of."""
+"""Finds the operands of an attention that may be changed, because nothing else reads the channels they come from."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ class Values:
     """Output channels of a layer that reach another layer channel by channel, mixed over tokens alone."""
 
     name: str
-    """The attention, or the layer that reads the channels where there is none."""
+    """Name of the attention, or of the layer that reads the channels where there is no attention."""
     layer: Layer
+    """The layer that computes the values."""
     rows: Tensor
-    """``(channels,)``, int64: output channels of the layer."""
+    """Output channels of the layer, ``(channels,)`` int64."""
     output: Layer
+    """The layer that reads the attention's result."""
     columns: Tensor
-    """For each of its input channels the place in ``rows``; each occurs once."""
+    """Index into ``rows`` for each input channel of ``output``, ``(channels,)`` int64; each occurs once."""
     centrable: bool
-    """Whether the weights of the tokens sum to one and nothing is padded: then a shift of the values arrives whole."""
+    """Whether the tokens' weights sum to one and nothing is padded, so that a shift of the values is preserved."""
 
 
 def attention_values(tracer: Tracer, attention: Attention) -> Values | None:
-    """The values of an attention, where its softmax and its output alone read them."""
+    """Returns the values of an attention; None where anything but its product with the softmax reads them."""
     value, output = attention.value, attention.output
     if value is None or output is None or attention.columns is None or output.groups != 1:
         return None
@@ -48,36 +50,42 @@ def attention_values(tracer: Tracer, attention: Attention) -> Values | None:
 
 
 def linear_values(structure: Structure, tracer: Tracer) -> tuple[Values, ...]:
-    """Values of linear attentions, ``relu(v)`` times what does not depend on ``v`` (MobileViT v2, arXiv:2206.02680)."""
+    """Returns the values of linear attentions: ``relu(v)`` times what does not depend on ``v``.
+
+    Those are the attentions of MobileViT v2 (arXiv:2206.02680).
+    """
     layers = {layer.node: layer for layer in structure.layers}
     found = (_linear_values(tracer, output, layers) for output in structure.layers if output.groups == 1)
     return tuple(values for values in found if values is not None)
 
 
 def has_free_scores(tracer: Tracer, attention: Attention) -> bool:
-    """Whether queries and keys are read by their product alone, channel by channel."""
+    """Returns whether queries and keys are read by their product alone, channel by channel."""
     query, key, scores = attention.query, attention.key, _products(attention)[0]
     if query is None or key is None or scores is None:
         return False
-    turned = -1 if scores is attention.node else -2
+    key_axis = -1 if scores is attention.node else -2  # a written-out product takes the keys transposed
     rows = torch.cat([query.rows.flatten(), key.rows.flatten() + (key.layer is not query.layer) * 10**9])
     return (
         _are_distinct(rows)
         and _lies_along(tracer, query, _operand(attention, 0), -1)
-        and _lies_along(tracer, key, _operand(attention, 1), turned)
+        and _lies_along(tracer, key, _operand(attention, 1), key_axis)
         and is_alone(tracer, query.layer, query.rows, scores)
         and is_alone(tracer, key.layer, key.rows, scores)
     )
 
 
 def has_centrable_keys(attention: Attention) -> bool:
-    """Whether all keys may be shifted alike: that adds one number to all scores of a query, and softmax ignores it."""
+    """Returns whether all keys may be shifted by one vector.
+
+    That adds the same number to all scores of a query, to which softmax is invariant.
+    """
     key = _operand(attention, 1)
     return _is_over_keys(attention) and not any(is_zero_padding(step) for step in moved_from(key))
 
 
 def is_alone(tracer: Tracer, layer: Layer, rows: Tensor, reader: Node | None) -> bool:
-    """Whether some output channels of a layer are read by one node alone, constant factors aside."""
+    """Returns whether some output channels of a layer are read by one node alone, constant factors aside."""
     reading = readers(layer.node)
     if reading is None or reader is None:
         return False
@@ -91,7 +99,7 @@ def is_alone(tracer: Tracer, layer: Layer, rows: Tensor, reader: Node | None) ->
 
 
 def _takes_shape(user: Node, value: Node) -> bool:
-    """Whether a node reads how large a value is, and nothing else of it."""
+    """Returns whether a node reads the shape of a value and not its elements."""
     return user.target is aten.sym_size.int or (user.target is aten.expand_as.default and user.args[0] is not value)
 
 
@@ -103,7 +111,7 @@ def _behind_factors(node: Node | None) -> Node | None:
 
 
 def _products(attention: Attention) -> tuple[Node | None, Node | None]:
-    """What multiplies queries by keys, and what multiplies the softmax by values."""
+    """Returns the nodes that multiply queries by keys, and the softmax by values."""
     node: Any = attention.node
     if node.target is aten.scaled_dot_product_attention.default:
         return node, node
@@ -115,7 +123,7 @@ def _products(attention: Attention) -> tuple[Node | None, Node | None]:
 
 
 def _operand(attention: Attention, number: int) -> Node:
-    """Query, key or value as the product takes it."""
+    """Returns query, key or value (0, 1, 2) as the product takes it."""
     scores, product = _products(attention)
     if scores is product:
         node: Any = attention.node.args[number]
@@ -126,7 +134,7 @@ def _operand(attention: Attention, number: int) -> Node:
 
 
 def _lies_along(tracer: Tracer, operand: Operand, node: Node, axis: int) -> bool:
-    """Whether the channels of an operand lie along an axis, the tokens along the other of the last two."""
+    """Returns whether the channels of an operand lie along an axis, the tokens along the other of the last two."""
     moved = tracer.move(operand.layer.node, node, (operand.layer.channel_axis,)).movedim(axis, -1)
     fits = moved.shape[-1] == operand.rows.shape[1] and moved.shape[-3] == operand.rows.shape[0]
     return fits and bool((moved == operand.rows[:, None, :]).all())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Orthogonal matrices that spread a loud channel over all, and what becomes of observations under one."""
+"""Orthogonal matrices that spread an outlier channel over all, and calibration statistics rotated by them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vitedge.calibration.observations import Stats
 
 
 def hadamard_like(size: int, generator: torch.Generator) -> Tensor:
-    """A random orthogonal matrix, all of whose entries are alike large where the size is a power of two.
+    """Returns a random orthogonal matrix, all of whose entries have one magnitude if the size is a power of two.
 
     Sylvester's Hadamard matrix of the size's largest power of two, times a random orthogonal one of the rest
     (Kronecker), with random signs of the rows: the random Hadamard transform of arXiv:2404.00456, section 3.
@@ -34,9 +34,13 @@ def hadamard_like(size: int, generator: torch.Generator) -> Tensor:
 
 
 def mean_preserving(size: int, generator: torch.Generator) -> Tensor:
-    """A random orthogonal ``Q`` with ``Q 1 = 1``, under which a row keeps its mean and its variance.
+    """Returns a random orthogonal ``Q`` with ``Q 1 = 1``, under which a row keeps its mean and its variance.
 
     ``Q = U diag(1, R) Uᵀ`` with ``1 / sqrt(size)`` as the first column of the orthogonal ``U``.
+
+    Args:
+        size: at least 2.
+        generator: draws both factors.
 
     Returns:
         ``(size, size)`` float64.
@@ -50,23 +54,25 @@ def mean_preserving(size: int, generator: torch.Generator) -> Tensor:
 
 
 def block_diagonal(blocks: Iterable[Tensor]) -> Tensor:
-    """Matrices along the diagonal of one."""
+    """Returns the block-diagonal matrix of these square matrices."""
     matrix: Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
     return matrix
 
 
 def rotated(stats: Stats, matrix: Tensor, offset: Tensor | None = None) -> Stats:
-    """Of ``(x - offset) matrix``, from the sample: its extremes are the sample's, as those of all rows do not rotate.
+    """Returns the statistics of ``(x - offset) matrix``, computed from the sampled rows of ``x``.
+
+    Its extremes are those of the sample alone: the extremes of all rows say nothing of the rotated ones.
 
     Args:
-        stats: of ``(rows, channels)``.
+        stats: of ``x``, ``(rows, channels)``.
         matrix: ``(channels, channels)``.
-        offset: ``(channels,)``.
+        offset: ``(channels,)``; None for zero.
     """
     rows = stats.rows.double() if offset is None else stats.rows.double() - offset
-    turned = Stats()
-    turned.update(rows @ matrix)
-    return turned
+    result = Stats()
+    result.update(rows @ matrix)
+    return result
 
 
 def _random(size: int, generator: torch.Generator) -> Tensor:

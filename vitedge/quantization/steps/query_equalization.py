@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queries and keys made alike loud, channel by channel, for attentions whose products are quantized.
+"""Equalizes queries and keys channel by channel, for attentions whose products are quantized.
 
 ``q'_c = q_c / s_c`` and ``k'_c = k_c s_c`` leave every score as it is; ``s_c = sqrt(max|q_c| / max|k_c|)`` gives both
 the same range (arXiv:1906.04721, equation 11). Shifting all keys by the same vector adds one number to all scores of
-a query, which softmax takes away again, so that keys may be centred as well. A bias or a mask that is added to
-the scores changes nothing of this; a normalization of queries or a rotary embedding does, and is left alone.
+a query, to which softmax is invariant, so that keys may be centred as well. A bias or a mask that is added to the
+scores changes nothing of this; a normalization of queries or a rotary embedding does, and such attentions are left
+alone.
 """
 
 from __future__ import annotations
@@ -17,21 +18,24 @@ from vitedge.program.editor import Editor
 from vitedge.program.structure import Attention, Operand, Structure
 from vitedge.program.tracing import Tracer
 from vitedge.quantization.records import StepRecord
-from vitedge.quantization.steps.judging import MARGIN_DB, Precision, decibels
 from vitedge.quantization.steps.operands import has_centrable_keys, has_free_scores
+from vitedge.quantization.steps.rounding_error import MARGIN_DB, Precision, decibels
 from vitedge.quantization.steps.scores import Scores, observed_scores
 
 _LEAST = 1e-5
-"""Of the loudest channel; quieter ones count as being so loud."""
+"""Smallest extreme of a channel, relative to the largest channel's; smaller ones are raised to it to bound scales."""
 
 
 def apply(structure: Structure, inputs: dict[str, Stats], precision: Precision) -> tuple[StepRecord, ...]:
-    """Balances queries and keys of every attention that has them; nothing is done where activations are not rounded.
+    """Equalizes queries and keys of every attention that has them; does nothing where activations are not rounded.
 
     Args:
         structure: of a canonical program; its tensors are replaced.
-        inputs: layer to the observations of its input; these stay as they are.
-        precision: what the program is prepared for.
+        inputs: layer to the calibration statistics of its input; not changed.
+        precision: the integer types that the program is prepared for.
+
+    Returns:
+        One record for each attention that was measured.
     """
     if precision.activations is None:
         return ()
@@ -75,7 +79,7 @@ def _balance(query: Tensor, key: Tensor) -> Tensor:
 
 
 def _scale(editor: Editor, operand: Operand, factor: Tensor, shift: Tensor) -> None:
-    """Has a layer compute ``(y - shift) factor`` in the channels of an operand."""
+    """Changes a layer so that it computes ``(y - shift) factor`` in the channels of an operand."""
     rows = operand.rows.flatten()
     weight, bias = editor.value(operand.layer.weight), editor.value(operand.layer.bias)
     wide, offset = weight.double(), bias.double()

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The residual stream of a plain transformer turned, so that no channel of it stays loud in what the blocks read.
+"""Rotates the residual stream of a plain transformer, which spreads its outlier channels over all channels.
 
 With an orthogonal ``Q`` that keeps means, ``Q 1 = 1``, the statistics of a row stay what they were, and
 ``LN(x Q) = LN(x) Q`` for a LayerNorm without gain and offset. (arXiv:2404.00456 rotates behind RMSNorm, which needs no
 such condition; here the LayerNorm stays one operator.) Gains and offsets go into the layers that read the norm, which
 become ``W diag(g) Q``; whatever writes into the stream writes ``y Q``.
 
-Only plain ViT and DeiT have such a stream: additions and concatenations of what layers and embeddings write, read by
-LayerNorms. A pool, a merging of patches or a gain in between ends it, and the step then says so and does nothing.
+Only plain ViT and DeiT have such a stream: additions and concatenations of outputs of layers and of embeddings, read by
+LayerNorms. Where a pooling, a merging of patches or a gain lies in between, the step records that and changes nothing.
 """
 
 from __future__ import annotations
@@ -26,38 +26,39 @@ from vitedge.program.structure import Layer, Norm, Structure
 from vitedge.program.tracing import Tracer, is_zero_padding, moved_from, readers, source_of
 from vitedge.quantization.records import StepRecord
 from vitedge.quantization.steps.channels import CENTRED, SCALES, choose
-from vitedge.quantization.steps.judging import MARGIN_DB, Precision, Reading, decibels
 from vitedge.quantization.steps.norms import scalable_norms
 from vitedge.quantization.steps.orthogonal import mean_preserving, rotated
+from vitedge.quantization.steps.rounding_error import MARGIN_DB, Consumer, Precision, decibels
 
 _JOINS = (aten.add.Tensor, aten.cat.default)
 _CANDIDATES = (SCALES[0], SCALES[3], SCALES[5], SCALES[6], CENTRED[0], CENTRED[5], CENTRED[6])
-"""What smoothing would make of either stream, by a part of what it tries."""
+"""Some of smoothing's candidates, by which the stream is compared with and without the rotation."""
 
 
 @dataclass
 class _Stream:
-    """What writes into a residual stream."""
+    """The layers and embeddings that are added to a residual stream."""
 
     layers: list[Layer] = field(default_factory=list)
     tensors: list[str] = field(default_factory=list)
-    """Embeddings, channels last."""
+    """Names of embeddings, channels last."""
 
 
 class _NoStreamError(Exception):
-    """Says why there is none."""
+    """The program has no residual stream that can be rotated; the message says why."""
 
 
 def apply(
     structure: Structure, inputs: dict[str, Stats], precision: Precision, seed: int = 0
 ) -> tuple[StepRecord, ...]:
-    """Rotates the residual stream, if what smoothing can make of the rotated one measures better.
+    """Rotates the residual stream, if the rotated one measures better after smoothing.
 
     Args:
         structure: of a canonical program; its tensors are replaced.
-        inputs: layer to the observations of its input. Those of rotated values become what the sample alone shows.
-        precision: what the program is prepared for.
-        seed: of the rotation.
+        inputs: layer to the calibration statistics of its input, updated in place. Extremes of rotated values are
+            those of the sampled rows alone.
+        precision: the integer types that the program is prepared for.
+        seed: of the random rotation.
 
     Returns:
         One record; its choice is the reason where the step does not apply.
@@ -69,32 +70,32 @@ def apply(
     except _NoStreamError as reason:
         return (StepRecord("residual rotation", "", f"not applicable: {reason}", math.nan, math.nan),)
     before = _smoothed(editor, norms, inputs, precision)
-    held = {name: editor.value(name) for name in _names(stream, norms)}
+    original = {name: editor.value(name) for name in _names(stream, norms)}
     observed = dict(inputs)
     width = editor.value(norms[0].weight).numel()
     _rotate(editor, stream, norms, inputs, mean_preserving(width, torch.Generator().manual_seed(seed)))
     after = _smoothed(editor, norms, inputs, precision)
     if after >= before + MARGIN_DB:
         return (StepRecord("residual rotation", norms[0].name, "rotated", before, after),)
-    for name, tensor in held.items():
+    for name, tensor in original.items():
         editor.set(name, tensor)
     inputs.update(observed)
     return (StepRecord("residual rotation", norms[0].name, "off", before, before),)
 
 
 def _names(stream: _Stream, norms: tuple[Norm, ...]) -> set[str]:
-    """Of the tensors that a rotation changes."""
+    """Returns the names of the tensors that a rotation changes."""
     layers = [*stream.layers, *(layer for norm in norms for layer in norm.readers)]
     names = {name for layer in layers for name in (layer.weight, layer.bias)}
     return names | {name for norm in norms for name in (norm.weight, norm.bias)} | set(stream.tensors)
 
 
 def _smoothed(editor: Editor, norms: tuple[Norm, ...], inputs: dict[str, Stats], precision: Precision) -> float:
-    """Mean over the norms of the noise that their readers have after smoothing, in dB."""
+    """Returns the mean over the norms of their consumers' signal-to-noise ratio after smoothing, in dB."""
     noises = []
     for norm in norms:
-        readings = [Reading(layer, columns) for layer, columns in zip(norm.readers, norm.columns, strict=True)]
-        choice = choose(editor, readings, inputs, precision, _CANDIDATES)
+        consumers = [Consumer(layer, columns) for layer, columns in zip(norm.readers, norm.columns, strict=True)]
+        choice = choose(editor, consumers, inputs, precision, _CANDIDATES)
         if choice is not None:
             noises.append(10 ** (-choice.after_db / 10))
     return decibels(math.fsum(noises) / len(noises)) if noises else math.nan
@@ -109,11 +110,11 @@ def _rotate(editor: Editor, stream: _Stream, norms: tuple[Norm, ...], inputs: di
         editor.set(layer.weight, torch.einsum("o...,op->p...", weight.double(), matrix).to(weight.dtype))
         editor.set(layer.bias, (bias.double() @ matrix).to(bias.dtype))
     for norm in norms:
-        _turn_norm(editor, norm, inputs, matrix)
+        _rotate_norm(editor, norm, inputs, matrix)
 
 
-def _turn_norm(editor: Editor, norm: Norm, inputs: dict[str, Stats], matrix: Tensor) -> None:
-    """Takes gain and offset of a norm into its readers, and has these read rotated channels."""
+def _rotate_norm(editor: Editor, norm: Norm, inputs: dict[str, Stats], matrix: Tensor) -> None:
+    """Moves gain and offset of a norm into the layers that read it, and rotates the channels that these read."""
     gain, offset = editor.value(norm.weight).double(), editor.value(norm.bias).double()
     for layer in norm.readers:
         weight, bias = editor.value(layer.weight), editor.value(layer.bias)
@@ -128,10 +129,10 @@ def _turn_norm(editor: Editor, norm: Norm, inputs: dict[str, Stats], matrix: Ten
 
 
 def _find_stream(structure: Structure, norms: tuple[Norm, ...]) -> _Stream:
-    """What writes into the stream that all norms read.
+    """Finds the layers and embeddings that write into the stream that all norms read.
 
     Raises:
-        _NoStreamError: there is no one stream, or it has other readers or writers.
+        _NoStreamError: there is not exactly one stream, or something else reads or writes it.
     """
     editor = structure.editor
     every = [node for node in editor.calls() if node.target is aten.layer_norm.default]
@@ -154,7 +155,7 @@ def _check_norm(editor: Editor, norm: Norm) -> None:
 
 
 class _Walk:
-    """From the norms up to everything that writes into the stream, and down to everything that reads it."""
+    """A walk from the norms up to everything that writes into the stream, and down to everything that reads it."""
 
     def __init__(self, structure: Structure, norms: tuple[Norm, ...]) -> None:
         self._editor = structure.editor
@@ -200,7 +201,11 @@ class _Walk:
         return list(arguments[0])
 
     def _check_readers(self, node: Node) -> None:
-        """Whether only norms and joins read a value of the stream, and see its channels last and in order."""
+        """Checks that only norms and joins read a value of the stream, with its channels last and in order.
+
+        Raises:
+            _NoStreamError: they do not.
+        """
         reading = readers(node)
         if reading is None:
             raise _NoStreamError("the stream is an output")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queries and keys of an attention on sampled rows, and how far their products are off when they are rounded."""
+"""Queries and keys of an attention on sampled rows, and the rounding error of their products."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 from vitedge.calibration.observations import Stats
 from vitedge.program.editor import Editor
 from vitedge.program.structure import Attention, Operand
-from vitedge.quantization.steps.judging import Precision, round_activation
+from vitedge.quantization.steps.rounding_error import Precision, round_activation
 
 TOKENS = 128
-"""Rows that are queries, and keys, of a measurement at most."""
+"""Largest number of rows that a measurement takes as queries, and as keys."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,27 +25,32 @@ class Scores:
     key: Tensor
 
     def noise(self, precision: Precision, exact: Tensor) -> float:
-        """Noise of the products when both operands are rounded, relative to their signal.
+        """Returns the noise power of the products when both operands are rounded, relative to their signal power.
+
+        The mean over the keys is subtracted from each query's row first, because softmax is invariant to it.
 
         Args:
-            precision: gives the integers of the operands.
-            exact: what `products` is to be.
-
-        Returns:
-            The ratio after the mean over the keys is taken off each query's row, which softmax does not see.
+            precision: gives the integer type of the operands.
+            exact: the `products` without rounding.
         """
         rounded = Scores(_rounded(self.query, precision), _rounded(self.key, precision))
         signal = float(exact.square().sum())
         return float((rounded.products() - exact).square().sum()) / signal if signal > 0 else 0.0
 
     def products(self) -> Tensor:
-        """``(heads, queries, keys)``, less their mean over the keys."""
+        """Returns the scores ``(heads, queries, keys)`` less their mean over the keys."""
         products = self.query[:, :TOKENS] @ self.key[:, -TOKENS:].transpose(-2, -1)
         return products - products.mean(-1, keepdim=True)
 
 
 def observed_scores(editor: Editor, attention: Attention, inputs: dict[str, Stats]) -> Scores | None:
-    """Queries and keys that an attention computes from the rows that calibration kept; None where it kept none."""
+    """Returns an attention's queries and keys on the sampled rows of its input; None where there are none.
+
+    Args:
+        editor: of the program.
+        attention: gives the layers that compute queries and keys.
+        inputs: layer to the calibration statistics of its input.
+    """
     query, key = attention.query, attention.key
     if query is None or key is None or not {query.layer.name, key.layer.name} <= inputs.keys():
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The steps in the order in which they are taken."""
+"""The table of the steps, in the order in which they are applied."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vitedge.quantization.steps import (
     smoothing,
     value_equalization,
 )
-from vitedge.quantization.steps.judging import Precision
+from vitedge.quantization.steps.rounding_error import Precision
 
 Step = Callable[[Structure, dict[str, Stats], Precision], tuple[StepRecord, ...]]
 
@@ -33,5 +33,5 @@ STEPS: Mapping[str, Step] = MappingProxyType(
 )
 """Name to step. A rotation mixes channels that smoothing and equalization then scale one by one.
 
-A recipe has the rotations off: after smoothing there is little left for them, and the extremes of what they turn are
-only estimated."""
+A recipe has the rotations off by default: after smoothing they gain little, and the extremes of rotated values are only
+estimated from a sample."""

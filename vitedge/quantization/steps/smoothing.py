@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Channels of normalized values made alike loud, and centred: what a few loud channels cost the others.
+"""Scales and centres the channels of normalized values, so that outlier channels do not cost the others precision.
 
 With ``x' = (x - m) / s`` for the output ``x = g n + o`` of a normalization with gain and offset, and every layer
 ``W x + b`` that reads it::
@@ -7,8 +7,8 @@ With ``x' = (x - m) / s`` for the output ``x = g n + o`` of a normalization with
     g' = g / s    o' = (o - m) / s    W'_:c = W_:c s_c    b' = b + W m
 
 and nothing else changes. The scales are those of SmoothQuant (arXiv:2211.10438, equation 4) and, with the centres,
-those of RepQ-ViT (arXiv:2212.08254, equations 5 to 9); whichever has the smallest measured error is taken, per
-normalization, none at all included. Where zeros are padded around ``x``, channels are only scaled.
+those of RepQ-ViT (arXiv:2212.08254, equations 5 to 9); each normalization gets the candidate with the smallest
+measured error, or none. Where zeros are padded around ``x``, channels are only scaled.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from vitedge.calibration.observations import Stats
 from vitedge.program.structure import Norm, Structure
 from vitedge.quantization.records import StepRecord
 from vitedge.quantization.steps.channels import CENTRED, SCALES, ScaleCandidate, absorb, choose
-from vitedge.quantization.steps.judging import Precision, Reading
 from vitedge.quantization.steps.norms import scalable_norms
+from vitedge.quantization.steps.rounding_error import Consumer, Precision
 
 
 def apply(
@@ -33,9 +33,12 @@ def apply(
 
     Args:
         structure: of a canonical program; its tensors are replaced.
-        inputs: layer to the observations of its input; brought up to date.
-        precision: what the program is prepared for.
-        candidates: what is tried.
+        inputs: layer to the calibration statistics of its input; updated in place.
+        precision: the integer types that the program is prepared for.
+        candidates: the scales and shifts to try.
+
+    Returns:
+        One record for each normalization that was measured.
     """
     records = []
     for norm in scalable_norms(structure):
@@ -54,8 +57,8 @@ def _smooth(
     candidates: Sequence[ScaleCandidate],
 ) -> StepRecord | None:
     editor = structure.editor
-    readings = [Reading(layer, columns) for layer, columns in zip(norm.readers, norm.columns, strict=True)]
-    choice = choose(editor, readings, inputs, precision, candidates)
+    consumers = [Consumer(layer, columns) for layer, columns in zip(norm.readers, norm.columns, strict=True)]
+    choice = choose(editor, consumers, inputs, precision, candidates)
     if choice is None:
         return None
     if choice.changes:
@@ -63,5 +66,5 @@ def _smooth(
         scale, shift = choice.scale.double(), choice.shift.double()
         editor.set(norm.weight, (weight.double() / scale).to(weight.dtype))
         editor.set(norm.bias, ((bias.double() - shift) / scale).to(bias.dtype))
-        absorb(editor, inputs, readings, choice.scale, choice.shift)
+        absorb(editor, inputs, consumers, choice.scale, choice.shift)
     return StepRecord("smoothing", norm.name, choice.name, choice.before_db, choice.after_db)

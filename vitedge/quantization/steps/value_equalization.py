@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values of attentions made alike loud, channel by channel; the layer that reads the result makes up for it.
+"""Equalizes the channels of attentions' values; the layer that reads the attention's result compensates for it.
 
 Attention mixes tokens and no channels, so that for every channel ``c`` of a value ``v' = v / s`` and
 ``W'_:c = W_:c s_c`` leave the output as it is (cross-layer equalization, arXiv:1906.04721, section 4.1). As the
-probabilities of a query sum to one, a shift of the values arrives whole, and ``b' = b + W m`` makes up for it as it
-does after a normalization. In the linear attention of MobileViT v2, ``relu(v) g``, scales pass through the ReLU, and
-shifts do not.
+probabilities of a query sum to one, a shift of the values shifts the result by as much, and ``b' = b + W m``
+compensates for it as it does after a normalization. In the linear attention of MobileViT v2, ``relu(v) g``, scales
+pass through the ReLU, and shifts do not.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from vitedge.program.structure import Structure
 from vitedge.program.tracing import Tracer
 from vitedge.quantization.records import StepRecord
 from vitedge.quantization.steps.channels import CENTRED, SCALES, ScaleCandidate, ScaleChoice, absorb, choose
-from vitedge.quantization.steps.judging import Precision, Reading
 from vitedge.quantization.steps.operands import Values, attention_values, linear_values
+from vitedge.quantization.steps.rounding_error import Consumer, Precision
 
 
 def apply(
@@ -32,9 +32,12 @@ def apply(
 
     Args:
         structure: of a canonical program; its tensors are replaced.
-        inputs: layer to the observations of its input; brought up to date.
-        precision: what the program is prepared for.
-        candidates: what is tried.
+        inputs: layer to the calibration statistics of its input; updated in place.
+        precision: the integer types that the program is prepared for.
+        candidates: the scales and shifts to try.
+
+    Returns:
+        One record for each attention that was measured.
     """
     tracer = Tracer(structure.editor)
     softmax = (attention_values(tracer, attention) for attention in structure.attentions)
@@ -42,20 +45,20 @@ def apply(
     records = []
     for values in found:
         allowed = [candidate for candidate in candidates if values.centrable or not candidate.centred]
-        readings = [Reading(values.output, values.columns)]
-        choice = choose(structure.editor, readings, inputs, precision, allowed)
+        consumers = [Consumer(values.output, values.columns)]
+        choice = choose(structure.editor, consumers, inputs, precision, allowed)
         if choice is None:
             continue
         if choice.changes:
             _divide(structure.editor, values, choice)
-            absorb(structure.editor, inputs, readings, choice.scale, choice.shift)
+            absorb(structure.editor, inputs, consumers, choice.scale, choice.shift)
         record = StepRecord("value equalization", values.name, choice.name, choice.before_db, choice.after_db)
         records.append(record)
     return tuple(records)
 
 
 def _divide(editor: Editor, values: Values, choice: ScaleChoice) -> None:
-    """Has the layer of the values compute ``(v - m) / s``."""
+    """Changes the layer that computes the values so that it computes ``(v - m) / s``."""
     weight, bias = editor.value(values.layer.weight), editor.value(values.layer.bias)
     scale, shift = choice.scale.double(), choice.shift.double()
     wide, offset = weight.double(), bias.double()

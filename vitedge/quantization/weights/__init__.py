@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rounding of weights: tensors and the statistics of what a layer reads in, integers and their grid out.
+"""Rounding of weights: a weight and statistics of the layer's input in, integers and quantization parameters out.
 
 The methods are `nearest`, `gptq` and `adaround`, each with the one verb ``round_weight(weight, settings, inputs)``.
 """

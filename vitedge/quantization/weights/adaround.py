@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every weight up or down, learned together from the layer's output error (AdaRound, arXiv:2004.10568).
+"""Rounds every weight up or down, learned jointly from the layer's output error (AdaRound, arXiv:2004.10568).
 
 ``ŵ = s clip(floor(w / s) + h(v))`` with the rectified sigmoid ``h(v) = clip(1.2 sigmoid(v) - 0.1, 0, 1)``; the
 regularizer ``λ Σ 1 - |2 h - 1|^β`` drives every ``h`` to 0 or 1 as β falls (section 3.2 there). The output
@@ -14,73 +14,77 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vitedge.quantization.weights.grids import GridSettings, per_element
-from vitedge.quantization.weights.rounding import Contest, RoundedWeight, in_groups, round_to_nearest
+from vitedge.quantization.weights.parameters import WeightSettings, per_element
+from vitedge.quantization.weights.rounding import BestRounding, RoundedWeight, in_groups, round_to_nearest
 from vitedge.quantization.weights.scales import fit_scales
 from vitedge.quantization.weights.statistics import InputStatistics
 
 STRETCH, SHIFT = 1.2, -0.1
-"""What the sigmoid is multiplied with, and what is added, so that 0 and 1 are reached."""
+"""Factor and offset of the sigmoid, with which it reaches 0 and 1."""
 RATE = 0.05
+"""Learning rate."""
 WEIGHT = 0.1
 """λ, for an output error that is 1 for the nearest integers of a channel."""
 WARM = 0.2
 """Share of the steps without the regularizer."""
 SHARP = (20.0, 2.0)
-"""β after that, at first and at the end."""
+"""β after that, at the first and at the last step."""
 
 
-def round_weight(weight: Tensor, settings: GridSettings, inputs: InputStatistics, steps: int = 300) -> RoundedWeight:
+def round_weight(weight: Tensor, settings: WeightSettings, inputs: InputStatistics, steps: int = 300) -> RoundedWeight:
     """Rounds a weight.
 
     Args:
         weight: ``(channels, elements)`` or ``(channels, channels in / groups, height, width)``, float32.
-        settings: the kind of grid; its scales are those of rounding to nearest, fitted at the end if they are searched.
-        inputs: of the layer; ``inputs.centred()`` where the mean of the error is taken off the bias afterwards.
-        steps: of Adam.
+        settings: of the quantization parameters; scales are those of rounding to nearest, and fitted to the integers
+            at the end if ``settings.search``.
+        inputs: statistics of the layer's input; ``inputs.centred()`` where the bias is corrected afterwards.
+        steps: number of steps of Adam.
 
     Returns:
-        No channel has a larger output error than it has rounded to nearest.
+        The rounded weight. No channel has a larger output error than it has rounded to nearest.
     """
     nearest = round_to_nearest(weight, settings, inputs)
-    grid, hessian = nearest.grid, inputs.damped()
-    target = inputs.wanted(in_groups(weight, inputs))
-    integers = _Descent.of(target, nearest, hessian).run(steps).to(grid.storage)
-    contest = Contest(weight, inputs, nearest)
-    contest.enter(RoundedWeight(integers.reshape(weight.shape), grid, "adaround"))
+    qparams, hessian = nearest.qparams, inputs.damped()
+    target = inputs.ideal_weight(in_groups(weight, inputs))
+    integers = _Descent.of(target, nearest, hessian).run(steps).to(qparams.storage)
+    best = BestRounding(weight, inputs, nearest)
+    best.consider(RoundedWeight(integers.reshape(weight.shape), qparams, "adaround"))
     if settings.search:
-        fitted = fit_scales(integers, grid, target, hessian)
-        contest.enter(RoundedWeight(integers.reshape(weight.shape), fitted, "adaround"))
-    return contest.result()
+        fitted = fit_scales(integers, qparams, target, hessian)
+        best.consider(RoundedWeight(integers.reshape(weight.shape), fitted, "adaround"))
+    return best.result()
 
 
 @dataclass(frozen=True)
 class _Descent:
-    """One layer; all tensors but the Hessian are ``(groups, channels, elements)``, float32."""
+    """The optimization of one layer; all tensors but the Hessian are ``(groups, channels, elements)``, float32."""
 
     target: Tensor
+    """The weight to approximate."""
     floor: Tensor
     """``floor(w / s)`` with the zero point."""
     scale: Tensor
     zero_point: Tensor
     hessian: Tensor
-    """So scaled, row by row in `unit`, that the nearest integers have an error of 1."""
+    """``(groups, elements, elements)``, float32."""
     unit: Tensor
-    """``(groups, channels, 1)``."""
+    """Output error of each channel's nearest integers, by which errors are divided: ``(groups, channels, 1)``."""
     ends: tuple[int, int]
+    """The smallest and the largest integer."""
 
     @classmethod
     def of(cls, target: Tensor, nearest: RoundedWeight, hessian: Tensor) -> _Descent:
         matrix = target.to(torch.float32)
-        scale, zero_point = (p.reshape(matrix.shape) for p in per_element(nearest.grid, matrix.flatten(0, 1)))
+        scale, zero_point = (p.reshape(matrix.shape) for p in per_element(nearest.qparams, matrix.flatten(0, 1)))
         off = nearest.weight().reshape(matrix.shape).to(torch.float64) - target
         error = (off @ hessian * off).sum(dim=2, keepdim=True)
         unit = torch.where(error > 0, error, torch.ones_like(error)).to(torch.float32)
         floor = torch.floor(matrix / scale) + zero_point
-        return cls(matrix, floor, scale, zero_point, hessian.to(torch.float32), unit, nearest.grid.ends)
+        return cls(matrix, floor, scale, zero_point, hessian.to(torch.float32), unit, nearest.qparams.ends)
 
     def run(self, steps: int) -> Tensor:
-        """The integers after so many steps of Adam, float32."""
+        """Returns the integers after a number of steps of Adam, float32."""
         fraction = (self.target / self.scale + self.zero_point - self.floor).clamp(0.001, 0.999)
         with torch.enable_grad():
             values = torch.logit((fraction - SHIFT) / STRETCH).requires_grad_()
@@ -107,7 +111,7 @@ def _rectified_sigmoid(values: Tensor) -> Tensor:
 
 
 def _sharpness(step: int, steps: int) -> float | None:
-    """β of a step, from `SHARP`'s first to its last along a cosine; None while there is no regularizer."""
+    """Returns β of a step, from `SHARP`'s first to its last along a cosine; None while there is no regularizer."""
     progress = (step - WARM * steps) / (steps * (1 - WARM))
     if progress < 0:
         return None

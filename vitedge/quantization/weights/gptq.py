@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights one column after the other, each making up for the errors of those before it (GPTQ, arXiv:2210.17323).
+"""Rounds weights column by column, each compensating for the errors of those before it (GPTQ, arXiv:2210.17323).
 
 GPTQ updates all weights to come by rows of a Cholesky factor of the inverse Hessian. The same numbers come from the
 Hessian itself (arXiv:2307.13304, theorem 6): with ``H = U D Uᵀ``, ``U`` upper triangular with a diagonal of ones,
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vitedge.quantization.plan import QuantizationParameters
-from vitedge.quantization.weights.grids import GridSettings, per_element, widest_grid
-from vitedge.quantization.weights.rounding import Contest, RoundedWeight, in_groups, round_to_nearest
+from vitedge.quantization.parameters import QuantizationParameters
+from vitedge.quantization.weights.parameters import WeightSettings, per_element, widest_parameters
+from vitedge.quantization.weights.rounding import BestRounding, RoundedWeight, in_groups, round_to_nearest
 from vitedge.quantization.weights.scales import fit_scales
 from vitedge.quantization.weights.statistics import InputStatistics
 
@@ -24,72 +24,73 @@ COLUMNS = 64
 """Columns that are rounded between two products of whole matrices."""
 
 
-def round_weight(weight: Tensor, settings: GridSettings, inputs: InputStatistics) -> RoundedWeight:
+def round_weight(weight: Tensor, settings: WeightSettings, inputs: InputStatistics) -> RoundedWeight:
     """Rounds a weight.
 
-    Every channel takes the better of two grids, and its scales are fitted to its integers at the end.
+    Every channel takes the better of two sets of scales, and its scales are fitted to its integers at the end.
 
     Args:
         weight: ``(channels, elements)`` or ``(channels, channels in / groups, height, width)``, float32.
-        settings: the kind of grid; without a search for scales only the grid that clips nothing is tried, and kept.
-        inputs: of the layer; ``inputs.centred()`` where the mean of the error is taken off the bias afterwards.
+        settings: of the quantization parameters; without a search only the scales that clip nothing are tried.
+        inputs: statistics of the layer's input; ``inputs.centred()`` where the bias is corrected afterwards.
 
     Returns:
-        No channel has a larger output error than it has rounded to nearest.
+        The rounded weight. No channel has a larger output error than it has rounded to nearest.
     """
     nearest = round_to_nearest(weight, settings, inputs)
-    contest, problem = Contest(weight, inputs, nearest), _Problem.of(weight, inputs)
-    contest.enter(_rounding(weight, problem.round(nearest.grid), nearest.grid))
+    best, problem = BestRounding(weight, inputs, nearest), _Problem.of(weight, inputs)
+    best.consider(_rounding(weight, problem.round(nearest.qparams), nearest.qparams))
     if settings.search:
-        # Errors that other weights make up for may want a wider grid than errors that stay.
-        grid = widest_grid(weight.flatten(1), settings)
-        contest.enter(_rounding(weight, problem.round(grid), grid))
-        best = contest.best
-        fitted = fit_scales(in_groups(best.integers, inputs), best.grid, problem.target, problem.hessian)
-        contest.enter(_rounding(weight, best.integers, fitted))
-    return contest.result()
+        # Errors that other weights compensate for may need a wider range than errors that stay.
+        qparams = widest_parameters(weight.flatten(1), settings)
+        best.consider(_rounding(weight, problem.round(qparams), qparams))
+        found = best.rounding
+        fitted = fit_scales(in_groups(found.integers, inputs), found.qparams, problem.target, problem.hessian)
+        best.consider(_rounding(weight, found.integers, fitted))
+    return best.result()
 
 
-def _rounding(weight: Tensor, integers: Tensor, grid: QuantizationParameters) -> RoundedWeight:
-    return RoundedWeight(integers.reshape(weight.shape), grid, "gptq")
+def _rounding(weight: Tensor, integers: Tensor, qparams: QuantizationParameters) -> RoundedWeight:
+    return RoundedWeight(integers.reshape(weight.shape), qparams, "gptq")
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """What is the same for every grid of a layer."""
+    """One layer's weight with the factored Hessian of its input, for rounding with any quantization parameters."""
 
     target: Tensor
-    """``(groups, channels, elements)``, float64."""
+    """The weight to approximate, ``(groups, channels, elements)``, float64."""
     hessian: Tensor
+    """Damped second moments, ``(groups, elements, elements)``, float64."""
     order: Tensor
-    """In which elements are rounded: ``(groups, elements)``."""
+    """Order in which elements are rounded, ``(groups, elements)``."""
     feedback: Tensor
-    """The unit upper factor of the Hessian in that order, float32."""
+    """Unit upper factor of the Hessian in that order, ``(groups, elements, elements)``, float32."""
 
     @classmethod
     def of(cls, weight: Tensor, inputs: InputStatistics) -> _Problem:
         hessian = inputs.damped()
-        # The loudest inputs first: their errors can still be made up for by all others.
+        # The largest inputs first: all other elements can still compensate for their errors.
         order = torch.argsort(torch.diagonal(hessian, dim1=1, dim2=2), dim=1, descending=True, stable=True)
         factor = unit_upper_factor(_permute(_permute(hessian, order, 1), order, 2))
-        return cls(inputs.wanted(in_groups(weight, inputs)), hessian, order, factor.to(torch.float32))
+        return cls(inputs.ideal_weight(in_groups(weight, inputs)), hessian, order, factor.to(torch.float32))
 
-    def round(self, grid: QuantizationParameters) -> Tensor:
-        """The integers on a grid, ``(groups, channels, elements)``."""
+    def round(self, qparams: QuantizationParameters) -> Tensor:
+        """Returns the integers for these parameters, ``(groups, channels, elements)``."""
         matrix = self.target.to(torch.float32)
-        levels = (part.reshape(matrix.shape) for part in per_element(grid, matrix.flatten(0, 1)))
+        levels = (part.reshape(matrix.shape) for part in per_element(qparams, matrix.flatten(0, 1)))
         columns = [_permute(part.transpose(1, 2), self.order, 1) for part in (matrix, *levels)]
-        integers = _round_columns(columns[0], columns[1], columns[2], self.feedback, grid.ends)
-        return _permute(integers, torch.argsort(self.order, dim=1), 1).transpose(1, 2).to(grid.storage)
+        integers = _round_columns(columns[0], columns[1], columns[2], self.feedback, qparams.ends)
+        return _permute(integers, torch.argsort(self.order, dim=1), 1).transpose(1, 2).to(qparams.storage)
 
 
 def unit_upper_factor(hessian: Tensor) -> Tensor:
-    """``U`` of ``H = U D Uᵀ``: ``(groups, n, n)``, upper triangular, ones on the diagonal.
+    """Returns ``U`` of ``H = U D Uᵀ``, ``(groups, n, n)``, upper triangular with ones on the diagonal.
 
     Args:
         hessian: ``(groups, n, n)``, symmetric and positive definite.
     """
-    # Cholesky starts at the first row; seen from the last one, its lower factor is the upper one wanted.
+    # Cholesky starts at the first row; seen from the last one, its lower factor is the upper factor of the matrix.
     upper: Tensor = torch.linalg.cholesky(hessian.flip(1, 2)).flip(1, 2)
     return upper / torch.diagonal(upper, dim1=1, dim2=2).unsqueeze(1)
 
@@ -97,7 +98,7 @@ def unit_upper_factor(hessian: Tensor) -> Tensor:
 def _round_columns(
     target: Tensor, scale: Tensor, zero_point: Tensor, feedback: Tensor, ends: tuple[int, int]
 ) -> Tensor:
-    """The integers, element by element of the rows: tensors but the feedback are ``(groups, elements, channels)``."""
+    """Rounds element after element of the rows; tensors but the feedback are ``(groups, elements, channels)``."""
     reciprocal = 1.0 / scale
     errors, integers = torch.zeros_like(target), torch.empty_like(target)
     for start in range(0, target.shape[1], COLUMNS):
@@ -113,7 +114,7 @@ def _round_columns(
 
 
 def _permute(tensor: Tensor, order: Tensor, dim: int) -> Tensor:
-    """A ``(groups, …, …)`` tensor with one of its axes in each group's own order ``(groups, elements)``."""
+    """Permutes one axis of a ``(groups, …, …)`` tensor by each group's own order ``(groups, elements)``."""
     shape = [tensor.shape[0], 1, 1]
     shape[dim] = -1
     permuted: Tensor = torch.gather(tensor, dim, order.reshape(shape).expand_as(tensor))

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Window:
-    """How a convolution slides over its input; a pair is ``(vertical, horizontal)``."""
+    """The window of a convolution over its input; a pair is ``(vertical, horizontal)``."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int] = (1, 1)
@@ -21,7 +21,7 @@ class Window:
 
 
 def linear_rows(inputs: Tensor) -> Tensor:
-    """The rows that a Linear multiplies.
+    """Returns the rows that a Linear layer multiplies.
 
     Args:
         inputs: ``(…, elements)``.
@@ -33,7 +33,7 @@ def linear_rows(inputs: Tensor) -> Tensor:
 
 
 def convolution_rows(inputs: Tensor, window: Window) -> Tensor:
-    """The rows that a convolution multiplies: im2col, for each group its own.
+    """Returns the rows that a convolution multiplies: im2col, for each group its own.
 
     Args:
         inputs: ``(images, channels, height, width)``.

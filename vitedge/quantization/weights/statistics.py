@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a layer reads, in sums: all that the rounding of its weight needs, in memory that no number of images enlarges.
+"""Second moments of a layer's input, by which roundings of its weight are compared, in memory of constant size.
 
-With ``x`` a row that the quantized layer reads, ``y`` the output wanted of it, ``W`` the float weight and
-``r = y - W x`` what rounding the input alone has spoilt, a rounded weight ``W + Δ`` is off by::
+With ``x`` a row that the quantized layer reads, ``y`` the expected output, ``W`` the float weight and ``r = y - W x``
+the error due to rounding the input alone, a rounded weight ``W + Δ`` has the squared error::
 
     Σ ‖r - Δ x‖² = Σ ‖r‖² - 2 tr(R Δᵀ) + tr(Δ H Δᵀ)        R = Σ r xᵀ,  H = Σ x xᵀ
 
-so that ``Σ ‖r‖²``, ``R`` and ``H`` (half the Hessian of arXiv:2210.17323, section 3) judge every rounding there is.
+so that ``Σ ‖r‖²``, ``R`` and ``H`` (half the Hessian of arXiv:2210.17323, section 3) give the error of any rounding.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ DAMPING = 0.01
 
 @dataclass(eq=False)
 class InputStatistics:
-    """Sums over rows; float64. Without residuals the wanted output is the float layer's on the same rows."""
+    """Sums over rows, float64. Without residuals the expected output is the float layer's on the same rows."""
 
     count: int
+    """Number of rows."""
     total: Tensor
     """``Σ x``: ``(groups, elements)``."""
     moment: Tensor
@@ -38,12 +39,12 @@ class InputStatistics:
 
     @classmethod
     def empty(cls, groups: int, elements: int, channels: int = 0) -> InputStatistics:
-        """Of no rows.
+        """Returns statistics of no rows.
 
         Args:
-            groups: 1 for a Linear.
-            elements: of a row, and of a row of the weight.
-            channels: outputs of a group, where residuals will be added; 0 where not.
+            groups: of the layer; 1 for a Linear.
+            elements: number of elements of a row, and of a row of the weight.
+            channels: output channels of a group, where residuals will be added; 0 where not.
         """
         residual = (groups, channels)
         return cls(
@@ -57,7 +58,7 @@ class InputStatistics:
 
     @classmethod
     def of(cls, rows: Tensor, residuals: Tensor | None = None) -> InputStatistics:
-        """Of these rows alone; the arguments are those of `add`."""
+        """Returns statistics of these rows alone; the arguments are those of `add`."""
         channels = 0 if residuals is None else residuals.shape[2]
         statistics = cls.empty(rows.shape[0], rows.shape[2], channels)
         statistics.add(rows, residuals)
@@ -67,8 +68,8 @@ class InputStatistics:
         """Adds rows.
 
         Args:
-            rows: ``(groups, rows, elements)``: what the layer really reads, so rounded where its input is.
-            residuals: ``(groups, rows, channels)``: the output wanted less that of the float layer on these rows.
+            rows: the layer's input as the quantized program has it, ``(groups, rows, elements)``.
+            residuals: expected output less that of the float layer on these rows, ``(groups, rows, channels)``.
 
         Raises:
             ValueError: residuals are given in some calls and not in others.
@@ -86,7 +87,7 @@ class InputStatistics:
             self.energy += off.square().sum(dim=1)
 
     def centred(self) -> InputStatistics:
-        """The same rows less their means: what remains of an error when the bias makes up for its mean."""
+        """Returns the statistics of the same rows less their means, for errors whose mean the bias is corrected by."""
         n = max(self.count, 1)
         mean, off = self.total / n, self.residual_total / n
         return InputStatistics(
@@ -99,25 +100,25 @@ class InputStatistics:
         )
 
     def importance(self) -> Tensor:
-        """Mean square of each element of a row, damped: ``(groups, elements)``."""
+        """Returns the mean square of each element of a row, damped, ``(groups, elements)``."""
         return torch.diagonal(self.damped(), dim1=1, dim2=2) / max(self.count, 1)
 
     def damped(self) -> Tensor:
-        """``H + λ I`` with `DAMPING` of the mean diagonal as λ: ``(groups, elements, elements)``, positive definite.
+        """Returns ``H + λ I``, ``(groups, elements, elements)``, positive definite.
 
-        A group that reads nothing but zeros gets the identity.
+        λ is the mean of the diagonal times `DAMPING`; a group that reads nothing but zeros gets the identity.
         """
         mean = torch.diagonal(self.moment, dim1=1, dim2=2).mean(dim=1)
         added = torch.where(mean > 0, DAMPING * mean, torch.ones_like(mean))
         identity = torch.eye(self.moment.shape[1], dtype=self.moment.dtype)
         return self.moment + added.reshape(-1, 1, 1) * identity
 
-    def wanted(self, weight: Tensor) -> Tensor:
-        """The weight, not on any grid, that minimizes the output error plus ``λ ‖Δ‖²``: ``W + R (H + λ I)⁻¹``.
+    def ideal_weight(self, weight: Tensor) -> Tensor:
+        """Returns the unrounded weight that minimizes the output error plus ``λ ‖Δ‖²``: ``W + R (H + λ I)⁻¹``.
 
-        It makes up for the rounding of the input as far as a weight can (ridge regression, as in
-        arXiv:2407.06794), and the error of a rounded weight is that of the wanted one plus its distance from
-        it in the metric of the damped moments.
+        It compensates for the rounding of the input as far as a weight can (ridge regression, as in
+        arXiv:2407.06794), and the error of a rounded weight is that of this one plus its distance from it in the
+        metric of the damped moments.
 
         Args:
             weight: ``(groups, channels, elements)``.
@@ -132,11 +133,11 @@ class InputStatistics:
         return wide + torch.cholesky_solve(self.cross.transpose(1, 2), factor).transpose(1, 2)
 
     def errors(self, weight: Tensor, rounded: Tensor) -> Tensor:
-        """Sum over the rows of the squared error of each output channel.
+        """Returns the squared error of each output channel, summed over the rows.
 
         Args:
             weight: the float weight, ``(groups, channels, elements)``.
-            rounded: what takes its place, the same shape.
+            rounded: the weight in its place, the same shape.
 
         Returns:
             ``(groups, channels)``, float64.

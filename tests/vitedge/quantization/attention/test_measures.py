@@ -40,7 +40,7 @@ def test_rows_with_one_entry_have_no_entropy() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 5), (4, 4), (3, 7)])
 def test_uniform_attention_on_a_map_has_the_mean_distance_of_two_of_its_places(shape: tuple[int, int]) -> None:
-    """Of n places on a line the mean distance of two is ``(n^2 - 1) / 3n``, in places."""
+    """The mean distance of two of n positions on a line is ``(n^2 - 1) / 3n`` positions."""
     height, width = shape
     tokens = height * width
     mean = float(distance(torch.full((tokens, tokens), 1 / tokens), shape).mean())
@@ -56,7 +56,7 @@ def test_distance_is_counted_in_widths_and_heights() -> None:
 
 
 def test_distance_to_the_centroid_of_a_uniform_row_is_the_mean_deviation_of_the_places() -> None:
-    """Of an even number of places on a line it is a quarter of them."""
+    """For an even number of positions on a line the distance is a quarter of them."""
     assert float(distance_to_centroid(torch.full((24,), 1 / 24), (4, 6))) == pytest.approx(0.5)
     assert float(distance_to_centroid(torch.eye(24)[7], (4, 6))) == 0.0
 
@@ -77,7 +77,7 @@ def test_divergence() -> None:
 
 @pytest.mark.parametrize(("tokens", "unsigned", "signed"), list(zip(TOKENS, (5, 4, 1, 0), (3, 2, 1, 0), strict=True)))
 def test_a_uniform_row_gets_few_levels_or_none(tokens: int, unsigned: int, signed: int) -> None:
-    """The longer the row, the less of it is left: at 730 tokens nothing, on either grid."""
+    """The longer the row, the less of it is left: at 730 tokens nothing, for either type."""
     row = uniform(tokens)
     for levels, expected in ((255, unsigned), (127, signed)):
         rounded = round_to_levels(row, levels)

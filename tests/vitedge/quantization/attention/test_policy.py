@@ -26,23 +26,26 @@ def attention(**changes: object) -> Attention:
     return replace(found("vit")[0], **changes)  # type: ignore[arg-type]
 
 
-def verdict(one: Attention, target: str = "tensorrt", attended: float = 5.0, asked: str = "auto") -> tuple[bool, str]:
-    """Whether it is quantized whole, and why."""
+def outcome(one: Attention, target: str = "tensorrt", attended: float = 5.0, asked: str = "auto") -> tuple[bool, str]:
+    """Returns whether the attention is quantized whole, and the reason."""
     decision = decide([one], {one.name: attended}, FORMS[target], asked)[one.name]
     assert decision.operands in ((), WHOLE)
     return bool(decision.operands), decision.reason
 
 
 def test_tensorrt_takes_an_attention_whose_softmax_is_sharp_enough() -> None:
-    assert verdict(attention(), attended=31.7) == (True, "TensorRT fuses it, and its rows spread over 32 tokens only")
-    quantize, reason = verdict(attention(), attended=31.8)
+    assert outcome(attention(), attended=31.7) == (
+        True,
+        "TensorRT fuses it, and its rows spread over 32 tokens only",
+    )
+    quantize, reason = outcome(attention(), attended=31.8)
     assert not quantize
-    assert reason == "its rows spread over 32 tokens, and 127 levels carry 31"
+    assert reason == "its rows spread over 32 tokens, and 127 levels suffice for 31"
 
 
 def test_what_was_not_measured_is_taken_for_uniform() -> None:
     (spread,) = decide([attention(tokens=197)], {}, TENSORRT).values()
-    assert spread == Decision((), "its rows spread over 197 tokens, and 127 levels carry 31")
+    assert spread == Decision((), "its rows spread over 197 tokens, and 127 levels suffice for 31")
     assert next(iter(decide([attention(tokens=16)], {}, TENSORRT).values())).operands == WHOLE
 
 
@@ -55,9 +58,9 @@ def test_what_was_not_measured_is_taken_for_uniform() -> None:
     ],
 )
 def test_tensorrt_limits_hold_even_where_all_were_asked_for(changes: dict[str, object], reason: str) -> None:
-    assert verdict(attention(**changes)) == (False, reason)
-    assert verdict(attention(**changes), asked="all") == (False, reason)
-    assert verdict(attention(tokens=512, dim=64), asked="all", attended=500.0)[0]
+    assert outcome(attention(**changes)) == (False, reason)
+    assert outcome(attention(**changes), asked="all") == (False, reason)
+    assert outcome(attention(tokens=512, dim=64), asked="all", attended=500.0)[0]
 
 
 def test_swin_is_left_in_float_on_tensorrt() -> None:
@@ -68,24 +71,24 @@ def test_swin_is_left_in_float_on_tensorrt() -> None:
 
 @pytest.mark.parametrize("target", ["onnxruntime", "coreml"])
 def test_elsewhere_attention_is_quantized_only_when_asked_for(target: str) -> None:
-    assert verdict(attention(), target) == (False, FORMS[target].float_attention)
-    assert verdict(attention(masked=True, dim=12), target, asked="all") == (True, "all attentions were asked for")
+    assert outcome(attention(), target) == (False, FORMS[target].float_attention)
+    assert outcome(attention(masked=True, dim=12), target, asked="all") == (True, "all attentions were asked for")
 
 
 def test_none_is_none() -> None:
-    assert verdict(attention(), asked="none") == (False, "no attention was asked for")
+    assert outcome(attention(), asked="none") == (False, "no attention was asked for")
 
 
 def test_names_go_before_rules_and_patterns_only_take_back() -> None:
     first, second = found("vit")
-    given = {first.name: "int8", second.name: "float"}
-    decided = decide([first, second], {}, PROCESSOR, "none", given)
+    overrides = {first.name: "int8", second.name: "float"}
+    decided = decide([first, second], {}, PROCESSOR, "none", overrides)
     said = "asked for by name"
     assert decided == {first.name: Decision(WHOLE, said), second.name: Decision((), said)}
     decided = decide([first, second], {}, TENSORRT, "all", {"blocks.0.*": "float", "blocks.1.*": "int8"})
     assert decided[first.name] == Decision((), "float asked for by blocks.0.*")
     assert decided[second.name] == Decision(WHOLE, "all attentions were asked for")
-    by_layers = decide([first], {}, PROCESSOR, given={"blocks.*": "int8"})
+    by_layers = decide([first], {}, PROCESSOR, overrides={"blocks.*": "int8"})
     assert by_layers[first.name] == Decision((), PROCESSOR.float_attention)  # its layers are meant
 
 
@@ -94,7 +97,7 @@ def test_of_a_long_attention_a_processor_gets_the_scores_alone() -> None:
     decision = decide([long], {}, PROCESSOR)[long.name]
     assert decision == Decision(SCORES, "the scores of 513 tokens take long")
     assert decision.precision == "int8 scores"
-    assert verdict(long, "onnxruntime", asked="all")[0]
-    assert not verdict(long, "onnxruntime", asked="none")[0]
-    assert not verdict(long, "coreml")[0]
-    assert not verdict(attention(tokens=512), "onnxruntime")[0]
+    assert outcome(long, "onnxruntime", asked="all")[0]
+    assert not outcome(long, "onnxruntime", asked="none")[0]
+    assert not outcome(long, "coreml")[0]
+    assert not outcome(attention(tokens=512), "onnxruntime")[0]

@@ -18,15 +18,17 @@ from vitedge.program.canonical import canonicalize
 from vitedge.program.capture import capture
 from vitedge.program.program import Program
 from vitedge.program.structure import Structure, find_structure
+from vitedge.quantization.activation import parameters_over
 from vitedge.quantization.insert import insert
-from vitedge.quantization.plan import Plan, dequantize, quantize
+from vitedge.quantization.parameters import dequantize, quantize
+from vitedge.quantization.plan import Plan
 from vitedge.quantization.records import StepRecord
-from vitedge.quantization.steps.judging import Precision, grid_of
 from vitedge.quantization.steps.norms import scalable_norms
-from vitedge.quantization.weights.grids import choose_grid
+from vitedge.quantization.steps.rounding_error import Precision
+from vitedge.quantization.weights.parameters import choose_parameters
 
 NAMES = tiny.NAMES
-LOUD = 32.0
+OUTLIER = 32.0
 
 
 @cache
@@ -35,12 +37,12 @@ def _captured(name: str) -> Program:
 
 
 def structure_of(name: str) -> Structure:
-    """Of the canonical program of a tiny model; a copy."""
+    """Returns the structure of a copy of a tiny model's canonical program."""
     return find_structure(copy.deepcopy(_captured(name)))
 
 
 def structure_of_module(module: nn.Module, part: str) -> Structure:
-    """Of the canonical program of a module with images of `tiny.SIZE`."""
+    """Returns the structure of a module's canonical program, for images of `tiny.SIZE`."""
     return find_structure(canonicalize(capture(module.eval(), tiny.spec("vit"), (part,), batch="dynamic")))
 
 
@@ -61,7 +63,7 @@ def computed(program: Program, images: Tensor) -> Tensor:
 
 
 def observed(structure: Structure, images: Tensor) -> dict[str, Stats]:
-    """What every layer reads for the images."""
+    """Returns layer to the statistics of its input for the images."""
     observer = _Observer(structure)
     _run(observer, structure.program, images)
     return observer.inputs
@@ -102,45 +104,49 @@ def quantized_sqnr(
     records: Iterable[StepRecord] = (),
     reference: Structure | None = None,
 ) -> float:
-    """Of the logits when all layers are rounded over all of their ranges and biases corrected, centred, in dB."""
+    """Returns the centred SQNR of the logits in dB with all layers rounded over their ranges and biases corrected."""
     inputs = observed(shifted(structure, records), images)
     plan = Plan(shifts={record.module: record.shift for record in records if record.shift})
     assert precision.activations is not None
     for layer in structure.layers:
         weight = structure.editor.value(layer.weight)
-        grid = choose_grid(weight.flatten(1), precision.weights)
-        plan.weights[layer.name] = (quantize(weight, grid), grid)
-        error = weight - dequantize(plan.weights[layer.name][0].flatten(1), grid).reshape(weight.shape)
-        plan.tensors[layer.bias] = structure.editor.value(layer.bias) + _reply(error, inputs[layer.name], layer.groups)
-        plan.inputs[layer.name] = grid_of(inputs[layer.name].low, inputs[layer.name].high, precision.activations)
+        qparams = choose_parameters(weight.flatten(1), precision.weights)
+        plan.weights[layer.name] = (quantize(weight, qparams), qparams)
+        error = weight - dequantize(plan.weights[layer.name][0].flatten(1), qparams).reshape(weight.shape)
+        plan.tensors[layer.bias] = structure.editor.value(layer.bias) + _mean_error(
+            error, inputs[layer.name], layer.groups
+        )
+        plan.inputs[layer.name] = parameters_over(
+            inputs[layer.name].low, inputs[layer.name].high, precision.activations
+        )
     result = computed(insert(copy.deepcopy(structure.program), plan), images)
     exact = computed((reference or structure).program, images)
     return tiny.centred_sqnr(result.numpy(), exact.numpy())
 
 
-def _reply(error: Tensor, stats: Stats, groups: int) -> Tensor:
-    """Mean of a layer's output that the rounding of its weight takes away."""
+def _mean_error(error: Tensor, stats: Stats, groups: int) -> Tensor:
+    """Returns the mean error of a layer's output that the rounding of its weight causes."""
     summed = error.flatten(2).sum(2) if error.dim() > 2 else error
     means = stats.mean.float().reshape(groups, -1)
     return torch.einsum("goc,gc->go", summed.reshape(groups, -1, summed.shape[1]), means).flatten()
 
 
 def difference(structure: Structure, other: Structure, images: Tensor) -> float:
-    """Between the logits of two programs, relative to the largest."""
+    """Returns the largest difference of the logits of two programs, relative to the largest logit."""
     return tiny.relative_error(computed(other.program, images).numpy(), computed(structure.program, images).numpy())
 
 
 @torch.no_grad()
-def with_loud_channels(structure: Structure) -> Structure:
-    """Two channels of every norm `LOUD` times as loud; what reads them is deaf to that."""
+def with_outlier_channels(structure: Structure) -> Structure:
+    """Scales two channels of every norm by `OUTLIER`, and the weights that read them by its reciprocal."""
     editor = structure.editor
     for norm in scalable_norms(structure):
         for name in (norm.weight, norm.bias):
             tensor = editor.value(name).clone()
-            tensor[:2] *= LOUD
+            tensor[:2] *= OUTLIER
             editor.set(name, tensor)
         for layer, columns in zip(norm.readers, norm.columns, strict=True):
             weight = editor.value(layer.weight).clone()
-            weight[:, columns < 2] /= LOUD
+            weight[:, columns < 2] /= OUTLIER
             editor.set(layer.weight, weight)
     return structure

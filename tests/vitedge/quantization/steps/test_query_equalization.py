@@ -13,17 +13,18 @@ from tests.export import tiny
 from tests.vitedge.quantization.steps.programs import computed, observed, structure_of
 from tests.vitedge.quantization.steps.test_value_equalization import block
 from vitedge.program.structure import Structure
+from vitedge.quantization.activation import parameters_over
 from vitedge.quantization.insert import insert
 from vitedge.quantization.plan import Plan
 from vitedge.quantization.steps import query_equalization
-from vitedge.quantization.steps.judging import Precision, grid_of
+from vitedge.quantization.steps.rounding_error import Precision
 from vitedge.quantization.steps.scores import observed_scores
 
 IMAGES = tiny.images(24)
 
 
-def with_loud_queries(structure: Structure) -> Structure:
-    """A channel of every query 16 times as loud, that of the key as quiet; and keys that are far from zero."""
+def with_outlier_queries(structure: Structure) -> Structure:
+    """Scales a channel of queries by 16 and that of keys by 1/16, and moves another channel of keys off zero."""
     for attention in structure.attentions:
         assert attention.query is not None
         assert attention.key is not None
@@ -39,25 +40,25 @@ def with_loud_queries(structure: Structure) -> Structure:
 
 
 def sqnr_of_attention(structure: Structure, kind: str) -> float:
-    """Of the logits, centred, when queries and keys alone are rounded."""
+    """Returns the centred SQNR of the logits when queries and keys alone are rounded."""
     inputs = observed(structure, IMAGES)
     plan = Plan()
     for attention in structure.attentions:
         scores = observed_scores(structure.editor, attention, inputs)
         assert scores is not None
         factor = attention.dim**-0.5  # the query is rounded behind it
-        grids = {"query": scores.query * factor, "key": scores.key}
+        operands = {"query": scores.query * factor, "key": scores.key}
         plan.attention[attention.name] = {
-            name: grid_of(float(values.min()), float(values.max()), kind) for name, values in grids.items()
+            name: parameters_over(float(values.min()), float(values.max()), kind) for name, values in operands.items()
         }
     result = computed(insert(copy.deepcopy(structure.program), plan), IMAGES)
     return tiny.centred_sqnr(result.numpy(), computed(structure.program, IMAGES).numpy())
 
 
 @pytest.mark.parametrize(("name", "kind"), [("vit", "uint8"), ("swin", "int8")])
-def test_loud_queries_and_keys_off_the_middle_cost_nothing_any_more(name: str, kind: Any) -> None:
+def test_outlier_queries_and_keys_off_the_middle_cost_nothing_any_more(name: str, kind: Any) -> None:
     plain = sqnr_of_attention(structure_of(name), kind)
-    structure = with_loud_queries(structure_of(name))
+    structure = with_outlier_queries(structure_of(name))
     spoilt = sqnr_of_attention(structure, kind)
     records = query_equalization.apply(structure, observed(structure, IMAGES), Precision(kind))
     mended = sqnr_of_attention(structure, kind)

@@ -19,11 +19,11 @@ from tests.vitedge.quantization.steps.programs import (
     structure_of,
     structure_of_module,
 )
-from tests.vitedge.quantization.steps.test_value_equalization import with_loud_values
+from tests.vitedge.quantization.steps.test_value_equalization import with_outlier_values
 from vitedge.program.structure import Structure
 from vitedge.quantization.steps import head_rotation, residual_rotation
-from vitedge.quantization.steps.judging import Precision
 from vitedge.quantization.steps.orthogonal import hadamard_like, mean_preserving
+from vitedge.quantization.steps.rounding_error import Precision
 
 IMAGES = tiny.images(24)
 WIDE = IMAGES.double()
@@ -45,8 +45,8 @@ def test_of_a_power_of_two_all_entries_are_alike_large() -> None:
     assert not torch.equal(matrix, hadamard_like(64, torch.Generator().manual_seed(2)))
 
 
-def test_rotated_heads_have_no_loud_channel() -> None:
-    structure = with_loud_values(structure_of("vit"))
+def test_rotated_heads_have_no_outlier_channel() -> None:
+    structure = with_outlier_values(structure_of("vit"))
     before = quantized_sqnr(structure, IMAGES, Precision("uint8"))
     records = head_rotation.apply(structure, observed(structure, IMAGES), Precision("uint8"))
     values = [record for record in records if record.step == "value rotation"]
@@ -55,8 +55,8 @@ def test_rotated_heads_have_no_loud_channel() -> None:
     assert quantized_sqnr(structure, IMAGES, Precision("uint8")) > before
 
 
-def with_loud_tokens(structure: Structure) -> Structure:
-    """One channel of every token's embedding is loud, of each token another: no scale of a channel takes it back."""
+def with_outlier_tokens(structure: Structure) -> Structure:
+    """Makes another channel an outlier in every token's embedding, which no scale of a channel can undo."""
     embedding = structure.editor.value("pos_embed").clone()
     tokens = torch.arange(embedding.shape[1])
     embedding[0, tokens, (tokens * 5) % embedding.shape[2]] += 40
@@ -76,8 +76,8 @@ def test_a_rotation_that_gains_too_little_is_taken_back(monkeypatch: pytest.Monk
     assert inputs == known
 
 
-def test_loud_tokens_are_rotated() -> None:
-    structure = with_loud_tokens(structure_of("vit"))
+def test_outlier_tokens_are_rotated() -> None:
+    structure = with_outlier_tokens(structure_of("vit"))
     (record,) = residual_rotation.apply(structure, observed(structure, IMAGES), Precision("uint8"))
     assert record.choice == "rotated"
     assert record.after_db > record.before_db + 0.5

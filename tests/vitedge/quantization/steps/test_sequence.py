@@ -14,7 +14,7 @@ from vitedge.calibration.observations import Stats
 from vitedge.program.program import Program
 from vitedge.program.structure import find_structure
 from vitedge.quantization.steps import head_rotation, residual_rotation
-from vitedge.quantization.steps.judging import Precision
+from vitedge.quantization.steps.rounding_error import Precision
 from vitedge.quantization.steps.sequence import STEPS
 
 IMAGES = tiny.images(8).double()

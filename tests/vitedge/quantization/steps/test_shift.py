@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of `shift` with the `rounding_error` that all steps share."""
+
 from __future__ import annotations
 
 import pytest
@@ -6,7 +8,7 @@ import pytest
 from tests.export import tiny
 from tests.vitedge.quantization.steps.programs import difference, observed, quantized_sqnr, shifted, structure_of
 from vitedge.quantization.steps import shift
-from vitedge.quantization.steps.judging import Precision
+from vitedge.quantization.steps.rounding_error import Precision
 
 IMAGES = tiny.images(24)
 

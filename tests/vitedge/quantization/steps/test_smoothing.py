@@ -13,22 +13,22 @@ from torch import Tensor, nn
 from tests.export import tiny
 from tests.seeding import seeded
 from tests.vitedge.quantization.steps.programs import (
-    LOUD,
+    OUTLIER,
     computed,
     doubled,
     observed,
     quantized_sqnr,
     structure_of,
     structure_of_module,
-    with_loud_channels,
+    with_outlier_channels,
 )
 from vitedge.program.structure import Structure, find_structure
 from vitedge.quantization.records import StepRecord
 from vitedge.quantization.steps import smoothing
 from vitedge.quantization.steps.channels import CENTRED, OFF, SCALES, ScaleCandidate, choose
-from vitedge.quantization.steps.judging import Precision, Reading
 from vitedge.quantization.steps.norms import scalable_norms
-from vitedge.quantization.weights.grids import GridSettings
+from vitedge.quantization.steps.rounding_error import Consumer, Precision
+from vitedge.quantization.weights.parameters import WeightSettings
 
 IMAGES = tiny.images(24)
 
@@ -40,9 +40,9 @@ def smooth(structure: Structure, kind: Any = "uint8", **options: Any) -> tuple[S
 @pytest.mark.parametrize(
     ("name", "kind"), [("vit", "uint8"), ("vit", "int8"), ("pit", "int8"), ("swin", "uint8"), ("mobilevitv2", "uint8")]
 )
-def test_loud_channels_cost_nothing_any_more(name: str, kind: Any) -> None:
+def test_outlier_channels_cost_nothing_any_more(name: str, kind: Any) -> None:
     plain = quantized_sqnr(structure_of(name), IMAGES, Precision(kind))
-    structure = with_loud_channels(structure_of(name))
+    structure = with_outlier_channels(structure_of(name))
     spoilt = quantized_sqnr(structure, IMAGES, Precision(kind))
     records = smooth(structure, kind)
     mended = quantized_sqnr(structure, IMAGES, Precision(kind))
@@ -51,7 +51,7 @@ def test_loud_channels_cost_nothing_any_more(name: str, kind: Any) -> None:
     assert all(record.after_db > record.before_db + 6 for record in records)
 
 
-def test_without_loud_channels_nothing_is_lost() -> None:
+def test_without_outlier_channels_nothing_is_lost() -> None:
     structure = structure_of("vit")
     before = quantized_sqnr(structure, IMAGES, Precision("uint8"))
     smooth(structure)
@@ -59,24 +59,24 @@ def test_without_loud_channels_nothing_is_lost() -> None:
 
 
 def test_the_measured_best_is_chosen_off_included() -> None:
-    worse = ScaleCandidate("worse", -1, 0)  # makes the loud louder
+    worse = ScaleCandidate("worse", -1, 0)  # enlarges outlier channels
     structure = structure_of("vit")
     before = computed(structure.program, IMAGES)
     records = smooth(structure, candidates=(OFF, worse))
     assert {record.choice for record in records} == {"off"}
     assert torch.equal(computed(structure.program, IMAGES), before)
-    loud = with_loud_channels(structure_of("vit"))
-    norm = scalable_norms(loud)[0]
-    readings = [Reading(layer, columns) for layer, columns in zip(norm.readers, norm.columns, strict=True)]
-    inputs, precision = observed(loud, IMAGES), Precision("uint8")
-    single = [choose(loud.editor, readings, inputs, precision, (candidate,)) for candidate in (*SCALES[1:], *CENTRED)]
-    chosen = smoothing.apply(loud, inputs, precision)[0]
-    assert chosen.after_db == max(choice.after_db for choice in single if choice is not None)
+    scaled = with_outlier_channels(structure_of("vit"))
+    norm = scalable_norms(scaled)[0]
+    consumers = [Consumer(layer, columns) for layer, columns in zip(norm.readers, norm.columns, strict=True)]
+    inputs, precision = observed(scaled, IMAGES), Precision("uint8")
+    alone = [choose(scaled.editor, consumers, inputs, precision, (candidate,)) for candidate in (*SCALES[1:], *CENTRED)]
+    chosen = smoothing.apply(scaled, inputs, precision)[0]
+    assert chosen.after_db == max(choice.after_db for choice in alone if choice is not None)
 
 
 def test_weights_that_alone_are_rounded_are_smoothed_too() -> None:
-    structure = with_loud_channels(structure_of("vit"))
-    coarse = Precision(None, GridSettings("int4", search=False))
+    structure = with_outlier_channels(structure_of("vit"))
+    coarse = Precision(None, WeightSettings("int4", search=False))
     records = smoothing.apply(structure, observed(structure, IMAGES), coarse)
     assert all(record.after_db >= record.before_db for record in records)
     assert any(record.choice != "off" for record in records)
@@ -141,12 +141,12 @@ def test_norms_behind_an_average_and_of_groups_are_found() -> None:
     assert [name.rsplit(".", 1)[1] for name in names["mobilevitv2"]] == ["norm1", "norm2", "norm"]
 
 
-def test_loud_channels_are_the_same_function() -> None:
+def test_outlier_channels_are_the_same_function() -> None:
     for name in ("vit", "swin", "mobilevitv2"):
         plain = structure_of(name)
-        loud = with_loud_channels(find_structure(copy.deepcopy(plain.program)))
-        results = [computed(structure.program, IMAGES) for structure in (plain, loud)]
+        scaled = with_outlier_channels(find_structure(copy.deepcopy(plain.program)))
+        results = [computed(structure.program, IMAGES) for structure in (plain, scaled)]
         assert tiny.relative_error(results[1].numpy(), results[0].numpy()) < 1e-5
-        seen = [observed(structure, IMAGES) for structure in (plain, loud)]
+        seen = [observed(structure, IMAGES) for structure in (plain, scaled)]
         reader = scalable_norms(plain)[0].readers[0].name
-        assert float(seen[1][reader].maximum[0] / seen[0][reader].maximum[0]) == pytest.approx(LOUD)
+        assert float(seen[1][reader].maximum[0] / seen[0][reader].maximum[0]) == pytest.approx(OUTLIER)

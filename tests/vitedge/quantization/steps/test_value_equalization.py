@@ -22,14 +22,14 @@ from tests.vitedge.quantization.steps.programs import (
 from vitedge.program.structure import Structure
 from vitedge.program.tracing import Tracer
 from vitedge.quantization.steps import value_equalization
-from vitedge.quantization.steps.judging import Precision
 from vitedge.quantization.steps.operands import attention_values, linear_values
+from vitedge.quantization.steps.rounding_error import Precision
 
 IMAGES = tiny.images(24)
 
 
-def with_loud_values(structure: Structure) -> Structure:
-    """Two channels of every value 32 times as loud, and what reads them deaf to that."""
+def with_outlier_values(structure: Structure) -> Structure:
+    """Scales two channels of every value by 32, and the weights that read them by 1/32."""
     editor, tracer = structure.editor, Tracer(structure.editor)
     softmax = [attention_values(tracer, attention) for attention in structure.attentions]
     for values in [*softmax, *linear_values(structure, tracer)]:
@@ -47,9 +47,9 @@ def with_loud_values(structure: Structure) -> Structure:
 @pytest.mark.parametrize(
     ("name", "kind"), [("vit", "uint8"), ("vit", "int8"), ("swin", "uint8"), ("mobilevitv2", "int8")]
 )
-def test_loud_values_cost_nothing_any_more(name: str, kind: Any) -> None:
+def test_outlier_values_cost_nothing_any_more(name: str, kind: Any) -> None:
     plain = quantized_sqnr(structure_of(name), IMAGES, Precision(kind))
-    structure = with_loud_values(structure_of(name))
+    structure = with_outlier_values(structure_of(name))
     spoilt = quantized_sqnr(structure, IMAGES, Precision(kind))
     records = value_equalization.apply(structure, observed(structure, IMAGES), Precision(kind))
     mended = quantized_sqnr(structure, IMAGES, Precision(kind))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small layers, and rows like those of a trained transformer: correlated, of a mean, with a few loud channels."""
+"""Small layers, and rows like those of a trained transformer: correlated, of a mean, with a few outlier channels."""
 
 from __future__ import annotations
 

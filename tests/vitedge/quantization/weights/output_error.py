@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a layer's output is off when its weight is rounded."""
+"""The error of a layer's output when its weight is rounded."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import math
 import torch
 from torch import Tensor
 
-from vitedge.quantization.plan import QuantizationParameters, dequantize
+from vitedge.quantization.parameters import QuantizationParameters, dequantize
 from vitedge.quantization.weights.rounding import in_groups
 from vitedge.quantization.weights.statistics import InputStatistics
 
 
-def output_error(weight: Tensor, integers: Tensor, grid: QuantizationParameters, inputs: InputStatistics) -> float:
+def output_error(weight: Tensor, integers: Tensor, qparams: QuantizationParameters, inputs: InputStatistics) -> float:
     """Signal-to-quantization-noise ratio of the layer's output without its bias, over all channels, in dB.
 
     Args:
         weight: the float weight.
         integers: of its shape.
-        grid: what they stand for.
-        inputs: of the layer; ``inputs.centred()`` for the ratio that remains when the bias makes up for the mean error.
+        qparams: their quantization parameters.
+        inputs: of the layer; ``inputs.centred()`` for the ratio with a bias corrected by the mean error.
 
     Returns:
         ``10 log10(Σ ‖W x‖² / Σ ‖r - Δ x‖²)``; infinite where there is no error, NaN where there is no signal either.
     """
     matrix = in_groups(weight, inputs)
-    rounded = in_groups(dequantize(integers.flatten(1), grid), inputs)
+    rounded = in_groups(dequantize(integers.flatten(1), qparams), inputs)
     wide = matrix.to(torch.float64)
     signal = float((wide @ inputs.moment * wide).sum())
     noise = float(inputs.errors(matrix, rounded).sum())

@@ -10,9 +10,9 @@ import torch
 
 from tests.vitedge.quantization.weights.layers import rows, statistics, weight
 from tests.vitedge.quantization.weights.output_error import output_error
-from vitedge.quantization.plan import ENDS, dequantize, fake_quantize
+from vitedge.quantization.parameters import ENDS, dequantize, fake_quantize
 from vitedge.quantization.weights import adaround, gptq, nearest
-from vitedge.quantization.weights.grids import GridSettings
+from vitedge.quantization.weights.parameters import WeightSettings
 from vitedge.quantization.weights.rounding import RoundedWeight, in_groups
 from vitedge.quantization.weights.rows import Window, convolution_rows
 from vitedge.quantization.weights.statistics import InputStatistics
@@ -20,10 +20,10 @@ from vitedge.quantization.weights.statistics import InputStatistics
 METHODS = [nearest, gptq, adaround]
 LEARNED = [gptq, adaround]
 KINDS = [
-    GridSettings("int8"),
-    GridSettings("int4"),
-    GridSettings("int4", 32),
-    GridSettings("int4", 16, symmetric=False),
+    WeightSettings("int8"),
+    WeightSettings("int4"),
+    WeightSettings("int4", 32),
+    WeightSettings("int4", 16, symmetric=False),
 ]
 
 
@@ -33,26 +33,26 @@ def _errors(values: torch.Tensor, rounding: RoundedWeight, inputs: InputStatisti
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("settings", KINDS)
-def test_integers_are_on_the_grid(method: ModuleType, settings: GridSettings) -> None:
+def test_integers_are_on_the_grid(method: ModuleType, settings: WeightSettings) -> None:
     found = method.round_weight(weight(), settings, statistics())
     low, high = ENDS[settings.dtype]
     assert found.integers.dtype is torch.int8
     assert found.integers.shape == (24, 64)
     assert low <= int(found.integers.min()) <= int(found.integers.max()) <= high
-    values = dequantize(found.integers, found.grid)
+    values = dequantize(found.integers, found.qparams)
     assert torch.equal(values, found.weight())
-    torch.testing.assert_close(fake_quantize(values, found.grid), values, rtol=0, atol=0)
-    assert found.grid.zero_point.any() != settings.symmetric
+    torch.testing.assert_close(fake_quantize(values, found.qparams), values, rtol=0, atol=0)
+    assert found.qparams.zero_point.any() != settings.symmetric
 
 
 @pytest.mark.parametrize("method", LEARNED)
 @pytest.mark.parametrize("settings", KINDS)
-def test_no_channel_is_worse_than_nearest_and_the_layer_is_better(method: ModuleType, settings: GridSettings) -> None:
+def test_no_channel_is_worse_than_nearest_and_the_layer_is_better(method: ModuleType, settings: WeightSettings) -> None:
     inputs = statistics()
     near, found = nearest.round_weight(weight(), settings, inputs), method.round_weight(weight(), settings, inputs)
     assert bool((_errors(weight(), found, inputs) <= _errors(weight(), near, inputs)).all())
-    gain = output_error(weight(), found.integers, found.grid, inputs) - output_error(
-        weight(), near.integers, near.grid, inputs
+    gain = output_error(weight(), found.integers, found.qparams, inputs) - output_error(
+        weight(), near.integers, near.qparams, inputs
     )
     assert gain > 3
 
@@ -63,8 +63,8 @@ def test_it_holds_on_rows_that_were_not_seen(method: ModuleType) -> None:
     read = rows(4096)
     seen, fresh = InputStatistics.of(read[:, :3072]), InputStatistics.of(read[:, 3072:])
     near, found = (m.round_weight(weight(), KINDS[2], seen) for m in (nearest, method))
-    assert output_error(weight(), found.integers, found.grid, fresh) > 3 + output_error(
-        weight(), near.integers, near.grid, fresh
+    assert output_error(weight(), found.integers, found.qparams, fresh) > 3 + output_error(
+        weight(), near.integers, near.qparams, fresh
     )
 
 
@@ -72,14 +72,14 @@ def test_it_holds_on_rows_that_were_not_seen(method: ModuleType) -> None:
 def test_nothing_is_drawn_at_random(method: ModuleType) -> None:
     first, second = (method.round_weight(weight(), KINDS[2], statistics()) for _ in range(2))
     assert torch.equal(first.integers, second.integers)
-    assert torch.equal(first.grid.scale, second.grid.scale)
+    assert torch.equal(first.qparams.scale, second.qparams.scale)
 
 
 @pytest.mark.parametrize("method", LEARNED)
 def test_weights_on_a_grid_stay_what_they_are_and_it_is_said(method: ModuleType) -> None:
-    near = nearest.round_weight(weight(), GridSettings("int4", search=False), statistics())
+    near = nearest.round_weight(weight(), WeightSettings("int4", search=False), statistics())
     values = near.weight()
-    found = method.round_weight(values, GridSettings("int4", search=False), statistics())
+    found = method.round_weight(values, WeightSettings("int4", search=False), statistics())
     torch.testing.assert_close(found.weight(), values, rtol=1e-6, atol=0)
     assert found.fallbacks == 24
 
@@ -99,18 +99,18 @@ def test_dead_inputs_and_a_dead_layer_are_rounded_like_others(method: ModuleType
 @pytest.mark.parametrize("method", METHODS)
 def test_a_single_channel_of_few_elements(method: ModuleType) -> None:
     values = weight(1, 8)
-    found = method.round_weight(values, GridSettings("int4"), InputStatistics.of(rows(elements=8)))
+    found = method.round_weight(values, WeightSettings("int4"), InputStatistics.of(rows(elements=8)))
     assert found.integers.shape == (1, 8)
-    assert found.grid.scale.shape == (1,)
+    assert found.qparams.scale.shape == (1,)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_huge_weight_spoils_its_own_block_only(method: ModuleType) -> None:
     values = weight()
     values[0, 40] = 1e4
-    found = method.round_weight(values, GridSettings("int4", 32), statistics())
+    found = method.round_weight(values, WeightSettings("int4", 32), statistics())
     assert float(found.weight()[0, 40]) == pytest.approx(1e4, rel=0.2)
-    without = method.round_weight(weight(), GridSettings("int4", 32), statistics())
+    without = method.round_weight(weight(), WeightSettings("int4", 32), statistics())
     torch.testing.assert_close(found.weight()[1:], without.weight()[1:], rtol=1e-4, atol=0)
     assert bool(torch.isfinite(found.weight()).all())
 
@@ -122,23 +122,23 @@ def test_convolutions_are_rounded_by_what_each_group_reads(method: ModuleType, g
     values = torch.randn(12, 6 // groups, 3, 3, generator=generator)
     images = torch.randn(4, 6, 10, 10, generator=generator).cumsum(dim=3)
     inputs = InputStatistics.of(convolution_rows(images, Window((3, 3), padding=(1, 1), groups=groups)))
-    found = method.round_weight(values, GridSettings("int4"), inputs)
+    found = method.round_weight(values, WeightSettings("int4"), inputs)
     assert found.integers.shape == values.shape
-    near = nearest.round_weight(values, GridSettings("int4"), inputs)
+    near = nearest.round_weight(values, WeightSettings("int4"), inputs)
     outputs = [
         torch.nn.functional.conv2d(images, v, padding=1, groups=groups) for v in (values, found.weight(), near.weight())
     ]
     found_error, near_error = (float((outputs[0] - other).square().sum()) for other in outputs[1:])
     assert found_error <= near_error * (1 + 1e-5)
-    measured = output_error(values, found.integers, found.grid, inputs)
+    measured = output_error(values, found.integers, found.qparams, inputs)
     expected = 10 * torch.log10(outputs[0].square().sum() / found_error)
     assert measured == pytest.approx(float(expected), abs=1e-3)
 
 
 def test_output_error_of_nothing_lost_and_of_no_signal() -> None:
-    near = nearest.round_weight(weight(), GridSettings("int4"), None)
-    assert output_error(near.weight(), near.integers, near.grid, statistics()) == float("inf")
+    near = nearest.round_weight(weight(), WeightSettings("int4"), None)
+    assert output_error(near.weight(), near.integers, near.qparams, statistics()) == float("inf")
     silent = InputStatistics.of(torch.zeros(1, 4, 64))
-    assert output_error(near.weight(), near.integers, near.grid, silent) != output_error(
-        near.weight(), near.integers, near.grid, silent
+    assert output_error(near.weight(), near.integers, near.qparams, silent) != output_error(
+        near.weight(), near.integers, near.qparams, silent
     )

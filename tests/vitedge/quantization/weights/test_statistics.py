@@ -44,7 +44,7 @@ def test_errors_are_those_of_the_rows(with_residuals: bool) -> None:
 def test_the_error_is_that_of_the_wanted_weight_plus_the_distance_from_it() -> None:
     read, residuals, float_weight = _problem()
     statistics = InputStatistics.of(read, residuals)
-    wanted, damping = statistics.wanted(float_weight), statistics.damped()
+    wanted, damping = statistics.ideal_weight(float_weight), statistics.damped()
 
     def damped_error(candidate: torch.Tensor) -> torch.Tensor:
         change = candidate - float_weight
@@ -59,7 +59,7 @@ def test_the_error_is_that_of_the_wanted_weight_plus_the_distance_from_it() -> N
 
 
 def test_without_residuals_the_weight_itself_is_wanted() -> None:
-    assert torch.equal(InputStatistics.of(rows()).wanted(weight()[None]), weight()[None].double())
+    assert torch.equal(InputStatistics.of(rows()).ideal_weight(weight()[None]), weight()[None].double())
 
 
 def test_a_group_that_reads_zeros_is_still_positive_definite() -> None:
