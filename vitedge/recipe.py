@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the user asked for, as one frozen record that goes into the manifest and can be read back from TOML."""
+"""Recipes: what the user asked for, as frozen records that go into the manifest and can be read from TOML."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Setting(str, Enum):
 
 
 class Precision(Setting):
-    """What an artifact computes in: a floating-point type, or a scheme of quantization."""
+    """The arithmetic of an artifact: a floating-point type, or a scheme of quantization."""
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -59,7 +59,7 @@ class Precision(Setting):
 
 
 class LayerScheme(Setting):
-    """What a single layer is computed in."""
+    """The arithmetic of a single layer."""
 
     FLOAT = "float"
     INT8 = "int8"
@@ -216,7 +216,7 @@ class ExportRecipe:
     quantization: QuantizationRecipe | None = None
     """How to quantize, where the precision is a scheme of quantization."""
     tolerance: Tolerance | None = None
-    """What parity has to reach; None takes the default of the precision and the family."""
+    """The tolerance of parity; None takes the default of the precision and the family."""
 
     def __post_init__(self) -> None:
         _name_settings(self, precision=Precision, input=InputType)

@@ -59,7 +59,7 @@ def bench(
 
 
 def _models(path: Path, source: str, session: Session, image_size: tuple[int, int] | None) -> Iterable[MeasuredModel]:
-    """What is measured of one subject."""
+    """Yields the models that are measured of one subject."""
     if _is_bundle(path):
         yield from _of_bundle(path, session)
     elif (kind := of_file(path)) is not None:

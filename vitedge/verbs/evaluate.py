@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many labelled images checkpoints and artifacts classify correctly, all on the same images."""
+"""The verb ``evaluate``: how many labelled images checkpoints and artifacts classify correctly."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vitedge.verbs.subjects import Subject, Weights, checkpoint, find, opened, s
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What `evaluate` is asked for."""
+    """The labelled images, and what the subjects are compared with."""
 
     images: str
     """A labelled source, as `vitedge.images.labelled.find_labelled` takes it."""
@@ -136,7 +136,7 @@ def _classes(rows: Sequence[Predictor], overrides: Mapping[str, Any]) -> Classes
     for row in rows[1:]:
         if row.classes != first.classes:
             raise BadRecipe(
-                f"{row.label} has {row.classes} classes and {first.label} {first.classes}: they cannot be judged by "
+                f"{row.label} has {row.classes} classes and {first.label} {first.classes}: they cannot be compared by "
                 "the same labels."
             )
     for row in named[1:]:
@@ -161,7 +161,7 @@ def _missed(comparisons: Sequence[PairedAccuracy], max_drop: float | None, image
 
 
 def _differences(rows: Sequence[Predictor]) -> Iterator[str]:
-    """What makes two rows see other pixels."""
+    """Yields why two subjects see different pixels of the same image."""
     first = rows[0]
     for row in rows[1:]:
         if row.spec.image_size != first.spec.image_size or row.spec.preprocessing != first.spec.preprocessing:

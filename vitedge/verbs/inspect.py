@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is in a checkpoint, without running it."""
+"""The verb ``inspect``: what is in a checkpoint, without running it."""
 
 from __future__ import annotations
 

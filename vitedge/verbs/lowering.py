@@ -26,7 +26,7 @@ from vitedge.records import Artifact, CheckpointIdentity, ModelSpec
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What was asked for."""
+    """One export: its source, its recipe, and where it is written."""
 
     source: str
     recipe: ResolvedRecipe
@@ -39,7 +39,7 @@ class ExportRequest:
 
 @dataclass(frozen=True)
 class ExportSource:
-    """What is exported, as it was read."""
+    """The source of an export, as it was read."""
 
     identity: CheckpointIdentity
     content: Checkpoint | Model
@@ -61,7 +61,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Quantized:
-    """What is rounded in the program; None where nothing is, or where the source was quantized before."""
+    """The plan of quantization; None where nothing is rounded, or where the source was quantized before."""
 
     quantization: Quantization | None
 

@@ -69,8 +69,8 @@ def quantize(
     odd = [name for name, values in outputs.items() if not np.isfinite(values).all()]
     if odd:
         raise UnusableActivations(
-            f"{source} computes NaN or infinity for the images, in {', '.join(odd)}, so nothing can be held to it: "
-            "check the checkpoint with vitedge inspect and the images' preprocessing."
+            f"{source} computes NaN or infinity for the images, in {', '.join(odd)}, so nothing can be compared with "
+            "it: check the checkpoint with vitedge inspect and the images' preprocessing."
         )
     identity = CheckpointIdentity(checkpoint.source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
     done = record(job)
@@ -126,7 +126,7 @@ def _kernel_times_here(program: Program) -> Mapping[str, float]:
 
 
 def settings(recipe: ResolvedRecipe) -> QuantizationRecipe:
-    """What a recipe says of quantization.
+    """Returns the settings of quantization of a recipe.
 
     Raises:
         BadRecipe: activations are to be quantized, and no images were named.

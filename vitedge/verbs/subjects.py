@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `evaluate` was told to judge: bundles, artifacts and checkpoints, as things that score images.
+"""Subjects of `evaluate`: bundles, artifacts and checkpoints as predictors of class scores.
 
 In two steps, because what a reference has to be is known only when the artifacts were looked at: `find` opens nothing
 large, `opened` loads one subject for the time of a ``with``.
@@ -36,7 +36,7 @@ _LOGITS = "logits"
 
 @dataclass(frozen=True)
 class Weights:
-    """What a user says about checkpoints."""
+    """How a checkpoint is read, where the file leaves a choice."""
 
     name: str | None = None
     """Which set of weights, where a file holds several."""
@@ -61,7 +61,7 @@ class Subject:
     spec: ModelSpec | None = None
     """The model that an artifact says it is; None where it says nothing."""
     recipe: ResolvedRecipe | None = None
-    """Of a bundle's artifact: how it was exported."""
+    """The recipe that a bundle's artifact was exported by."""
 
 
 def find(sources: Iterable[str]) -> list[Subject]:
@@ -137,7 +137,7 @@ def as_predictor(reference: Reference, subject: Subject) -> Predictor:
 
 @contextmanager
 def _run_checkpoint(subject: Subject, weights: Weights, _borrowed: ModelSpec | None) -> Iterator[Predictor]:
-    # PyTorch from here on, and only here: artifacts are judged without it where their runtime can do so.
+    # PyTorch from here on, and only here: artifacts are scored without it where their runtime can do so.
     from vitedge.checkpoints.read import read  # noqa: PLC0415
     from vitedge.models.reference import load_reference  # noqa: PLC0415
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verdict on a bundle or an artifact that is already there.
+"""The verb ``validate``: checks of a bundle or an artifact that is already there.
 
-A sealed bundle is judged from its own ``reference.npz``; PyTorch is imported only to compare with a checkpoint.
+A sealed bundle is checked from its own ``reference.npz``; PyTorch is imported only to compare with a checkpoint.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReferenceOptions:
-    """What an artifact is compared with."""
+    """The checkpoint that an artifact is compared with, and how."""
 
     checkpoint: str
     images: str = "synthetic"
@@ -99,15 +99,15 @@ def validate(
 
 @dataclass(frozen=True)
 class _Comparison:
-    """What the artifacts are judged by."""
+    """The reference that the artifacts are compared with."""
 
     reference_outputs: ReferenceOutputs
     reference: Reference | None = None
-    """Where the checkpoint is at hand."""
+    """The PyTorch model, if a checkpoint was given."""
     layers: bool = False
-    """Whether the layers are to be shown."""
+    """Whether the report keeps the figures of every layer."""
     remote: tuple[ParityReport, ...] = ()
-    """What the bundle was seen to compute on other machines: sealed into it, and shown as it was judged."""
+    """Reports of other machines that are sealed into the bundle, shown as they are."""
 
     @staticmethod
     def of_bundle(folder: Path, manifest: Manifest, against: ReferenceOptions | None) -> _Comparison:
