@@ -170,7 +170,7 @@ class QuantizationRecipe:
             rounding=WeightRounding,
             attention=AttentionChoice,
         )
-        layers = {name: _named(LayerScheme, "scheme of a layer", scheme) for name, scheme in self.layers.items()}
+        layers = {name: named_setting(LayerScheme, "scheme of a layer", scheme) for name, scheme in self.layers.items()}
         object.__setattr__(self, "layers", layers)
         if self.scheme not in SCHEMES:
             raise BadRecipe(f"{self.scheme} is no scheme of quantization; choose from {', '.join(SCHEMES)}.")
@@ -259,10 +259,20 @@ def _name_settings(recipe: object, **kinds: type[Setting]) -> None:
     for name, kind in kinds.items():
         value = getattr(recipe, name)
         if value is not None:
-            object.__setattr__(recipe, name, _named(kind, name, value))
+            object.__setattr__(recipe, name, named_setting(kind, name, value))
 
 
-def _named(kind: type[S], name: str, value: str) -> S:
+def named_setting(kind: type[S], name: str, value: str) -> S:
+    """Returns the named value of a setting.
+
+    Args:
+        kind: the setting.
+        name: its name in sentences.
+        value: the text.
+
+    Raises:
+        BadRecipe: there is no such value, with those that there are.
+    """
     try:
         return kind(value)
     except ValueError:

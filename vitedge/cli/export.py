@@ -35,7 +35,7 @@ from vitedge.cli.values import (
 )
 from vitedge.files.plain import from_dict
 from vitedge.quantization.file.header import SUFFIX, fixed_entries
-from vitedge.recipe import SCHEMES, ExportRecipe, read_entries
+from vitedge.recipe import SCHEMES, ExportRecipe, Precision, named_setting, read_entries
 
 
 def export(
@@ -80,7 +80,7 @@ def export(
     given = {
         "formats": tuple(formats) if formats else None,
         "profile": profile,
-        "precision": precision,
+        "precision": None if precision is None else named_setting(Precision, "precision", precision),
         "image_size": parse_size(image_size),
         "batch": parse_batch(batch),
         "opset": opset,

@@ -9,7 +9,7 @@ from typing import Any
 
 from vitedge.errors import BadRecipe
 from vitedge.files.plain import to_dict
-from vitedge.recipe import SCHEMES, QuantizationRecipe
+from vitedge.recipe import SCHEMES, LayerScheme, QuantizationRecipe, named_setting
 from vitedge.records import Tolerance
 
 _SWITCHES = {"on": True, "off": False}
@@ -107,6 +107,8 @@ def quantization_entries(
         entry = name.replace("-", "_")
         entries[entry] = _switch(entry, value) if entry in _SWITCHED else _number(value)
     chosen = dict(_pair(pair, "--layer", "blocks.0.*=float") for pair in layers or ())
+    for scheme in chosen.values():
+        named_setting(LayerScheme, "scheme of a layer", scheme)
     if chosen:
         entries["layers"] = {**entries.get("layers", {}), **chosen}
     return entries

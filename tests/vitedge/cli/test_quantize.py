@@ -84,7 +84,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "an unknown scheme": (("--images", "synthetic", "--scheme", "int7"), ("int8, int8-dynamic, w8",)),
     "an unknown scheme of a layer": (
         ("--images", "synthetic", "--layer", "head=int7"),
-        ("int7", "float", "int8-dynamic"),
+        ("no scheme of a layer 'int7'", "choose from float, int8"),
     ),
     "a layer without its scheme": (("--images", "synthetic", "--layer", "head"), ("NAME=VALUE", "'head'")),
     "an unknown setting": (("--images", "synthetic", "-q", "nonsense=1"), ("no entry nonsense", "ranges")),
