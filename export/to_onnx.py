@@ -16,18 +16,25 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import torch
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass, ShapeInferencePass
+from onnx_ir.passes.common import (
+    ClearMetadataAndDocStringPass,
+    CommonSubexpressionEliminationPass,
+    DeduplicateInitializersPass,
+    IdentityEliminationPass,
+    RemoveUnusedNodesPass,
+    ShapeInferencePass,
+)
 
 from vitedge.errors import CheckFailed
 from vitedge.export.onnx import writer as onnx_writer
 from vitedge.export.onnx.passes.batch_norm import fold_batch_norms
-from vitedge.export.onnx.passes.cleanup import clean_up
-from vitedge.export.onnx.passes.constants import fold_constants, merge_equal_constants
+from vitedge.export.onnx.passes.fold_constants import FoldConstantsPass
 from vitedge.export.onnx.passes.graph import MODULES, Graph
 from vitedge.export.onnx.passes.half import to_half
 from vitedge.export.onnx.passes.names import name_after_modules
 from vitedge.export.onnx.passes.opset import check_opset, retarget
-from vitedge.export.onnx.passes.quantized import lay_out_integers
+from vitedge.export.onnx.passes.quantized import LayOutIntegersPass
+from vitedge.export.onnx.passes.remove_expansions import remove_expansions
 from vitedge.export.onnx.passes.weight_only import CONTRIB, lay_out_weights
 from vitedge.export.onnx.quantized_translation import needed_opset
 from vitedge.export.onnx.skeleton import read_skeleton
@@ -47,6 +54,26 @@ _BATCH_TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
 """Largest difference between a batch and its single images, relative to the largest output."""
 _ROUNDED_BATCH_TOLERANCE = 5e-2
 """The same where layers are quantized: a product that is summed in another order may be rounded to the next integer."""
+_LARGEST_COMPARED = 2**17
+"""Elements of the largest initializer that is compared with the others, by copies of their contents: the masks of
+shifted windows are compared, and no matrix of a large model is copied."""
+PASSES = (
+    IdentityEliminationPass(),
+    FoldConstantsPass(),
+    RemoveUnusedNodesPass(),
+    remove_expansions,
+    fold_batch_norms,
+    lay_out_weights,
+    LayOutIntegersPass(),
+    DeduplicateInitializersPass(_LARGEST_COMPARED),
+)
+"""The passes over a translated graph, in order, until its precision is chosen."""
+LAST_PASSES = (
+    CommonSubexpressionEliminationPass(),
+    IdentityEliminationPass(),
+    RemoveUnusedNodesPass(),
+)
+"""The passes after that. Equal nodes are merged only here: those of two modules may differ in their precision."""
 
 
 def lower(program: Program, recipe: ResolvedRecipe, out: Path, float32_modules: tuple[str, ...] = ()) -> Artifact:
@@ -68,20 +95,15 @@ def lower(program: Program, recipe: ResolvedRecipe, out: Path, float32_modules: 
     opset = recipe.opset or max(DEFAULT_OPSET, needed_opset(program.exported))
     check_opset(opset)
     graph = _translate(program, opset)
-    clean_up(graph)
-    fold_constants(graph)
-    fold_batch_norms(graph)
-    clean_up(graph)
-    lay_out_weights(graph)
-    clean_up(graph)
-    lay_out_integers(graph)
-    merge_equal_constants(graph)
+    with _quietly():
+        graph.run(PASSES)
     if opset < LAYER_NORMALIZATION_SINCE:
         graph.notes.append(f"opset {opset} has no LayerNormalization: it is written as primitive operators")
     if recipe.precision == "fp16":
         primitive = () if opset >= LAYER_NORMALIZATION_SINCE else _layer_norms(program)
         to_half(graph, float32_modules + primitive)
-        clean_up(graph)
+    with _quietly():
+        graph.run(LAST_PASSES)
     retarget(graph, opset)
     name_after_modules(graph)
     _finish(graph, program, recipe, opset)

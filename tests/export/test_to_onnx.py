@@ -108,6 +108,8 @@ def test_the_graph_holds_nothing_that_computes_nothing(tmp_path: Path, name: str
     assert kinds.count("LayerNormalization") == norms
     contents = [(tensor.data_type, tuple(tensor.dims), tensor.raw_data) for tensor in model.graph.initializer]
     assert len(set(contents)) == len(contents)
+    computed = [(node.op_type, tuple(node.input), str(sorted(map(str, node.attribute)))) for node in model.graph.node]
+    assert len(set(computed)) == len(computed)
 
 
 def test_newer_opsets_have_gelu_as_one_operator_and_older_ones_the_exact_one(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from vitedge.export.onnx.passes.graph import Graph, constant
+from vitedge.export.onnx.passes.graph import Graph, GraphPass, constant
 from vitedge.export.onnx.passes.integers import IntegerLayer, integer_layers
 from vitedge.export.onnx.passes.movement import dims, order_of, reshape, transpose
 
@@ -20,6 +20,7 @@ _HEADS_FIRST = (1, 2, 0, 3)
 _TRANSPOSED_HEADS = (1, 2, 3, 0)
 
 
+@GraphPass
 def separate_projections(graph: Graph) -> None:
     """Replaces every joint projection of which only the parts are read."""
     for layer in integer_layers(graph):

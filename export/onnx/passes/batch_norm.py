@@ -6,10 +6,11 @@ from __future__ import annotations
 import onnx_ir as ir
 import torch
 
-from vitedge.export.onnx.passes.graph import MODULES, Graph, constant, modules_of
+from vitedge.export.onnx.passes.graph import MODULES, Graph, GraphPass, constant, modules_of
 from vitedge.program.batch_norm import BatchNorm
 
 
+@GraphPass
 def fold_batch_norms(graph: Graph) -> None:
     """Folds every batch normalization whose input is a convolution that nothing else reads.
 
@@ -18,12 +19,8 @@ def fold_batch_norms(graph: Graph) -> None:
     """
     for node in list(graph.model.graph):
         convolution = node.inputs[0].producer() if node.op_type == "BatchNormalization" and node.inputs[0] else None
-        if convolution is not None and convolution.op_type == "Conv" and _is_private(graph, convolution.outputs[0]):
+        if convolution is not None and convolution.op_type == "Conv" and graph.is_private(convolution.outputs[0]):
             _fold(graph, convolution, node)
-
-
-def _is_private(graph: Graph, value: ir.Value) -> bool:
-    return len(value.uses()) == 1 and not graph.is_kept(value)
 
 
 def _fold(graph: Graph, convolution: ir.Node, norm: ir.Node) -> None:

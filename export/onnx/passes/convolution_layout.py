@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 import torch
 
-from vitedge.export.onnx.passes.graph import Graph, constant
+from vitedge.export.onnx.passes.graph import Graph, GraphPass, attributes_of, constant, input_of
 from vitedge.export.onnx.passes.integers import producer_of, qparams_of
 from vitedge.export.onnx.passes.movement import dims, order_of, reshape, transpose
 
@@ -46,6 +46,7 @@ class _Convolution:
         return self.stride != (1, 1) and all(k % s == 0 for k, s in zip(self.kernel, self.stride, strict=True))
 
 
+@GraphPass
 def convolutions_as_products(graph: Graph) -> None:
     """Replaces convolutions over integers by products; the others keep their rounding and get a weight in float."""
     for node in [node for node in graph.model.graph if node.op_type == "Conv"]:
@@ -220,26 +221,19 @@ def _channels_last(graph: Graph, before: ir.Node, value: ir.Value) -> ir.Value:
     if node is None or not _is_free(value, {}):
         return transpose(graph, before, value, CHANNELS_LAST)
     if node.op_type == "Transpose":
-        return _first_input(node)
+        return input_of(node)
     inputs = [
         source if constant(source) is not None else _channels_last(graph, node, source)
         for source in node.inputs
         if source is not None
     ]
-    attributes = {"axis": 3} if node.op_type == "Concat" else {name: a.value for name, a in node.attributes.items()}
+    attributes = {"axis": 3} if node.op_type == "Concat" else attributes_of(node)
     result = graph.emit(node, node.op_type, inputs, attributes, like=value)
     shape = dims(value)
     result.shape = None if shape is None else ir.Shape([shape[axis] for axis in CHANNELS_LAST])
     transposed = transpose(graph, node, result, CHANNELS_FIRST)
     graph.replace(value, transposed)
     return result
-
-
-def _first_input(node: ir.Node) -> ir.Value:
-    value = node.inputs[0]
-    if value is None:
-        raise ValueError(f"{node.op_type} of nothing")
-    return value
 
 
 def _dequantize_once(graph: Graph, node: ir.Node, position: int) -> None:
@@ -249,5 +243,5 @@ def _dequantize_once(graph: Graph, node: ir.Node, position: int) -> None:
     if source is None or integers is None or scale is None:
         return
     tensor = integers.to(torch.float32) * scale.reshape(-1, *[1] * (integers.ndim - 1))
-    stored = graph.add_constant(str(_first_input(source).name), tensor)
+    stored = graph.add_constant(str(input_of(source).name), tensor)
     node.replace_input_with(position, stored)

@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Linears over integers: their form in the program, and the form that ONNX Runtime computes as integers.
-
-ONNX Runtime turns ``Gemm(DequantizeLinear, DequantizeLinear, DequantizeLinear)`` into one product of integers with a
-result in float (QGemm). ``MatMul`` and ``Add`` over the same operands it joins into a float Gemm, whose weights it
-dequantizes at every run.
-"""
+"""Linears over integers in the form that they have in the program."""
 
 from __future__ import annotations
 
@@ -12,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
-import torch
 
-from vitedge.export.onnx.passes.graph import MODULES, Graph, constant
-from vitedge.export.onnx.passes.movement import dims, reshape
+from vitedge.export.onnx.passes.graph import MODULES, Graph, constant, input_of
+from vitedge.export.onnx.passes.movement import dims
 
 
 @dataclass(frozen=True)
@@ -35,7 +29,7 @@ class IntegerLayer:
     @property
     def integers(self) -> ir.Value:
         """The input of the layer, as integers."""
-        return _input(self.input, 0)
+        return input_of(self.input)
 
     @property
     def output(self) -> ir.Value:
@@ -78,51 +72,6 @@ def integer_layers(graph: Graph) -> Iterator[IntegerLayer]:
             yield layer
 
 
-def turn_weights(graph: Graph) -> None:
-    """Stores the weight of a Linear as ``(in, out)``, as it is multiplied, to save a transposition at run time."""
-    for node in list(graph.model.graph):
-        weight = producer_of(node.inputs[0], "DequantizeLinear") if node.op_type == "Transpose" else None
-        integers = None if weight is None else constant(weight.inputs[0])
-        if weight is None or integers is None or integers.ndim != 2 or "block_size" in weight.attributes:
-            continue
-        stored = graph.add_constant(str(_input(weight, 0).name), integers.T)
-        axis = 1 - weight.attributes["axis"].as_int()
-        transposed = graph.emit(
-            node, "DequantizeLinear", [stored, *qparams_of(weight)], {"axis": axis}, like=weight.outputs[0]
-        )
-        transposed.shape = stored.shape
-        graph.replace(node.outputs[0], transposed)
-
-
-def write_bias_in_float(graph: Graph) -> None:
-    """Stores every bias dequantized: TensorRT reads no integers of 32 bits."""
-    for node in list(graph.model.graph):
-        integers = constant(node.inputs[0]) if node.op_type == "DequantizeLinear" else None
-        scale = constant(node.inputs[1]) if integers is not None and integers.dtype == torch.int32 else None
-        if integers is not None and scale is not None:
-            name = str(_input(node, 0).name)
-            graph.replace(node.outputs[0], graph.add_constant(name, integers.to(torch.float32) * scale))
-
-
-def write_as_gemm(graph: Graph) -> None:
-    """Gives every Linear over integers the form that ONNX Runtime computes as one product of integers."""
-    for layer in integer_layers(graph):
-        shape, node = dims(layer.integers), layer.end
-        if shape is None or shape[-1] is None:
-            continue
-        flat = reshape(graph, node, layer.integers, (None, shape[-1])) if len(shape) != 2 else layer.integers
-        real = graph.emit(node, "DequantizeLinear", [flat, *qparams_of(layer.input)], {}, like=layer.input.outputs[0])
-        real.shape = flat.shape
-        weight = layer.weight.outputs[0]
-        bias = [] if layer.bias is None else [layer.bias.outputs[0]]
-        result = graph.emit(node, "Gemm", [real, weight, *bias], {}, like=layer.output)
-        out = dims(weight)
-        if len(shape) != 2 and out is not None:
-            result.shape = ir.Shape([None, out[-1]])
-            result = reshape(graph, node, result, (*shape[:-1], out[-1]))
-        graph.replace(node.outputs[0], result)
-
-
 def _integer_layer(node: ir.Node) -> IntegerLayer | None:
     source, weight = (producer_of(value, "DequantizeLinear") for value in node.inputs)
     if source is None or weight is None or constant(weight.inputs[0]) is None:
@@ -156,13 +105,6 @@ def producer_of(value: ir.Value | None, op_type: str) -> ir.Node | None:
     return node if node is not None and node.op_type == op_type else None
 
 
-def _input(node: ir.Node, index: int) -> ir.Value:
-    value = node.inputs[index]
-    if value is None:
-        raise ValueError(f"{node.op_type} lacks an input")
-    return value
-
-
 def qparams_of(node: ir.Node) -> list[ir.Value]:
-    """Scale and zero point of a DequantizeLinear."""
+    """Returns scale and zero point of a QuantizeLinear or a DequantizeLinear."""
     return [value for value in node.inputs[1:] if value is not None]

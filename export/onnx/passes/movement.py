@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 import torch
 
-from vitedge.export.onnx.passes.graph import Graph, constant
+from vitedge.export.onnx.passes.graph import Graph, attributes_of, constant
 
 Dims = tuple[int | None, ...]
 """A shape; None is the edge that depends on the batch."""
@@ -118,8 +118,7 @@ def repeat(
         ]
         for part in inputs:
             part.shape = None
-    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-    result = graph.emit(node, node.op_type, inputs, attributes, like=value)
+    result = graph.emit(node, node.op_type, inputs, attributes_of(node), like=value)
     result.shape = ir.Shape(shape)
     return result
 

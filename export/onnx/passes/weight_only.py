@@ -13,7 +13,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from vitedge.export.onnx.passes.graph import Graph, constant
+from vitedge.export.onnx.passes.graph import Graph, GraphPass, constant
 from vitedge.export.onnx.passes.integers import producer_of
 
 CONTRIB = "com.microsoft"
@@ -24,6 +24,7 @@ _FLOAT32 = 1
 _EIGHT_BITS = (ir.DataType.UINT8, ir.DataType.INT8)
 
 
+@GraphPass
 def lay_out_weights(graph: Graph) -> None:
     """Brings weights and inputs into the form in which ONNX Runtime computes them without a float copy of a weight."""
     kept = []

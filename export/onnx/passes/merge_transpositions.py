@@ -1,81 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moves changes of the order of tokens before a Linear, and merges transpositions."""
+"""Merges transpositions, with the reshapes between them."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from vitedge.export.onnx.passes.graph import Graph, constant
-from vitedge.export.onnx.passes.integers import IntegerLayer, integer_layers
-from vitedge.export.onnx.passes.movement import Dims, dims, movers, order_of, repeat, reshape, source_of, transpose
+from vitedge.export.onnx.passes.graph import Graph, GraphPass, constant
+from vitedge.export.onnx.passes.movement import Dims, dims, order_of, reshape, transpose
 
 
-def move_tokens_before_layers(graph: Graph) -> None:
-    """Has a Linear read its tokens in the order in which they are needed after it."""
-    for layer in integer_layers(graph):
-        chain = _movement_of_tokens(graph, layer)
-        shape, wanted = dims(layer.integers), dims(layer.output)
-        if not chain or shape is None or wanted is None or shape[:-1] != wanted[:-1] or shape[-1] is None:
-            continue
-        value = layer.integers
-        for node in chain:
-            value = repeat(graph, node, value, last=shape[-1])
-        end = chain[-1]
-        graph.replace(end.outputs[0], layer.again(graph, end, value))
-
-
-def _movement_of_tokens(graph: Graph, layer: IntegerLayer) -> list[ir.Node]:
-    """Returns the data-movement nodes after a layer that keep its channels together, without trailing reshapes."""
-    chain: list[ir.Node] = []
-    last = 0
-    value = layer.output
-    while not graph.is_kept(value) and (node := _sole_movement(value)) is not None:
-        before, after = dims(value), dims(node.outputs[0])
-        if before is None or after is None or not _keeps_channels(node, before, after):
-            break
-        chain.append(node)
-        if node.op_type != "Reshape":
-            last = len(chain)
-        value = node.outputs[0]
-    return chain[:last]
-
-
-def _sole_movement(value: ir.Value) -> ir.Node | None:
-    """Returns the only consumer of a value, if that is data movement."""
-    readers = movers(value)
-    (reader,) = readers if len(readers) == 1 else (None,)
-    return reader if source_of(reader) is value else None
-
-
-def _keeps_channels(node: ir.Node, before: Dims, after: Dims) -> bool:
-    if node.op_type == "Transpose":
-        return order_of(node)[-1] == len(before) - 1
-    if node.op_type == "Concat":
-        return node.attributes["axis"].as_int() not in (-1, len(before) - 1)
-    return before[-1] == after[-1]
-
-
-def add_before_transposition(graph: Graph) -> None:
-    """Adds a constant, such as a position embedding, before a transposition, so that two of those can merge.
-
-    A block's value that is transposed stays in the graph, so that it can still be compared.
-    """
-    for node in [node for node in graph.model.graph if node.op_type == "Add"]:
-        for moved, other in (node.inputs, node.inputs[::-1]):
-            tensor, mover = constant(other), None if moved is None else moved.producer()
-            if tensor is None or mover is None or moved is None or other is None:
-                continue
-            source = mover.inputs[0]
-            if mover.op_type != "Transpose" or source is None or moved.is_graph_output() or len(moved.uses()) > 1:
-                continue
-            order = order_of(mover)
-            whole = tensor.reshape(*[1] * (len(order) - tensor.ndim), *tensor.shape)
-            transposed = whole.permute([order.index(axis) for axis in range(len(order))]).contiguous()
-            result = graph.emit(node, "Add", [source, graph.add_constant(str(other.name), transposed)], {}, like=source)
-            graph.replace(node.outputs[0], transpose(graph, node, result, order))
-            break
-
-
+@GraphPass
 def merge_transpositions(graph: Graph) -> None:
     """Writes a sequence of reshapes and transpositions with several transpositions as one of those."""
     for node in reversed(list(graph.model.graph)):
@@ -98,23 +32,6 @@ def merge_transpositions(graph: Graph) -> None:
         else:
             transposed = transpose(graph, node, reshape(graph, node, source, split), order)
         graph.replace(node.outputs[0], reshape(graph, node, transposed, shape))
-
-
-def merge_reshapes(graph: Graph) -> None:
-    """Merges consecutive reshapes, and removes those that change nothing."""
-    for node in list(graph.model.graph):
-        if node.op_type != "Reshape" or dims(node.outputs[0]) is None:
-            continue
-        value = node.inputs[0]
-        while value is not None and (before := value.producer()) is not None and before.op_type == "Reshape":
-            value = before.inputs[0]
-        if value is None:
-            continue
-        if dims(value) == dims(node.outputs[0]) and not node.outputs[0].is_graph_output():
-            graph.replace(node.outputs[0], value)
-        elif value is not node.inputs[0]:
-            shape = dims(node.outputs[0])
-            graph.replace(node.outputs[0], reshape(graph, node, value, shape or ()))
 
 
 def _chain_before(node: ir.Node) -> list[ir.Node]:

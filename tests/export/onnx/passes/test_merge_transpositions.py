@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of `token_order`, `rounding_order`, `movement`, `cleanup`, `constants` and `graph`."""
+"""Tests of `merge_transpositions`, `merge_reshapes`, `add_before_transposition` and `movement`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
@@ -14,9 +14,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from vitedge.export.onnx.passes.cleanup import clean_up
+from vitedge.export.onnx.passes.add_before_transposition import add_before_transposition
 from vitedge.export.onnx.passes.graph import Graph
-from vitedge.export.onnx.passes.token_order import add_before_transposition, merge_reshapes, merge_transpositions
+from vitedge.export.onnx.passes.merge_reshapes import merge_reshapes
+from vitedge.export.onnx.passes.merge_transpositions import merge_transpositions
 
 OPSET = 18
 Edges = list[int | None]
@@ -47,10 +48,9 @@ def chain(start: Sequence[int | None], steps: Sequence[Step], added: np.ndarray 
     return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
 
 
-def rewritten(model: onnx.ModelProto, *passes: Callable[[Graph], None]) -> onnx.ModelProto:
+def rewritten(model: onnx.ModelProto, *passes: ir.passes.PassBase) -> onnx.ModelProto:
     graph = Graph(ir.from_proto(model), frozenset())
-    for one in (*passes, clean_up):
-        one(graph)
+    graph.run(passes)
     return ir.to_proto(graph.model)
 
 
@@ -101,7 +101,7 @@ def test_any_movement_is_one_transposition_at_most(batch: int | None) -> None:
     merged = 0
     for _ in range(200):
         model = chain(start, random_chain(random, start, 6))
-        found = rewritten(model, merge_reshapes, clean_up, merge_transpositions, clean_up, merge_reshapes)
+        found = rewritten(model, merge_reshapes, merge_transpositions, merge_reshapes)
         onnx.checker.check_model(found, full_check=True)
         for size in (batch,) if batch else (1, 5):
             np.testing.assert_array_equal(outputs(found, start, size), outputs(model, start, size))
