@@ -48,8 +48,8 @@ def refuse_incomparable(source: str, recipe: ResolvedRecipe, form: QuantizedForm
         )
     if not form.on_processors:
         raise BadRecipe(
-            f"A model quantized for {form.title} is slow on a processor by design, so --compare-speed shows nothing: "
-            "time the engine on the device."
+            f"A model quantized for {form.title} is not made for processors, so --compare-speed shows nothing of it: "
+            f"export it with --format {DEFAULT} alone and without --for, or time it on the device."
         )
 
 

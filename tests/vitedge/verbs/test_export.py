@@ -130,10 +130,10 @@ def test_no_worker_process_is_started_unless_asked_to_and_one_that_dies_costs_no
     ("source", "recipe", "sentence"),
     [
         ("vit.pth", SMALL, "beside float ones: add --precision int8|"),
-        ("vit.pt2", replace(SMALL, precision="w8"), "vit.pt2 has no float program"),
-        ("vit.pth", replace(SMALL, precision="w8", formats=("coreml",)), "times ONNX files: add --format onnx"),
-        ("vit.pth", replace(INT8, formats=("tensorrt",)), "slow on a processor by design"),
-        ("vit.pth", replace(INT8, profile="jetson-orin-nano"), "slow on a processor by design"),
+        ("tests/earlier/int8.pt2", ExportRecipe(), "int8.pt2 has no float program"),
+        ("vit.pth", replace(SMALL, precision="w8", formats=("coreml",)), "for Core ML is not made for processors"),
+        ("vit.pth", replace(INT8, formats=("tensorrt",)), "for TensorRT is not made for processors"),
+        ("vit.pth", replace(INT8, profile="jetson-orin-nano"), "for TensorRT is not made for processors"),
     ],
 )
 def test_a_speed_that_there_is_nothing_to_compare_with_is_refused_first(

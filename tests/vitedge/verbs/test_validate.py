@@ -184,7 +184,7 @@ def test_the_ranges_of_a_package_are_watched_on_request(demo_bundle: Path) -> No
     assert report.passed
     assert report.images == 6
     assert {"softmax", "linear"} <= {entry.operation for entry in report.ranges}
-    with pytest.raises(BadRecipe, match="holds no Core ML package"):
+    with pytest.raises(BadRecipe, match="holds no Core ML artifact"):
         validate(demo_bundle / "model.onnx", AGAINST, ValidationOptions(overflow=True))
 
 
