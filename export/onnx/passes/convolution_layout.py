@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import onnx_ir as ir
 import torch
@@ -134,7 +135,7 @@ def _cells_of_image(
     image = _padded(graph, convolution, integers, zero_point, spatial=2)
     cells = [edge + count - 1 for edge, count in zip(convolution.out, across, strict=True)]
     covered = (cells[0] * rows, cells[1] * columns)
-    image = _cut(graph, node, image, (0, 0), covered, (1, 1), first=2)
+    image = _cut(graph, node, image, _Region((0, 0), covered), first=2)
     split = reshape(graph, node, image, (convolution.batch, channels, cells[0], rows, cells[1], columns))
     transposed = transpose(graph, node, split, (0, 2, 4, 1, 3, 5))
     flat = reshape(graph, node, transposed, (convolution.batch, cells[0], cells[1], channels * rows * columns))
@@ -152,7 +153,7 @@ def _joined(
 ) -> ir.Value:
     """Returns the image shifted by every position under the kernel, joined along the channels."""
     shape = dims(pixels) or ()
-    parts = [_cut(graph, node, pixels, place, out, stride, first=1) for place in places]
+    parts = [_cut(graph, node, pixels, _Region(place, out, stride), first=1) for place in places]
     if len(parts) == 1:
         return parts[0]
     joined = graph.emit(node, "Concat", parts, {"axis": 3}, like=pixels)
@@ -160,17 +161,17 @@ def _joined(
     return joined
 
 
-def _cut(  # noqa: PLR0913, what, where from, and how far
-    graph: Graph,
-    node: ir.Node,
-    value: ir.Value,
-    start: tuple[int, int],
-    size: tuple[int, int],
-    stride: tuple[int, int],
-    *,
-    first: int,
-) -> ir.Value:
-    """Returns a range of height and width, which begin at axis ``first``; the value itself where that is all of it."""
+class _Region(NamedTuple):
+    """A range of height and width."""
+
+    start: tuple[int, int]
+    size: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+
+
+def _cut(graph: Graph, node: ir.Node, value: ir.Value, region: _Region, *, first: int) -> ir.Value:
+    """Returns a region of an image whose height is axis ``first``; the value itself where that is all of it."""
+    start, size, stride = region
     shape = dims(value) or ()
     if start == (0, 0) and shape[first : first + 2] == size and stride == (1, 1):
         return value
