@@ -44,31 +44,24 @@ def needed_opset(program: ExportedProgram) -> int:
     return SIXTEEN_BITS_SINCE if kinds & {torch.uint16, torch.int16} else 0
 
 
-def quantize_per_tensor(x: Any, scale: float, zero_point: int, _low: int, _high: int, dtype: int) -> Any:
+def quantize_per_tensor(x: Any, scale: float, zero_point: int, *range_and_dtype: int) -> Any:
     """``QuantizeLinear`` with one scale."""
+    dtype = range_and_dtype[2]
     return _operators(dtype).QuantizeLinear(x, _float(scale), _integer(zero_point, ir.DataType(dtype)))
 
 
-def dequantize_per_tensor(x: Any, scale: float, zero_point: int, _low: int, _high: int, dtype: int, **_: Any) -> Any:
+def dequantize_per_tensor(x: Any, scale: float, zero_point: int, *range_and_dtype: int, **_: Any) -> Any:
     """``DequantizeLinear`` with one scale."""
+    dtype = range_and_dtype[2]
     return _operators(dtype).DequantizeLinear(x, _float(scale), _integer(zero_point, ir.DataType(dtype)))
 
 
-def dequantize_per_channel(
-    x: Any,
-    scales: Any,
-    zero_points: Any,
-    axis: int,
-    _low: int,
-    _high: int,
-    dtype: int,
-    **_: Any,
-) -> Any:
+def dequantize_per_channel(x: Any, scales: Any, zero_points: Any, axis: int, *range_and_dtype: int, **_: Any) -> Any:
     """``DequantizeLinear`` along an axis.
 
     A bias in int32 has no zero point in ONNX; a weight has one, without which ONNX Runtime fuses nothing.
     """
-    kind = ir.DataType(dtype)
+    kind = ir.DataType(range_and_dtype[2])
     if kind == ir.DataType.INT32 or zero_points is None:
         return op.DequantizeLinear(x, scales, axis=axis)
     return op.DequantizeLinear(x, scales, op.Cast(zero_points, to=int(kind)), axis=axis)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx_ir as ir
 import torch
@@ -65,27 +65,29 @@ def identity(x: Any, **_: Any) -> Any:
     return op.Identity(x)
 
 
-def batch_norm(x: Any, weight: Any, bias: Any, mean: Any, variance: Any, _momentum: float, eps: float) -> Any:
+def batch_norm(x: Any, weight: Any, bias: Any, mean: Any, variance: Any, *momentum_and_eps: float) -> Any:
     """Normalization by running statistics; the two saved statistics that ATen also returns are not read."""
-    normalized = _first(op.BatchNormalization(x, weight, bias, mean, variance, epsilon=eps))
+    normalized = _first(op.BatchNormalization(x, weight, bias, mean, variance, epsilon=momentum_and_eps[1]))
     return normalized, op.Constant(value_float=0.0), op.Constant(value_float=0.0)
 
 
-def conv2d(  # noqa: PLR0913, PLR0917, the operator's own signature
-    x: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Sequence[int] = (1, 1),
-    padding: Sequence[int] = (0, 0),
-    dilation: Sequence[int] = (1, 1),
-    groups: int = 1,
-) -> Any:
+class _Window(NamedTuple):
+    """How the window of a convolution moves: the last arguments of ``aten::conv2d``, with its defaults."""
+
+    stride: Sequence[int] = (1, 1)
+    padding: Sequence[int] = (0, 0)
+    dilation: Sequence[int] = (1, 1)
+    groups: int = 1
+
+
+def conv2d(x: Any, weight: Any, bias: Any = None, *window: Any) -> Any:
     """Convolution; without a bias it gets none, and no zeros in its place."""
+    moves = _Window(*window)
     attributes = {
-        "strides": _pair(stride),
-        "pads": _pair(padding) * 2,
-        "dilations": _pair(dilation),
-        "group": groups,
+        "strides": _pair(moves.stride),
+        "pads": _pair(moves.padding) * 2,
+        "dilations": _pair(moves.dilation),
+        "group": moves.groups,
         "kernel_shape": list(weight.shape[2:]),
     }
     return op.Conv(x, weight, **attributes) if bias is None else op.Conv(x, weight, bias, **attributes)
@@ -97,26 +99,32 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     return product if bias is None else op.Add(product, bias)
 
 
-def attention(  # noqa: PLR0913, the operator's own signature
-    query: Any,
-    key: Any,
-    value: Any,
-    attn_mask: Any = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,  # noqa: FBT001, FBT002, ATen passes it by position
-    *,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Any:
+class _AttentionOptions(NamedTuple):
+    """The last arguments of ``aten::scaled_dot_product_attention``, with its defaults."""
+
+    attn_mask: Any = None
+    dropout_p: float = 0.0
+    is_causal: bool = False
+    scale: float | None = None
+    enable_gqa: bool = False
+
+    def supported(self) -> bool:
+        """Returns whether the translation knows what is asked for."""
+        boolean_mask = self.attn_mask is not None and self.attn_mask.dtype == ir.DataType.BOOL
+        return not (self.is_causal or self.enable_gqa or self.dropout_p or boolean_mask)
+
+
+def attention(query: Any, key: Any, value: Any, *positional: Any, **named: Any) -> Any:
     """Scaled dot-product attention, the scale on the query before the first product: what TensorRT fuses."""
-    if is_causal or enable_gqa or dropout_p or (attn_mask is not None and attn_mask.dtype == ir.DataType.BOOL):
+    options = _AttentionOptions(*positional, **named)
+    if not options.supported():
         raise NotImplementedError("causal, grouped, dropped-out or boolean-masked attention")
     rank = len(query.shape)
-    factor = attention_scale(query.shape[-1], scale)
+    factor = attention_scale(query.shape[-1], options.scale)
     transposed = op.Transpose(key, perm=[*range(rank - 2), rank - 1, rank - 2])
     scores = op.MatMul(op.Mul(query, factor), transposed)
-    if attn_mask is not None:
-        scores = op.Add(scores, attn_mask)
+    if options.attn_mask is not None:
+        scores = op.Add(scores, options.attn_mask)
     return op.MatMul(op.Softmax(scores, axis=-1), value)
 
 
