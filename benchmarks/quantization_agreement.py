@@ -27,6 +27,7 @@ from benchmarks.quantization_pieces import Array, File, Piece
 from benchmarks.sheet import Sheet, parser
 from vitedge import registry
 from vitedge.checkpoints.read import read
+from vitedge.export.formats import CORE_ML, PROCESSOR
 from vitedge.export.to_coreml import lower as lower_to_coreml
 from vitedge.export.to_onnx import lower
 from vitedge.images.preprocess import normalize
@@ -93,7 +94,7 @@ def measure(title: str) -> Row:
         asked = QuantizationRecipe(images="synthetic", image_count=CALIBRATION)
         recipe = ResolvedRecipe(formats=("onnx",), precision="int8", quantization=asked)
         program, path = (
-            _divided(quantize_reference(reference, recipe, features=False, progress=_silence)),
+            _divided(quantize_reference(reference, recipe, PROCESSOR, features=False, progress=_silence)),
             folder / "model.onnx",
         )
         artifact = lower(program, recipe, path)
@@ -103,8 +104,7 @@ def measure(title: str) -> Row:
         (output,) = artifact.outputs
         expected = reference.outputs(pixels, features=False)["logits"]
         few, package = images[:COREML_EVALUATED], folder / "model.mlpackage"
-        recipe = replace(recipe, formats=("coreml",))
-        coreml = _divided(quantize_reference(reference, recipe, features=False, progress=_silence))
+        coreml = _divided(quantize_reference(reference, recipe, CORE_ML, features=False, progress=_silence))
         (described,) = lower_to_coreml(coreml, recipe, package, ()).outputs
         return Row(
             model=title,

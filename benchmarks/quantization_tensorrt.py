@@ -67,7 +67,7 @@ def measure(title: str) -> Row:
         expected = reference.outputs(pixels, features=False)["logits"]
         images = normalize(pixels, reference.spec.preprocessing)
         plain = lower(checkpoint, folder / "processor", "int8")
-        path = lower(checkpoint, folder / PROFILE, "int8", profile=PROFILE)
+        path = lower(checkpoint, folder / PROFILE, "int8", profiles=(PROFILE,))
         model = onnx.load(path)
         kinds = Counter(node.op_type for node in model.graph.node)
         found = check(path)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vitedge.errors import BadRecipe
-from vitedge.recipe import SCHEMES
+from vitedge.recipe import SCHEMES, FloatType
 from vitedge.registry import Part, Table
 
 _COREMLTOOLS = "pip install 'coremltools>=9.0'"
@@ -25,7 +25,7 @@ class QuantizedForm:
     title: str
     """Name of the compiler or runtime in sentences."""
     strictness: int
-    """Rank among forms: several formats that share a program take the form of the highest."""
+    """Rank among forms: a program that several targets share takes the form of the highest."""
     activations: str
     """Integer type of activations unless the recipe says another: ``uint8`` with zero points, ``int8`` without."""
     float_attention: str = ""
@@ -36,6 +36,8 @@ class QuantizedForm:
     """Whether activations may have zero points other than 0."""
     integer_biases: bool = True
     """Whether biases are added as integers, or stay in floating point."""
+    rest: FloatType = FloatType.FP32
+    """Type of what is not quantized, unless the recipe says another."""
     schemes: tuple[str, ...] = SCHEMES
     """The schemes that can be written."""
     float_ends: Mapping[str, str] = field(default_factory=dict)
@@ -70,6 +72,7 @@ CORE_ML = QuantizedForm(
     strictness=1,
     activations="int8",
     float_attention="Core ML computes products of two activations in float",
+    rest=FloatType.FP16,
     large_map=_SYMMETRIC_MAP,
     fewest_positions=1024,
 )
@@ -79,7 +82,8 @@ TENSORRT = QuantizedForm(
     activations="int8",
     zero_points=False,
     integer_biases=False,
-    schemes=("int8", "mixed"),
+    rest=FloatType.FP16,
+    schemes=("int8", "mixed", "w8"),
     float_ends={
         "first": "the first layer: TensorRT gains nothing from it",
         "last": "the head: a product with one row gains nothing in TensorRT",
@@ -90,20 +94,28 @@ TENSORRT = QuantizedForm(
 )
 
 
+FORMS: Mapping[str, QuantizedForm] = {"processor": PROCESSOR, "coreml": CORE_ML, "tensorrt": TENSORRT}
+"""Name to form."""
+ENGINE = "tensorrt"
+"""The form of programs that engines are built from."""
+
+
 @dataclass(frozen=True)
 class Format:
     """One kind of file that an export writes."""
 
     lowering: Part
     """Writes it: ``lower(program, recipe, path, float32_modules)`` returns an `Artifact`."""
-    form: QuantizedForm
-    """Options of quantization for the format, unless the profile says otherwise."""
+    form: str
+    """Key of `FORMS`: options of quantization for the format, unless the profile says otherwise."""
     file: str = ""
     """Name of the artifact in a bundle."""
     suffix: str = ""
     """File suffix of an artifact, wherever it lies."""
     made_from: str = ""
     """The format whose artifact it is made from, where that is not the captured program."""
+    profile: str = ""
+    """The profile that it is for where none was named; empty where it is for no device in particular."""
     checker: Part | None = None
     """Describes and checks an artifact without running it: ``describe``, ``carried_spec`` and ``check``."""
     runtimes: tuple[str, ...] = ()
@@ -124,21 +136,24 @@ class Format:
     """Reason why a dynamic batch is written as 1, part of a sentence; empty where the batch may be dynamic."""
     fp16_sqnr_db: float = 0.0
     """Centred SQNR in dB that half precision aims at where the tolerance is lower."""
+    half_scales_since: int = 0
+    """Oldest opset whose quantizers take float16 values; 0 where the format has no opsets."""
 
 
 FORMATS: Mapping[str, Format] = {
     "onnx": Format(
         Part("ONNX", "vitedge.export.to_onnx", ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime")),
-        PROCESSOR,
+        "processor",
         "model.onnx",
         ".onnx",
         checker=Part("ONNX", "vitedge.export.onnx.artifact", ("onnx",)),
         runtimes=("onnxruntime",),
         layers=Part("ONNX by blocks", "vitedge.parity.blocks", ("onnxruntime",)),
+        half_scales_since=19,
     ),
     "coreml": Format(
         Part("Core ML", "vitedge.export.to_coreml", ("torch", "coremltools"), _COREMLTOOLS),
-        CORE_ML,
+        "coreml",
         "model.mlpackage",
         ".mlpackage",
         checker=Part("Core ML", "vitedge.export.coreml.artifact", ("coremltools",), _COREMLTOOLS),
@@ -160,8 +175,9 @@ FORMATS: Mapping[str, Format] = {
             otherwise="this version writes the ONNX file for the profile but does not build the engine itself yet; "
             "build it on the device with: trtexec --onnx=FILE.onnx --saveEngine=FILE.engine",
         ),
-        TENSORRT,
+        ENGINE,
         made_from="onnx",
+        profile="rtx",
     ),
 }
 """Name to record, the default format first."""
@@ -184,33 +200,13 @@ def named(name: str) -> Format:
         raise BadRecipe(f"There is no format {name!r}; choose from {', '.join(FORMATS)}.") from None
 
 
-def lowered(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the formats that the captured program is lowered to: an engine starts from the ONNX file.
-
-    Raises:
-        BadRecipe: there is no such format.
-    """
-    return tuple(dict.fromkeys(named(name).made_from or name for name in names))
-
-
 def of_file(path: Path | str) -> str | None:
     """Returns the name of the format that a file's suffix stands for, or None."""
     suffix = Path(path).suffix
     return next((name for name, kind in FORMATS.items() if suffix and kind.suffix == suffix), None)
 
 
-def form_of(names: tuple[str, ...], *, engine: bool = False) -> QuantizedForm:
-    """Returns the form of a program that several formats share: the strictest of theirs.
-
-    Args:
-        names: of formats.
-        engine: whether engines are built from the files, as a profile of a GPU says.
-    """
-    forms = [named(name).form for name in names] + [TENSORRT] * engine
-    return max(forms, key=lambda form: form.strictness)
-
-
 def readiness(name: str, form: QuantizedForm) -> Part | None:
     """Returns the check that a compiler will read and fuse a file of a format, if one builds from such files."""
-    built = any(kind.made_from == name and kind.form is form for kind in FORMATS.values())
+    built = any(kind.made_from == name and FORMS[kind.form] is form for kind in FORMATS.values())
     return form.readiness if built else None

@@ -53,7 +53,7 @@ def lower(program: Program, recipe: ResolvedRecipe, out: Path, float32_modules: 
     check_forms(ct, program, target)
     graph = to_coreml_graph(program, probabilities=bool(labels))
     float32_nodes = graph.normalization | graph.under(float32_modules)
-    settings = Settings(target, recipe.precision == "fp16", float32_nodes, is_image(image), labels)
+    settings = Settings(target, recipe.is_half, float32_nodes, is_image(image), labels)
     outputs = tuple(output.name for output in program.outputs) + ((PROBABILITIES,) if labels else ())
     with quiet():
         add_conversions(ct)

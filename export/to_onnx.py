@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from vitedge.export.onnx.passes.graph import MODULES, Graph
 from vitedge.export.onnx.passes.half import to_half
 from vitedge.export.onnx.passes.names import name_after_modules
 from vitedge.export.onnx.passes.opset import check_opset, retarget
-from vitedge.export.onnx.passes.quantized import LayOutIntegersPass
+from vitedge.export.onnx.passes.quantized import FOR_TENSORRT, LayOutIntegersPass, for_processors
 from vitedge.export.onnx.passes.remove_expansions import remove_expansions
 from vitedge.export.onnx.passes.weight_only import CONTRIB, lay_out_weights
 from vitedge.export.onnx.quantized_translation import needed_opset
@@ -63,17 +63,22 @@ PASSES = (
     RemoveUnusedNodesPass(),
     remove_expansions,
     fold_batch_norms,
-    lay_out_weights,
-    LayOutIntegersPass(),
-    DeduplicateInitializersPass(_LARGEST_COMPARED),
 )
-"""The passes over a translated graph, in order, until its precision is chosen."""
+"""The passes over a translated graph, in order."""
+_EQUAL_CONSTANTS = DeduplicateInitializersPass(_LARGEST_COMPARED)
+_FOR_PROCESSORS = (lay_out_weights, LayOutIntegersPass(for_processors), _EQUAL_CONSTANTS)
+LAYOUTS: Mapping[str, tuple[ir.passes.PassBase, ...]] = {
+    "processor": _FOR_PROCESSORS,
+    "coreml": _FOR_PROCESSORS,
+    "tensorrt": (LayOutIntegersPass(FOR_TENSORRT), _EQUAL_CONSTANTS),
+}
+"""The passes after that, by the form of a quantized program."""
 LAST_PASSES = (
     CommonSubexpressionEliminationPass(),
     IdentityEliminationPass(),
     RemoveUnusedNodesPass(),
 )
-"""The passes after that. Equal nodes are merged only here: those of two modules may differ in their precision."""
+"""The passes once the precision is chosen. Equal nodes are merged only here: those of two modules may differ in it."""
 
 
 def lower(program: Program, recipe: ResolvedRecipe, out: Path, float32_modules: tuple[str, ...] = ()) -> Artifact:
@@ -92,14 +97,14 @@ def lower(program: Program, recipe: ResolvedRecipe, out: Path, float32_modules: 
         BadRecipe: the opset cannot be had, with those that can.
         CheckFailed: the file does not do what it claims at some batch size.
     """
-    opset = recipe.opset or max(DEFAULT_OPSET, needed_opset(program.exported))
+    opset = recipe.opset or max(DEFAULT_OPSET, needed_opset(program.exported, half=recipe.is_half))
     check_opset(opset)
     graph = _translate(program, opset)
     with _quietly():
-        graph.run(PASSES)
+        graph.run((*PASSES, *LAYOUTS[recipe.form]))
     if opset < LAYER_NORMALIZATION_SINCE:
         graph.notes.append(f"opset {opset} has no LayerNormalization: it is written as primitive operators")
-    if recipe.precision == "fp16":
+    if recipe.is_half:
         primitive = () if opset >= LAYER_NORMALIZATION_SINCE else _layer_norms(program)
         to_half(graph, float32_modules + primitive)
     with _quietly():

@@ -39,7 +39,7 @@ def test_a_manifest_is_read_as_one_of_today(name: str) -> None:
     assert manifest.format_version == FORMAT_VERSION
     recipe = from_dict(ExportRecipe, manifest.recipe)
     assert recipe.precision == manifest.artifacts[0].precision
-    assert (recipe.quantization is None) == (manifest.quantization is None)
+    assert (recipe.quantization is None) == (not manifest.quantization)
     assert manifest.speed is None
 
 

@@ -58,6 +58,13 @@ class Precision(Setting):
     """``int8`` where a budget allows it, float elsewhere."""
 
 
+class FloatType(Setting):
+    """The floating-point type of what a quantized artifact does not compute in integers."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+
+
 class LayerScheme(Setting):
     """The arithmetic of a single layer."""
 
@@ -190,10 +197,13 @@ class ExportRecipe:
 
     formats: tuple[str, ...] | None = None
     """Names of `vitedge.export.formats.FORMATS`; None is the profile's first, or ONNX."""
-    profile: str | None = None
-    """Name of an entry of ``vitedge profiles``; it fills in what is None here."""
+    profiles: tuple[str, ...] = ()
+    """Names of entries of ``vitedge profiles``, each with files of its own; they fill in what is None here."""
     precision: Precision | None = None
-    """None is the profile's first, or fp32."""
+    """None is the profiles' first, or fp32."""
+    rest: FloatType | None = None
+    """Type of what a scheme of quantization leaves in floating point; None is what the compiler takes that a file is
+    for: fp16 for TensorRT and Core ML, fp32 for processors."""
     image_size: tuple[int, int] | None = None
     """Height and width in pixels; None keeps the checkpoint's own."""
     batch: int | str = 1
@@ -219,12 +229,17 @@ class ExportRecipe:
     """The tolerance of parity; None takes the default of the precision and the family."""
 
     def __post_init__(self) -> None:
-        _name_settings(self, precision=Precision, input=InputType)
+        _name_settings(self, precision=Precision, rest=FloatType, input=InputType)
         if self.batch != "dynamic" and not (isinstance(self.batch, int) and self.batch >= 1):
             raise BadRecipe(f"--batch is a number from 1 up, or dynamic; got {self.batch!r}.")
         if self.quantization is not None and self.precision not in (None, self.quantization.scheme):
             raise BadRecipe(
                 f"The precision is {self.precision}, but quantization was asked for {self.quantization.scheme}."
+            )
+        if self.rest is not None and self.precision in (Precision.FP32, Precision.FP16):
+            raise BadRecipe(
+                f"--rest is the type of what quantization leaves in floating point, and {self.precision} quantizes "
+                "nothing: leave it out."
             )
         if self.seed < 0:
             raise BadRecipe(f"--seed is a number from 0 up; got {self.seed}.")
@@ -234,10 +249,20 @@ class ExportRecipe:
 
 @dataclass(frozen=True)
 class ResolvedRecipe(ExportRecipe):
-    """A recipe that leaves nothing open: what is done, and what a manifest keeps."""
+    """A recipe that leaves nothing open: what is done, and what a manifest keeps.
+
+    That of one artifact has one format and at most one profile; see `vitedge.verbs.resolve.targets`.
+    """
 
     formats: tuple[str, ...] = ()
     precision: Precision = Precision.FP32
+    form: str = "processor"
+    """Key of `vitedge.export.formats.FORMS`: whose form the program of an artifact has."""
+
+    @property
+    def is_half(self) -> bool:
+        """Whether an artifact computes in float16 what is not integers."""
+        return self.precision is Precision.FP16 or (self.precision in SCHEMES and self.rest is FloatType.FP16)
 
 
 def read_entries(path: Path) -> dict[str, Any]:

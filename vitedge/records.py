@@ -416,8 +416,10 @@ class Manifest:
     """Every other file of the bundle to its SHA-256."""
     versions: Mapping[str, str]
     """Packages, Python and the platform that wrote the bundle, to their versions."""
-    quantization: Mapping[str, Any] | None = None
-    """`vitedge.quantization.records.QuantizationRecord` as plain values."""
+    quantization: Mapping[str, Any] = field(default_factory=dict)
+    """Form of a quantized program, a key of `vitedge.export.formats.FORMS`, to its
+    `vitedge.quantization.records.QuantizationRecord` as plain values; ``program`` where a ``.pt2`` file was the source.
+    """
     speed: SpeedComparison | None = None
     """Latency beside that of float files; None where that was not asked for."""
 

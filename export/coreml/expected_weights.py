@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from vitedge.export.coreml.quantized import BYTES, CONSTANTS
+from vitedge.export.coreml.quantized import BYTES
 from vitedge.export.coreml.weights import Weight
 from vitedge.mlprogram.blobs import Array
 from vitedge.program.batch_norm import BatchNorm, batch_norm_of, folds_into
 from vitedge.program.constants import constant_values, sources
 from vitedge.program.modules import innermost_module
 from vitedge.program.program import Program
+from vitedge.program.qdq import CONSTANTS
 
 _ATEN = torch.ops.aten
 _MOVEMENT = frozenset(

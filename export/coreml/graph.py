@@ -17,11 +17,11 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind, OutputSpec, TensorArgument
 from torch.fx import Graph, Node
 
-from vitedge.export.coreml.quantized import ACTIVATIONS, CONSTANTS, write_constants
+from vitedge.export.coreml.quantized import ACTIVATIONS, write_constants
 from vitedge.mlprogram.modules import identifier
 from vitedge.program.modules import enclosing_modules, innermost_module
 from vitedge.program.program import Program
-from vitedge.program.qdq import DEQUANTIZE
+from vitedge.program.qdq import CONSTANTS, DEQUANTIZE
 
 _ATEN = torch.ops.aten
 QUANTIZED = "_quantized"

@@ -23,6 +23,7 @@ from vitedge.program.editor import Editor
 from vitedge.program.program import Program
 from vitedge.program.qdq import (
     CHOOSE,
+    CONSTANTS,
     DEQUANTIZE,
     DEQUANTIZE_BLOCKS,
     DEQUANTIZE_CHANNELS,
@@ -30,9 +31,8 @@ from vitedge.program.qdq import (
     QUANTIZE,
     QUANTIZE_TENSOR,
 )
+from vitedge.program.unrounded import real_numbers
 
-CONSTANTS = (DEQUANTIZE_CHANNELS, DEQUANTIZE_BLOCKS)
-"""Operators that dequantize stored integers; the integers are their first argument, the scales their second."""
 ACTIVATIONS: Mapping[Any, str] = {QUANTIZE: "quantize", DEQUANTIZE: "dequantize"}
 """Operators to the operations of Core ML that they become."""
 BYTES = (torch.int8, torch.uint8)
@@ -104,13 +104,6 @@ def write_constants(exported: ExportedProgram) -> None:
         elif not zeros.any():
             editor.set(str(editor.name(zero_point)), zeros.to(held.dtype))
     editor.finish()
-
-
-def real_numbers(editor: Editor, node: Node) -> torch.Tensor:
-    """Returns the value of a node of `CONSTANTS`, float32."""
-    arguments = (editor.tensor(argument) if isinstance(argument, Node) else argument for argument in node.args)
-    result: torch.Tensor = node.target(*arguments)  # type: ignore[operator]
-    return result
 
 
 @cache

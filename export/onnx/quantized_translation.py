@@ -18,9 +18,12 @@ import torch.ao.quantization.fx._decomposed  # registers the operators that are 
 from onnxscript import opset18, opset21
 from torch.export import ExportedProgram
 
+from vitedge.program.qdq import CONSTANTS, QUANTIZE
+
 Translation = Callable[..., Any]
 op: Any = opset18
 SIXTEEN_BITS_SINCE = 21
+HALF_SCALES_SINCE = 19
 
 
 def quantized_translations() -> dict[Any, Translation]:
@@ -37,11 +40,18 @@ def quantized_translations() -> dict[Any, Translation]:
     }
 
 
-def needed_opset(program: ExportedProgram) -> int:
-    """Returns the lowest opset in which the quantizers of a program can be written; 0 where it has none."""
-    rounds = torch.ops.quantized_decomposed.quantize_per_tensor.default
-    kinds = {node.args[5] for node in program.graph.nodes if node.target is rounds}
-    return SIXTEEN_BITS_SINCE if kinds & {torch.uint16, torch.int16} else 0
+def needed_opset(program: ExportedProgram, *, half: bool) -> int:
+    """Returns the lowest opset in which the quantizers of a program can be written; 0 where it has none.
+
+    Args:
+        program: quantized or not.
+        half: whether the values that are rounded, and the scales, are float16.
+    """
+    calls = [node for node in program.graph.nodes if node.op == "call_function"]
+    kinds = {node.args[5] for node in calls if node.target is QUANTIZE}
+    if kinds & {torch.uint16, torch.int16}:
+        return SIXTEEN_BITS_SINCE
+    return HALF_SCALES_SINCE if half and any(node.target in (QUANTIZE, *CONSTANTS) for node in calls) else 0
 
 
 def quantize_per_tensor(x: Any, scale: float, zero_point: int, *range_and_dtype: int) -> Any:

@@ -5,13 +5,11 @@ import pytest
 
 from vitedge.errors import BadRecipe
 from vitedge.export.formats import (
-    CORE_ML,
     DEFAULT,
     FORMATS,
+    FORMS,
     PROCESSOR,
     TENSORRT,
-    form_of,
-    lowered,
     named,
     of_file,
     readiness,
@@ -25,23 +23,11 @@ def test_a_format_that_there_is_none_of_is_answered_with_the_choices() -> None:
         named("gguf")
 
 
-def test_an_engine_starts_from_the_file_of_another_format_which_is_written_once() -> None:
-    assert lowered(("tensorrt",)) == ("onnx",)
-    assert lowered(("coreml", "tensorrt", "onnx")) == ("coreml", "onnx")
-
-
 def test_a_file_is_known_by_its_suffix() -> None:
     for name, kind in FORMATS.items():
         assert of_file(f"folder/any{kind.suffix}") == (name if kind.suffix else None)
     assert of_file("model") is None
     assert of_file("model.pt2") is None
-
-
-def test_several_formats_share_the_strictest_form() -> None:
-    assert form_of(("onnx",)) is PROCESSOR
-    assert form_of(("onnx", "coreml")) is CORE_ML
-    assert form_of(("coreml", "tensorrt")) is TENSORRT
-    assert form_of(("onnx",), engine=True) is TENSORRT
 
 
 def test_a_file_is_checked_for_a_compiler_where_one_builds_from_it() -> None:
@@ -56,5 +42,6 @@ def test_what_the_records_name_is_there() -> None:
     for kind in FORMATS.values():
         assert kind.file.endswith(kind.suffix)
         assert kind.made_from in ("", *FORMATS)
+        assert kind.form in FORMS
         assert {*kind.runtimes, *kind.without_rounding, *kind.without_rounding.values()} <= RUNTIMES.keys()
         assert kind.without_rounding.keys() <= set(kind.runtimes)

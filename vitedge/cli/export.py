@@ -21,7 +21,8 @@ from vitedge.cli.options import (
     MinAgreement,
     MinSqnr,
     Overrides,
-    Profile,
+    Profiles,
+    Rest,
     Settings,
     Source,
     Weights,
@@ -44,8 +45,9 @@ def export(
     formats: Annotated[
         list[str] | None, typer.Option("--format", metavar="onnx|coreml|tensorrt", help="Repeat for several.")
     ] = None,
-    profile: Profile = None,
+    profiles: Profiles = None,
     precision: Annotated[str | None, typer.Option(metavar=PRECISIONS, help="fp32 if not given.")] = None,
+    rest: Rest = None,
     image_size: ImageSize = None,
     batch: Batch = None,
     opset: Annotated[int | None, typer.Option(help="ONNX operator set; 18, or the profile's.")] = None,
@@ -79,8 +81,9 @@ def export(
     """Write a bundle: artifacts that were compared with the checkpoint."""
     given = {
         "formats": tuple(formats) if formats else None,
-        "profile": profile,
+        "profiles": tuple(profiles) if profiles else None,
         "precision": None if precision is None else named_setting(Precision, "precision", precision),
+        "rest": rest,
         "image_size": parse_size(image_size),
         "batch": parse_batch(batch),
         "opset": opset,

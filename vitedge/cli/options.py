@@ -25,8 +25,13 @@ Batch = Annotated[str | None, typer.Option(metavar="N|dynamic", help="1 if not g
 InputType = Annotated[
     str | None, typer.Option("--input", metavar="float32|uint8", help="uint8 takes the RGB image itself.")
 ]
-Profile = Annotated[
-    str | None, typer.Option("--for", metavar="PROFILE", help="Settings of a device; see vitedge profiles.")
+Profiles = Annotated[
+    list[str] | None,
+    typer.Option("--for", metavar="PROFILE", help="Settings of a device; see vitedge profiles. Repeat for several."),
+]
+Rest = Annotated[
+    str | None,
+    typer.Option(metavar="fp16|fp32", help="Type of what is not quantized; fp16 but for processors."),
 ]
 MaxError = Annotated[float | None, typer.Option(help="Tolerance: max |difference| / max |reference|.")]
 MinSqnr = Annotated[float | None, typer.Option(help="Tolerance: centred SQNR in dB.")]

@@ -15,7 +15,7 @@ from vitedge.cli.options import (
     InputType,
     Layers,
     Overrides,
-    Profile,
+    Profiles,
     Settings,
     Source,
     Weights,
@@ -35,7 +35,7 @@ def quantize(
         int | None, typer.Option(min=1, help=f"How many of them; {CALIBRATION_COUNT} if not given.")
     ] = None,
     scheme: Annotated[str | None, typer.Option(metavar="|".join(SCHEMES), help="int8 if not given.")] = None,
-    profile: Profile = None,
+    profiles: Profiles = None,
     layers: Layers = None,
     settings: Settings = None,
     max_drop: Annotated[
@@ -68,7 +68,7 @@ def quantize(
     budget = {"max_drop": max_drop, "eval_images": labelled, "min_sqnr": min_sqnr}
     given: dict[str, Any] = {
         "precision": scheme or entries.get("precision") or "int8",
-        "profile": profile,
+        "profiles": tuple(profiles) if profiles else None,
         "image_size": parse_size(image_size),
         "batch": parse_batch(batch),
         "input": input_type,
@@ -86,6 +86,6 @@ def quantize(
     from vitedge.verbs.quantize import quantize as run
 
     result = run(source, output, asked, force=force, progress=progress)
-    render(result, profile=asked.profile, layers=diagnose, as_json=json)
+    render(result, profiles=asked.profiles, layers=diagnose, as_json=json)
     if result.failed:
         raise typer.Exit(4)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vitedge.errors import BadRecipe
+from vitedge.export.formats import ENGINE, FORMS
 from vitedge.files.plain import from_dict
 from vitedge.recipe import SCHEMES, ExportRecipe
 
@@ -46,8 +47,8 @@ class Profile:
 
     @property
     def runs(self) -> tuple[str, ...]:
-        """Every precision that can be asked for: TensorRT takes eight bits alone, the other runtimes all schemes."""
-        schemes = tuple(scheme for scheme in SCHEMES if scheme in ("int8", "mixed") or not self.tensorrt)
+        """Every precision that can be asked for, with the schemes that the compiler or the runtime takes."""
+        schemes = FORMS[ENGINE].schemes if self.has_engines else SCHEMES
         return tuple(dict.fromkeys((*self.precisions, *(schemes if "int8" in self.precisions else ()))))
 
 
@@ -58,18 +59,17 @@ def profiles() -> Mapping[str, Profile]:
     return {name: from_dict(Profile, {"name": name, **entries}) for name, entries in table.items()}
 
 
-def apply(recipe: ExportRecipe) -> ExportRecipe:
-    """Returns a recipe with its profile's settings where it says nothing.
+def apply(recipe: ExportRecipe, name: str) -> ExportRecipe:
+    """Returns a recipe for one profile, with the profile's settings where the recipe says nothing.
 
     Args:
-        recipe: its ``profile`` is None or one of `profiles`; with None it is returned as it is.
+        recipe: what was asked for.
+        name: one of `profiles`.
 
     Raises:
         BadRecipe: there is no such profile, or what the recipe says contradicts it; with the two ways out.
     """
-    if recipe.profile is None:
-        return recipe
-    profile = _named(recipe.profile)
+    profile = named(name)
     settings: dict[str, Any] = {
         "formats": profile.formats[:1],
         "precision": profile.precisions[0],
@@ -77,12 +77,18 @@ def apply(recipe: ExportRecipe) -> ExportRecipe:
         "opset": profile.opset if profile.opset_max else None,
         "coreml_target": profile.coreml_target,
     }
-    filled = replace(recipe, **{name: value for name, value in settings.items() if getattr(recipe, name) is None})
+    given = {entry: value for entry, value in settings.items() if getattr(recipe, entry) is None}
+    filled = replace(recipe, profiles=(name,), **given)
     _refuse_contradiction(filled, profile)
     return filled
 
 
-def _named(name: str) -> Profile:
+def named(name: str) -> Profile:
+    """Returns the profile of that name.
+
+    Raises:
+        BadRecipe: there is none.
+    """
     try:
         return profiles()[name]
     except KeyError:

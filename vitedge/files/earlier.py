@@ -6,6 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+PROGRAM = "program"
+"""Key of the record of a quantized program whose form is not told: it was the source of an export."""
+
 
 def from_first_format(content: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the content of a manifest of format 1 in the form of format 2.
@@ -13,18 +16,23 @@ def from_first_format(content: Mapping[str, Any]) -> dict[str, Any]:
     Format 1 called a tolerance ``bar``, and said ``on``, ``search`` or ``off`` of what is true or false now. It kept
     among the settings of quantization whether an export times its file, and the measured times among the results of
     quantization, both as ``verdict``. Neither is part of quantization: timing is asked for by itself, and its result
-    is ``speed``.
+    is ``speed``. A recipe had one profile at most, and all artifacts of an export came from one quantized program.
 
     Args:
         content: the plain values of ``manifest.json``, without the seal.
     """
     current = {**_with_tolerances(content), "format_version": 2}
     recipe, record = current.get("recipe"), current.get("quantization")
+    if isinstance(recipe, dict):
+        profile = recipe.pop("profile", None)
+        recipe["profiles"] = [profile] if profile else []
     if isinstance(recipe, dict) and isinstance(recipe.get("quantization"), dict):
         settings = {name: _switched(value) for name, value in _without_verdict(recipe["quantization"]).items()}
         current["recipe"] = {**recipe, "quantization": settings}
     if isinstance(record, dict):
-        current["quantization"], current["speed"] = _without_verdict(record), record.get("verdict")
+        current["quantization"], current["speed"] = {PROGRAM: _without_verdict(record)}, record.get("verdict")
+    else:
+        current["quantization"] = {}
     return current
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,16 +28,16 @@ _NAMED = 3
 _OPPOSITE = {"faster": "slower", "slower": "faster", "no difference": "no difference"}
 
 
-def refuse_incomparable(source: str, recipe: ResolvedRecipe, form: QuantizedForm) -> None:
+def refuse_incomparable(source: str, recipe: ResolvedRecipe, forms: Sequence[QuantizedForm]) -> None:
     """Refuses an export whose speed cannot be compared, before any work is done.
 
     Args:
         source: the checkpoint or quantized file that is exported.
         recipe: of the export.
-        form: of the quantized program.
+        forms: of the quantized programs.
 
     Raises:
-        BadRecipe: there is no float or no quantized program, or the form is not made for processors.
+        BadRecipe: there is no float or no quantized program, or no form is made for processors.
     """
     if source.endswith(SUFFIX):
         raise BadRecipe(f"{source} has no float program that --compare-speed could time: export the checkpoint.")
@@ -46,10 +46,10 @@ def refuse_incomparable(source: str, recipe: ResolvedRecipe, form: QuantizedForm
             "--compare-speed times a quantized file beside float ones: add --precision "
             f"{'|'.join(SCHEMES)}, or compare bundles with vitedge bench."
         )
-    if not form.on_processors:
+    if not any(form.on_processors for form in forms):
         raise BadRecipe(
-            f"A model quantized for {form.title} is not made for processors, so --compare-speed shows nothing of it: "
-            f"export it with --format {DEFAULT} alone and without --for, or time it on the device."
+            f"What is quantized for {forms[0].title} is not made for processors, so --compare-speed shows nothing of "
+            f"it: export it with --format {DEFAULT} and without --for, or time it on the device."
         )
 
 

@@ -14,3 +14,6 @@ DEQUANTIZE_BLOCKS = decomposed.dequantize_per_channel_group.default
 CHOOSE = decomposed.choose_qparams.tensor
 QUANTIZE_TENSOR = decomposed.quantize_per_tensor.tensor
 DEQUANTIZE_TENSOR = decomposed.dequantize_per_tensor.tensor
+
+CONSTANTS = (DEQUANTIZE_CHANNELS, DEQUANTIZE_BLOCKS)
+"""Operators that dequantize stored integers; the integers are their first argument, the scales their second."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich import filesize
 from rich.table import Table
@@ -20,8 +20,8 @@ _SHOWN = 3
 """Layers that a row of the frontier names of those kept in float."""
 
 
-def render(done: QuantizationResult, *, profile: str | None, layers: bool, as_json: bool) -> None:
-    """Prints the summary, and with ``layers`` all layers and attentions; ``profile`` goes into the next command."""
+def render(done: QuantizationResult, *, profiles: Sequence[str], layers: bool, as_json: bool) -> None:
+    """Prints the summary, and with ``layers`` all layers and attentions; ``profiles`` go into the next command."""
     if as_json:
         return document(done)
     record = done.record
@@ -31,7 +31,7 @@ def render(done: QuantizationResult, *, profile: str | None, layers: bool, as_js
             show(_attention_table(record))
     if record.frontier:
         show(_frontier_table(record))
-    wanted = f"--for {profile}" if profile else f"--format {DEFAULT}"
+    wanted = " ".join(f"--for {name}" for name in profiles) or f"--format {DEFAULT}"
     lines(
         f"{done.variant}: {_schemes(record)}",
         *(f"skipped: {name}: {reason}" for name, reason in record.skipped.items()),

@@ -18,10 +18,10 @@ from typing import Any
 from vitedge import registry
 from vitedge.checkpoints.read import read
 from vitedge.errors import CheckFailed, DeviceFailed, MissingBackend, UserError
-from vitedge.export.formats import FORMATS, LOWERINGS
-from vitedge.export.formats import lowered as lowered_formats
+from vitedge.export.formats import LOWERINGS
 from vitedge.files.bundle import FORMAT_VERSION, REFERENCE, write_manifest, write_reference
 from vitedge.files.digest import hash_file
+from vitedge.files.earlier import PROGRAM
 from vitedge.files.plain import to_dict
 from vitedge.files.replacing import replacing
 from vitedge.images.image_set import load
@@ -36,12 +36,14 @@ from vitedge.parity.simulation import simulate
 from vitedge.quantization.file.header import SUFFIX
 from vitedge.quantization.file.model import Model, read_model
 from vitedge.quantization.recording import record
+from vitedge.quantization.run import Quantization
 from vitedge.recipe import SCHEMES, ExportRecipe, Precision, ResolvedRecipe
 from vitedge.records import Artifact, CheckpointIdentity, Manifest, ParityReport, SpeedComparison, StructureReport
 from vitedge.verbs.lowering import Built, ExportRequest, ExportSource, Lowered, Quantized, float_program, lower
 from vitedge.verbs.quantize import quantize_reference
 from vitedge.verbs.records import ExportResult
-from vitedge.verbs.resolve import form_for, resolve
+from vitedge.verbs.resolve import resolve
+from vitedge.verbs.targets import targets
 
 
 @dataclass(frozen=True)
@@ -94,17 +96,27 @@ def run_reference(request: ExportRequest, source: ExportSource, built: Built) ->
 
 
 def quantize(request: ExportRequest, built: Built) -> Quantized:
-    """Decides what a quantized program rounds, where one was asked for."""
+    """Decides what quantized programs round, where some were asked for: for each form of them by itself.
+
+    The statistics of activations are collected once: all forms find them in the cache.
+    """
     recipe = request.recipe
     if built.reference is None or recipe.precision not in SCHEMES:
-        return Quantized(None)
-    found = quantize_reference(built.reference, recipe, features=built.features(recipe), progress=request.progress)
-    missed = found.mixed_precision.search.shortfall
-    if missed:
-        raise CheckFailed(
-            f"The budget was not met: {missed}. Nothing was written; vitedge quantize writes the best there is."
+        return Quantized({})
+    plans: dict[str, Quantization] = {}
+    for target in targets(recipe):
+        if target.recipe.form in plans:
+            continue
+        found = quantize_reference(
+            built.reference, recipe, target.form, features=built.features(recipe), progress=request.progress
         )
-    return Quantized(found)
+        missed = found.mixed_precision.search.shortfall
+        if missed:
+            raise CheckFailed(
+                f"The budget was not met: {missed}. Nothing was written; vitedge quantize writes the best there is."
+            )
+        plans[target.recipe.form] = found
+    return Quantized(plans)
 
 
 def check(request: ExportRequest, built: Built, reference_outputs: ReferenceOutputs, lowered: Lowered) -> Checked:
@@ -116,10 +128,10 @@ def check(request: ExportRequest, built: Built, reference_outputs: ReferenceOutp
     recipe = request.recipe
     parity: list[ParityReport] = []
     structure: list[StructureReport] = []
-    form = form_for(recipe) if recipe.precision in SCHEMES else None
+    is_quantized = recipe.precision in SCHEMES
     for one in lowered.artifacts:
-        simulated = None if form is None else simulate(one.program, reference_outputs.data.images)
-        options = CheckOptions(simulated=simulated, form=form)
+        simulated = simulate(one.program, reference_outputs.data.images) if is_quantized else None
+        options = CheckOptions(simulated=simulated, form=one.target.form if is_quantized else None)
         original = Original(built.reference, one.program)
         found = check_artifact(request.folder / one.artifact.path, one.artifact, reference_outputs, original, options)
         parity.extend(found.parity)
@@ -132,12 +144,12 @@ def check(request: ExportRequest, built: Built, reference_outputs: ReferenceOutp
     return Checked(tuple(one.artifact for one in lowered.artifacts), tuple(parity), tuple(structure))
 
 
-def time_quantized(request: ExportRequest, built: Built, quantized: Quantized, checked: Checked) -> Timed:
+def time_quantized(request: ExportRequest, built: Built, quantized: Quantized, lowered: Lowered) -> Timed:
     """Measures whether a quantized file for processors is faster than float ones; an answer, not a condition."""
-    recipe, found = request.recipe, quantized.quantization
-    if found is None or not request.compare_speed:
+    recipe = request.recipe
+    if not quantized.plans or not request.compare_speed:
         return Timed(None)
-    files = [artifact.path for artifact in checked.artifacts if FORMATS[artifact.format].form is found.form]
+    files = [one.artifact.path for one in lowered.artifacts if one.target.form.on_processors]
     try:
         program = float_program(request, built, recipe.batch)
         return Timed(measure_speed(request.folder / files[0], program, recipe, progress=request.progress))
@@ -210,7 +222,7 @@ def export(
     """
     recipe = resolve(asked or ExportRecipe(), source)
     if compare_speed:
-        refuse_incomparable(source, recipe, form_for(recipe))
+        refuse_incomparable(source, recipe, [target.form for target in targets(recipe)])
     _refuse_missing(recipe)
     seconds: dict[str, float] = {}
     with replacing(bundle, force=force) as folder:
@@ -245,16 +257,11 @@ def _remedy(recipe: ResolvedRecipe, report: ParityReport | StructureReport) -> s
     return " Ask for --precision mixed, which leaves in float what loses most, or allow less with --min-sqnr."
 
 
-def _quantization(source: ExportSource, quantized: Quantized) -> Mapping[str, Any] | None:
-    """Returns what quantization did, as plain values."""
+def _quantization(source: ExportSource, quantized: Quantized) -> Mapping[str, Mapping[str, Any]]:
+    """Returns what quantization did, as plain values, by the form of the program."""
     if isinstance(source.content, Model):
-        done = source.content.record
-    elif quantized.quantization is not None:
-        done = record(quantized.quantization)
-    else:
-        return None
-    plain: Mapping[str, Any] = to_dict(done)
-    return plain
+        return {PROGRAM: to_dict(source.content.record)}
+    return {form: to_dict(record(plan)) for form, plan in quantized.plans.items()}
 
 
 @contextlib.contextmanager
@@ -272,8 +279,8 @@ def _within_memory(title: str) -> Iterator[None]:
 
 def _refuse_missing(recipe: ResolvedRecipe) -> None:
     """Refuses a format whose packages are not installed before any work is done."""
-    for name in lowered_formats(recipe.formats):
-        registry.load(LOWERINGS, name)
+    for target in targets(recipe):
+        registry.load(LOWERINGS, target.format)
 
 
 def _pending(recipe: ResolvedRecipe) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,17 +11,20 @@ from vitedge import registry
 from vitedge.checkpoints.read import Checkpoint
 from vitedge.export.float16.float32_modules import Float32Modules, find_float32_modules, sample
 from vitedge.export.float16.lowering import lower_in_range
-from vitedge.export.formats import FORMATS, LOWERINGS, lowered
+from vitedge.export.formats import FORMATS, LOWERINGS
 from vitedge.files.bundle import ReferenceData
 from vitedge.models.reference import Reference
 from vitedge.parity.artifact import ReferenceOutputs
 from vitedge.parity.float16_range import check_overflow
+from vitedge.parity.metrics import default_tolerance
 from vitedge.program.capture import BATCH_AXIS, capture
 from vitedge.program.program import Program
+from vitedge.program.unrounded import without_rounding
 from vitedge.quantization.file.model import Model
 from vitedge.quantization.run import Quantization
-from vitedge.recipe import ResolvedRecipe
+from vitedge.recipe import Precision, ResolvedRecipe
 from vitedge.records import Artifact, CheckpointIdentity, ModelSpec
+from vitedge.verbs.targets import Target, targets
 
 
 @dataclass(frozen=True)
@@ -61,22 +64,24 @@ class Built:
 
 @dataclass(frozen=True)
 class Quantized:
-    """The plan of quantization; None where nothing is rounded, or where the source was quantized before."""
+    """The plans of quantization."""
 
-    quantization: Quantization | None
+    plans: Mapping[str, Quantization]
+    """Form of a target to its plan; empty where nothing is rounded, or where the source was quantized before."""
 
 
 @dataclass(frozen=True)
 class LoweredArtifact:
-    """One artifact, and the program that it was lowered from."""
+    """One artifact, what it was asked for, and the program that it was lowered from."""
 
     artifact: Artifact
+    target: Target
     program: Program
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """All artifacts, in the order of their formats."""
+    """All artifacts, in the order of their targets."""
 
     artifacts: tuple[LoweredArtifact, ...]
 
@@ -88,33 +93,32 @@ def lower(
     reference_outputs: ReferenceOutputs,
     quantized: Quantized,
 ) -> Lowered:
-    """Captures the program once for each batch size and lowers it to every format."""
-    recipe = request.recipe
-    programs: dict[int | str, tuple[Program, Float32Modules]] = {}
+    """Captures the program once for each form and batch size, and lowers it to every target."""
+    programs: dict[tuple[str, int | str], Program] = {}
     artifacts: list[LoweredArtifact] = []
-    for name in lowered(recipe.formats):
-        fixed = FORMATS[name].fixed_batch if recipe.batch == "dynamic" else ""
-        batch = 1 if fixed else recipe.batch
-        if batch not in programs:
-            program = _program(request, source, built, quantized, batch)
-            programs[batch] = program, _float32_modules(request, program, reference_outputs)
-        program, kept = programs[batch]
-        artifact = _lowered(request, name, program, kept, reference_outputs)
+    for target in targets(request.recipe):
+        fixed = FORMATS[target.format].fixed_batch if request.recipe.batch == "dynamic" else ""
+        form = target.recipe.form if quantized.plans else ""
+        key = form, 1 if fixed else request.recipe.batch
+        if key not in programs:
+            programs[key] = _program(request, source, built, quantized.plans.get(form), key[1])
+        kept = _float32_modules(target, programs[key], reference_outputs)
+        artifact = _lowered(request, target, programs[key], kept, reference_outputs)
         notes = (*artifact.notes, *kept.notes)
-        if fixed and program.inputs[0].shape[0] != BATCH_AXIS:
+        if fixed and programs[key].inputs[0].shape[0] != BATCH_AXIS:
             notes = (*notes, f"the batch is fixed at 1: {fixed}")
-        artifacts.append(LoweredArtifact(replace(artifact, notes=notes), program))
+        artifacts.append(LoweredArtifact(replace(artifact, notes=notes), target, programs[key]))
     return Lowered(tuple(artifacts))
 
 
 def _program(
-    request: ExportRequest, source: ExportSource, built: Built, quantized: Quantized, batch: int | str
+    request: ExportRequest, source: ExportSource, built: Built, plan: Quantization | None, batch: int | str
 ) -> Program:
     """Returns the program to be lowered at a batch."""
     if isinstance(source.content, Model):
         return source.content.program
-    if quantized.quantization is not None:
-        return quantized.quantization.program(batch, request.recipe.input)
+    if plan is not None:
+        return plan.program(batch, request.recipe.input)
     return float_program(request, built, batch)
 
 
@@ -127,36 +131,41 @@ def float_program(request: ExportRequest, built: Built, batch: int | str) -> Pro
     return capture(module, reference.spec, reference.blocks, batch=batch, dtype=recipe.input, features=features)
 
 
-def _float32_modules(request: ExportRequest, program: Program, reference_outputs: ReferenceOutputs) -> Float32Modules:
-    """Finds the modules that stay in float32; none where nothing is narrowed."""
-    recipe = request.recipe
-    if recipe.precision != "fp16":
+def _float32_modules(target: Target, program: Program, reference_outputs: ReferenceOutputs) -> Float32Modules:
+    """Finds the modules that stay in float32; none where nothing is narrowed.
+
+    Those of a quantized program are found on its values before they are rounded to integers: that rounding has no
+    derivative, along which the noise of half precision is followed, and hides nothing that overflows.
+    """
+    if not target.recipe.is_half:
         return Float32Modules()
-    sqnr_db = reference_outputs.tolerance.centred_sqnr_db
+    sqnr_db = default_tolerance(Precision.FP16, program.spec.family).centred_sqnr_db
+    if target.recipe.precision is Precision.FP16:
+        sqnr_db = reference_outputs.tolerance.centred_sqnr_db
     if sqnr_db is not None:
-        sqnr_db = max(sqnr_db, *(FORMATS[name].fp16_sqnr_db for name in lowered(recipe.formats)))
-    return find_float32_modules(program, reference_outputs.data.images, reference_outputs.data.outputs, sqnr_db)
+        sqnr_db = max(sqnr_db, FORMATS[target.format].fp16_sqnr_db)
+    data = reference_outputs.data
+    return find_float32_modules(without_rounding(program), data.images, data.outputs, sqnr_db)
 
 
 def _lowered(
     request: ExportRequest,
-    name: str,
+    target: Target,
     program: Program,
     kept: Float32Modules,
     reference_outputs: ReferenceOutputs,
 ) -> Artifact:
-    """Writes the artifact of a format; one of half precision is watched where it can be, and written again.
+    """Writes the artifact of a target; one of half precision is watched where it can be, and written again.
 
     In ONNX that is not needed: its graph is the captured one, operator by operator.
     """
-    recipe, kind = request.recipe, FORMATS[name]
-    lowering, path = registry.load(LOWERINGS, name), request.folder / kind.file
+    lowering, path = registry.load(LOWERINGS, target.format), request.folder / target.file
 
     def write(float32_modules: tuple[str, ...]) -> Artifact:
-        artifact: Artifact = lowering.lower(program, recipe, path, float32_modules)
+        artifact: Artifact = lowering.lower(program, target.recipe, path, float32_modules)
         return artifact
 
-    if recipe.precision != "fp16" or kind.overflow is None:
+    if not target.recipe.is_half or FORMATS[target.format].overflow is None:
         return write(kept.modules)
     images = reference_outputs.data.images[sample(len(reference_outputs.data.images))]
     few = ReferenceData(images, {})

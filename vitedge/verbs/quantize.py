@@ -14,6 +14,7 @@ from vitedge.accuracy.count import count_top1
 from vitedge.checkpoints.read import read
 from vitedge.devices.session import connect
 from vitedge.errors import BadRecipe, UnusableActivations
+from vitedge.export.formats import QuantizedForm
 from vitedge.files.bundle import ReferenceData
 from vitedge.files.replacing import refuse_existing_file, replacing_file
 from vitedge.images.class_names import Classes
@@ -31,7 +32,8 @@ from vitedge.quantization.run import Quantization
 from vitedge.quantization.run import quantize as run
 from vitedge.recipe import CALIBRATED, ExportRecipe, Precision, QuantizationRecipe, ResolvedRecipe
 from vitedge.records import CheckpointIdentity
-from vitedge.verbs.resolve import form_for, resolve
+from vitedge.verbs.resolve import resolve
+from vitedge.verbs.targets import strictest, targets
 
 
 def quantize(
@@ -63,7 +65,7 @@ def quantize(
     checkpoint = read(source, weights=recipe.weights, overrides=recipe.overrides)
     reference = load_reference(checkpoint, recipe.image_size)
     features = recipe.features or reference.spec.classes == 0
-    job = quantize_reference(reference, recipe, features=features, progress=progress)
+    job = quantize_reference(reference, recipe, strictest(targets(recipe)), features=features, progress=progress)
     images = load(settings(recipe).images or recipe.images, reference.spec, recipe.image_count, recipe.seed)
     outputs = reference.outputs(images.pixels, features=features)
     odd = [name for name, values in outputs.items() if not np.isfinite(values).all()]
@@ -81,9 +83,14 @@ def quantize(
 
 
 def quantize_reference(
-    reference: Reference, recipe: ResolvedRecipe, *, features: bool, progress: Callable[[str], None]
+    reference: Reference,
+    recipe: ResolvedRecipe,
+    form: QuantizedForm,
+    *,
+    features: bool,
+    progress: Callable[[str], None],
 ) -> Quantization:
-    """Quantizes a reference as a recipe asks for.
+    """Quantizes a reference as a recipe asks for, in a form.
 
     Raises:
         BadRecipe: activations are to be quantized, and no images were named; or the budget cannot be measured.
@@ -93,7 +100,6 @@ def quantize_reference(
     stream = None
     if asked.images is not None:
         stream = open_images(asked.images, reference.spec, asked.image_count, asked.seed)
-    form = form_for(recipe)
     if asked.scheme not in form.schemes:
         raise BadRecipe(
             f"{asked.scheme} is not written for {form.title}; ask for --precision {' or '.join(form.schemes)}, "

@@ -6,61 +6,86 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from pathlib import Path
 
-from vitedge.devices.profiles import apply, profiles
+from vitedge.devices.profiles import apply, named
 from vitedge.errors import BadRecipe
-from vitedge.export.formats import DEFAULT, FORMATS, QuantizedForm, form_of, named
+from vitedge.export import formats
 from vitedge.quantization.file.header import SUFFIX, fixed_entries, read_header
 from vitedge.recipe import ExportRecipe, Precision, ResolvedRecipe
+from vitedge.verbs.targets import strictest, targets
 
 
 def resolve(asked: ExportRecipe, source: str) -> ResolvedRecipe:
     """Returns a recipe with everything filled in that was not said.
 
-    A quantized file fixes its own precision, batch and input; then a profile fills in what is open; what is open after
-    that gets its default.
+    A quantized file fixes its own precision, batch and input; then profiles fill in what is open; what is open after
+    that gets its default. Of several profiles each has its own opset and target, which `vitedge.verbs.targets` finds.
 
     Args:
         asked: the recipe; an entry that is None was not said.
         source: the checkpoint or the quantized file that it is for.
 
     Raises:
-        BadRecipe: entries contradict each other, the profile, or the quantized file; with the ways out.
+        BadRecipe: entries contradict each other, a profile, or the quantized file; with the ways out.
         UnreadableArtifact: the source is no quantized file, though its name says so.
     """
     quantized = Path(source).suffix == SUFFIX
     if asked.quantization is not None and asked.precision is None:
         asked = replace(asked, precision=asked.quantization.scheme)
-    filled = apply(_fixed(asked, source) if quantized else asked)
+    filled = _with_profiles(_fixed(asked, source) if quantized else asked)
     if filled.formats == ():
-        raise BadRecipe(f"An export needs at least one --format: {', '.join(FORMATS)}.")
+        raise BadRecipe(f"An export needs at least one --format: {', '.join(formats.FORMATS)}.")
     for name in filled.formats or ():
-        named(name)
+        formats.named(name)
     entries = {entry.name: getattr(filled, entry.name) for entry in fields(ExportRecipe)}
-    entries["formats"], entries["precision"] = filled.formats or (DEFAULT,), filled.precision or Precision.FP32
+    entries["formats"] = filled.formats or (formats.DEFAULT,)
+    entries["precision"] = filled.precision or Precision.FP32
     recipe = ResolvedRecipe(**entries)
     if quantized:
         _refuse_zero_points(source, recipe)
     return recipe
 
 
-def form_for(recipe: ResolvedRecipe) -> QuantizedForm:
-    """Returns the form in which a program is quantized: the strictest of its formats and its profile."""
-    engine = recipe.profile is not None and profiles()[recipe.profile].has_engines
-    return form_of(recipe.formats, engine=engine)
+def _with_profiles(asked: ExportRecipe) -> ExportRecipe:
+    """Returns a recipe with the settings of its profiles that all of its artifacts share.
+
+    Raises:
+        BadRecipe: a profile has use for none of the formats, no profile for one of them, or the profiles begin with
+            different precisions.
+    """
+    if not asked.profiles:
+        return asked
+    if len(asked.profiles) == 1:
+        return apply(asked, asked.profiles[0])
+    filled = [apply(replace(asked, formats=_useful(asked, name)), name) for name in asked.profiles]
+    useless = [name for name in asked.formats or () if not any(name in (one.formats or ()) for one in filled)]
+    if useless:
+        raise BadRecipe(f"None of {', '.join(asked.profiles)} has use for {' and '.join(useless)}: leave it out.")
+    precisions = dict.fromkeys(str(one.precision) for one in filled)
+    if len(precisions) > 1:
+        raise BadRecipe(
+            f"{', '.join(asked.profiles)} begin with different precisions: say --precision {'|'.join(precisions)}."
+        )
+    found = dict.fromkeys(name for one in filled for name in one.formats or ())
+    return replace(asked, formats=tuple(found), precision=filled[0].precision)
+
+
+def _useful(asked: ExportRecipe, profile: str) -> tuple[str, ...] | None:
+    """Returns those of the formats that a profile has use for; None where none were named, or none is of use."""
+    return tuple(name for name in asked.formats or () if name in named(profile).formats) or asked.formats
 
 
 def _fixed(asked: ExportRecipe, source: str) -> ExportRecipe:
     """Returns a recipe with what a quantized file fixes; an entry counts as asked for where it is not its default."""
     plain = ExportRecipe()
-    values = {entry.name: getattr(asked, entry.name) for entry in fields(asked)}
+    values = {entry.name: getattr(asked, entry.name) for entry in fields(plain)}
     given = {name: value for name, value in values.items() if value != getattr(plain, name)}
     return replace(asked, **fixed_entries(source, given))
 
 
 def _refuse_zero_points(source: str, recipe: ResolvedRecipe) -> None:
-    form = form_for(recipe)
+    form = strictest(targets(recipe))
     if read_header(Path(source)).zero_points and not form.zero_points:
         raise BadRecipe(
             f"{source} was quantized for processors, and {form.title} takes no zero points: quantize the checkpoint "
-            f"with vitedge quantize --for {recipe.profile or 'PROFILE'}."
+            f"with vitedge quantize --for {next(iter(recipe.profiles), 'PROFILE')}."
         )

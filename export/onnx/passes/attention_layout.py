@@ -24,15 +24,23 @@ _TRANSPOSED_HEADS = (1, 2, 3, 0)
 def separate_projections(graph: Graph) -> None:
     """Replaces every joint projection of which only the parts are read."""
     for layer in integer_layers(graph):
-        parts = _parts(graph, layer)
+        parts = joint_parts(graph, layer.output)
         if parts:
             _separate(graph, layer, parts)
 
 
-def _parts(graph: Graph, layer: IntegerLayer) -> list[ir.Node]:
-    """Returns the Gathers that split a joint projection after a reshape and a transposition; empty for another form."""
-    split = _only_reader(graph, layer.output, "Reshape")
-    transposed = None if split is None else _only_reader(graph, split.outputs[0], "Transpose")
+def joint_parts(graph: Graph, projected: ir.Value) -> list[ir.Node]:
+    """Returns the Gathers that split the output of a joint projection after a reshape and a transposition.
+
+    Args:
+        graph: that the nodes are in.
+        projected: the output, ``(batch, tokens, 3 · heads · channels)``.
+
+    Returns:
+        Up to three Gathers of axis 0, ``(batch, heads, tokens, channels)`` each; empty for another form.
+    """
+    split = only_reader(graph, projected, "Reshape")
+    transposed = None if split is None else only_reader(graph, split.outputs[0], "Transpose")
     if transposed is None or order_of(transposed) != _STACKED or graph.is_kept(transposed.outputs[0]):
         return []
     readers = [reader for reader, _ in transposed.outputs[0].uses()]
@@ -41,7 +49,8 @@ def _parts(graph: Graph, layer: IntegerLayer) -> list[ir.Node]:
     return readers if split_first and all(index is not None and index.ndim == 0 for index in indices) else []
 
 
-def _only_reader(graph: Graph, value: ir.Value, op_type: str) -> ir.Node | None:
+def only_reader(graph: Graph, value: ir.Value, op_type: str) -> ir.Node | None:
+    """Returns the only consumer of a value that does not have to stay, if it is of that kind."""
     reader = next(iter(value.uses()))[0] if graph.is_private(value) else None
     return reader if reader is not None and reader.op_type == op_type else None
 
@@ -68,7 +77,7 @@ def _separate(graph: Graph, layer: IntegerLayer, parts: list[ir.Node]) -> None:
         value = reshape(
             graph, first, layer.again(graph, first, integers, slice(start, start + size)), (tokens, batch, heads, width)
         )
-        transposed = _only_reader(graph, part.outputs[0], "Transpose")
+        transposed = only_reader(graph, part.outputs[0], "Transpose")
         if transposed is not None and order_of(transposed) == (0, 1, 3, 2):
             graph.replace(transposed.outputs[0], transpose(graph, first, value, _TRANSPOSED_HEADS))
         else:

@@ -15,7 +15,7 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor
 
 from vitedge.export.onnx.passes.graph import Graph, constant, modules_of
-from vitedge.program.float16 import FLOAT16_MAX
+from vitedge.program.float16 import FLOAT16_MAX, SMALLEST_NORMAL
 
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 _PREAMBLE = ("Cast", "Add", "Sub", "Mul", "Div", "Transpose", "Reshape", "Gather", "Slice", "Concat")
@@ -35,7 +35,9 @@ def to_half(graph: Graph, float32_modules: tuple[str, ...]) -> None:
         large = _has_large_weight(node)
         if large:
             graph.notes.append(f"{modules_of(node)[0]} stays in float32: a weight of it exceeds float16")
-        in_float32 = large or id(node) in preamble or set(modules_of(node)) & set(float32_modules)
+        in_float32 = (
+            large or id(node) in preamble or _has_small_scale(node) or set(modules_of(node)) & set(float32_modules)
+        )
         wanted[id(node)] = _FLOAT if in_float32 else _HALF
     typing = _Typing(graph, wanted)
     for node in list(graph.model.graph):
@@ -123,6 +125,12 @@ def _preamble(graph: Graph) -> set[int]:
             reached.update(id(value) for value in node.outputs)
             nodes.add(id(node))
     return nodes
+
+
+def _has_small_scale(node: ir.Node) -> bool:
+    """Returns whether a scale lies below the normal numbers of float16, where it has few digits or is flushed."""
+    scales = constant(node.inputs[1]) if node.op_type in ("QuantizeLinear", "DequantizeLinear") else None
+    return scales is not None and float(scales.min()) < SMALLEST_NORMAL
 
 
 def _has_large_weight(node: ir.Node) -> bool:

@@ -45,7 +45,7 @@ class IntegerLayer:
             integers: ``(…, in)``.
             columns: the channels; None is all.
         """
-        weight = _columns(graph, before, self.weight, columns)
+        weight = columns_of(graph, before, self.weight, columns)
         real = graph.emit(
             before, "DequantizeLinear", [integers, *qparams_of(self.input)], {}, like=self.input.outputs[0]
         )
@@ -55,7 +55,7 @@ class IntegerLayer:
         result.shape = None if shape is None or matrix is None else ir.Shape([*shape[:-1], matrix[-1]])
         made = [real, result]
         if self.bias is not None:
-            bias = _columns(graph, before, self.bias, columns)
+            bias = columns_of(graph, before, self.bias, columns)
             made.append(graph.emit(before, "Add", [result, bias], {}, like=result))
         for value in made:
             node = value.producer()
@@ -87,7 +87,7 @@ def _integer_layer(node: ir.Node) -> IntegerLayer | None:
     return IntegerLayer(node, addition, source, weight, bias)
 
 
-def _columns(graph: Graph, before: ir.Node, weight: ir.Node, columns: slice | None) -> ir.Value:
+def columns_of(graph: Graph, before: ir.Node, weight: ir.Node, columns: slice | None) -> ir.Value:
     """Returns a range of the channels, the last axis, of a quantized weight or bias, dequantized."""
     if columns is None:
         return weight.outputs[0]

@@ -7,6 +7,8 @@ For processors (activations in uint8) the layout is chosen so that ONNX Runtime 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import onnx_ir as ir
 from onnx_ir.passes.common import CommonSubexpressionEliminationPass, DeduplicateInitializersPass
 
@@ -22,6 +24,7 @@ from vitedge.export.onnx.passes.move_tokens_before_layers import move_tokens_bef
 from vitedge.export.onnx.passes.quantize_before_factors import quantize_before_factors
 from vitedge.export.onnx.passes.quantize_before_joins import quantize_before_joins
 from vitedge.export.onnx.passes.quantize_before_movement import quantize_before_movement
+from vitedge.export.onnx.passes.split_projections import split_projections
 from vitedge.export.onnx.passes.transpose_weights import transpose_weights
 
 _ROUNDS = 10
@@ -49,20 +52,28 @@ FOR_PROCESSORS = ir.passes.Sequential(
     write_as_gemm,
     ir.passes.PassManager([quantize_before_movement, merge_reshapes], steps=_ROUNDS),
 )
-FOR_TENSORRT = ir.passes.Sequential(transpose_weights, write_bias_in_float)
+FOR_TENSORRT = ir.passes.Sequential(transpose_weights, infer_shapes, write_bias_in_float, split_projections)
 
 
 class LayOutIntegersPass(ir.passes.InPlacePass):
     """Brings what was quantized into the form that suits its target; a graph without integers stays as it is."""
 
+    def __init__(self, layout: Callable[[ir.Model], ir.passes.PassResult]) -> None:
+        self._layout = layout
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Runs the passes for the processor or for TensorRT, whichever the kind of the activations tells."""
+        """Runs the passes of the layout."""
         if not any(node.op_type == "DequantizeLinear" for node in model.graph):
             return ir.passes.PassResult(model, modified=False)
-        return FOR_PROCESSORS(model) if _is_for_processors(model) else FOR_TENSORRT(model)
+        return self._layout(model)
 
 
-def _is_for_processors(model: ir.Model) -> bool:
+def for_processors(model: ir.Model) -> ir.passes.PassResult:
+    """Runs the passes for processors; what was quantized for TensorRT keeps that form: no kernel takes its integers."""
+    return FOR_PROCESSORS(model) if _has_unsigned(model) else FOR_TENSORRT(model)
+
+
+def _has_unsigned(model: ir.Model) -> bool:
     """Whether activations are unsigned, as ONNX Runtime's kernels for processors want them."""
     zero_points = [node.inputs[2] for node in model.graph if node.op_type == "QuantizeLinear"]
     return any(value is not None and value.dtype == ir.DataType.UINT8 for value in zero_points)

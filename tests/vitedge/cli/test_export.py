@@ -57,8 +57,8 @@ FIXED: dict[str, tuple[dict[str, Any], str]] = {
         {"precision": "int8", "quantization": QuantizationRecipe(block=32)},
         "--quantization or --layer was fixed when",
     ),
-    "--for jetson-orin-nano": ({"profile": "jetson-orin-nano"}, "was quantized for processors"),
-    "--for iphone --format onnx": ({"profile": "iphone", "formats": ("onnx",)}, "leave --for iphone out"),
+    "--for jetson-orin-nano": ({"profiles": ("jetson-orin-nano",)}, "was quantized for processors"),
+    "--for iphone --format onnx": ({"profiles": ("iphone",), "formats": ("onnx",)}, "leave --for iphone out"),
 }
 """Options, the same as entries of a recipe, and what is said of both: a quantized file is what it is."""
 

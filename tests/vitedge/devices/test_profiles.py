@@ -50,9 +50,9 @@ def test_opsets_follow_what_the_devices_tensorrt_reads() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_profile_fills_what_the_recipe_leaves_open(name: str) -> None:
     profile = profiles()[name]
-    filled = apply(ExportRecipe(profile=name))
+    filled = apply(ExportRecipe(), name)
     assert filled == ExportRecipe(
-        profile=name,
+        profiles=(name,),
         formats=profile.formats[:1],
         precision=profile.precisions[0],
         opset=profile.opset if profile.opset_max else None,
@@ -61,32 +61,28 @@ def test_profile_fills_what_the_recipe_leaves_open(name: str) -> None:
 
 
 def test_where_nothing_limits_the_opset_a_program_may_need_a_higher_one() -> None:
-    assert apply(ExportRecipe(profile="cpu-x86", precision="w8a16")).opset is None
-    assert apply(ExportRecipe(profile="cpu-x86", opset=19)).opset == 19
+    assert apply(ExportRecipe(precision="w8a16"), "cpu-x86").opset is None
+    assert apply(ExportRecipe(opset=19), "cpu-x86").opset == 19
 
 
 def test_explicit_settings_win() -> None:
-    asked = ExportRecipe(profile="rtx", opset=19, precision="fp32", formats=("tensorrt", "onnx"))
-    assert apply(asked) == asked
-    assert apply(replace(asked, opset=None)) == replace(asked, opset=18)
-
-
-def test_no_profile_changes_nothing() -> None:
-    assert apply(ExportRecipe(opset=20)) == ExportRecipe(opset=20)
+    asked = ExportRecipe(profiles=("rtx",), opset=19, precision="fp32", formats=("tensorrt", "onnx"))
+    assert apply(asked, "rtx") == asked
+    assert apply(replace(asked, opset=None), "rtx") == asked
 
 
 @pytest.mark.parametrize(
     ("recipe", "ways_out"),
     [
-        (ExportRecipe(profile="jetson-orin-nano", opset=20), ("opset 17", "--opset", "--for jetson-orin-nano")),
-        (ExportRecipe(profile="jetson-xavier", opset=17), ("opset 16", "--opset", "--for jetson-xavier")),
-        (ExportRecipe(profile="rtx", formats=("coreml",)), ("--format onnx --format tensorrt", "--for rtx")),
-        (ExportRecipe(profile="iphone", formats=("onnx",)), ("--format coreml", "--for iphone")),
+        (ExportRecipe(profiles=("jetson-orin-nano",), opset=20), ("opset 17", "--opset", "--for jetson-orin-nano")),
+        (ExportRecipe(profiles=("jetson-xavier",), opset=17), ("opset 16", "--opset", "--for jetson-xavier")),
+        (ExportRecipe(profiles=("rtx",), formats=("coreml",)), ("--format onnx --format tensorrt", "--for rtx")),
+        (ExportRecipe(profiles=("iphone",), formats=("onnx",)), ("--format coreml", "--for iphone")),
     ],
 )
 def test_contradiction_is_refused_with_two_ways_out(recipe: ExportRecipe, ways_out: tuple[str, ...]) -> None:
     with pytest.raises(BadRecipe) as caught:
-        apply(recipe)
+        apply(recipe, recipe.profiles[0])
     assert all(way in str(caught.value) for way in ways_out)
     assert "\n" not in str(caught.value)
 
@@ -95,22 +91,22 @@ def test_precision_that_the_device_does_not_run_is_refused(monkeypatch: pytest.M
     only = {"old": replace(profiles()["cpu-x86"], name="old", precisions=("fp32",))}
     monkeypatch.setattr(module, "profiles", lambda: only)
     with pytest.raises(BadRecipe, match=r"does not run fp16: ask for --precision fp32, or leave --for old out\.$"):
-        apply(ExportRecipe(profile="old", precision="fp16"))
+        apply(ExportRecipe(precision="fp16"), "old")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_scheme_is_for_processors_and_apple_and_eight_bits_are_for_tensorrt(name: str) -> None:
     profile = profiles()[name]
     for scheme in SCHEMES:
-        recipe = ExportRecipe(profile=name, formats=profile.formats[:1], precision=scheme)
-        if profile.tensorrt and scheme not in ("int8", "mixed"):
-            with pytest.raises(BadRecipe, match=rf"does not run {scheme}: .*int8\|mixed, or leave"):
-                apply(recipe)
+        recipe = ExportRecipe(formats=profile.formats[:1], precision=scheme)
+        if profile.tensorrt and scheme not in ("int8", "mixed", "w8"):
+            with pytest.raises(BadRecipe, match=rf"does not run {scheme}: .*int8\|mixed\|w8, or leave"):
+                apply(recipe, name)
         else:
-            assert apply(recipe).precision == scheme
+            assert apply(recipe, name).precision == scheme
 
 
 def test_unknown_profile_lists_the_names() -> None:
     with pytest.raises(BadRecipe) as caught:
-        apply(ExportRecipe(profile="jetson"))
+        apply(ExportRecipe(), "jetson")
     assert all(name in str(caught.value) for name in NAMES)

@@ -34,7 +34,7 @@ def test_long_names_stand_below_their_module_and_no_line_wraps(
         "int8", 8, "synthetic", "", layers=choices, diagnoses=diagnoses, attentions=(attention,)
     )
     identity = CheckpointIdentity("model.pth", "0" * 64, 1, None)
-    render(QuantizationResult("m.pt2", 1, identity, "custom", record), profile="iphone", layers=True, as_json=False)
+    render(QuantizationResult("m.pt2", 1, identity, "custom", record), profiles=("iphone",), layers=True, as_json=False)
     printed = [line.rstrip() for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert [line.split()[0] for line in printed[2:9]] == [
         "patch_embed.proj",
@@ -53,7 +53,7 @@ def test_long_names_stand_below_their_module_and_no_line_wraps(
 def test_what_was_not_compared_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     record = QuantizationRecord("w8", 0, "", "")
     identity = CheckpointIdentity("model.pth", "0" * 64, 1, None)
-    render(QuantizationResult("m.pt2", 12_345, identity, "custom", record), profile=None, layers=False, as_json=False)
+    render(QuantizationResult("m.pt2", 12_345, identity, "custom", record), profiles=(), layers=False, as_json=False)
     assert capsys.readouterr().out.splitlines()[1:] == [
         "not compared with PyTorch: no images were named; vitedge export compares it",
         "m.pt2: 12.3 kB, in 0.0 s",

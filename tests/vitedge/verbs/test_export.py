@@ -21,7 +21,7 @@ from vitedge.export.coreml.weights import Weight
 from vitedge.files.bundle import MANIFEST, check_files, read_manifest, read_reference
 from vitedge.files.digest import hash_file
 from vitedge.files.plain import from_dict
-from vitedge.recipe import ExportRecipe, QuantizationRecipe
+from vitedge.recipe import ExportRecipe, QuantizationRecipe, ResolvedRecipe
 from vitedge.records import SpeedComparison, Tolerance
 from vitedge.verbs import export as pipeline
 from vitedge.verbs import lowering
@@ -78,7 +78,7 @@ def test_a_stage_takes_what_earlier_ones_returned() -> None:
 
 def test_an_engine_starts_from_the_onnx_file_of_its_profile(tmp_path: Path) -> None:
     told: list[str] = []
-    recipe = replace(SMALL, formats=("tensorrt", "onnx"), profile="jetson-orin-nano")
+    recipe = replace(SMALL, formats=("tensorrt", "onnx"), profiles=("jetson-orin-nano",))
     result = export(str(VIT), tmp_path / "out", recipe, progress=told.append)
     assert told == [f"{title} …" for title in TITLES if title not in ("quantizing", "timing")]
     assert list(result.seconds) == TITLES
@@ -86,7 +86,7 @@ def test_an_engine_starts_from_the_onnx_file_of_its_profile(tmp_path: Path) -> N
     (pending,) = result.pending
     assert "trtexec --onnx=FILE.onnx" in pending
     assert [artifact.path for artifact in result.manifest.artifacts] == ["model.onnx"]
-    assert from_dict(ExportRecipe, result.manifest.recipe).formats == ("tensorrt", "onnx")
+    assert from_dict(ResolvedRecipe, result.manifest.recipe).formats == ("tensorrt", "onnx")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MANIFEST, "model.onnx", "reference.npz"]
     assert result.size == sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
 
@@ -133,7 +133,7 @@ def test_no_worker_process_is_started_unless_asked_to_and_one_that_dies_costs_no
         ("tests/earlier/int8.pt2", ExportRecipe(), "int8.pt2 has no float program"),
         ("vit.pth", replace(SMALL, precision="w8", formats=("coreml",)), "for Core ML is not made for processors"),
         ("vit.pth", replace(INT8, formats=("tensorrt",)), "for TensorRT is not made for processors"),
-        ("vit.pth", replace(INT8, profile="jetson-orin-nano"), "for TensorRT is not made for processors"),
+        ("vit.pth", replace(INT8, profiles=("jetson-orin-nano",)), "for TensorRT is not made for processors"),
     ],
 )
 def test_a_speed_that_there_is_nothing_to_compare_with_is_refused_first(

@@ -8,11 +8,12 @@ import pytest
 from tests.bad_files import VIT
 from vitedge.checkpoints.read import read
 from vitedge.errors import BadRecipe, OutputRefused
-from vitedge.export.formats import QuantizedForm
+from vitedge.export.formats import PROCESSOR, QuantizedForm
 from vitedge.models.reference import load_reference
 from vitedge.quantization.file.model import Model
 from vitedge.recipe import CALIBRATED, SCHEMES, ExportRecipe, QuantizationRecipe, ResolvedRecipe
 from vitedge.verbs.quantize import quantize, quantize_reference, settings
+from vitedge.verbs.targets import strictest, targets
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -51,8 +52,10 @@ def test_processors_get_activations_without_a_sign(
     monkeypatch.setattr("vitedge.verbs.quantize.run", lambda job: job)
     asked = QuantizationRecipe(images="synthetic")
     reference = load_reference(read(str(VIT)))
-    recipe = ResolvedRecipe(profile=profile, formats=formats, precision="int8", quantization=asked)
-    assert quantize_reference(reference, recipe, features=False, progress=lambda _text: None).activations == expected
+    recipe = ResolvedRecipe(profiles=(profile,), formats=formats, precision="int8", quantization=asked)
+    form = strictest(targets(recipe))
+    job = quantize_reference(reference, recipe, form, features=False, progress=lambda _text: None)
+    assert job.activations == expected
 
 
 def test_an_output_is_refused_before_anything_is_read(tmp_path: Path) -> None:
@@ -83,7 +86,8 @@ def test_a_budget_weighs_what_layers_cost_on_this_machine() -> None:
     quick = {"smoothing": False, "equalization": False, "bias_correction": False, "ranges": "minmax"}
     asked = QuantizationRecipe("mixed", images="synthetic", image_count=8, min_sqnr=60.0, **quick)  # type: ignore[arg-type]
     recipe = ResolvedRecipe(formats=("onnx",), precision="mixed", quantization=asked)
-    job = quantize_reference(load_reference(read(str(VIT)), None), recipe, features=False, progress=lambda _text: None)
+    reference = load_reference(read(str(VIT)), None)
+    job = quantize_reference(reference, recipe, PROCESSOR, features=False, progress=lambda _text: None)
     frontier = job.mixed_precision.search.frontier
     assert len(frontier) > 1
     assert all(point.microseconds is not None and point.microseconds > 0 for point in frontier)

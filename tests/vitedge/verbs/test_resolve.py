@@ -16,14 +16,15 @@ from vitedge.export.formats import CORE_ML, FORMATS, PROCESSOR, TENSORRT, Quanti
 from vitedge.files.bundle import read_manifest
 from vitedge.files.plain import from_dict, to_dict
 from vitedge.recipe import ExportRecipe, QuantizationRecipe, ResolvedRecipe
-from vitedge.verbs.resolve import form_for, resolve
+from vitedge.verbs.resolve import resolve
+from vitedge.verbs.targets import strictest, targets
 
 
 @pytest.mark.parametrize("name", list(profiles()))
 def test_a_profile_gives_the_same_from_the_command_line_and_from_python(name: str) -> None:
-    typed = from_dict(ExportRecipe, {"profile": name})  # what --for makes
-    assert resolve(typed, "m.pth") == resolve(ExportRecipe(profile=name), "m.pth")
-    profile, found = profiles()[name], resolve(ExportRecipe(profile=name), "m.pth")
+    typed = from_dict(ExportRecipe, {"profiles": (name,)})  # what --for makes
+    assert resolve(typed, "m.pth") == resolve(ExportRecipe(profiles=(name,)), "m.pth")
+    profile, found = profiles()[name], resolve(ExportRecipe(profiles=(name,)), "m.pth")
     assert (found.formats, found.precision) == (profile.formats[:1], profile.precisions[0])
 
 
@@ -31,7 +32,7 @@ def test_a_profile_gives_the_same_from_the_command_line_and_from_python(name: st
 def test_an_export_for_a_profile_is_the_same_both_ways(name: str, tmp_path: Path) -> None:
     typed, written = tmp_path / "typed", tmp_path / "written"
     app(["export", str(VIT), "-o", str(typed), "--for", name, "--image-count", "2"], standalone_mode=False)
-    vitedge.export(VIT, written, ExportRecipe(profile=name, image_count=2))
+    vitedge.export(VIT, written, ExportRecipe(profiles=(name,), image_count=2))
     assert read_manifest(typed).recipe == read_manifest(written).recipe
     assert read_manifest(typed).recipe["precision"] == "fp16"
     models = [
@@ -48,7 +49,7 @@ def test_what_is_not_said_gets_its_default() -> None:
 
 
 def test_a_resolved_recipe_is_plain_text_in_a_manifest() -> None:
-    recipe = resolve(ExportRecipe(profile="iphone"), "m.pth")
+    recipe = resolve(ExportRecipe(profiles=("iphone",)), "m.pth")
     plain = to_dict(recipe)
     assert json.loads(json.dumps(plain)) == plain
     assert from_dict(ResolvedRecipe, plain) == recipe
@@ -61,17 +62,19 @@ def test_formats_that_are_none_are_refused_with_the_choices() -> None:
 
 
 @pytest.mark.parametrize(
-    ("formats", "profile", "expected"),
+    ("formats", "names", "expected"),
     [
-        (("onnx",), None, PROCESSOR),
-        (("onnx",), "cpu-x86", PROCESSOR),
-        (("onnx", "coreml"), None, CORE_ML),
-        (("onnx", "coreml", "tensorrt"), None, TENSORRT),
-        (("onnx",), "jetson-orin-nano", TENSORRT),
+        (("onnx",), (), PROCESSOR),
+        (("onnx",), ("cpu-x86",), PROCESSOR),
+        (("onnx", "coreml"), (), CORE_ML),
+        (("onnx", "coreml", "tensorrt"), (), TENSORRT),
+        (("onnx",), ("jetson-orin-nano",), TENSORRT),
     ],
 )
-def test_the_strictest_form_decides(formats: tuple[str, ...], profile: str | None, expected: QuantizedForm) -> None:
-    assert form_for(ResolvedRecipe(formats=formats, profile=profile)) is expected
+def test_one_program_for_all_targets_has_the_strictest_form(
+    formats: tuple[str, ...], names: tuple[str, ...], expected: QuantizedForm
+) -> None:
+    assert strictest(targets(ResolvedRecipe(formats=formats, profiles=names))) is expected
 
 
 def test_what_a_quantized_file_fixes_is_kept_in_an_export(tmp_path: Path) -> None:
@@ -85,13 +88,13 @@ def test_what_a_quantized_file_fixes_is_kept_in_an_export(tmp_path: Path) -> Non
 
 def test_what_was_resolved_once_stays_as_it_is(tmp_path: Path) -> None:
     source = str(written(tmp_path / "m.pt2"))
-    once = resolve(ExportRecipe(profile="cpu-x86"), source)
+    once = resolve(ExportRecipe(profiles=("cpu-x86",)), source)
     assert once.precision == "int8"  # which the file fixes, and not fp32, with which the profile begins
     assert resolve(once, source) == once
 
 
 def test_a_file_for_processors_is_not_for_tensorrt(tmp_path: Path) -> None:
-    asked = ExportRecipe(profile="jetson-orin-nano")
+    asked = ExportRecipe(profiles=("jetson-orin-nano",))
     signed = str(written(tmp_path / "m.pt2", with_activations("int8", None)))
     assert resolve(asked, signed).precision == "int8"
     with pytest.raises(BadRecipe, match=r"for processors, .*quantize --for jetson-orin-nano\.$"):
@@ -101,4 +104,4 @@ def test_a_file_for_processors_is_not_for_tensorrt(tmp_path: Path) -> None:
 def test_a_profile_that_does_not_run_the_scheme_is_refused(tmp_path: Path) -> None:
     w4 = {**CONTENT, "record": {"scheme": "w4", "layers": []}}
     with pytest.raises(BadRecipe, match="does not run w4"):
-        resolve(ExportRecipe(profile="jetson-orin-nano"), str(written(tmp_path / "m.pt2", w4)))
+        resolve(ExportRecipe(profiles=("jetson-orin-nano",)), str(written(tmp_path / "m.pt2", w4)))

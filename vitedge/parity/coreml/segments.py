@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from vitedge.export.coreml.graph import CoreMLGraph
-from vitedge.export.coreml.quantized import ACTIVATIONS, CONSTANTS
+from vitedge.export.coreml.quantized import ACTIVATIONS
 from vitedge.mlprogram.program import MLProgram, Operation
 from vitedge.parity.coreml.alignment import Alignment, Anchor
+from vitedge.program.qdq import CONSTANTS
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ def test_the_passes_end_where_nothing_changes_any_more(name: str, monkeypatch: p
 
     passes = [Count(one) if isinstance(one, ir.passes.PassManager) else one for one in pipeline.FOR_PROCESSORS.passes]
     monkeypatch.setattr(pipeline, "FOR_PROCESSORS", ir.passes.Sequential(*passes))
-    to_onnx._translate(quantized(name), to_onnx.DEFAULT_OPSET).run(to_onnx.PASSES)
+    to_onnx._translate(quantized(name), to_onnx.DEFAULT_OPSET).run((*to_onnx.PASSES, *to_onnx.LAYOUTS["processor"]))
     assert rounds == [False, False]
 
 
 def test_a_graph_without_integers_stays_as_it_is() -> None:
     graph = to_onnx._translate(tiny.program("vit")[1], to_onnx.DEFAULT_OPSET)
     before = [node.op_type for node in graph.model.graph]
-    graph.run([pipeline.LayOutIntegersPass()])
+    graph.run([pipeline.LayOutIntegersPass(pipeline.for_processors)])
     assert [node.op_type for node in graph.model.graph] == before

@@ -44,7 +44,7 @@ def test_no_file_and_another_format_are_told_apart(tmp_path: Path) -> None:
     [
         {},
         {"precision": "int8", "batch": 1, "input": "float32", "image_size": [32, 48], "images": None},
-        {"opset": 17, "formats": ("onnx", "coreml"), "profile": "cpu-x86"},
+        {"opset": 17, "formats": ("onnx", "coreml"), "profiles": ("cpu-x86",)},
     ],
 )
 def test_an_entry_that_fits_is_accepted(asked: dict[str, Any], tmp_path: Path) -> None:
