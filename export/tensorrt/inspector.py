@@ -8,8 +8,9 @@ names of its inputs and outputs as ``Bindings``; from 11 on the field is split i
 What was read, and nothing of it run here: ten files of TensorRT 8 in NVIDIA/TensorRT
 (``tools/experimental/trt-engine-explorer``, tag v8.6.1), a printed layer of TensorRT 10
 (``samples/sampleEditableTimingCache/README.md``), the names of fields that NVIDIA's analysis of layer information
-looks for (``.agents/skills/trt-perf-analysis``, 11.1), and the migration page from 10 to 11 in NVIDIA's documentation.
-How a node of the ONNX file is named in ``Metadata`` was seen in the log of TensorRT for RTX 1.7.
+looks for (``.agents/skills/trt-perf-analysis``, 11.1), the migration page from 10 to 11 in NVIDIA's documentation, and
+names of regions and kernels in public logs of TensorRT 8 and 10. How a node of the ONNX file is named in ``Metadata``
+was seen in the log of TensorRT for RTX 1.7.
 """
 
 from __future__ import annotations
@@ -45,8 +46,10 @@ _TYPE_FIELDS = ("Datatype", "DataType", "Format/Datatype")
 _ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _COPY = "Reformatting CopyNode"
 """Beginning of the name of a layer of TensorRT 8 that only changes a layout or a type, for the layer named after it."""
-_OPAQUE = "ForeignNode["
-"""Part of the name of a layer of TensorRT 8 that stands for a whole region of the network, whose kernels it hides."""
+_OPAQUE = "{ForeignNode["
+"""Beginning of the name of a layer that stands for a whole region, on a DLA or in TensorRT 8, and hides its kernels."""
+_KERNEL = re.compile(r"_myl\d+_\d+$")
+"""End of the name of a kernel that TensorRT's compiler of regions made; those without a node begin with ``__myl``."""
 
 
 def layers(text: str | None) -> tuple[EngineLayer, ...] | None:
@@ -75,7 +78,7 @@ def _layer(record: Any) -> EngineLayer | None:
     if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("Name", "LayerType")):
         return None
     tensors = [record.get(key, []) for key in ("Inputs", "Constants", "Outputs")]
-    if _OPAQUE in record["Name"] or not all(_are_tensors(group) for group in tensors) or not tensors[2]:
+    if record["Name"].startswith(_OPAQUE) or not all(_are_tensors(group) for group in tensors) or not tensors[2]:
         return None
     inputs, constants, outputs = (tuple(_dtype(tensor) for tensor in group) for group in tensors)
     weights = record.get("Weights")
@@ -105,7 +108,10 @@ def _nodes(record: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     if isinstance(metadata, str) and metadata:
         return tuple(dict.fromkeys(_ONNX_NODE.findall(metadata)))
-    return tuple(dict.fromkeys(_unwrapped(record["Name"].split(" + "))))
+    name, kernels = _KERNEL.subn("", record["Name"])
+    if name.startswith("__myl"):
+        return ()
+    return tuple(dict.fromkeys(_unwrapped(name.split("+" if kernels else " + "))))
 
 
 def _unwrapped(parts: Iterable[str]) -> Iterable[str]:
