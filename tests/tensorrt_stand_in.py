@@ -99,6 +99,7 @@ class _Behaviour:
 
     def __init__(self, trt: Any, situation: Situation) -> None:
         self.trt, self.situation = trt, situation
+        self.logger: Any = None
 
     def install(self) -> None:
         self.network = self._make("INetworkDefinition")

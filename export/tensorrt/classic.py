@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from vitedge.errors import BadRecipe, CheckFailed, MissingBackend, UnreadableArtifact
-from vitedge.export.tensorrt.classic_options import Build, apply_options, check_options, is_strongly_typed
+from vitedge.export.tensorrt.classic_options import Build, apply_options, check_options, has, is_strongly_typed
 from vitedge.export.tensorrt.precision_flags import flags_for
 from vitedge.export.tensorrt.request import EngineRequest
 from vitedge.export.tensorrt.timing_cache import keep_timing_cache
@@ -40,10 +40,11 @@ def build(trt: ModuleType, request: EngineRequest, log: Log = lambda _severity, 
 
     Raises:
         BadRecipe: this version lacks an option, or an option or a shape does not fit the file.
-        MissingBackend: there is no GPU, or another one than was asked for.
+        MissingBackend: the version is too old, or there is no GPU, or another one than was asked for.
         UnreadableArtifact: the file cannot be read by TensorRT's parser.
         CheckFailed: TensorRT reads the file and builds no engine.
     """
+    _check_version(trt)
     check_options(trt, request.options)
     _check_targets(request)
     messages: Messages = []
@@ -98,6 +99,19 @@ def inspect(trt: ModuleType, engine: bytes, log: Log = lambda _severity, _text: 
         inspector.execution_context = context
     text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     return str(text) if text else None
+
+
+def _check_version(trt: ModuleType) -> None:
+    """Checks that a package has names of inputs and outputs, which came with 8.5.
+
+    Raises:
+        MissingBackend: it is older.
+    """
+    if not has(trt, "ICudaEngine.num_io_tensors"):
+        raise MissingBackend(
+            f"TensorRT {trt.__version__} is too old, 8.5 is the first that vitedge drives: build with its own trtexec "
+            "--onnx=FILE.onnx --saveEngine=FILE.engine"
+        )
 
 
 def _check_targets(request: EngineRequest) -> None:
@@ -174,11 +188,11 @@ def _add_profile(build: Build, network: Any) -> None:
     if not dynamic:
         return
     profile = build.builder.create_optimization_profile()
-    try:
-        for name, shapes in request.shapes.items():
+    for name, shapes in request.shapes.items():
+        try:
             profile.set_shape(name, *shapes)
-    except ValueError as error:
-        raise BadRecipe(f"{request.onnx} does not take {name} in the shapes {shapes}: {error}.") from error
+        except ValueError as error:
+            raise BadRecipe(f"{request.onnx} does not take {name} in the shapes {shapes}: {error}.") from error
     if build.config.add_optimization_profile(profile) < 0:
         raise BadRecipe(f"{request.onnx} does not take the shapes {dict(request.shapes)}.")
 

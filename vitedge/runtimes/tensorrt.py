@@ -115,6 +115,8 @@ class Runtime:
         self._context = self._engine = None  # in this order, and before the stream: each uses the next
 
     def _load(self, plan: Plan) -> None:
+        if not hasattr(self._trt.ICudaEngine, "num_io_tensors"):
+            raise MissingBackend(f"{self._title()} is too old, 8.5 is the first that vitedge runs engines in.")
         self._messages.clear()
         try:
             library = self._trt.Runtime(logger(self._trt, self._keep))

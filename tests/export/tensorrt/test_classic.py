@@ -137,6 +137,13 @@ def test_a_machine_without_a_gpu_is_refused_in_one_sentence(
         build(stand_in("10.3.0", Situation()), request_for())
 
 
+def test_a_version_before_names_of_inputs_is_refused(request_for: Request) -> None:
+    trt = stand_in("8.5.3", Situation())
+    del trt.ICudaEngine.num_io_tensors
+    with pytest.raises(MissingBackend, match=r"TensorRT 8\.5\.3 is too old, .*trtexec"):
+        build(trt, request_for())
+
+
 def test_another_gpu_than_the_machine_s_is_refused(request_for: Request) -> None:
     assert cuda.gpu() == Gpu("Stand-in GPU", "SM86", "12.4")
     with pytest.raises(MissingBackend, match=r"here Stand-in GPU \(SM86\), and not for SM87"):

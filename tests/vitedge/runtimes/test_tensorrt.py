@@ -160,6 +160,14 @@ def test_the_package_that_the_engine_needs_is_named(
             pass
 
 
+def test_a_version_before_names_of_inputs_is_refused(
+    driver: ctypes.CDLL, engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del use(monkeypatch, "8.5.3", Situation()).ICudaEngine.num_io_tensors
+    with pytest.raises(MissingBackend, match=r"TensorRT 8\.5\.3 is too old"), Runtime(engine):
+        pass
+
+
 def test_a_machine_without_a_driver_is_refused_in_one_sentence(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "LIBRARIES", {"Linux": ("libcuda_not_there.so",)})
     with pytest.raises(MissingBackend, match=r"^This machine has no [^.]*(\.so\))?: an engine runs where") as caught:
