@@ -230,6 +230,7 @@ class _Behaviour:
         monitor = getattr(config, "progress_monitor", None)
         if monitor is not None:
             monitor.phase_start("Building Engine", None, 2)
+            monitor.phase_start("Timing node 3", "Timing graph nodes", 9)
             assert monitor.step_complete("Building Engine", 0) is True
             monitor.phase_finish("Building Engine")
         return ENGINE

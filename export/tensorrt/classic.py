@@ -61,7 +61,9 @@ def build(trt: ModuleType, request: EngineRequest, log: Log = lambda _severity, 
     if network.num_outputs == 0:
         raise UnreadableArtifact(f"{request.onnx} has no outputs: it is empty, or no ONNX file.")
     config = _configure(Build(trt, builder, builder.create_builder_config(), request), network)
+    monitor = _watch(trt, config, request)
     engine = builder.build_serialized_network(network, config)
+    del monitor  # kept until here: whether the configuration keeps it depends on the version
     if engine is None:
         raise CheckFailed(f"TensorRT {trt.__version__} builds no engine from {request.onnx}: {reason(messages)}.")
     keep_timing_cache(config, request, trt.__version__)
@@ -160,7 +162,7 @@ def _place(error: Any) -> str:
 
 
 def _configure(build: Build, network: Any) -> Any:
-    """Returns the configuration of a build: options, precisions, shapes and progress."""
+    """Returns the configuration of a build: options, precisions and shapes."""
     trt, config, request = build.trt, build.config, build.request
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     # TF32 rounds the factors of float32 products to ten bits, and is on by default: it has to be asked for.
@@ -170,8 +172,6 @@ def _configure(build: Build, network: Any) -> Any:
             config.set_flag(flag)
     apply_options(build)
     _add_profile(build, network)
-    if hasattr(trt, "IProgressMonitor") and hasattr(config, "progress_monitor"):
-        config.progress_monitor = _monitor(trt, request)
     return config
 
 
@@ -204,15 +204,22 @@ def _dynamic_inputs(engine: Any) -> Iterator[str]:
             yield name
 
 
-def _monitor(trt: ModuleType, request: EngineRequest) -> Any:
-    """Returns a monitor that hands on the name of every phase of a build."""
+def _watch(trt: ModuleType, config: Any, request: EngineRequest) -> Any:
+    """Has the names of the phases of a build handed on, without those of single nodes, where the version tells them.
+
+    Returns:
+        The monitor, to be kept until the engine is built; None where there is none.
+    """
+    if not has(trt, "IBuilderConfig.progress_monitor"):
+        return None
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             super().__init__()  # pybind11 refuses an object whose base was not initialized
 
-        def phase_start(self, phase: str, _parent: str | None, _steps: int) -> None:
-            request.progress(phase)
+        def phase_start(self, phase: str, parent: str | None, _steps: int) -> None:
+            if parent is None or parent.startswith("Building"):
+                request.progress(phase)
 
         def phase_finish(self, _phase: str) -> None:
             pass
@@ -220,4 +227,5 @@ def _monitor(trt: ModuleType, request: EngineRequest) -> Any:
         def step_complete(self, _phase: str, _step: int) -> bool:
             return True  # go on
 
-    return Monitor()
+    config.progress_monitor = monitor = Monitor()
+    return monitor

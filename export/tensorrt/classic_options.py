@@ -94,7 +94,9 @@ OPTIONS: Mapping[str, Option] = {
     "workspace_mib": Option(int, "IBuilderConfig.set_memory_pool_limit", apply=_workspace),
     "optimization_level": Option(int, "IBuilderConfig.builder_optimization_level", apply=_optimization_level),
     "timing_cache": Option(str, "IBuilderConfig.set_timing_cache", apply=_timing_cache),
-    "sparsity": Option(bool, choices={True: "BuilderFlag.SPARSE_WEIGHTS", False: ""}, apply=_flag("SPARSE_WEIGHTS")),
+    "sparse_weights": Option(
+        bool, choices={True: "BuilderFlag.SPARSE_WEIGHTS", False: ""}, apply=_flag("SPARSE_WEIGHTS")
+    ),
     "tf32": Option(bool, choices={True: "BuilderFlag.TF32", False: ""}, apply=_flag("TF32")),
     "version_compatible": Option(
         bool, choices={True: "BuilderFlag.VERSION_COMPATIBLE", False: ""}, apply=_flag("VERSION_COMPATIBLE")
@@ -118,8 +120,8 @@ OPTIONS: Mapping[str, Option] = {
 """Name in vitedge to the option.
 
 ``workspace_mib`` limits the memory for scratch data, ``timing_cache`` is a file (see `timing_cache.path_of`),
-``sparsity`` uses sparse kernels where weights are 2:4 and the kernel is faster, ``tf32`` rounds the factors of float32
-products, ``version_compatible`` engines are loaded by later versions, ``hardware_compatible`` ones by other GPUs,
+``sparse_weights`` uses sparse kernels where weights are 2:4 and the kernel is faster, ``tf32`` rounds the factors of
+float32 products, ``version_compatible`` engines are loaded by later versions, ``hardware_compatible`` ones by other GPUs,
 ``dla_core`` is the number of a core of the accelerator, with the GPU for the rest, ``strongly_typed`` is what the file
 says of types (the default where there is one), ``external_libraries`` False leaves cuBLAS and cuDNN out."""
 

@@ -159,7 +159,7 @@ def test_the_adapter_drives_a_real_builder(request_for: Request) -> None:
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     onnx.save(model, path)
     shapes = {"x": ((1, 4), (4, 4), (8, 4))}
-    options = {"workspace_mib": 1024, "optimization_level": 3, "sparsity": True, "tf32": False}
+    options = {"workspace_mib": 1024, "optimization_level": 3, "sparse_weights": True, "tf32": False}
     request = EngineRequest(path, request.out, (), shapes, options, progress=phases.append)
     engine = build(trt, request, lambda *message: log.append(message))
     assert parse_head(engine).library == "tensorrt-rtx"

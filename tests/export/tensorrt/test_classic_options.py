@@ -32,7 +32,7 @@ SAMPLES: Mapping[str, Any] = {
     "workspace_mib": 256,
     "optimization_level": 4,
     "timing_cache": "kept/timing.cache",
-    "sparsity": True,
+    "sparse_weights": True,
     "tf32": True,
     "version_compatible": True,
     "hardware_compatible": "ampere",
@@ -98,7 +98,7 @@ def test_options_set_what_they_say(here: Path) -> None:
 
 def test_a_value_of_false_sets_nothing_and_needs_nothing() -> None:
     situation = Situation()
-    applied("8.5.3", situation, version_compatible=False, sparsity=False, tf32=False, external_libraries=True)
+    applied("8.5.3", situation, version_compatible=False, sparse_weights=False, tf32=False, external_libraries=True)
     assert not situation.named("set_flag")
     assert not situation.named("set_tactic_sources")
 
@@ -110,7 +110,7 @@ def test_a_value_of_false_sets_nothing_and_needs_nothing() -> None:
         ({"optimization_level": "high"}, r"optimization_level takes a value of type int, not 'high'"),
         ({"workspace_mib": True}, r"workspace_mib takes a value of type int, not True"),
         ({"hardware_compatible": "all"}, r"hardware_compatible takes ampere, same_capability, not 'all'"),
-        ({"sparsity": 1}, r"sparsity takes True, False, not 1"),
+        ({"sparse_weights": 1}, r"sparse_weights takes True, False, not 1"),
         ({"dla_core": 2}, r"dla_core 2 does not exist on this device, which has 2 DLA cores"),
     ],
 )
