@@ -121,7 +121,7 @@ OPTIONS: Mapping[str, Option] = {
 
 ``workspace_mib`` limits the memory for scratch data, ``timing_cache`` is a file (see `timing_cache.path_of`),
 ``sparse_weights`` uses sparse kernels where weights are 2:4 and the kernel is faster, ``tf32`` rounds the factors of
-float32 products, ``version_compatible`` engines are loaded by later versions, ``hardware_compatible`` ones by other GPUs,
+float32 products, ``version_compatible`` engines are loaded by later versions, ``hardware_compatible`` by other GPUs,
 ``dla_core`` is the number of a core of the accelerator, with the GPU for the rest, ``strongly_typed`` is what the file
 says of types (the default where there is one), ``external_libraries`` False leaves cuBLAS and cuDNN out."""
 
