@@ -78,6 +78,7 @@ class Runtime:
 
         Raises:
             BadRecipe: the feeds do not have the names, the element types or the shapes that the engine takes.
+            UnreadableArtifact: the shape of an output is known only when it was computed.
             DeviceFailed: TensorRT or the GPU failed the run.
         """
         check_names(self._path, self.inputs, feeds)
@@ -188,8 +189,9 @@ class Runtime:
     def _shape(self, name: str) -> tuple[int, ...]:
         shape = tuple(self._context.get_tensor_shape(name))
         if min(shape, default=0) < 0:
-            raise DeviceFailed(
-                f"The shape of {name} of {self._path} depends on the values, which vitedge does not run."
+            raise UnreadableArtifact(
+                f"The shape of {name} of {self._path} depends on the values of its input; vitedge runs engines whose "
+                "shapes follow from the batch."
             )
         return shape
 

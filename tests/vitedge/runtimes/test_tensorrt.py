@@ -77,7 +77,7 @@ def test_any_batch_of_the_profile_runs(driver: ctypes.CDLL, engine: Path, monkey
     with Runtime(engine) as runtime:
         assert runtime.inputs == (TensorSpec("x", ("?", 4), "float16"),)
         for batch in (8, 1, 3):
-            feed = np.repeat(X, batch, axis=0).astype(np.float16)[:, ::1]
+            feed = np.asfortranarray(np.repeat(X, batch, axis=0).astype(np.float16))
             np.testing.assert_array_equal(runtime.run({"x": feed})["y"], 2 * feed)
         for wrong in (np.zeros((9, 4), np.float16), np.zeros((2, 4), np.float32), np.zeros(4, np.float16)):
             with pytest.raises(BadRecipe, match=r"takes x as float16 1x4 to 8x4, not as float\d\d \d"):
@@ -142,12 +142,20 @@ def test_a_run_that_fails_is_the_device_s_fault(
     use(monkeypatch, "10.3.0", Situation(run_error="Error Code 1: Cask (kernel failed)"))
     with Runtime(engine) as runtime, pytest.raises(DeviceFailed, match=r"failed to run .*: Cask \(kernel failed\)\.$"):
         runtime.run({"x": X})
-    use(monkeypatch, "10.3.0", Situation(outputs={"y": (-1, 4), "z": (-1, -1)}))
+    use(monkeypatch, "10.3.0", Situation())
     with Runtime(engine) as runtime:
         driver.fail_next(700)
         with pytest.raises(DeviceFailed, match="CUDA_ERROR_ILLEGAL_ADDRESS"):
             runtime.run({"x": X})
     assert driver.left() == 0
+
+
+def test_an_output_whose_shape_depends_on_values_is_refused(
+    driver: ctypes.CDLL, engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, "10.3.0", Situation(outputs={"y": (1, -1)}))
+    with Runtime(engine) as runtime, pytest.raises(UnreadableArtifact, match="shape of y of .* depends on the values"):
+        runtime.run({"x": X})
 
 
 def test_the_package_that_the_engine_needs_is_named(
