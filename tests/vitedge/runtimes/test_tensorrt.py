@@ -154,7 +154,7 @@ def test_an_output_whose_shape_depends_on_values_is_refused(
     driver: ctypes.CDLL, engine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, "10.3.0", Situation(outputs={"y": (1, -1)}))
-    with Runtime(engine) as runtime, pytest.raises(UnreadableArtifact, match="shape of y of .* depends on the values"):
+    with Runtime(engine) as runtime, pytest.raises(UnreadableArtifact, match="the values of its input"):
         runtime.run({"x": X})
 
 
