@@ -63,6 +63,14 @@ RUNTIMES: Table = {
         systems=("Darwin",),
         otherwise="its predict needs macOS; here the package is computed op by op by: vitedge validate",
     ),
+    # The engine says which of two packages it needs; the module asks for that one when it has read the file.
+    "tensorrt": Part(
+        "TensorRT",
+        "vitedge.runtimes.tensorrt",
+        install="pip install 'vitedge[tensorrt]'",
+        systems=("Linux", "Windows"),
+        otherwise="there is no NVIDIA GPU; the ONNX file beside the engine is run by: vitedge validate",
+    ),
 }
 
 DEVICES: Table = {
