@@ -107,7 +107,9 @@ def _followed(
         try:
             line = answers.get(timeout=max(deadline - time.monotonic(), 0.0))
         except queue.Empty:
-            raise CheckFailed(f"{title} did not build {request.onnx} within {request.limit_s:g} s; it was ended.") from None
+            raise CheckFailed(
+                f"{title} did not build {request.onnx} within {request.limit_s:g} s; it was ended."
+            ) from None
         if not line:
             raise CheckFailed(f"{title}: its process {fate(process.wait())} while it built {request.onnx}.")
         answer: dict[str, Any] = json.loads(line)

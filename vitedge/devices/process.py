@@ -71,7 +71,9 @@ class WorkerProcess:
                 f"{self._label} gave no answer for {self._patience_s:g} s while {REQUESTS[do]}; it was ended."
             ) from None
         if not line:
-            raise DeviceFailed(f"{self._label}: its process {fate(self._process.wait())} while {REQUESTS[do]}{self._last_words()}.")
+            raise DeviceFailed(
+                f"{self._label}: its process {fate(self._process.wait())} while {REQUESTS[do]}{self._last_words()}."
+            )
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise self._error(answer, do)
