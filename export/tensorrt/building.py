@@ -16,6 +16,7 @@ from typing import Any
 from vitedge import errors, registry
 from vitedge.errors import CheckFailed, VitedgeError
 from vitedge.export.tensorrt import child
+from vitedge.export.tensorrt.products import match_products
 from vitedge.export.tensorrt.request import BuiltEngine, EngineRequest
 from vitedge.files.digest import hash_file
 from vitedge.files.plain import from_dict
@@ -58,6 +59,8 @@ def build(request: EngineRequest, builder: str = "tensorrt-rtx") -> EngineRecord
     begin = time.perf_counter()
     with replacing_file(request.out) as partial:
         built = _built(request, part, partial)
+    seconds = time.perf_counter() - begin
+    products, attentions = match_products(request.onnx, built.layers) if built.layers is not None else ((), ())
     return EngineRecord(
         builder=builder,
         version=built.version,
@@ -65,8 +68,10 @@ def build(request: EngineRequest, builder: str = "tensorrt-rtx") -> EngineRecord
         shapes=built.shapes,
         options=built.options,
         onnx_sha256=digest,
-        seconds=time.perf_counter() - begin,
+        seconds=seconds,
         layers=built.layers,
+        products=products,
+        attentions=attentions,
     )
 
 
