@@ -140,7 +140,7 @@ class EngineProduct:
     stored_weights: str = ""
     """Element type of weights that the file stores narrower than ``asked``, to be dequantized: ``int8`` or ``int4``."""
     read_weights: str = ""
-    """Element type in which the kernel reads such weights. It is that of ``found`` where another kernel dequantizes them
+    """Element type in which the kernel reads such weights: that of ``found`` where another kernel dequantizes them
     first, at every inference."""
 
 
@@ -153,7 +153,7 @@ class EngineRecord:
     version: str
     """Of the builder, to the last part; another version does not read the engine."""
     targets: tuple[str, ...]
-    """Compute capabilities that it runs on, such as ``SM86``."""
+    """Compute capabilities that it runs on, such as ``SM86``; ``CURRENT`` is the GPU of the machine that built it."""
     shapes: Mapping[str, tuple[tuple[int, ...], ...]]
     """Name of an input to its smallest, usual and largest shape; one shape where it is fixed."""
     options: Mapping[str, Any]

@@ -26,6 +26,8 @@ class EngineRequest:
     """Name of an input with a dynamic axis to its smallest, usual and largest shape."""
     options: Mapping[str, int | bool | str] = field(default_factory=dict)
     """Options of the builder by their names in vitedge; one that the builder does not know is refused."""
+    newest_opset: int | None = None
+    """The newest opset that the file may have; None is any: the parsers refuse none themselves."""
     limit_s: float = 1800.0
     """Seconds after which a build is ended."""
     progress: Callable[[str], None] = lambda _text: None
@@ -39,7 +41,7 @@ class BuiltEngine:
     version: str
     """Version of the builder, to the last part."""
     targets: tuple[str, ...]
-    """Compute capabilities that the engine runs on; for the GPU of this machine, that of the GPU."""
+    """Compute capabilities that the engine runs on; ``CURRENT`` where it was built for the GPU of this machine."""
     shapes: Mapping[str, tuple[Shape, ...]]
     """Name of every input to its smallest, usual and largest shape; one shape where it is fixed."""
     options: Mapping[str, int | bool | str]

@@ -12,8 +12,9 @@ from typing import Any
 
 import tensorrt_rtx as trt
 
-from vitedge.errors import BadRecipe, CheckFailed, MissingBackend, UnreadableArtifact
+from vitedge.errors import BadRecipe, CheckFailed, MissingBackend, UnreadableArtifact, VitedgeError
 from vitedge.export.tensorrt.layers import read_layers
+from vitedge.export.tensorrt.refusals import NO_DRIVER, compiler_sentence, parser_sentence
 from vitedge.export.tensorrt.request import BuiltEngine, EngineRequest, Shape
 
 OPTIONS: Mapping[str, tuple[bool, str]] = {
@@ -22,8 +23,6 @@ OPTIONS: Mapping[str, tuple[bool, str]] = {
 }
 """Name of an option to its default and the builder's flag. TensorRT's own default computes float32 products in TF32,
 whose mantissa has 10 bits: what was asked for as float32 is not rounded so unless that is asked for too."""
-_NO_DRIVER = "cudaError 35"
-"""In the errors that follow every failing call where there is no driver, and that say nothing of the cause."""
 
 
 def build(request: EngineRequest) -> tuple[bytes, BuiltEngine]:
@@ -90,19 +89,32 @@ class _Monitor(trt.IProgressMonitor):  # type: ignore[misc]
 
 def _parse(request: EngineRequest, network: Any, log: _Log) -> None:
     parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(request.onnx)):
-        raise UnreadableArtifact(f"{request.onnx}: {'; '.join(log.errors[:1])}")
-    if not network.num_outputs:
-        raise UnreadableArtifact(f"{request.onnx} has no outputs.")
+    if parser.parse_from_file(str(request.onnx)):
+        return
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    if not errors:
+        raise UnreadableArtifact(compiler_sentence(request.onnx, "\n".join(log.errors)))
+    first = errors[0]
+    raise UnreadableArtifact(parser_sentence(request.onnx, first.desc(), first.node_name(), first.node_operator()))
+
+
+def _targets() -> tuple[str, ...]:
+    """Returns the compute capabilities that can be named."""
+    members: Mapping[str, Any] = trt.ComputeCapability.__members__
+    return tuple(name for name in members if name.startswith("SM"))
 
 
 def _set_targets(config: Any, targets: tuple[str, ...]) -> tuple[str, ...]:
+    unknown = sorted(set(targets) - set(_targets()))
+    if unknown:
+        raise BadRecipe(
+            f"TensorRT-RTX {trt.__version__} does not build for {unknown[0]!r}; choose from {', '.join(_targets())}."
+        )
     named = targets or ("CURRENT",)
     config.num_compute_capabilities = len(named)
     for index, target in enumerate(named):
-        capability = trt.ComputeCapability.__members__.get(target)
-        if capability is None or not config.set_compute_capability(capability, index):
-            raise BadRecipe(f"TensorRT-RTX {trt.__version__} builds for no {target}.")
+        if not config.set_compute_capability(trt.ComputeCapability.__members__[target], index):
+            raise BadRecipe(f"TensorRT-RTX {trt.__version__} refuses {target} in one engine with {', '.join(named)}.")
     return named
 
 
@@ -135,8 +147,11 @@ def _set_shapes(
     return shapes
 
 
-def _failure(request: EngineRequest, log: _Log) -> Exception:
-    causes = [message for message in log.errors if _NO_DRIVER not in message]
+def _failure(request: EngineRequest, log: _Log) -> VitedgeError:
+    causes = [message for message in log.errors if NO_DRIVER not in message]
     if not causes and not request.targets:
-        return MissingBackend("no driver")
-    return CheckFailed(f"{request.onnx}: {'; '.join(causes[:1])}")
+        return MissingBackend(
+            "TensorRT-RTX finds no NVIDIA driver, and so no GPU of this machine to build for; name the compute "
+            f"capability, one of {', '.join(_targets())}."
+        )
+    return CheckFailed(compiler_sentence(request.onnx, causes[0] if causes else ""))

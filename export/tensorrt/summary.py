@@ -67,15 +67,14 @@ def shortfall(record: EngineRecord, minimum_share: float) -> str:
     """
     if record.layers is None:
         return ""
+    found = []
     for title, chosen, fits in _EXPECTATIONS:
         asked = chosen(record)
         missing = [product for product in asked if not fits(product)]
         if asked and 1 - len(missing) / len(asked) < minimum_share:
-            return (
-                f"{len(asked) - len(missing)} of {len(asked)} {title}, where at least {minimum_share:.0%} were asked for: "
-                f"not {some(product.module or product.node for product in missing)}."
-            )
-    return ""
+            names = some(product.module or product.node for product in missing)
+            found.append(f"{len(asked) - len(missing)} of {len(asked)} {title} (not {names})")
+    return f"{'; '.join(found)}, where at least {minimum_share:.0%} was asked for." if found else ""
 
 
 def _quantized(record: EngineRecord) -> Sequence[EngineProduct]:
