@@ -18,8 +18,11 @@ _LINE = re.compile(
     r"Name: (?P<name>.*), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], Constants: \[(?P<constants>.*?)\], "
     r"Outputs: \[(?P<outputs>.*?)\], TacticName: .*?, StreamId: \d+, Metadata: (?P<metadata>.*)"
 )
-_TENSOR = re.compile(r"\{ Name: .*?, Dimensions: \[(?P<sides>[-\d,]*)\], .*?Datatype: (?P<type>\w+), Format: .*? \}")
-_NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
+_TENSOR = re.compile(r"Dimensions: \[(?P<sides>[-\d,]*)\], .*?Datatype: (?P<type>\w+), Format: ")
+_NEXT_TENSOR = "{ Name: "
+_NODE = "[ONNX Layer: "
+_NEXT_NODE = re.compile(r"\]\x1f?\[ONNX Layer: ")
+"""Between two nodes, which a control character separates that terminals do not show."""
 _TYPES = {"Float": "fp32", "Half": "fp16"}
 """Names of element types in the log to those of the records; the others are written in lower case."""
 
@@ -34,34 +37,45 @@ def read_layers(messages: Iterable[str]) -> tuple[EngineLayer, ...] | None:
     if len(lists) != 1:
         return None
     layers = []
-    for line in lists[0].splitlines()[1:]:
+    for line in lists[0].split("\n")[1:]:
         if not line.strip():  # the inputs and outputs of the engine follow
             break
         match = _LINE.fullmatch(line)
-        if match is None:
+        layer = None if match is None else _layer(match)
+        if layer is None:
             return None
-        layers.append(_layer(match))
+        layers.append(layer)
     return tuple(layers) or None
 
 
-def _layer(match: re.Match[str]) -> EngineLayer:
+def _layer(match: re.Match[str]) -> EngineLayer | None:
+    inputs, constants, outputs = (_tensors(match[name]) for name in ("inputs", "constants", "outputs"))
+    if inputs is None or constants is None or outputs is None:
+        return None
     return EngineLayer(
         name=match["name"],
         kind=match["kind"],
-        inputs=_types(match["inputs"]),
-        constants=_types(match["constants"], scalars=False),
-        outputs=_types(match["outputs"]),
-        nodes=tuple(_NODE.findall(match["metadata"])),
+        inputs=tuple(kind for kind, _ in inputs),
+        # A product's constants are its weights, and as scalars the factors alpha and beta of a GEMM, always in float32.
+        constants=tuple(kind for kind, size in constants if size != 1),
+        outputs=tuple(kind for kind, _ in outputs),
+        nodes=_nodes(match["metadata"]),
     )
 
 
-def _types(tensors: str, *, scalars: bool = True) -> tuple[str, ...]:
-    """Returns the element types of a list of tensors, without those of one element where they are not wanted.
+def _nodes(metadata: str) -> tuple[str, ...]:
+    if not metadata.startswith(_NODE):
+        return ()
+    return tuple(_NEXT_NODE.split(metadata.removeprefix(_NODE).removesuffix("]")))
 
-    The constants of a product hold its weights, and as scalars the factors alpha and beta of a GEMM, always in float32.
-    """
-    found = [
-        (math.prod(int(side) for side in match["sides"].split(",") if side), match["type"])
-        for match in _TENSOR.finditer(tensors)
-    ]
-    return tuple(_TYPES.get(name, name.lower()) for size, name in found if scalars or size != 1)
+
+def _tensors(text: str) -> list[tuple[str, int]] | None:
+    """Returns element type and number of elements of each tensor of a list; None where one has another form."""
+    found = []
+    for tensor in text.split(_NEXT_TENSOR)[1:]:
+        match = _TENSOR.search(tensor)
+        if match is None:
+            return None
+        sides = [int(side) for side in match["sides"].split(",") if side]
+        found.append((_TYPES.get(match["type"], match["type"].lower()), math.prod(sides)))
+    return found

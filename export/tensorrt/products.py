@@ -96,11 +96,11 @@ class _Kernels:
 def _varying_products(graph: OnnxGraph) -> Iterator[NodeProto]:
     """Yields the products that depend on an input: one of two constants is computed by the builder."""
     for node in graph.of(*PRODUCTS):
-        if not all(is_constant(graph, name) for name in node.input[:2]):
+        if not all(_is_constant(graph, name) for name in node.input[:2]):
             yield node
 
 
-def is_constant(graph: OnnxGraph, name: str) -> bool:
+def _is_constant(graph: OnnxGraph, name: str) -> bool:
     """Returns whether a value is a weight, perhaps dequantized or moved, which the builder computes once."""
     producer = graph.before_movement(name)
     while producer is not None and producer.op_type == "DequantizeLinear":

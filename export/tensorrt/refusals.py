@@ -18,13 +18,14 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from vitedge.errors import BadRecipe, CheckFailed, UnreadableArtifact
 from vitedge.export.tensorrt.graph import OnnxGraph, opset_of
-from vitedge.export.tensorrt.products import is_constant, module_of, name_of
+from vitedge.export.tensorrt.products import module_of, name_of
 from vitedge.export.tensorrt.request import EngineRequest, Shape
 from vitedge.sentences import some
 
 WITHOUT_FLOAT32_GEMM: Mapping[str, frozenset[str]] = {"tensorrt-rtx": frozenset({"SM75"})}
 """Builder to the compute capabilities for which it compiles no GEMM of float32 values. Found by building: the compiler
-looks at the types in the file, so that a quantized product between float32 values is refused like any other."""
+looks at the types in the file, so that a quantized product between float32 values and one of two weights are refused
+like any other."""
 NO_DRIVER = "cudaError 35"
 """In an error that follows every failing call where there is no driver, and that says nothing of the cause."""
 _GEMMS = ("MatMul", "Gemm", "Einsum")
@@ -57,12 +58,8 @@ def check_file(request: EngineRequest, builder: str) -> OnnxGraph:
 
 
 def float32_gemms(graph: OnnxGraph) -> tuple[NodeProto, ...]:
-    """Returns the products of matrices whose result is float32 in the file, quantized or not."""
-    return tuple(
-        node
-        for node in graph.of(*_GEMMS)
-        if graph.type_of(node.output[0]).kind == "fp32" and not all(is_constant(graph, name) for name in node.input[:2])
-    )
+    """Returns the products of matrices whose result is float32 in the file, be they quantized or of two weights."""
+    return tuple(node for node in graph.of(*_GEMMS) if graph.type_of(node.output[0]).kind == "fp32")
 
 
 def parser_sentence(path: Path, description: str, node: str, operator: str) -> str:
