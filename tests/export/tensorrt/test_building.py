@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+import inspect
 import os
 import signal
 import subprocess
@@ -189,6 +191,16 @@ def test_a_builder_that_is_not_installed_names_the_command(
     assert message == (
         "TensorRT for RTX needs no_such_package, which is not installed; type: pip install 'vitedge[tensorrt-rtx]'"
     )
+
+
+@needs_rtx
+def test_a_builder_has_one_public_name() -> None:
+    """The protocol of the table, which the process of the builder calls."""
+    module = importlib.import_module(BUILDERS["tensorrt-rtx"].module)
+    own = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
+    public = [value for value in own if not value.__name__.startswith("_")]
+    assert public == [module.build]
+    assert list(inspect.signature(module.build).parameters) == ["request"]
 
 
 def test_a_folder_that_is_not_there_is_refused_before_the_build(request_of: EngineRequest) -> None:
