@@ -72,7 +72,7 @@ def test_an_engine_is_written_with_its_record(request_of: EngineRequest) -> None
     assert record.version.count(".") == 3
     assert record.targets == ("SM86",)
     assert record.shapes == {"x": ((1, 16, 32),)}
-    assert record.options == {"tf32": False, "sparse_weights": False}
+    assert record.options == {"tf32": False}
     assert record.onnx_sha256 == hashlib.sha256(request_of.onnx.read_bytes()).hexdigest()
     assert record.seconds > 0
     assert [(product.asked, product.found) for product in record.products] == [("int8", "int8"), ("fp16", "fp16")]
@@ -101,7 +101,8 @@ def test_a_dynamic_batch_has_one_profile_of_shapes(tmp_path: Path) -> None:
 @needs_rtx
 def test_an_option_is_passed_on_and_another_is_refused(request_of: EngineRequest) -> None:
     message = refused(replace(request_of, options={"speed": 9}), BadRecipe)
-    assert message == "TensorRT-RTX has no option 'speed'; choose from tf32, sparse_weights."
+    assert message == "TensorRT-RTX has no option 'speed'; choose from tf32."
+    assert "is true or false, not 1" in refused(replace(request_of, options={"tf32": 1}), BadRecipe)
     assert build(replace(request_of, options={"tf32": True})).options["tf32"] is True
 
 
