@@ -24,6 +24,9 @@ def summary(record: EngineRecord) -> str:
     floating = float32_products(record)
     if floating:
         parts.append(f"{len(floating)} products in float32")
+    narrowed = narrowed_products(record)
+    if narrowed:
+        parts.append(f"{len(narrowed)} products asked for in float32 run in less")
     dequantized = [product for product in record.products if product.stored_weights]
     if dequantized:
         within = sum(product.read_weights == product.stored_weights for product in dequantized)
@@ -37,6 +40,17 @@ def summary(record: EngineRecord) -> str:
 def float32_products(record: EngineRecord) -> tuple[EngineProduct, ...]:
     """Returns the products that the engine computes in float32, whatever was asked."""
     return tuple(product for product in record.products if product.found == "fp32")
+
+
+def narrowed_products(record: EngineRecord) -> tuple[EngineProduct, ...]:
+    """Returns the products that the file keeps in float32 and the engine computes in a narrower type.
+
+    TensorRT-RTX 1.7 does so to a float32 product that stands alone between a Cast from float16 and one back to it: it
+    rounds the weights to float16, those too that overflow there.
+    """
+    return tuple(
+        product for product in record.products if product.asked == "fp32" and product.found not in ("fp32", "")
+    )
 
 
 def share(products: Sequence[EngineProduct], *, by_macs: bool = False) -> float:

@@ -5,14 +5,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper, parser
 
 from tests.export.tensorrt.bad_files import good
 from tests.export.tensorrt.engine_files import built, float16, int8, needs_rtx, weights_int8
 from vitedge.export.tensorrt.graph import OnnxGraph
 from vitedge.export.tensorrt.products import match_products
-from vitedge.export.tensorrt.summary import UNKNOWN_KERNELS, float32_products, share, shortfall, summary
+from vitedge.export.tensorrt.summary import (
+    UNKNOWN_KERNELS,
+    float32_products,
+    narrowed_products,
+    share,
+    shortfall,
+    summary,
+)
 from vitedge.records import EngineLayer, EngineProduct, EngineRecord
 
 pytestmark = needs_rtx
@@ -84,6 +93,26 @@ def test_convolutions_have_no_int8_on_turing(tmp_path: Path) -> None:
     turing = [p.found for p in built(tmp_path, content, "SM75").products if p.node.endswith("/Conv")]
     assert set(ampere) == {"int8"}
     assert set(turing) == {"fp16"}
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ("a = MatMul (c, w) y = Cast <to = 10> (a)", "fp16"),
+        ("a = MatMul (c, w) b = Sigmoid (a) y = Cast <to = 10> (b)", "fp32"),
+    ],
+)
+def test_a_product_alone_in_float32_is_narrowed_by_the_compiler_and_told(body: str, found: str, tmp_path: Path) -> None:
+    """Even where its weights overflow float16, as these do."""
+    model = parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 19]> alone (float16[1,64,64] x) => (float16[1,64,64] y)'
+        f"{{ c = Cast <to = 1> (x) {body} }}"
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.full((64, 64), 1e6, np.float32), "w"))
+    record = built(tmp_path, model.SerializeToString())
+    assert [(product.asked, product.found) for product in record.products] == [("fp32", found)]
+    assert narrowed_products(record) == (record.products if found == "fp16" else ())
+    assert ("1 products asked for in float32 run in less" in summary(record)) == (found == "fp16")
 
 
 def test_multiplications_are_counted(apart: EngineRecord, joined: EngineRecord) -> None:
