@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program of a process that builds one engine: a fault in a builder ends it, and not the command.
+"""The program of a process that builds one engine, or reads one file: a fault there ends it, and not the command.
 
-It reads one JSON line, an `Order`, and writes JSON lines: ``{"phase": …}`` while it builds, and at the end
-``{"built": …}`` or ``{"error": …, "message": …}``. It ends at once when its input does, so that it never outlives the
-command.
+It reads one JSON line, an `Order`, and writes JSON lines: ``{"phase": …}`` while it works, and at the end
+``{"error": …, "message": …}`` or ``{"built": …}``, which is null where a file was only read. It ends at once when its
+input does, so that it never outlives the command.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from vitedge.files.plain import from_dict, to_dict
 class Order:
     """What the process is told; the fields of an `EngineRequest` as plain values."""
 
-    build: str
-    """The function that builds, as ``package.module:name``."""
+    function: str
+    """The function that builds or reads, as ``package.module:name``."""
     onnx: str
     place: str
-    """Where the bytes of the engine are written."""
+    """Where the bytes of the engine are written, if there are any."""
     targets: tuple[str, ...]
     shapes: Mapping[str, tuple[Shape, Shape, Shape]]
     options: Mapping[str, int | bool | str]
 
 
 def obey(order: Order, report: Callable[[dict[str, Any]], None]) -> None:
-    """Builds what an order says, and reports phases, the result or the error.
+    """Does what an order says, and reports phases, the result or the error.
 
     Args:
-        order: what to build.
+        order: what to build or read.
         report: takes one answer as plain values.
     """
     request = EngineRequest(
@@ -53,12 +53,14 @@ def obey(order: Order, report: Callable[[dict[str, Any]], None]) -> None:
         progress=lambda phase: report({"phase": phase}),
     )
     try:
-        content, built = registry.function(order.build)(request)
-        request.out.write_bytes(content)
+        result = registry.function(order.function)(request)
+        if result is not None:
+            content, built = result
+            request.out.write_bytes(content)
     except VitedgeError as error:
         report({"error": type(error).__name__, "message": str(error)})
     else:
-        report({"built": to_dict(built)})
+        report({"built": None if result is None else to_dict(built)})
 
 
 def main() -> None:

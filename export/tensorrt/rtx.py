@@ -12,10 +12,11 @@ from typing import Any
 
 import tensorrt_rtx as trt
 
-from vitedge.errors import BadRecipe, CheckFailed, MissingBackend, UnreadableArtifact, VitedgeError
+from vitedge.errors import BadRecipe, CheckFailed, MissingBackend, VitedgeError
 from vitedge.export.tensorrt.layers import read_layers
-from vitedge.export.tensorrt.refusals import NO_DRIVER, compiler_sentence, parser_sentence
+from vitedge.export.tensorrt.refusals import NO_DRIVER, compiler_sentence
 from vitedge.export.tensorrt.request import BuiltEngine, EngineRequest, Shape
+from vitedge.export.tensorrt.rtx_parser import Log, parse
 
 OPTIONS: Mapping[str, tuple[bool, str]] = {"tf32": (False, "TF32")}
 """Name of an option to its default and the builder's flag. TensorRT's own default computes float32 products in TF32,
@@ -32,11 +33,9 @@ def build(request: EngineRequest) -> tuple[bytes, BuiltEngine]:
         MissingBackend: the engine was asked for the GPU of this machine, and there is none with a driver.
         CheckFailed: the builder cannot compile the file for a target.
     """
-    log = _Log()
+    log = Log()
     builder = trt.Builder(log)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    request.progress("reading the ONNX file")
-    _parse(request, network, log)
+    network, _parser = parse(request, builder, log)
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     targets = _set_targets(config, request.targets)
@@ -48,21 +47,6 @@ def build(request: EngineRequest) -> tuple[bytes, BuiltEngine]:
     if engine is None:
         raise _failure(request, log)
     return bytes(engine), BuiltEngine(trt.__version__, targets, shapes, options, read_layers(log.messages))
-
-
-class _Log(trt.ILogger):  # type: ignore[misc]
-    """Keeps every message of the builder."""
-
-    def __init__(self) -> None:
-        trt.ILogger.__init__(self)
-        self.messages: list[str] = []
-        self.errors: list[str] = []
-
-    def log(self, severity: Any, message: str) -> None:
-        """Called by the builder."""
-        self.messages.append(message)
-        if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-            self.errors.append(message)
 
 
 class _Monitor(trt.IProgressMonitor):  # type: ignore[misc]
@@ -83,17 +67,6 @@ class _Monitor(trt.IProgressMonitor):  # type: ignore[misc]
     def step_complete(self, _name: str, _step: int) -> bool:
         """Called by the builder after every step; returns whether it should go on."""
         return True
-
-
-def _parse(request: EngineRequest, network: Any, log: _Log) -> None:
-    parser = trt.OnnxParser(network, log)
-    if parser.parse_from_file(str(request.onnx)):
-        return
-    errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    if not errors:
-        raise UnreadableArtifact(compiler_sentence(request.onnx, "\n".join(log.errors)))
-    first = errors[0]
-    raise UnreadableArtifact(parser_sentence(request.onnx, first.desc(), first.node_name(), first.node_operator()))
 
 
 def _targets() -> tuple[str, ...]:
@@ -148,7 +121,7 @@ def _set_shapes(
     return shapes
 
 
-def _failure(request: EngineRequest, log: _Log) -> VitedgeError:
+def _failure(request: EngineRequest, log: Log) -> VitedgeError:
     causes = [message for message in log.errors if NO_DRIVER not in message]
     if not causes and not request.targets:
         return MissingBackend(

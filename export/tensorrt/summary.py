@@ -23,10 +23,10 @@ def summary(record: EngineRecord) -> str:
             parts.append(f"{sum(product.found == kind for product in asked)} of {len(asked)} {title}")
     floating = float32_products(record)
     if floating:
-        parts.append(f"{len(floating)} products in float32")
+        parts.append(f"{_count(floating)} in float32")
     narrowed = narrowed_products(record)
     if narrowed:
-        parts.append(f"{len(narrowed)} products asked for in float32 run in less")
+        parts.append(f"{_count(narrowed)} asked for in float32 in less")
     dequantized = [product for product in record.products if product.stored_weights]
     if dequantized:
         within = sum(product.read_weights == product.stored_weights for product in dequantized)
@@ -89,6 +89,10 @@ def shortfall(record: EngineRecord, minimum_share: float) -> str:
             names = some(product.module or product.node for product in missing)
             found.append(f"{len(asked) - len(missing)} of {len(asked)} {title} (not {names})")
     return f"{'; '.join(found)}, where at least {minimum_share:.0%} was asked for." if found else ""
+
+
+def _count(products: Sequence[EngineProduct]) -> str:
+    return f"{len(products)} product{'' if len(products) == 1 else 's'}"
 
 
 def _quantized(record: EngineRecord) -> Sequence[EngineProduct]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`building`, `child` and `rtx`: engines by real builds, and builds that are ended."""
+"""`building`, `process`, `child` and `rtx`: engines by real builds, and builds that are ended."""
 
 from __future__ import annotations
 
@@ -128,14 +128,14 @@ def test_a_crash_of_the_builder_is_told_and_leaves_the_command_alive(
     monkeypatch.setattr(refusals, "CHECKS", ())
     onnx.save(parser.parse_model(ONE_TENSOR), request_of.onnx)
     message = refused(request_of, CheckFailed)
-    assert message.startswith("TensorRT for RTX: its process was killed by SIGSEGV while it built ")
+    assert message.startswith("TensorRT for RTX: its process was killed by SIGSEGV while it worked on ")
 
 
 @pytest.mark.parametrize(
     ("how", "end"),
     [
-        ("killed", "was killed by SIGKILL, perhaps for want of memory, while it built"),
-        ("exits", "ended with exit code 7 while it built"),
+        ("killed", "was killed by SIGKILL, perhaps for want of memory, while it worked on"),
+        ("exits", "ended with exit code 7 while it worked on"),
     ],
 )
 def test_a_process_that_ends_without_an_answer_is_told(
@@ -149,7 +149,7 @@ def test_a_build_that_takes_too_long_is_ended(request_of: EngineRequest, monkeyp
     monkeypatch.setitem(building.BUILDERS, "sleeper", SLEEPER)
     phases: list[str] = []
     message = refused(replace(request_of, limit_s=3.0, progress=phases.append), CheckFailed, "sleeper")
-    assert message == f"The sleeper did not build {request_of.onnx} within 3 s, and was ended."
+    assert message == f"The sleeper was not done with {request_of.onnx} within 3 s, and was ended."
     assert_ended(int(phases[0].split()[1]))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`refusals` and `graph`: files that no engine can be built from, each refused in a sentence with its exit code."""
+"""`refusals`, `reading` and `graph`: files that no engine can be built from, each refused in a sentence."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from vitedge.errors import BadRecipe, CheckFailed, UnreadableArtifact, VitedgeEr
 from vitedge.export.tensorrt import building
 from vitedge.export.tensorrt.building import build
 from vitedge.export.tensorrt.graph import OnnxGraph, ValueType
+from vitedge.export.tensorrt.reading import refusal
 from vitedge.export.tensorrt.refusals import check_file, float32_gemms
 from vitedge.export.tensorrt.request import EngineRequest
 
@@ -175,7 +176,7 @@ def test_a_file_that_cannot_be_built_is_refused_in_a_sentence(
     bad, path = BAD[name], tmp_path / "model.onnx"
     bad.write(path)
     if bad.before:
-        monkeypatch.setattr(building, "_Process", None)  # not started
+        monkeypatch.setattr(building, "BuilderProcess", None)  # not started
     with pytest.raises(bad.error) as caught:
         build(EngineRequest(path, tmp_path / "model.engine", bad.targets, newest_opset=23))
     message = str(caught.value)
@@ -249,3 +250,18 @@ def test_a_graph_knows_the_types_of_its_values() -> None:
     assert graph.is_dequantized("w")
     assert not graph.is_dequantized("a")
     assert [node.name for node in graph.consumers("a")] == ["second.proj/MatMul"]
+
+
+@needs_rtx
+@pytest.mark.parametrize("name", [name for name, bad in BAD.items() if not bad.before])
+def test_the_parser_alone_says_the_same(name: str, tmp_path: Path) -> None:
+    bad, path = BAD[name], tmp_path / "model.onnx"
+    bad.write(path)
+    assert bad.sentence.format(path) in refusal(path)
+
+
+@needs_rtx
+def test_the_parser_reads_what_is_built(tmp_path: Path) -> None:
+    onnx.save(good(), tmp_path / "model.onnx")
+    assert refusal(tmp_path / "model.onnx") == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]

@@ -112,7 +112,7 @@ def test_a_product_alone_in_float32_is_narrowed_by_the_compiler_and_told(body: s
     record = built(tmp_path, model.SerializeToString())
     assert [(product.asked, product.found) for product in record.products] == [("fp32", found)]
     assert narrowed_products(record) == (record.products if found == "fp16" else ())
-    assert ("1 products asked for in float32 run in less" in summary(record)) == (found == "fp16")
+    assert ("1 product asked for in float32 in less" in summary(record)) == (found == "fp16")
 
 
 def test_multiplications_are_counted(apart: EngineRecord, joined: EngineRecord) -> None:
