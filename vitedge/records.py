@@ -115,7 +115,7 @@ class EngineLayer:
     inputs: tuple[str, ...]
     """Element types of the activations that it reads: ``int8``, ``fp16``, ``fp32``, …, in lower case."""
     constants: tuple[str, ...]
-    """Element types of the weights that it reads."""
+    """Element types of the weights that it reads; scalars are left out."""
     outputs: tuple[str, ...]
     """Element types of its outputs."""
     nodes: tuple[str, ...]
@@ -133,7 +133,15 @@ class EngineProduct:
     asked: str
     """Element type that the file asks for: ``int8``, ``fp16`` or ``fp32``."""
     found: str
-    """Element type of the kernel that computes it; of an attention, of its fused kernel; empty where there is none."""
+    """Element type in which its kernel multiplies; of an attention, that of its fused kernel. Empty where the kernels
+    list none for it."""
+    macs: int = 0
+    """Multiply-accumulates of one inference, with every dynamic side as 1; of an attention, of its two products."""
+    stored_weights: str = ""
+    """Element type of weights that the file stores narrower than ``asked``, to be dequantized: ``int8`` or ``int4``."""
+    read_weights: str = ""
+    """Element type in which the kernel reads such weights: that of ``found`` where another kernel dequantizes them
+    first, at every inference."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +153,7 @@ class EngineRecord:
     version: str
     """Of the builder, to the last part; another version does not read the engine."""
     targets: tuple[str, ...]
-    """Compute capabilities that it runs on, such as ``SM86``."""
+    """Compute capabilities that it runs on, such as ``SM86``; ``CURRENT`` is the GPU of the machine that built it."""
     shapes: Mapping[str, tuple[tuple[int, ...], ...]]
     """Name of an input to its smallest, usual and largest shape; one shape where it is fixed."""
     options: Mapping[str, Any]

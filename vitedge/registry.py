@@ -88,18 +88,25 @@ def load(table: Table, name: str) -> ModuleType:
     return imported(_part(table, name))
 
 
+def usable(table: Table, name: str) -> Part:
+    """Returns the part of that name, which can be used on this machine; imports nothing.
+
+    Raises:
+        BadRecipe: the table has no such name.
+        MissingBackend: a package is not installed, or the part does not work on this machine.
+    """
+    part = _part(table, name)
+    _check_usable(part)
+    return part
+
+
 def imported(part: Part) -> ModuleType:
     """Imports a part.
 
     Raises:
         MissingBackend: a package is not installed, or the part does not work on this machine.
     """
-    refused = refusal_of(part)
-    if refused:
-        raise MissingBackend(refused)
-    absent = absent_packages(part)
-    if absent:
-        raise MissingBackend(f"{part.title} needs {', '.join(absent)}, which is not installed; type: {part.install}")
+    _check_usable(part)
     try:
         return importlib.import_module(part.module)
     except ImportError as error:
@@ -218,6 +225,15 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
     }
+
+
+def _check_usable(part: Part) -> None:
+    refused = refusal_of(part)
+    if refused:
+        raise MissingBackend(refused)
+    absent = absent_packages(part)
+    if absent:
+        raise MissingBackend(f"{part.title} needs {', '.join(absent)}, which is not installed; type: {part.install}")
 
 
 def _part(table: Table, name: str) -> Part:

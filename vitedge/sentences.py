@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Formats names, and the errors of libraries, for a sentence to the user."""
+"""Formats names, the errors of libraries and the ends of processes for a sentence to the user."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 
 
@@ -17,3 +18,11 @@ def some(names: Iterable[str], most: int = 3) -> str:
     listed = list(names)
     shown = ", ".join(name[:80] for name in listed[:most]) or "nothing"
     return f"{shown} and {len(listed) - most} more" if len(listed) > most else shown
+
+
+def fate(code: int) -> str:
+    """Returns how a process ended, from its exit code: negative where a signal killed it."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    return f"was killed by {name}" + (", perhaps for want of memory," if name == "SIGKILL" else "")

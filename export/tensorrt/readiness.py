@@ -9,26 +9,22 @@ rounds goes from -128 to 127 (NVIDIA/TensorRT#1796), so that nothing has to clam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
-from google.protobuf.message import DecodeError
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import NodeProto, TensorProto, numpy_helper
 
-from vitedge.errors import UnreadableArtifact
+from vitedge.export.tensorrt.attention import attentions_of, scores_of
+from vitedge.export.tensorrt.graph import OnnxGraph, read_graph
 from vitedge.records import StructureReport
 
 OPSET = 17
 """The newest opset that TensorRT 8.6 reads."""
 _LAYER_NORMALIZATION_SINCE = 17
-_MOVEMENT = frozenset({"Transpose", "Reshape", "Cast", "Identity", "Squeeze", "Unsqueeze"})
 _UNREAD = frozenset(
     {"QLinearMatMul", "QLinearConv", "MatMulInteger", "ConvInteger", "DynamicQuantizeLinear", "MatMulNBits"}
 )
-_ON_SCORES = ("Add", "Sub", "Mul", "Div", "QuantizeLinear", "DequantizeLinear")
-_ON_PROBABILITIES = ("QuantizeLinear", "DequantizeLinear", "Clip")
 _MOST_NAMED = 3
 
 
@@ -42,12 +38,9 @@ def check(path: Path, target: str = f"opset {OPSET}") -> StructureReport:
     Raises:
         UnreadableArtifact: it is no ONNX model.
     """
-    try:
-        model = onnx.load(str(path))
-    except (DecodeError, OSError, ValueError) as error:
-        raise UnreadableArtifact(f"{path} is not an ONNX model, or is cut short.") from error
+    graph = read_graph(path)
     opset = int(target.removeprefix("opset "))
-    findings = {phrase: find(_Graph(model), opset) for phrase, find in CHECKS}
+    findings = {phrase: find(graph, opset) for phrase, find in CHECKS}
     return StructureReport(
         artifact=path.name,
         checks=tuple(phrase for phrase, found in findings.items() if not found),
@@ -61,66 +54,25 @@ def _tell(found: Sequence[str]) -> str:
     return "; ".join(found[:_MOST_NAMED]) + rest
 
 
-class _Graph:
-    """Producers and consumers of values, and the constants."""
-
-    def __init__(self, model: ModelProto) -> None:
-        self.model = model
-        self.nodes: Sequence[NodeProto] = model.graph.node
-        self._producers = {name: node for node in self.nodes for name in node.output}
-        self._constants: dict[str, TensorProto] = {tensor.name: tensor for tensor in model.graph.initializer}
-        for node in self.nodes:
-            if node.op_type == "Constant" and node.attribute[0].name == "value":
-                self._constants[node.output[0]] = node.attribute[0].t
-
-    def of(self, *kinds: str) -> Iterator[NodeProto]:
-        return (node for node in self.nodes if node.op_type in kinds)
-
-    def producer(self, name: str) -> NodeProto | None:
-        return self._producers.get(name)
-
-    def consumers(self, name: str) -> list[NodeProto]:
-        return [node for node in self.nodes if name in node.input]
-
-    def constant(self, name: str) -> TensorProto | None:
-        return self._constants.get(name)
-
-    def before_movement(self, name: str) -> NodeProto | None:
-        """Returns the producer of a value, data movement skipped."""
-        producer = self.producer(name)
-        while producer is not None and producer.op_type in _MOVEMENT:
-            producer = self.producer(producer.input[0])
-        return producer
-
-    def after_movement(self, name: str) -> list[NodeProto]:
-        """Returns the consumers of a value, data movement skipped."""
-        found: list[NodeProto] = []
-        for consumer in self.consumers(name):
-            found += self.after_movement(consumer.output[0]) if consumer.op_type in _MOVEMENT else [consumer]
-        return found
-
-
-def _wrong_opset(graph: _Graph, opset: int) -> list[str]:
+def _wrong_opset(graph: OnnxGraph, opset: int) -> list[str]:
     found = [entry.version for entry in graph.model.opset_import if entry.domain in ("", "ai.onnx")]
     return [] if found == [opset] else [f"opset {', '.join(map(str, found)) or 'unknown'} instead of {opset}"]
 
 
-def _unread_operators(graph: _Graph, _opset: int) -> list[str]:
+def _unread_operators(graph: OnnxGraph, _opset: int) -> list[str]:
     unread = {node.op_type for node in graph.nodes if node.op_type in _UNREAD or node.domain not in ("", "ai.onnx")}
     return [f"TensorRT does not read {kind}" for kind in sorted(unread)]
 
 
-def _free_shapes(graph: _Graph, _opset: int) -> list[str]:
-    initializers = {tensor.name for tensor in graph.model.graph.initializer}
-    inputs = [value for value in graph.model.graph.input if value.name not in initializers]
+def _free_shapes(graph: OnnxGraph, _opset: int) -> list[str]:
     return [
         f"{value.name} has no fixed shape"
-        for value in inputs
+        for value in graph.inputs()
         if not all(edge.dim_value > 0 for edge in value.type.tensor_type.shape.dim)
     ]
 
 
-def _other_integers(graph: _Graph, _opset: int) -> list[str]:
+def _other_integers(graph: OnnxGraph, _opset: int) -> list[str]:
     """Finds Q/DQ that are not of int8, or whose zero point is not 0."""
     found = []
     for node in graph.of("QuantizeLinear", "DequantizeLinear"):
@@ -133,7 +85,7 @@ def _other_integers(graph: _Graph, _opset: int) -> list[str]:
     return found
 
 
-def _integers(graph: _Graph, node: NodeProto) -> tuple[int, np.ndarray | None]:
+def _integers(graph: OnnxGraph, node: NodeProto) -> tuple[int, np.ndarray | None]:
     """Returns the type of the integers, 0 where it is unknown, and the zero point, None where that is no constant."""
     if len(node.input) > 2 and node.input[2]:
         tensor = graph.constant(node.input[2])
@@ -147,7 +99,7 @@ def _integers(graph: _Graph, node: NodeProto) -> tuple[int, np.ndarray | None]:
     return (0, None) if producer is None or producer.op_type != "QuantizeLinear" else _integers(graph, producer)
 
 
-def _separated(graph: _Graph, _opset: int) -> list[str]:
+def _separated(graph: OnnxGraph, _opset: int) -> list[str]:
     """Finds operators that compute with integers between QuantizeLinear and DequantizeLinear."""
     return [
         f"{consumer.op_type} reads the integers of {node.name or node.output[0]}"
@@ -157,7 +109,7 @@ def _separated(graph: _Graph, _opset: int) -> list[str]:
     ]
 
 
-def _written_out_norms(graph: _Graph, opset: int) -> list[str]:
+def _written_out_norms(graph: OnnxGraph, opset: int) -> list[str]:
     """Finds ``Sqrt(ReduceMean(...) + epsilon)``: the standard deviation of a LayerNorm written as primitives."""
     if opset < _LAYER_NORMALIZATION_SINCE:
         return []
@@ -170,7 +122,7 @@ def _written_out_norms(graph: _Graph, opset: int) -> list[str]:
     return found
 
 
-def _cubic(graph: _Graph, _opset: int) -> list[str]:
+def _cubic(graph: OnnxGraph, _opset: int) -> list[str]:
     return [
         f"{node.name or node.output[0]} is a cubic Resize"
         for node in graph.of("Resize")
@@ -178,73 +130,28 @@ def _cubic(graph: _Graph, _opset: int) -> list[str]:
     ]
 
 
-def _half_quantized(graph: _Graph, _opset: int) -> list[str]:
+def _half_quantized(graph: OnnxGraph, _opset: int) -> list[str]:
     """Finds attentions of which some operands are quantized and others are not."""
     found = []
-    for softmax in graph.of("Softmax"):
-        operands = _operands(graph, softmax)
-        inner = [quantized for name, quantized in operands.items() if name != "context"]
-        if any(inner) and not all(operands.values()):
-            left = ", ".join(name for name, quantized in operands.items() if not quantized)
+    for attention in attentions_of(graph):
+        inner = [quantized for name, quantized in attention.quantized.items() if name != "context"]
+        if any(inner) and not all(attention.quantized.values()):
+            left = ", ".join(name for name, quantized in attention.quantized.items() if not quantized)
+            softmax = attention.softmax
             found.append(f"the attention of {softmax.name or softmax.output[0]} is quantized without its {left}")
     return found
 
 
-def _operands(graph: _Graph, softmax: NodeProto) -> dict[str, bool]:
-    """Returns whether each operand of an attention and its result are quantized; empty for no attention."""
-    scores, _ = _scores(graph, softmax)
-    product, probabilities = _weighted(graph, softmax.output[0])
-    if scores is None or product is None:
-        return {}
-    value = product.input[1 - list(product.input).index(probabilities)]
-    names = {"query": scores.input[0], "key": scores.input[1], "probabilities": probabilities, "value": value}
-    quantized = {name: _is_dequantized(graph, operand) for name, operand in names.items()}
-    consumers = graph.after_movement(product.output[0])
-    return {
-        **quantized,
-        "context": bool(consumers) and all(consumer.op_type == "QuantizeLinear" for consumer in consumers),
-    }
-
-
-def _is_dequantized(graph: _Graph, name: str) -> bool:
-    producer = graph.before_movement(name)
-    return producer is not None and producer.op_type == "DequantizeLinear"
-
-
-def _scores(graph: _Graph, softmax: NodeProto) -> tuple[NodeProto | None, list[NodeProto]]:
-    """Returns the product of queries and keys, and the operators between it and the softmax except the mask's Add."""
-    others: list[NodeProto] = []
-    node = graph.before_movement(softmax.input[0])
-    while node is not None and node.op_type in _ON_SCORES:
-        if node.op_type != "Add":
-            others.append(node)
-        varying = [name for name in node.input if graph.constant(name) is None]
-        node = graph.before_movement(varying[0]) if varying else None
-    return (node, others) if node is not None and node.op_type == "MatMul" else (None, [])
-
-
-def _weighted(graph: _Graph, name: str) -> tuple[NodeProto | None, str]:
-    """Returns the product of probabilities and values, and the name under which it reads the probabilities."""
-    for consumer in graph.consumers(name):
-        if consumer.op_type == "MatMul":
-            return consumer, name
-        if consumer.op_type in _MOVEMENT or consumer.op_type in _ON_PROBABILITIES:
-            product, below = _weighted(graph, consumer.output[0])
-            if product is not None:
-                return product, below
-    return None, ""
-
-
-def _changed_scores(graph: _Graph, _opset: int) -> list[str]:
+def _changed_scores(graph: OnnxGraph, _opset: int) -> list[str]:
     """Finds operators other than the mask's Add between the scores and the softmax: they prevent fused attention."""
     return [
         f"{node.op_type} {node.name or node.output[0]} stands between the scores and their softmax"
         for softmax in graph.of("Softmax")
-        for node in _scores(graph, softmax)[1]
+        for node in scores_of(graph, softmax)[1]
     ]
 
 
-CHECKS: tuple[tuple[str, Callable[[_Graph, int], list[str]]], ...] = (
+CHECKS: tuple[tuple[str, Callable[[OnnxGraph, int], list[str]]], ...] = (
     ("the opset", _wrong_opset),
     ("operators that TensorRT reads", _unread_operators),
     ("fixed shapes", _free_shapes),

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an engine is built from, and how: the record that every builder of engines takes."""
+"""What an engine is built from and how, and what a build returns: the records that every builder of engines shares."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from vitedge.records import EngineLayer
 
 Shape = tuple[int, ...]
 
@@ -24,7 +26,25 @@ class EngineRequest:
     """Name of an input with a dynamic axis to its smallest, usual and largest shape."""
     options: Mapping[str, int | bool | str] = field(default_factory=dict)
     """Options of the builder by their names in vitedge; one that the builder does not know is refused."""
+    newest_opset: int | None = None
+    """The newest opset that the file may have; None is any: the parsers refuse none themselves."""
     limit_s: float = 1800.0
     """Seconds after which a build is ended."""
     progress: Callable[[str], None] = lambda _text: None
     """Called with one line a phase of the build."""
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """What the process of a builder reports beside the engine's bytes."""
+
+    version: str
+    """Version of the builder, to the last part."""
+    targets: tuple[str, ...]
+    """Compute capabilities that the engine runs on; ``CURRENT`` where it was built for the GPU of this machine."""
+    shapes: Mapping[str, tuple[Shape, ...]]
+    """Name of every input to its smallest, usual and largest shape; one shape where it is fixed."""
+    options: Mapping[str, int | bool | str]
+    """Every option of the builder that vitedge sets, with the values that were used."""
+    layers: tuple[EngineLayer, ...] | None
+    """Its kernels in the order of execution; None where the builder did not tell."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import queue
-import signal
 import subprocess
 import tempfile
 import threading
@@ -20,6 +19,7 @@ from typing import Any
 from vitedge import errors
 from vitedge.devices.session import REQUESTS
 from vitedge.errors import DeviceFailed, VitedgeError
+from vitedge.sentences import fate
 
 
 class WorkerProcess:
@@ -71,7 +71,9 @@ class WorkerProcess:
                 f"{self._label} gave no answer for {self._patience_s:g} s while {REQUESTS[do]}; it was ended."
             ) from None
         if not line:
-            raise DeviceFailed(f"{self._label}: its process {self._fate()} while {REQUESTS[do]}{self._last_words()}.")
+            raise DeviceFailed(
+                f"{self._label}: its process {fate(self._process.wait())} while {REQUESTS[do]}{self._last_words()}."
+            )
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise self._error(answer, do)
@@ -106,13 +108,6 @@ class WorkerProcess:
         if isinstance(kind, type) and issubclass(kind, VitedgeError):
             return kind(answer["message"])
         return DeviceFailed(f"{self._label} failed while {REQUESTS[do]}: {answer['error']}: {answer['message']}.")
-
-    def _fate(self) -> str:
-        code = self._process.wait()
-        if code >= 0:
-            return f"ended with exit code {code}"
-        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        return f"was killed by {name}" + (", perhaps for want of memory," if name == "SIGKILL" else "")
 
     def _last_words(self) -> str:
         self._log.seek(0)
