@@ -104,16 +104,20 @@ ENGINE = "tensorrt"
 class Format:
     """One kind of file that an export writes."""
 
-    lowering: Part
-    """Writes it: ``lower(program, recipe, path, float32_modules)`` returns an `Artifact`."""
+    title: str
+    """Name in sentences."""
     form: str
     """Key of `FORMS`: options of quantization for the format, unless the profile says otherwise."""
     file: str = ""
     """Name of the artifact in a bundle."""
     suffix: str = ""
     """File suffix of an artifact, wherever it lies."""
+    lowering: Part | None = None
+    """Writes it from the captured program: ``lower(program, recipe, path, float32_modules)`` returns an `Artifact`."""
     made_from: str = ""
     """The format whose artifact it is made from, where that is not the captured program."""
+    building: Part | None = None
+    """Makes it from that: ``build(artifact, request, builder)`` returns an `Artifact`."""
     profile: str = ""
     """The profile that it is for where none was named; empty where it is for no device in particular."""
     checker: Part | None = None
@@ -142,20 +146,22 @@ class Format:
 
 FORMATS: Mapping[str, Format] = {
     "onnx": Format(
-        Part("ONNX", "vitedge.export.to_onnx", ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime")),
+        "ONNX",
         "processor",
         "model.onnx",
         ".onnx",
+        Part("ONNX", "vitedge.export.to_onnx", ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime")),
         checker=Part("ONNX", "vitedge.export.onnx.artifact", ("onnx",)),
         runtimes=("onnxruntime",),
         layers=Part("ONNX by blocks", "vitedge.parity.blocks", ("onnxruntime",)),
         half_scales_since=19,
     ),
     "coreml": Format(
-        Part("Core ML", "vitedge.export.to_coreml", ("torch", "coremltools"), _COREMLTOOLS),
+        "Core ML",
         "coreml",
         "model.mlpackage",
         ".mlpackage",
+        Part("Core ML", "vitedge.export.to_coreml", ("torch", "coremltools"), _COREMLTOOLS),
         checker=Part("Core ML", "vitedge.export.coreml.artifact", ("coremltools",), _COREMLTOOLS),
         runtimes=("mlprogram", "coreml"),
         without_rounding={"mlprogram": "mlprogram-fp32"},
@@ -169,21 +175,21 @@ FORMATS: Mapping[str, Format] = {
         fp16_sqnr_db=45.0,
     ),
     "tensorrt": Format(
-        Part(
-            "TensorRT",
-            "",
-            otherwise="this version writes the ONNX file for the profile but does not build the engine itself yet; "
-            "build it on the device with: trtexec --onnx=FILE.onnx --saveEngine=FILE.engine",
-        ),
+        "TensorRT",
         ENGINE,
+        "model.engine",
+        ".engine",
         made_from="onnx",
+        building=Part("TensorRT", "vitedge.export.to_tensorrt", ("onnx",)),
         profile="rtx",
+        checker=Part("TensorRT", "vitedge.export.tensorrt.artifact"),
+        runtimes=("tensorrt",),
     ),
 }
 """Name to record, the default format first."""
 
 DEFAULT = next(iter(FORMATS))
-LOWERINGS: Table = {name: kind.lowering for name, kind in FORMATS.items()}
+LOWERINGS: Table = {name: kind.lowering for name, kind in FORMATS.items() if kind.lowering}
 CHECKERS: Table = {name: kind.checker for name, kind in FORMATS.items() if kind.checker}
 LAYERS: Table = {name: kind.layers for name, kind in FORMATS.items() if kind.layers}
 

@@ -38,6 +38,9 @@ class Part:
     """Values of ``platform.system()`` where it works; empty is everywhere."""
     otherwise: str = ""
     """Advice for a system where it does not work or is not built."""
+    hardware: str = ""
+    """Function, as ``package.module:name``, that raises `MissingBackend` where the hardware is missing; empty where any
+    will do."""
 
 
 Table = Mapping[str, Part]
@@ -70,6 +73,7 @@ RUNTIMES: Table = {
         install="pip install 'vitedge[tensorrt]'",
         systems=("Linux", "Windows"),
         otherwise="there is no NVIDIA GPU; the ONNX file beside the engine is run by: vitedge validate",
+        hardware="vitedge.runtimes.cuda:gpu",
     ),
 }
 
@@ -159,6 +163,11 @@ def refusal_of(part: Part, system: str | None = None) -> str:
         return f"{part.title} is not reached from here: {part.otherwise}."
     if part.systems and here not in part.systems:
         return f"{part.title} does not run on {here}: {part.otherwise}."
+    if part.hardware and system is None:
+        try:
+            function(part.hardware)()
+        except MissingBackend as missing:
+            return str(missing)
     return ""
 
 

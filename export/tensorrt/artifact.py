@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from vitedge.errors import UnreadableArtifact
+from vitedge.export.tensorrt.records import EngineRecord
 from vitedge.files.digest import hash_file
+from vitedge.files.plain import from_dict
 from vitedge.records import Artifact, ModelSpec, StructureReport
 
 UNOPENED = "not opened here"
@@ -65,7 +67,8 @@ def check(path: Path, artifact: Artifact, weights: Mapping[str, Any] | None = No
     checks = ["hash right"]
     sources = {file.name: hash_file(file) for file in sorted(path.parent.glob("*.onnx"))}
     if artifact.engine is not None and sources:
-        source = next((name for name, digest in sources.items() if digest == artifact.engine.onnx_sha256), "")
+        record = from_dict(EngineRecord, artifact.engine)
+        source = next((name for name, digest in sources.items() if digest == record.onnx_sha256), "")
         if not source:
             reason = f"it was built from another ONNX file than {', '.join(sources)} beside it"
             return StructureReport(artifact.path, tuple(checks), passed=False, reason=reason)

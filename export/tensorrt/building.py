@@ -9,11 +9,11 @@ from vitedge import registry
 from vitedge.errors import CheckFailed, OutputRefused
 from vitedge.export.tensorrt.process import BuilderProcess
 from vitedge.export.tensorrt.products import match_products
+from vitedge.export.tensorrt.records import EngineRecord
 from vitedge.export.tensorrt.refusals import check_file
 from vitedge.export.tensorrt.request import EngineRequest
 from vitedge.files.digest import hash_file
 from vitedge.files.replacing import clear_debris, replacing_file
-from vitedge.records import EngineRecord
 from vitedge.registry import Part, Table
 
 BUILDERS: Table = {
@@ -24,6 +24,15 @@ BUILDERS: Table = {
         "pip install 'vitedge[tensorrt-rtx]'",
         systems=("Linux", "Windows"),
         otherwise="NVIDIA publishes it for Linux and Windows; build the engine on one of these",
+    ),
+    "tensorrt": Part(
+        "TensorRT",
+        "vitedge.export.tensorrt.classic_builder",
+        ("tensorrt",),
+        "pip install 'vitedge[tensorrt]'",
+        systems=("Linux", "Windows"),
+        otherwise="NVIDIA publishes it for Linux and Windows; build the engine on one of these",
+        hardware="vitedge.runtimes.cuda:gpu",
     ),
 }
 """Builders of engines: modules with ``build(request)``, which returns the engine's bytes and a `BuiltEngine`. They are

@@ -123,7 +123,7 @@ def _check_targets(request: EngineRequest) -> None:
         MissingBackend: it is not, or there is none.
     """
     here = gpu()
-    if set(request.targets) - {here.capability}:
+    if request.targets and here.capability not in request.targets:
         raise MissingBackend(
             f"TensorRT builds for the GPU of its own machine, here {here.name} ({here.capability}), and not for "
             f"{', '.join(request.targets)}: build on such a machine, or leave the target out."

@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vitedge.records import EngineLayer
+from vitedge.export.tensorrt.records import EngineLayer
 
 UNKNOWN = "unknown"
 """The element type of a tensor whose type is not told."""

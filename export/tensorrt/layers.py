@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterable
 
-from vitedge.records import EngineLayer
+from vitedge.export.tensorrt.records import EngineLayer
 
 _HEADING = "Layers:"
 _LINE = re.compile(

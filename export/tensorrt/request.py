@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vitedge.records import EngineLayer
+from vitedge.export.tensorrt.records import EngineLayer
 
 Shape = tuple[int, ...]
 

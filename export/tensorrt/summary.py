@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
-from vitedge.records import EngineProduct, EngineRecord
+from vitedge.export.tensorrt.records import EngineProduct, EngineRecord
 from vitedge.sentences import some
 
 UNKNOWN_KERNELS = "the builder did not list its kernels, so it is not known what they compute"
@@ -65,14 +65,18 @@ def share(products: Sequence[EngineProduct], *, by_macs: bool = False) -> float:
     return sum(kept) / sum(weights) if sum(weights) else 1.0
 
 
-def shortfall(record: EngineRecord, minimum_share: float) -> str:
+def shortfall(
+    record: EngineRecord, minimum_share: float, *, half: bool, float32_modules: Collection[str] = ()
+) -> str:
     """Returns where an engine computes less than was asked of it, as a sentence that names the first modules.
 
-    A file that asks for int8 or half precision anywhere asks for no float32 product and for fused attentions. A product
-    or attention whose kernel is not known counts as not there.
+    Where half precision is asked for, no product may be left in float32, and attentions have to be fused. A product or
+    attention whose kernel is not known counts as not there.
 
     Args:
         record: the engine; one whose kernels are not known has no shortfall, and has not passed either.
+        half: whether what is not quantized was asked for in half precision.
+        float32_modules: modules that were left in float32 on purpose.
         minimum_share: the share of the quantized products that have to be in int8, of all products that must not be in
             float32, and of the attentions that have to be fused, 0 to 1.
 
@@ -82,40 +86,26 @@ def shortfall(record: EngineRecord, minimum_share: float) -> str:
     if record.layers is None:
         return ""
     found = []
-    for title, chosen, fits in _EXPECTATIONS:
-        asked = chosen(record)
-        missing = [product for product in asked if not fits(product)]
+    for title, asked, missing in _expectations(record, half=half, float32_modules=float32_modules):
         if asked and 1 - len(missing) / len(asked) < minimum_share:
             names = some(product.module or product.node for product in missing)
             found.append(f"{len(asked) - len(missing)} of {len(asked)} {title} (not {names})")
     return f"{'; '.join(found)}, where at least {minimum_share:.0%} was asked for." if found else ""
 
 
+def _expectations(
+    record: EngineRecord, *, half: bool, float32_modules: Collection[str]
+) -> Iterator[tuple[str, Sequence[EngineProduct], Sequence[EngineProduct]]]:
+    """Yields claims, the products or attentions that each is made of, and those of them that do not fit it."""
+    quantized = [product for product in record.products if product.asked == "int8"]
+    yield "quantized products run in int8", quantized, [one for one in quantized if one.found != "int8"]
+    if half:
+        narrow = [product for product in record.products if product.module not in float32_modules]
+        wide = [product for product in narrow if product.found in ("fp32", "")]
+        yield "products run in less than float32", narrow, wide
+        attentions = [one for one in record.attentions if one.expected and one.module not in float32_modules]
+        yield "attentions are fused", attentions, [one for one in attentions if not one.found]
+
+
 def _count(products: Sequence[EngineProduct]) -> str:
     return f"{len(products)} product{'' if len(products) == 1 else 's'}"
-
-
-def _quantized(record: EngineRecord) -> Sequence[EngineProduct]:
-    return [product for product in record.products if product.asked == "int8"]
-
-
-def _narrow(record: EngineRecord) -> bool:
-    return any(product.asked not in ("fp32", "") for product in record.products)
-
-
-_EXPECTATIONS: tuple[
-    tuple[str, Callable[[EngineRecord], Sequence[EngineProduct]], Callable[[EngineProduct], bool]], ...
-] = (
-    ("quantized products run in int8", _quantized, lambda product: product.found == "int8"),
-    (
-        "products run in less than float32",
-        lambda record: record.products if _narrow(record) else (),
-        lambda product: product.found not in ("fp32", ""),
-    ),
-    (
-        "attentions are fused",
-        lambda record: record.attentions if _narrow(record) else (),
-        lambda attention: bool(attention.found),
-    ),
-)
-"""The claim, the products that it is made of, and whether one of them fits it."""

@@ -38,6 +38,9 @@ class Profile:
     opset_max: int | None = None
     coreml_target: str | None = None
     tensorrt: tuple[str, ...] = ()
+    builder: str = ""
+    gpus: tuple[str, ...] = ()
+    minimum_share: float = 0.0
     notes: tuple[str, ...] = field(default_factory=tuple)
 
     @property
@@ -56,7 +59,19 @@ class Profile:
 def profiles() -> Mapping[str, Profile]:
     """All profiles by name, in the order of the table."""
     table = tomllib.loads(TABLE.read_text(encoding="utf-8"))
-    return {name: from_dict(Profile, {"name": name, **entries}) for name, entries in table.items()}
+    found = {name: _inherited(table, entries) for name, entries in table.items()}
+    for entries in found.values():
+        entries["sources"] = {name: source for name, source in entries["sources"].items() if entries.get(name)}
+    return {name: from_dict(Profile, {"name": name, **entries}) for name, entries in found.items()}
+
+
+def _inherited(table: Mapping[str, Any], entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the entries of a profile over those of the profile that it is ``like``, and its sources likewise."""
+    own = {name: value for name, value in entries.items() if name != "like"}
+    if "like" not in entries:
+        return own
+    other = _inherited(table, table[entries["like"]])
+    return {**other, **own, "sources": {**other["sources"], **own.get("sources", {})}}
 
 
 def apply(recipe: ExportRecipe, name: str) -> ExportRecipe:

@@ -88,8 +88,9 @@ def _runtimes(name: str, compute: str) -> tuple[str, ...]:
     if compute == "fp32":
         names = tuple(kind.without_rounding.get(name, name) for name in names[:1])
     here = tuple(name for name in names if registry.works_here(registry.RUNTIMES, name))
-    # A format with two runtimes needs neither installed: its structure is checked without them.
-    optional = len(names) > 1
+    # A format with two runtimes needs neither installed, nor does one that is made from another, which is run instead:
+    # its structure is checked without them.
+    optional = len(names) > 1 or bool(kind.made_from)
     return tuple(name for name in here if not (optional and registry.missing(registry.RUNTIMES, name)))
 
 

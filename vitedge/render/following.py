@@ -21,8 +21,7 @@ def export_command(source: str, options: Sequence[str] = ()) -> str:
     """
     if source.endswith(SUFFIX):
         return f"vitedge export {shlex.quote(source)} -o BUNDLE --format {DEFAULT}"
-    formats = [name for name, part in LOWERINGS.items() if part.module]
-    here = [word for name in formats if not registry.missing(LOWERINGS, name) for word in ("--format", name)]
+    here = [word for name in LOWERINGS if not registry.missing(LOWERINGS, name) for word in ("--format", name)]
     return shlex.join(["vitedge", "export", source, *options, "-o", "BUNDLE", *here])
 
 

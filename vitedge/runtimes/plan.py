@@ -34,7 +34,7 @@ LIBRARIES: Mapping[str, Part] = {
     "tensorrt": Part("TensorRT", "tensorrt", ("tensorrt",), "pip install 'vitedge[tensorrt]'"),
     "tensorrt-rtx": Part("TensorRT for RTX", "tensorrt_rtx", ("tensorrt_rtx",), "pip install 'vitedge[tensorrt-rtx]'"),
 }
-"""Builder of an engine, as `vitedge.records.EngineRecord` names it, to the package that runs it; their API is one."""
+"""Builder of an engine, as its record names it, to the package that runs it; their API is one."""
 
 _TAGS = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from vitedge import registry
 from vitedge.checkpoints.read import read
-from vitedge.errors import CheckFailed, DeviceFailed, MissingBackend, UserError
+from vitedge.errors import CheckFailed, DeviceFailed, UserError
 from vitedge.export.formats import LOWERINGS
 from vitedge.files.bundle import FORMAT_VERSION, REFERENCE, write_manifest, write_reference
 from vitedge.files.digest import hash_file
@@ -39,6 +39,7 @@ from vitedge.quantization.recording import record
 from vitedge.quantization.run import Quantization
 from vitedge.recipe import SCHEMES, ExportRecipe, Precision, ResolvedRecipe
 from vitedge.records import Artifact, CheckpointIdentity, Manifest, ParityReport, SpeedComparison, StructureReport
+from vitedge.verbs.engines import Engines, build_engines
 from vitedge.verbs.lowering import Built, ExportRequest, ExportSource, Lowered, Quantized, float_program, lower
 from vitedge.verbs.quantize import quantize_reference
 from vitedge.verbs.records import ExportResult
@@ -119,8 +120,10 @@ def quantize(request: ExportRequest, built: Built) -> Quantized:
     return Quantized(plans)
 
 
-def check(request: ExportRequest, built: Built, reference_outputs: ReferenceOutputs, lowered: Lowered) -> Checked:
-    """Compares every artifact with the reference.
+def check(
+    request: ExportRequest, built: Built, reference_outputs: ReferenceOutputs, lowered: Lowered, engines: Engines
+) -> Checked:
+    """Compares every artifact with the reference, where it can be run.
 
     Raises:
         CheckFailed: names the artifact, the tolerance that it exceeds, and the first layer that departs.
@@ -136,12 +139,18 @@ def check(request: ExportRequest, built: Built, reference_outputs: ReferenceOutp
         found = check_artifact(request.folder / one.artifact.path, one.artifact, reference_outputs, original, options)
         parity.extend(found.parity)
         structure.extend(found.structure)
+    for artifact in engines.artifacts:
+        path, original = request.folder / artifact.path, Original(built.reference)
+        found = check_artifact(path, artifact, reference_outputs, original, CheckOptions())
+        parity.extend(found.parity)
+        structure.extend(found.structure)
     reports: list[ParityReport | StructureReport] = [*parity, *structure]
     for report in reports:
         if not report.passed:
             said = f"{report.artifact} does not compute what the checkpoint computes: {report.reason}."
             raise CheckFailed(f"{said}{_remedy(recipe, report)}")
-    return Checked(tuple(one.artifact for one in lowered.artifacts), tuple(parity), tuple(structure))
+    artifacts = (*(one.artifact for one in lowered.artifacts), *engines.artifacts)
+    return Checked(artifacts, tuple(parity), tuple(structure))
 
 
 def time_quantized(request: ExportRequest, built: Built, quantized: Quantized, lowered: Lowered) -> Timed:
@@ -190,6 +199,7 @@ STAGES: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("running the reference", run_reference),
     ("quantizing", quantize),
     ("lowering", lower),
+    ("building engines", build_engines),
     ("checking parity", check),
     ("timing", time_quantized),
     ("sealing the bundle", seal),
@@ -224,13 +234,12 @@ def export(
     if compare_speed:
         refuse_incomparable(source, recipe, [target.form for target in targets(recipe)])
     _refuse_missing(recipe)
+    idle = _idle(recipe, compare_speed=compare_speed)
     seconds: dict[str, float] = {}
     with replacing(bundle, force=force) as folder:
         made: dict[type, Any] = {ExportRequest: ExportRequest(source, recipe, folder, compare_speed, progress)}
         for title, stage in STAGES:
-            if not (stage is quantize and recipe.precision not in SCHEMES) and not (
-                stage is time_quantized and not compare_speed
-            ):
+            if stage not in idle:
                 progress(f"{title} …")
             start = time.perf_counter()
             with _within_memory(title):
@@ -238,7 +247,7 @@ def export(
             made[type(result)] = result
             seconds[title] = time.perf_counter() - start
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return ExportResult(str(bundle), size, made[Manifest], seconds, _pending(recipe))
+    return ExportResult(str(bundle), size, made[Manifest], seconds, made[Engines].pending)
 
 
 def parameters(stage: Callable[..., Any]) -> dict[str, type]:
@@ -283,12 +292,11 @@ def _refuse_missing(recipe: ResolvedRecipe) -> None:
         registry.load(LOWERINGS, target.format)
 
 
-def _pending(recipe: ResolvedRecipe) -> tuple[str, ...]:
-    """Returns what was asked for and is not built on this machine, a sentence each."""
-    found = []
-    for name in recipe.formats:
-        try:
-            registry.load(LOWERINGS, name)
-        except MissingBackend as missing:
-            found.append(str(missing))
-    return tuple(found)
+def _idle(recipe: ResolvedRecipe, *, compare_speed: bool) -> tuple[Callable[..., Any], ...]:
+    """Returns the stages that have nothing to do, and are not announced."""
+    has_work = {
+        quantize: recipe.precision in SCHEMES,
+        time_quantized: compare_speed,
+        build_engines: any(target.engine for target in targets(recipe)),
+    }
+    return tuple(stage for stage, busy in has_work.items() if not busy)

@@ -77,6 +77,8 @@ class LoweredArtifact:
     artifact: Artifact
     target: Target
     program: Program
+    float32_modules: tuple[str, ...]
+    """Modules that stay in float32 because the values ask for it."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def lower(
         notes = (*artifact.notes, *kept.notes)
         if fixed and programs[key].inputs[0].shape[0] != BATCH_AXIS:
             notes = (*notes, f"the batch is fixed at 1: {fixed}")
-        artifacts.append(LoweredArtifact(replace(artifact, notes=notes), target, programs[key]))
+        artifacts.append(LoweredArtifact(replace(artifact, notes=notes), target, programs[key], kept.modules))
     return Lowered(tuple(artifacts))
 
 

@@ -191,7 +191,7 @@ def _watched(
     """
     watched = [(path, artifact) for path, artifact in parts if FORMATS[artifact.format].overflow is not None]
     if not watched:
-        titles = " or ".join(kind.lowering.title for kind in FORMATS.values() if kind.overflow is not None)
+        titles = " or ".join(kind.title for kind in FORMATS.values() if kind.overflow is not None)
         raise BadRecipe(f"{subject} holds no {titles} artifact, whose values --overflow watches.")
     for path, artifact in watched:
         yield check_overflow(path, artifact, comparison.reference_outputs.data, comparison.reference_outputs.spec)

@@ -15,10 +15,10 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from tests.export import tiny
 from tests.export.quantized_files import written
 from vitedge.export.tensorrt.building import BUILDERS, build
+from vitedge.export.tensorrt.records import EngineRecord
 from vitedge.export.tensorrt.request import EngineRequest
 from vitedge.export.to_onnx import lower
 from vitedge.recipe import ResolvedRecipe
-from vitedge.records import EngineRecord
 from vitedge.registry import missing
 
 needs_rtx = pytest.mark.skipif(

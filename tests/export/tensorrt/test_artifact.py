@@ -11,7 +11,8 @@ from vitedge.errors import UnreadableArtifact
 from vitedge.export.onnx import artifact as onnx_artifact
 from vitedge.export.tensorrt import artifact as engine_artifact
 from vitedge.export.tensorrt.artifact import carried_spec, check, describe
-from vitedge.records import Artifact, EngineRecord
+from vitedge.export.tensorrt.records import EngineRecord
+from vitedge.records import Artifact
 
 SOURCE = b"an ONNX file"
 

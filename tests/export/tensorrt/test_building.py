@@ -24,9 +24,9 @@ from tests.export.tensorrt.engine_files import BATCHES, built, float16, needs_rt
 from vitedge.errors import BadRecipe, CheckFailed, MissingBackend, OutputRefused, VitedgeError
 from vitedge.export.tensorrt import building, refusals
 from vitedge.export.tensorrt.building import BUILDERS, build
+from vitedge.export.tensorrt.records import EngineRecord
 from vitedge.export.tensorrt.request import EngineRequest
 from vitedge.files.plain import from_dict, to_dict
-from vitedge.records import EngineRecord
 from vitedge.registry import Part
 
 ONE_TENSOR = """

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vitedge.export.tensorrt.inspector import layers
-from vitedge.records import EngineLayer
+from vitedge.export.tensorrt.records import EngineLayer
 
 HALF = "Channel major FP16 format where channel % 8 == 0"
 INT8 = "Thirty-two wide channel vectorized row major Int8 format"

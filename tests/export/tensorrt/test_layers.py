@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from vitedge.export.tensorrt.layers import read_layers
-from vitedge.records import EngineLayer
+from vitedge.export.tensorrt.records import EngineLayer
 
 TENSOR = "{{ Name: {}, Dimensions: [{}], Strides: [1], StrideOrder: [0], Datatype: {}, Format: (Linear) Row major }}"
 GEMM = (

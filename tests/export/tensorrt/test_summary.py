@@ -14,6 +14,7 @@ from tests.export.tensorrt.bad_files import good
 from tests.export.tensorrt.engine_files import built, float16, int8, needs_rtx, weights_int8
 from vitedge.export.tensorrt.graph import OnnxGraph
 from vitedge.export.tensorrt.products import match_products
+from vitedge.export.tensorrt.records import EngineLayer, EngineProduct, EngineRecord
 from vitedge.export.tensorrt.summary import (
     UNKNOWN_KERNELS,
     float32_products,
@@ -22,7 +23,6 @@ from vitedge.export.tensorrt.summary import (
     shortfall,
     summary,
 )
-from vitedge.records import EngineLayer, EngineProduct, EngineRecord
 
 pytestmark = needs_rtx
 

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engines of an export: built from the ONNX files of their profiles, and read."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitedge import registry
+from vitedge.devices.profiles import Profile, named
+from vitedge.errors import CheckFailed, MissingBackend
+from vitedge.export.formats import FORMATS
+from vitedge.export.tensorrt.records import EngineRecord
+from vitedge.export.tensorrt.request import EngineRequest, Shape
+from vitedge.export.tensorrt.summary import shortfall
+from vitedge.files.plain import from_dict
+from vitedge.recipe import SCHEMES
+from vitedge.records import Artifact
+from vitedge.verbs.lowering import ExportRequest, Lowered, LoweredArtifact
+
+_BATCHES = (1, 8, 32)
+"""Smallest, usual and largest batch of an engine whose batch is dynamic."""
+_LIMIT_S = 3600.0
+_TYPED_SINCE = 10
+"""Major version of TensorRT from which a network can have the types of its file."""
+
+
+@dataclass(frozen=True)
+class Engines:
+    """The engines of an export."""
+
+    artifacts: tuple[Artifact, ...]
+    pending: tuple[str, ...]
+    """A sentence for each engine that this machine cannot build, with the command that builds it."""
+
+
+def build_engines(request: ExportRequest, lowered: Lowered) -> Engines:
+    """Builds an engine from every ONNX file that is for one, and checks that its kernels compute what was asked for.
+
+    Raises:
+        CheckFailed: it cannot be built, or fewer of its products and attentions than the profile wants are computed in
+            the types that were asked for.
+        UserError: the builder does not read the file.
+    """
+    artifacts: list[Artifact] = []
+    pending: list[str] = []
+    for one in lowered.artifacts:
+        if not one.target.engine:
+            continue
+        profile = named(one.target.recipe.profiles[0])
+        try:
+            artifacts.append(_built(request, one, profile))
+        except MissingBackend as missing:
+            pending.append(f"{missing} {_on_the_device(one, profile)}")
+    return Engines(tuple(artifacts), tuple(pending))
+
+
+def _built(request: ExportRequest, one: LoweredArtifact, profile: Profile) -> Artifact:
+    kind = FORMATS[_format_from(one.artifact.format)]
+    path = request.folder / one.artifact.path
+    order = EngineRequest(
+        path,
+        path.with_suffix(kind.suffix),
+        profile.gpus,
+        shapes=_shapes(one.artifact),
+        newest_opset=profile.opset_max,
+        limit_s=_LIMIT_S,
+        progress=lambda phase: request.progress(f"{profile.title}: {phase} …"),
+    )
+    if kind.building is None:
+        raise ValueError(f"{kind.title} is not built from another format")
+    artifact: Artifact = registry.imported(kind.building).build(one.artifact, order, profile.builder)
+    short = shortfall(
+        from_dict(EngineRecord, artifact.engine or {}),
+        profile.minimum_share,
+        half=one.target.recipe.is_half,
+        float32_modules=one.float32_modules,
+    )
+    if short:
+        raise CheckFailed(f"{artifact.path} does not compute what was asked for: {short}")
+    return artifact
+
+
+def _format_from(name: str) -> str:
+    """Returns the format that is made from another one."""
+    return next(engine for engine, kind in FORMATS.items() if kind.made_from == name)
+
+
+def _shapes(source: Artifact) -> dict[str, tuple[Shape, Shape, Shape]]:
+    """Returns the smallest, usual and largest shape of every input with a dynamic batch."""
+    found = {}
+    for value in source.inputs:
+        sides = tuple(side for side in value.shape[1:] if isinstance(side, int))
+        if not isinstance(value.shape[0], int):
+            low, usual, high = ((batch, *sides) for batch in _BATCHES)
+            found[value.name] = (low, usual, high)
+    return found
+
+
+def _on_the_device(one: LoweredArtifact, profile: Profile) -> str:
+    """Returns the sentence with the command that builds an engine where its GPU is."""
+    path = Path(one.artifact.path)
+    words = ["trtexec", f"--onnx={path.name}", f"--saveEngine={path.stem}.engine"]
+    oldest = min(int(version.partition(".")[0]) for version in profile.tensorrt)
+    if profile.builder != "tensorrt":
+        words[0] = "tensorrt_rtx"
+    elif oldest >= _TYPED_SINCE:
+        words.append("--stronglyTyped")
+    else:
+        quantized = one.target.recipe.precision in SCHEMES
+        words += [*(["--int8"] if quantized else []), *(["--fp16"] if quantized or one.target.recipe.is_half else [])]
+    for name, shapes in _shapes(one.artifact).items():
+        for option, shape in zip(("min", "opt", "max"), shapes, strict=True):
+            words.append(f"--{option}Shapes={name}:{'x'.join(map(str, shape))}")
+    return f"On the device itself type: {shlex.join(words)}"
