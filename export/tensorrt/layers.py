@@ -21,8 +21,11 @@ _LINE = re.compile(
 _TENSOR = re.compile(r"Dimensions: \[(?P<sides>[-\d,]*)\], .*?Datatype: (?P<type>\w+), Format: ")
 _NEXT_TENSOR = "{ Name: "
 _NODE = "[ONNX Layer: "
-_NEXT_NODE = re.compile(r"\]\x1f?\[ONNX Layer: ")
+_END_OF_NODE = r"\](?:__\w+)?"
+"""The compiler adds what it made of a node, such as ``__gemm_from_conv1x1``."""
+_NEXT_NODE = re.compile(rf"{_END_OF_NODE}\x1f?\[ONNX Layer: ")
 """Between two nodes, which a control character separates that terminals do not show."""
+_LAST_NODE = re.compile(rf"{_END_OF_NODE}$")
 _TYPES = {"Float": "fp32", "Half": "fp16"}
 """Names of element types in the log to those of the records; the others are written in lower case."""
 
@@ -66,7 +69,7 @@ def _layer(match: re.Match[str]) -> EngineLayer | None:
 def _nodes(metadata: str) -> tuple[str, ...]:
     if not metadata.startswith(_NODE):
         return ()
-    return tuple(_NEXT_NODE.split(metadata.removeprefix(_NODE).removesuffix("]")))
+    return tuple(_NEXT_NODE.split(_LAST_NODE.sub("", metadata.removeprefix(_NODE))))
 
 
 def _tensors(text: str) -> list[tuple[str, int]] | None:

@@ -13,7 +13,7 @@ GEMM = (
     f"Constants: [ {TENSOR.format('w', '48,7', 'Int8')}, {TENSOR.format('alpha', '1', 'Float')}], "
     f"Outputs: [ {TENSOR.format('y', '1,17,7', 'Half')}], "
     "TacticName: __myelin_CASK_STUB, StreamId: 0, Metadata: "
-    "[ONNX Layer: head/MatMul]\x1f[ONNX Layer: head/Dequantize[0]]"
+    "[ONNX Layer: head/MatMul]__gemm_from_conv1x1\x1f[ONNX Layer: head/Dequantize[0]]__folded"
 )
 EMPTY = "Name: k, LayerType: kgen, Inputs: [], Constants: [], Outputs: [], TacticName: , StreamId: 0, Metadata: "
 
