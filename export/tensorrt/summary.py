@@ -65,9 +65,7 @@ def share(products: Sequence[EngineProduct], *, by_macs: bool = False) -> float:
     return sum(kept) / sum(weights) if sum(weights) else 1.0
 
 
-def shortfall(
-    record: EngineRecord, minimum_share: float, *, half: bool, float32_modules: Collection[str] = ()
-) -> str:
+def shortfall(record: EngineRecord, minimum_share: float, *, half: bool, float32_modules: Collection[str] = ()) -> str:
     """Returns where an engine computes less than was asked of it, as a sentence that names the first modules.
 
     Where half precision is asked for, no product may be left in float32, and attentions have to be fused. A product or

@@ -294,7 +294,7 @@ def _refuse_missing(recipe: ResolvedRecipe) -> None:
 
 def _idle(recipe: ResolvedRecipe, *, compare_speed: bool) -> tuple[Callable[..., Any], ...]:
     """Returns the stages that have nothing to do, and are not announced."""
-    has_work = {
+    has_work: Mapping[Callable[..., Any], bool] = {
         quantize: recipe.precision in SCHEMES,
         time_quantized: compare_speed,
         build_engines: any(target.engine for target in targets(recipe)),
