@@ -10,6 +10,7 @@ install: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@$(BIN)/python -c 'import importlib.metadata as m; print("tensorrt-rtx-cu12", m.version("tensorrt-rtx-cu12"), "is installed under the NVIDIA software licence agreement for TensorRT: see docs/tensorrt.md")' 2>/dev/null || true
 	touch $@
 
 demo: install

@@ -44,7 +44,9 @@ MODELS = {
     "Swin-T": "swin_tiny_patch4_window7_224",
 }
 """Title to the name in timm."""
-SEEDS = {title: index for index, title in enumerate(MODELS)}
+SIX = {**MODELS, "MobileViT v2": "mobilevitv2_100"}
+"""The same with a sixth, whose attention has no product of queries and keys."""
+SEEDS = {title: index for index, title in enumerate(SIX)}
 FACTOR = 32.0
 SHARE = 0.01
 IMAGES = 128
@@ -72,8 +74,8 @@ class Altered:
 
 
 def build(title: str, *, outliers: bool = False) -> nn.Module:
-    """A model of `MODELS` in evaluation mode, float32."""
-    module = seeded(timm.create_model(MODELS[title]), SEEDS[title])
+    """A model of `SIX` in evaluation mode, float32."""
+    module = seeded(timm.create_model(SIX[title]), SEEDS[title])
     settle(module)
     if outliers:
         inject_outliers(module)
@@ -124,12 +126,13 @@ def lower(
     Args:
         checkpoint: what to export.
         bundle: the folder that is written.
-        precision: ``fp32``, or a scheme of quantization.
+        precision: ``fp32``, ``fp16``, or a scheme of quantization.
         images: what that calibrates on.
         count: how many of them.
         settings: further fields of `vitedge.recipe.ExportRecipe`.
     """
-    quantization = None if precision == "fp32" else QuantizationRecipe(precision, images=images, image_count=count)
+    is_float = precision in ("fp32", "fp16")
+    quantization = None if is_float else QuantizationRecipe(precision, images=images, image_count=count)
     recipe = ExportRecipe(precision=precision, quantization=quantization, tolerance=Tolerance(), **settings)
     vitedge.export(str(checkpoint), bundle, recipe, force=True)
     return bundle / "model.onnx"

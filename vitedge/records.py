@@ -378,5 +378,7 @@ class Validation:
     passed: bool
     overflow: tuple[OverflowReport, ...] = ()
     findings: tuple[Finding, ...] = ()
+    engines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Path of each engine to its `Artifact.engine`."""
     size: int | None = None
     """Bytes of the bundle, where its manifest was written anew."""

@@ -32,7 +32,9 @@ def validate(
         str, typer.Option(metavar="declared|fp32", help="Core ML: fp32 shows the conversion without its rounding.")
     ] = "declared",
     *,
-    layers: Annotated[bool, typer.Option("--layers", help="Compare layer by layer; needs --against.")] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Compare layer by layer with --against; list an engine's kernels.")
+    ] = False,
     overflow: Annotated[
         bool, typer.Option("--overflow", help="Core ML: check the values of all operations against float16's range.")
     ] = False,
@@ -44,8 +46,8 @@ def validate(
     from vitedge.verbs.validate import validate as run
 
     tolerance = tolerance_entries(max_error, min_sqnr, min_agreement)
-    if against is None and (layers or tolerance):
-        raise BadRecipe("--layers and tolerances are for a comparison with a checkpoint: add --against CHECKPOINT.")
+    if against is None and tolerance:
+        raise BadRecipe("Tolerances are for a comparison with a checkpoint: add --against CHECKPOINT.")
     reference = (
         None
         if against is None
@@ -59,7 +61,7 @@ def validate(
             overrides=parse_overrides(overrides),
         )
     )
-    result = run(Path(subject), reference, ValidationOptions(compute, overflow))
-    render(result, as_json=json)
+    result = run(Path(subject), reference, ValidationOptions(compute, overflow, kernels=layers))
+    render(result, kernels=layers, as_json=json)
     if not result.passed:
         raise typer.Exit(4)

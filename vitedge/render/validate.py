@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+from vitedge.export.tensorrt.records import EngineRecord
+from vitedge.export.tensorrt.summary import summary
+from vitedge.files.plain import from_dict
 from vitedge.records import Validation
+from vitedge.render.engine import kernel_table
 from vitedge.render.parity import finding_lines, layer_table, overflow_table, report_table
 from vitedge.render.screen import document, lines, show
 
 
-def render(result: Validation, *, as_json: bool) -> None:
-    """Prints parity, structure, ranges and findings, and whether the subject is valid."""
+def render(result: Validation, *, kernels: bool = False, as_json: bool) -> None:
+    """Prints parity, structure, ranges, engines and findings, and whether the subject is valid."""
     if as_json:
         return document(result)
     report_table(result.parity, result.structure)
@@ -18,7 +22,12 @@ def render(result: Validation, *, as_json: bool) -> None:
             show(layer_table(report))
     for overflow in result.overflow:
         overflow_table(overflow)
+    engines = {path: from_dict(EngineRecord, engine) for path, engine in result.engines.items()}
+    for engine in engines.values():
+        if kernels and engine.layers is not None:
+            show(kernel_table(engine.layers))
     lines(
+        *(f"{path}: {engine.builder} {engine.version}: {summary(engine)}" for path, engine in engines.items()),
         *(line for finding in result.findings for line in finding_lines(finding)),
         f"{result.subject}: {_hashes(result)}{'valid' if result.passed else 'NOT valid'}",
     )

@@ -63,7 +63,7 @@ def _built(request: ExportRequest, one: LoweredArtifact, profile: Profile) -> Ar
         path,
         path.with_suffix(kind.suffix),
         profile.gpus,
-        shapes=_shapes(one.artifact),
+        shapes=shapes_of(one.artifact),
         newest_opset=profile.opset_max,
         limit_s=_LIMIT_S,
         progress=lambda phase: request.progress(f"{profile.title}: {phase} …"),
@@ -87,7 +87,7 @@ def _format_from(name: str) -> str:
     return next(engine for engine, kind in FORMATS.items() if kind.made_from == name)
 
 
-def _shapes(source: Artifact) -> dict[str, tuple[Shape, Shape, Shape]]:
+def shapes_of(source: Artifact) -> dict[str, tuple[Shape, Shape, Shape]]:
     """Returns the smallest, usual and largest shape of every input with a dynamic batch."""
     found = {}
     for value in source.inputs:
@@ -110,7 +110,7 @@ def _on_the_device(one: LoweredArtifact, profile: Profile) -> str:
     else:
         quantized = one.target.recipe.precision in SCHEMES
         words += [*(["--int8"] if quantized else []), *(["--fp16"] if quantized or one.target.recipe.is_half else [])]
-    for name, shapes in _shapes(one.artifact).items():
+    for name, shapes in shapes_of(one.artifact).items():
         for option, shape in zip(("min", "opt", "max"), shapes, strict=True):
             words.append(f"--{option}Shapes={name}:{'x'.join(map(str, shape))}")
     return f"On the device itself type: {shlex.join(words)}"

@@ -54,12 +54,14 @@ class ReferenceOptions:
 
 @dataclass(frozen=True)
 class ValidationOptions:
-    """How a Core ML package is looked at."""
+    """How artifacts are looked at."""
 
     compute: str = "declared"
     """``declared``, or ``fp32``: without the rounding of half precision, which leaves the error of the conversion."""
     overflow: bool = False
-    """Watch the ranges of its values."""
+    """Watch the ranges of a Core ML package's values."""
+    kernels: bool = False
+    """Whether the kernels of engines are looked for; what has no engine is refused then, without a checkpoint."""
 
 
 def validate(
@@ -70,7 +72,7 @@ def validate(
     Args:
         subject: a bundle, an ``.onnx`` file or an ``.mlpackage``.
         against: the checkpoint and the images to compare with; a bundle needs neither.
-        options: how Core ML packages are looked at.
+        options: how artifacts are looked at.
 
     Raises:
         BundleDamaged: a file of the bundle is not the one that its manifest describes.
@@ -162,7 +164,15 @@ def _validated(
     options: ValidationOptions,
     files: int = 0,
 ) -> Validation:
-    """Checks all artifacts."""
+    """Checks all artifacts.
+
+    Raises:
+        BadRecipe: layers were asked for, and there is neither a checkpoint to compare them with nor an engine.
+    """
+    if options.kernels and comparison.reference is None and all(artifact.engine is None for _, artifact in parts):
+        raise BadRecipe(
+            f"{subject} holds no engine, whose kernels --layers would list: add --against CHECKPOINT to compare layers."
+        )
     how, original = CheckOptions(options.compute, comparison.layers), Original(comparison.reference)
     found = [check_artifact(path, artifact, comparison.reference_outputs, original, how) for path, artifact in parts]
     parity = (*(report for one in found for report in one.parity), *comparison.remote)
@@ -171,7 +181,8 @@ def _validated(
     watched = tuple(_watched(subject, parts, comparison)) if options.overflow else ()
     reports: list[ParityReport | StructureReport | OverflowReport] = [*parity, *structure, *watched]
     passed = all(report.passed for report in reports)
-    return Validation(str(subject), parity, structure, files, passed, watched, findings)
+    engines = {artifact.path: artifact.engine for _, artifact in parts if artifact.engine is not None}
+    return Validation(str(subject), parity, structure, files, passed, watched, findings, engines)
 
 
 def _findings(path: Path, artifact: Artifact) -> Sequence[Finding]:

@@ -12,8 +12,15 @@ from vitedge.errors import BadRecipe
 from vitedge.export.formats import FORMATS
 from vitedge.recipe import SCHEMES, ExportRecipe
 
-NAMES = ("cpu-x86", "cpu-arm", "jetson-xavier", "jetson-orin-nano", "rtx", "iphone", "mac")
-SOURCED = ("opset", "opset_max", "formats", "precisions", "coreml_target", "scheme", "tensorrt")
+NAMES = (
+    "cpu-x86", "cpu-arm", "jetson-nano", "jetson-xavier", "jetson-orin-nano", "jetson-orin", "jetson-thor",
+    "rtx", "rtx-turing", "rtx-ampere", "rtx-ada", "rtx-blackwell",
+    "gpu", "gpu-turing", "gpu-ampere", "gpu-ada", "gpu-hopper", "gpu-blackwell", "iphone", "mac",
+)  # fmt: skip
+SOURCED = (
+    "opset", "opset_max", "formats", "precisions", "coreml_target", "scheme", "tensorrt", "builder", "gpus",
+    "minimum_share",
+)  # fmt: skip
 
 
 def test_table_holds_the_promised_devices() -> None:
@@ -99,7 +106,10 @@ def test_every_scheme_is_for_processors_and_apple_and_eight_bits_are_for_tensorr
     profile = profiles()[name]
     for scheme in SCHEMES:
         recipe = ExportRecipe(formats=profile.formats[:1], precision=scheme)
-        if profile.tensorrt and scheme not in ("int8", "mixed", "w8"):
+        if "int8" not in profile.precisions:
+            with pytest.raises(BadRecipe, match=rf"does not run {scheme}: ask for --precision fp16\|fp32, or leave"):
+                apply(recipe, name)
+        elif profile.tensorrt and scheme not in ("int8", "mixed", "w8"):
             with pytest.raises(BadRecipe, match=rf"does not run {scheme}: .*int8\|mixed\|w8, or leave"):
                 apply(recipe, name)
         else:
