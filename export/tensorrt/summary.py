@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from vitedge.records import EngineProduct, EngineRecord
 from vitedge.sentences import some
@@ -65,7 +65,7 @@ def share(products: Sequence[EngineProduct], *, by_macs: bool = False) -> float:
     return sum(kept) / sum(weights) if sum(weights) else 1.0
 
 
-def shortfall(record: EngineRecord, minimum_share: float) -> str:
+def shortfall(record: EngineRecord, minimum_share: float, kept: Collection[str] = ()) -> str:
     """Returns where an engine computes less than was asked of it, as a sentence that names the first modules.
 
     A file that asks for int8 or half precision anywhere asks for no float32 product and for fused attentions. A product
@@ -75,6 +75,7 @@ def shortfall(record: EngineRecord, minimum_share: float) -> str:
         record: the engine; one whose kernels are not known has no shortfall, and has not passed either.
         minimum_share: the share of the quantized products that have to be in int8, of all products that must not be in
             float32, and of the attentions that have to be fused, 0 to 1.
+        kept: modules that the file keeps in float32 on purpose, of which nothing less is expected.
 
     Returns:
         The sentence; empty where every share is reached.
@@ -83,7 +84,7 @@ def shortfall(record: EngineRecord, minimum_share: float) -> str:
         return ""
     found = []
     for title, chosen, fits in _EXPECTATIONS:
-        asked = chosen(record)
+        asked = [product for product in chosen(record) if product.module not in kept]
         missing = [product for product in asked if not fits(product)]
         if asked and 1 - len(missing) / len(asked) < minimum_share:
             names = some(product.module or product.node for product in missing)

@@ -69,6 +69,7 @@ def test_a_rest_in_float32_is_found_though_every_quantized_product_is_one(float3
     found = shortfall(float32_rest, 0.95)
     assert "14 of 18 products run in less than float32 (not blocks.0.attn" in found
     assert "0 of 2 attentions are fused (not blocks.0.attn, blocks.1.attn)" in found
+    assert shortfall(float32_rest, 0.95, kept=("blocks.0.attn", "blocks.1.attn")) == ""
 
 
 def test_half_precision_is_fused_and_float32_is_not_asked_to_be(tmp_path: Path) -> None:
