@@ -78,6 +78,23 @@ def test_half_precision_is_fused_and_float32_is_not_asked_to_be(tmp_path: Path) 
     assert {attention.found for attention in half.attentions} == {"fp16"}
 
 
+@pytest.mark.parametrize("mask", ["", ", mask"])
+def test_an_attention_that_is_quantized_whole_is_fused_in_int8(mask: str, tmp_path: Path) -> None:
+    """With a rest in float32 too, where one that is not quantized is not fused."""
+    shape = "float[1,2,64,32]"
+    pairs = "".join(f"{x}_i = QuantizeLinear ({x}, s, z) {x}_d = DequantizeLinear ({x}_i, s, z) " for x in "qkv")
+    scores = "a = MatMul (q_d, t) b = Add (a, m) p = Softmax (b)" if mask else "a = MatMul (q_d, t) p = Softmax (a)"
+    model = parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 19]> '
+        f"whole ({shape} q, {shape} k, {shape} v, float[1,2,64,64] mask) => ({shape} y) "
+        f"<float s = {{0.05}}, int8 z = {{0}}> {{ {pairs} t = Transpose <perm = [0, 1, 3, 2]> (k_d) m = Abs (mask) "
+        f"{scores} p_i = QuantizeLinear (p, s, z) p_d = DequantizeLinear (p_i, s, z) c = MatMul (p_d, v_d) "
+        "y_i = QuantizeLinear (c, s, z) y = DequantizeLinear (y_i, s, z) }"
+    )
+    record = built(tmp_path, model.SerializeToString())
+    assert [(found.asked, found.found) for found in (*record.products, *record.attentions)] == [("int8", "int8")] * 3
+
+
 def test_products_of_dequantized_weights_are_in_floating_point_and_say_who_dequantizes(tmp_path: Path) -> None:
     record = built(tmp_path, weights_int8("vit"))
     dequantized = [product for product in record.products if product.stored_weights]
