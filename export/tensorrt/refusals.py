@@ -51,8 +51,8 @@ def check_file(request: EngineRequest, builder: str) -> OnnxGraph:
     if found:
         modules = some(dict.fromkeys(_told(node) for node in found))
         raise CheckFailed(
-            f"{request.onnx} cannot be built for {refused[0]}: float32 GEMM is not supported there, and the file has it "
-            f"in {modules}; export it with half precision throughout, or leave {refused[0]} out."
+            f"{request.onnx} cannot be built for {refused[0]}: float32 GEMM is not supported there, and it "
+            f"has one in {modules}; export it with half precision throughout, or leave {refused[0]} out."
         )
     return graph
 

@@ -94,7 +94,7 @@ BAD = {
     "float32 on Turing": Bad(
         content(lambda: int8("mobilevit")),
         CheckFailed,
-        "cannot be built for SM75: float32 GEMM is not supported there, and the file has it in "
+        "cannot be built for SM75: float32 GEMM is not supported there, and it has one in "
         "stages.1.1.transformer.0.attn.qkv, ",
         ("SM86", "SM75"),
     ),
@@ -220,9 +220,7 @@ def test_float32_on_turing_is_refused_where_the_compiler_does(
     if found:
         with pytest.raises(CheckFailed, match=r"for Turing \(SM75\): node_of_[ym].*: FP32 GEMM is not supported\."):
             build(request)
-        with pytest.raises(
-            CheckFailed, match=r"float32 GEMM is not supported there, and the file has it in node_of_[ym];"
-        ):
+        with pytest.raises(CheckFailed, match=r"float32 GEMM is not supported there, and it has one in node_of_[ym];"):
             check_file(request, "tensorrt-rtx")
         assert check_file(request, "tensorrt").model == model  # the classic builder has such products
     else:
