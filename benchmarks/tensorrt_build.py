@@ -2,9 +2,10 @@
 """Builds engines of full-size models with TensorRT for RTX, on a machine without a GPU, and reads what was built.
 
 ``python -m benchmarks.tensorrt_build`` from the root of the repository writes
-``benchmarks/results/tensorrt_build.json``; with names of models it measures those again and keeps the other rows. Every combination of precision, batch and GPU is
-built, or refused before the build with the module and the reason. Nothing is run: there is no GPU. A figure that misses
-its limit is written down like any other and ends the script with exit code 1.
+``benchmarks/results/tensorrt_build.json``; with names of models it measures those again and keeps the other rows. Every
+combination of precision, batch and GPU is built, or refused before the build with the module and the reason. Nothing is
+run: there is no GPU. A figure that misses its limit is written down like any other and ends the script with exit code
+1.
 """
 
 from __future__ import annotations

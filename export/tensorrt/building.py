@@ -59,8 +59,8 @@ def build(request: EngineRequest, builder: str = "tensorrt-rtx") -> EngineRecord
         raise OutputRefused(f"There is no folder {request.out.parent} to write {request.out.name} into.")
     clear_debris(request.out)
     digest, begin = hash_file(request.onnx), time.perf_counter()
-    with replacing_file(request.out) as partial, BuilderProcess(part.title, request) as process:
-        built = process.result(f"{part.module}:build", partial)
+    with replacing_file(request.out) as partial, BuilderProcess(part, request) as process:
+        built = process.result("build", partial)
     if built is None:
         raise CheckFailed(f"{part.title} built nothing from {request.onnx}.")
     seconds = time.perf_counter() - begin

@@ -21,14 +21,19 @@ from vitedge import registry
 from vitedge.errors import VitedgeError
 from vitedge.export.tensorrt.request import EngineRequest, Shape
 from vitedge.files.plain import from_dict, to_dict
+from vitedge.registry import Part
 
 
 @dataclass(frozen=True)
 class Order:
     """What the process is told; the fields of an `EngineRequest` as plain values."""
 
+    title: str
+    """Of the `Part` whose module does the work, and its other fields."""
+    module: str
+    install: str
     function: str
-    """The function that builds or reads, as ``package.module:name``."""
+    """Name of the function of the module that builds or reads."""
     onnx: str
     place: str
     """Where the bytes of the engine are written, if there are any."""
@@ -53,7 +58,8 @@ def obey(order: Order, report: Callable[[dict[str, Any]], None]) -> None:
         progress=lambda phase: report({"phase": phase}),
     )
     try:
-        result = registry.function(order.function)(request)
+        module = registry.imported(Part(order.title, order.module, install=order.install))
+        result = getattr(module, order.function)(request)
         if result is not None:
             content, built = result
             request.out.write_bytes(content)

@@ -16,7 +16,7 @@ from vitedge.export.tensorrt.records import EngineLayer
 _HEADING = "Layers:"
 _LINE = re.compile(
     r"Name: (?P<name>.*), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], Constants: \[(?P<constants>.*?)\], "
-    r"Outputs: \[(?P<outputs>.*?)\], TacticName: .*?, StreamId: \d+, Metadata: (?P<metadata>.*)"
+    r"Outputs: \[(?P<outputs>.*?)\], TacticName: .*?, StreamId: \d+(?:, EventId: \d+)?, Metadata: (?P<metadata>.*)"
 )
 _TENSOR = re.compile(r"Dimensions: \[(?P<sides>[-\d,]*)\], .*?Datatype: (?P<type>\w+), Format: ")
 _NEXT_TENSOR = "{ Name: "

@@ -20,6 +20,7 @@ from vitedge.errors import CheckFailed, VitedgeError
 from vitedge.export.tensorrt import child
 from vitedge.export.tensorrt.request import BuiltEngine, EngineRequest
 from vitedge.files.plain import from_dict, to_dict
+from vitedge.registry import Part
 from vitedge.sentences import fate
 
 
@@ -27,14 +28,13 @@ class BuilderProcess(contextlib.AbstractContextManager["BuilderProcess"]):
     """A process for one request; it is ended with the block, whatever happened in it.
 
     Args:
-        title: name of the builder in sentences.
+        part: the module that does the work, of a table of builders or parsers.
         request: what it builds or reads.
     """
 
-    def __init__(self, title: str, request: EngineRequest) -> None:
-        self._title = title
+    def __init__(self, part: Part, request: EngineRequest) -> None:
+        self._part = part
         self._request = request
-        self._subject = request.onnx
         self._deadline = time.monotonic() + request.limit_s
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         search = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
@@ -63,7 +63,7 @@ class BuilderProcess(contextlib.AbstractContextManager["BuilderProcess"]):
         """Has a function work on the request, and passes the phases on meanwhile.
 
         Args:
-            function: written ``package.module:name``.
+            function: name of a function of the part's module.
             place: where the engine's bytes are written, if the function builds.
 
         Returns:
@@ -75,7 +75,15 @@ class BuilderProcess(contextlib.AbstractContextManager["BuilderProcess"]):
         """
         request = self._request
         order = child.Order(
-            function, str(request.onnx), str(place or ""), request.targets, request.shapes, request.options
+            title=self._part.title,
+            module=self._part.module,
+            install=self._part.install,
+            function=function,
+            onnx=str(request.onnx),
+            place=str(place or ""),
+            targets=request.targets,
+            shapes=request.shapes,
+            options=request.options,
         )
         self._send(order)
         while True:
@@ -96,12 +104,15 @@ class BuilderProcess(contextlib.AbstractContextManager["BuilderProcess"]):
         try:
             line = self._answers.get(timeout=max(self._deadline - time.monotonic(), 0.0))
         except queue.Empty:
+            limit = f"{self._request.limit_s:g} s"
             raise CheckFailed(
-                f"{self._title} was not done with {self._subject} within {self._request.limit_s:g} s, and was ended."
+                f"{self._part.title} was not done with {self._request.onnx} within {limit}, and was ended."
             ) from None
         if not line:
             end = fate(self._process.wait())
-            raise CheckFailed(f"{self._title}: its process {end} while it worked on {self._subject}{self._last()}.")
+            raise CheckFailed(
+                f"{self._part.title}: its process {end} while it worked on {self._request.onnx}{self._last()}."
+            )
         answer: dict[str, Any] = json.loads(line)
         return answer
 

@@ -20,10 +20,11 @@ from collections.abc import Iterator, Sequence
 from onnx import NodeProto
 
 from vitedge.export.tensorrt.attention import Attention, attentions_of
-from vitedge.export.tensorrt.graph import OnnxGraph
+from vitedge.export.tensorrt.graph import MOVEMENT, OnnxGraph
 from vitedge.export.tensorrt.records import EngineLayer, EngineProduct
 
 PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
+_OF_WEIGHTS = MOVEMENT | {"DequantizeLinear"}
 _KERNELS = frozenset({"gemm", "correlation", "deconv"})
 """Types of kernels that compute one product."""
 _FUSED_ATTENTION = "_gemm_mha"
@@ -104,22 +105,27 @@ def _varying_products(graph: OnnxGraph) -> Iterator[NodeProto]:
 
 def _is_constant(graph: OnnxGraph, name: str) -> bool:
     """Returns whether a value is a weight, perhaps dequantized or moved, which the builder computes once."""
-    producer = graph.before_movement(name)
-    while producer is not None and producer.op_type == "DequantizeLinear":
-        name = producer.input[0]
-        producer = graph.before_movement(name)
-    return graph.constant(name if producer is None else producer.output[0]) is not None
+    producer = graph.producer(name)
+    if producer is None or graph.constant(name) is not None:
+        return graph.constant(name) is not None
+    return producer.op_type in _OF_WEIGHTS and _is_constant(graph, producer.input[0])
 
 
 def _product(graph: OnnxGraph, kernels: _Kernels, node: NodeProto) -> EngineProduct:
     integers = [_integers(graph, name) for name in node.input[:2]]
     floating = graph.type_of(node.output[0]).kind
     asked = "int8" if integers == ["int8", "int8"] else floating
-    stored = next((kind for kind in integers if kind), "") if asked != "int8" else ""
+    stored = "" if asked == "int8" else _stored_weights(graph, node)
     computing = kernels.of_product(name_of(node))
     found = _widest(_multiplied_in(layer, floating) for layer in computing)
     read = "" if not stored or not found else stored if any(stored in layer.constants for layer in computing) else found
     return EngineProduct(name_of(node), module_of(node), asked, found, _macs(graph, node), stored, read)
+
+
+def _stored_weights(graph: OnnxGraph, node: NodeProto) -> str:
+    """Returns the integer type of weights that are dequantized for a product; empty where they are not."""
+    kinds = (_integers(graph, name) for name in node.input[:2] if _is_constant(graph, name))
+    return next((kind for kind in kinds if kind), "")
 
 
 def _attention(graph: OnnxGraph, kernels: _Kernels, attention: Attention) -> EngineProduct:
@@ -150,7 +156,8 @@ def _multiplied_in(layer: EngineLayer, floating: str) -> str:
         floating: type of the product in the file, where it is one of floating point.
     """
     if layer.name.startswith(_FUSED_ATTENTION):
-        return _widest(layer.inputs)
+        # A mask or bias that is computed is an input too, in floating point.
+        return "int8" if layer.inputs.count("int8") >= len(("query", "key", "value")) else _widest(layer.inputs)
     if _SUM_OF_PRODUCTS in layer.name and layer.kind not in _KERNELS:
         return floating  # generated kernels multiply no integers, and networks are strongly typed
     operands = (*layer.inputs, *layer.constants)

@@ -38,8 +38,8 @@ def refusal(path: Path, parser: str = "tensorrt-rtx") -> str:
     part = registry.usable(PARSERS, parser)
     request = EngineRequest(path, path, (), limit_s=_LIMIT_S)
     try:
-        with BuilderProcess(part.title, request) as process:
-            process.result(f"{part.module}:read")
+        with BuilderProcess(part, request) as process:
+            process.result("read")
     except UnreadableArtifact as error:
         return str(error)
     return ""

@@ -49,10 +49,10 @@ def check_file(request: EngineRequest, builder: str) -> OnnxGraph:
     refused = sorted(WITHOUT_FLOAT32_GEMM.get(builder, frozenset()) & set(request.targets))
     found = float32_gemms(graph) if refused else ()
     if found:
+        modules = some(dict.fromkeys(_told(node) for node in found))
         raise CheckFailed(
-            f"{request.onnx} cannot be built for {refused[0]}: float32 GEMM is not supported there, and "
-            f"{some(_told(node) for node in found)} is one; export it with half precision throughout, or leave "
-            f"{refused[0]} out."
+            f"{request.onnx} cannot be built for {refused[0]}: float32 GEMM is not supported there, and it "
+            f"has one in {modules}; export it with half precision throughout, or leave {refused[0]} out."
         )
     return graph
 

@@ -65,7 +65,7 @@ def share(products: Sequence[EngineProduct], *, by_macs: bool = False) -> float:
     return sum(kept) / sum(weights) if sum(weights) else 1.0
 
 
-def shortfall(record: EngineRecord, minimum_share: float, *, half: bool, float32_modules: Collection[str] = ()) -> str:
+def shortfall(record: EngineRecord, minimum_share: float, *, half: bool, kept: Collection[str] = ()) -> str:
     """Returns where an engine computes less than was asked of it, as a sentence that names the first modules.
 
     Where half precision is asked for, no product may be left in float32, and attentions have to be fused. A product or
@@ -74,9 +74,9 @@ def shortfall(record: EngineRecord, minimum_share: float, *, half: bool, float32
     Args:
         record: the engine; one whose kernels are not known has no shortfall, and has not passed either.
         half: whether what is not quantized was asked for in half precision.
-        float32_modules: modules that were left in float32 on purpose.
         minimum_share: the share of the quantized products that have to be in int8, of all products that must not be in
             float32, and of the attentions that have to be fused, 0 to 1.
+        kept: modules that the file keeps in float32 on purpose, of which nothing less is expected.
 
     Returns:
         The sentence; empty where every share is reached.
@@ -84,7 +84,7 @@ def shortfall(record: EngineRecord, minimum_share: float, *, half: bool, float32
     if record.layers is None:
         return ""
     found = []
-    for title, asked, missing in _expectations(record, half=half, float32_modules=float32_modules):
+    for title, asked, missing in _expectations(record, half=half, kept=kept):
         if asked and 1 - len(missing) / len(asked) < minimum_share:
             names = some(product.module or product.node for product in missing)
             found.append(f"{len(asked) - len(missing)} of {len(asked)} {title} (not {names})")
@@ -92,16 +92,16 @@ def shortfall(record: EngineRecord, minimum_share: float, *, half: bool, float32
 
 
 def _expectations(
-    record: EngineRecord, *, half: bool, float32_modules: Collection[str]
+    record: EngineRecord, *, half: bool, kept: Collection[str]
 ) -> Iterator[tuple[str, Sequence[EngineProduct], Sequence[EngineProduct]]]:
     """Yields claims, the products or attentions that each is made of, and those of them that do not fit it."""
     quantized = [product for product in record.products if product.asked == "int8"]
     yield "quantized products run in int8", quantized, [one for one in quantized if one.found != "int8"]
     if half:
-        narrow = [product for product in record.products if product.module not in float32_modules]
+        narrow = [product for product in record.products if product.module not in kept]
         wide = [product for product in narrow if product.found in ("fp32", "")]
         yield "products run in less than float32", narrow, wide
-        attentions = [one for one in record.attentions if one.expected and one.module not in float32_modules]
+        attentions = [one for one in record.attentions if one.expected and one.module not in kept]
         yield "attentions are fused", attentions, [one for one in attentions if not one.found]
 
 

@@ -75,7 +75,7 @@ def _built(request: ExportRequest, one: LoweredArtifact, profile: Profile) -> Ar
         from_dict(EngineRecord, artifact.engine or {}),
         profile.minimum_share,
         half=one.target.recipe.is_half,
-        float32_modules=one.float32_modules,
+        kept=one.float32_modules,
     )
     if short:
         raise CheckFailed(f"{artifact.path} does not compute what was asked for: {short}")

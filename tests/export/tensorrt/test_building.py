@@ -194,6 +194,10 @@ def test_a_builder_that_is_not_installed_names_the_command(
     )
 
 
+def test_a_builder_that_there_is_none_of_is_answered_with_the_choices(request_of: EngineRequest) -> None:
+    assert refused(request_of, BadRecipe, "trtexec") == f"There is no 'trtexec'; choose from {', '.join(BUILDERS)}."
+
+
 @needs_rtx
 def test_a_builder_has_one_public_name() -> None:
     """The protocol of the table, which the process of the builder calls."""
@@ -202,6 +206,18 @@ def test_a_builder_has_one_public_name() -> None:
     public = [value for value in own if not value.__name__.startswith("_")]
     assert public == [module.build]
     assert list(inspect.signature(module.build).parameters) == ["request"]
+
+
+def test_a_package_that_is_there_but_broken_names_the_command(
+    request_of: EngineRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path_factory.mktemp("broken")
+    (folder / "broken_builder.py").write_text("import libraries_that_are_gone\n")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setitem(building.BUILDERS, "broken", Part("The broken one", "broken_builder", install="pip install it"))
+    message = refused(request_of, MissingBackend, "broken")
+    assert message.startswith("The broken one is installed but cannot be imported (No module named ")
+    assert message.endswith("; type: pip install it")
 
 
 def test_a_folder_that_is_not_there_is_refused_before_the_build(request_of: EngineRequest) -> None:

@@ -15,7 +15,8 @@ GEMM = (
     "TacticName: __myelin_CASK_STUB, StreamId: 0, Metadata: "
     "[ONNX Layer: head/MatMul]__gemm_from_conv1x1\x1f[ONNX Layer: head/Dequantize[0]]__folded"
 )
-EMPTY = "Name: k, LayerType: kgen, Inputs: [], Constants: [], Outputs: [], TacticName: , StreamId: 0, Metadata: "
+EMPTY = "Name: k, LayerType: signal, Inputs: [], Constants: [], Outputs: [], TacticName: , StreamId: 0, Metadata: "
+EMPTY = EMPTY.replace("Metadata", "EventId: 8, Metadata")
 
 
 def test_a_kernel_is_read_whatever_its_names_hold() -> None:
@@ -25,7 +26,7 @@ def test_a_kernel_is_read_whatever_its_names_hold() -> None:
             "head, LayerType: x/MatMul_U7_myl0_1", "gemm", ("int8",), ("int8",), ("fp16",),
             ("head/MatMul", "head/Dequantize[0]"),
         ),
-        EngineLayer("k", "kgen", (), (), (), ()),
+        EngineLayer("k", "signal", (), (), (), ()),
     )  # fmt: skip
 
 

@@ -45,7 +45,7 @@ def float32_rest(tmp_path_factory: pytest.TempPathFactory) -> EngineRecord:
 
 def test_a_file_in_the_form_that_is_fast_keeps_all_that_it_asks_for(apart: EngineRecord) -> None:
     assert summary(apart) == ("14 of 14 quantized products in int8, 4 of 4 products in fp16, 2 of 2 attentions fused")
-    assert shortfall(apart, 1.0) == ""
+    assert shortfall(apart, 1.0, half=True) == ""
     assert float32_products(apart) == ()
 
 
@@ -53,11 +53,11 @@ def test_joined_queries_keys_and_values_lose_their_integers(joined: EngineRecord
     lost = [product for product in joined.products if product.found != product.asked]
     assert [product.module for product in lost] == ["blocks.0.attn.qkv", "blocks.1.attn.qkv"]
     assert {product.found for product in lost} == {"fp16"}
-    assert shortfall(joined, 0.95) == (
+    assert shortfall(joined, 0.95, half=True) == (
         "8 of 10 quantized products run in int8 (not blocks.0.attn.qkv, blocks.1.attn.qkv), "
         "where at least 95% was asked for."
     )
-    assert shortfall(joined, 0.8) == ""
+    assert shortfall(joined, 0.8, half=True) == ""
 
 
 def test_a_rest_in_float32_is_found_though_every_quantized_product_is_one(float32_rest: EngineRecord) -> None:
@@ -66,15 +66,33 @@ def test_a_rest_in_float32_is_found_though_every_quantized_product_is_one(float3
     assert [product.node for product in float32_products(float32_rest)] == [
         f"blocks.{block}.attn/{name}" for block in (0, 1) for name in ("MatMul", "MatMul_1")
     ]
-    found = shortfall(float32_rest, 0.95)
+    found = shortfall(float32_rest, 0.95, half=True)
     assert "14 of 18 products run in less than float32 (not blocks.0.attn" in found
     assert "0 of 2 attentions are fused (not blocks.0.attn, blocks.1.attn)" in found
+    assert shortfall(float32_rest, 0.95, half=True, kept=("blocks.0.attn", "blocks.1.attn")) == ""
 
 
 def test_half_precision_is_fused_and_float32_is_not_asked_to_be(tmp_path: Path) -> None:
     half = built(tmp_path, float16("vit"), "SM75", "SM86")
     assert summary(half) == "14 of 14 products in fp16, 2 of 2 attentions fused"
     assert {attention.found for attention in half.attentions} == {"fp16"}
+
+
+@pytest.mark.parametrize("mask", ["", ", mask"])
+def test_an_attention_that_is_quantized_whole_is_fused_in_int8(mask: str, tmp_path: Path) -> None:
+    """With a rest in float32 too, where one that is not quantized is not fused."""
+    shape = "float[1,2,64,32]"
+    pairs = "".join(f"{x}_i = QuantizeLinear ({x}, s, z) {x}_d = DequantizeLinear ({x}_i, s, z) " for x in "qkv")
+    scores = "a = MatMul (q_d, t) b = Add (a, m) p = Softmax (b)" if mask else "a = MatMul (q_d, t) p = Softmax (a)"
+    model = parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 19]> '
+        f"whole ({shape} q, {shape} k, {shape} v, float[1,2,64,64] mask) => ({shape} y) "
+        f"<float s = {{0.05}}, int8 z = {{0}}> {{ {pairs} t = Transpose <perm = [0, 1, 3, 2]> (k_d) m = Abs (mask) "
+        f"{scores} p_i = QuantizeLinear (p, s, z) p_d = DequantizeLinear (p_i, s, z) c = MatMul (p_d, v_d) "
+        "y_i = QuantizeLinear (c, s, z) y = DequantizeLinear (y_i, s, z) }"
+    )
+    record = built(tmp_path, model.SerializeToString())
+    assert [(found.asked, found.found) for found in (*record.products, *record.attentions)] == [("int8", "int8")] * 3
 
 
 def test_products_of_dequantized_weights_are_in_floating_point_and_say_who_dequantizes(tmp_path: Path) -> None:
@@ -129,7 +147,7 @@ def test_multiplications_are_counted(apart: EngineRecord, joined: EngineRecord) 
 def test_kernels_that_are_not_known_are_neither_passed_nor_short(apart: EngineRecord) -> None:
     unknown = EngineRecord(**{**vars(apart), "layers": None, "products": (), "attentions": ()})
     assert summary(unknown) == UNKNOWN_KERNELS
-    assert shortfall(unknown, 1.0) == ""
+    assert shortfall(unknown, 1.0, half=True) == ""
 
 
 def test_a_product_that_no_kernel_lists_is_not_counted_as_found(joined: EngineRecord) -> None:
@@ -137,7 +155,7 @@ def test_a_product_that_no_kernel_lists_is_not_counted_as_found(joined: EngineRe
     products, attentions = match_products(graph, ())
     assert {product.found for product in (*products, *attentions)} == {""}
     nothing = EngineRecord(**{**vars(joined), "layers": (), "products": products, "attentions": attentions})
-    assert shortfall(nothing, 0.01).startswith("0 of 10 quantized products run in int8")
+    assert shortfall(nothing, 0.01, half=True).startswith("0 of 10 quantized products run in int8")
 
 
 @pytest.mark.parametrize(
