@@ -86,7 +86,7 @@ def shortfall(record: EngineRecord, minimum_share: float, *, half: bool, kept: C
     found = []
     for title, asked, missing in _expectations(record, half=half, kept=kept):
         if asked and 1 - len(missing) / len(asked) < minimum_share:
-            names = some(product.module or product.node for product in missing)
+            names = some(dict.fromkeys(product.module or product.node for product in missing))
             found.append(f"{len(asked) - len(missing)} of {len(asked)} {title} (not {names})")
     return f"{'; '.join(found)}, where at least {minimum_share:.0%} was asked for." if found else ""
 

@@ -83,14 +83,19 @@ def test_a_fault_of_our_own_is_not_blamed_on_the_installation() -> None:
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(BadRecipe, match=r"'tflite'.*onnx, coreml, tensorrt"):
+    with pytest.raises(BadRecipe, match=r"'tflite'.*onnx, coreml"):
         registry.load(LOWERINGS, "tflite")
 
 
-def test_tensorrt_says_that_it_is_not_built_yet() -> None:
-    with pytest.raises(MissingBackend, match=r"writes the ONNX file for the profile.*trtexec --onnx"):
-        registry.load(LOWERINGS, "tensorrt")
-    assert not registry.works_here(LOWERINGS, "tensorrt")
+def test_hardware_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise MissingBackend("This machine has no NVIDIA driver.")
+
+    monkeypatch.setattr("vitedge.runtimes.cuda.gpu", missing)
+    assert registry.refusal(RUNTIMES, "tensorrt") == "This machine has no NVIDIA driver."
+    assert not registry.works_here(RUNTIMES, "tensorrt")
+    monkeypatch.setattr("vitedge.runtimes.cuda.gpu", lambda: None)
+    assert registry.works_here(RUNTIMES, "tensorrt") == (platform.system() in ("Linux", "Windows"))
 
 
 def test_a_part_of_another_system_says_what_to_do_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from vitedge.export.onnx import artifact as onnx_artifact
 from vitedge.export.tensorrt import artifact as engine_artifact
 from vitedge.export.tensorrt.artifact import carried_spec, check, describe
 from vitedge.export.tensorrt.records import EngineRecord
+from vitedge.files.plain import to_dict
 from vitedge.records import Artifact
 
 SOURCE = b"an ONNX file"
@@ -22,7 +23,7 @@ def engine(folder: Path) -> tuple[Path, Artifact]:
     path = folder / "model.engine"
     path.write_bytes(b"ptrt and further bytes")
     record = EngineRecord("tensorrt-rtx", "1.7.1.116", ("SM86",), {}, {}, hashlib.sha256(SOURCE).hexdigest(), 1.0, None)
-    return path, replace(describe(path), engine=record)
+    return path, replace(describe(path), engine=to_dict(record))
 
 
 def test_little_is_told_of_an_engine_and_nothing_is_guessed(tmp_path: Path) -> None:

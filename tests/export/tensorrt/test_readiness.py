@@ -53,7 +53,7 @@ FAULTS = {
         [('["" : 17]', '["" : 17, "com.microsoft" : 1]'), ("y = LayerN", "z = com.microsoft.Gelu (out)\n  y = LayerN")],
         "TensorRT does not read Gelu",
     ),
-    "a batch that is free": ([("float[1,2,4,4] q", "float[N,2,4,4] q")], "q has no fixed shape"),
+    "a side that is free": ([("float[1,2,4,4] q", "float[1,2,N,4] q")], "q has no fixed shape"),
     "unsigned integers": ([("int8 zero =", "uint8 zero =")], "is of uint8, not int8"),
     "the operator's own zero point": ([("QuantizeLinear (v, s, zero)", "QuantizeLinear (v, s)")], "v_i is of uint8"),
     "a zero point": ([("zero = {0}", "zero = {3}")], "q_i has a zero point other than 0"),

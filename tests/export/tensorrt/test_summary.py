@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`products` and `summary`: what files ask for beside what the compiler made of them, by real builds."""
+"""`products`, `records` and `summary`: what files ask for beside what the compiler made of them, by real builds."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ pytestmark = needs_rtx
 @pytest.fixture(scope="module")
 def apart(tmp_path_factory: pytest.TempPathFactory) -> EngineRecord:
     """Int8 as TensorRT runs it fast: the rest in half precision, queries, keys and values apart."""
-    return built(tmp_path_factory.mktemp("apart"), int8("vit", rest="fp16", apart=True))
+    return built(tmp_path_factory.mktemp("apart"), int8("vit", rest="fp16"))
 
 
 @pytest.fixture(scope="module")
 def joined(tmp_path_factory: pytest.TempPathFactory) -> EngineRecord:
-    return built(tmp_path_factory.mktemp("joined"), int8("vit", rest="fp16"))
+    return built(tmp_path_factory.mktemp("joined"), int8("vit", rest="fp16", apart=False))
 
 
 @pytest.fixture(scope="module")
 def float32_rest(tmp_path_factory: pytest.TempPathFactory) -> EngineRecord:
-    return built(tmp_path_factory.mktemp("rest"), int8("vit", apart=True))
+    return built(tmp_path_factory.mktemp("rest"), int8("vit"))
 
 
 def test_a_file_in_the_form_that_is_fast_keeps_all_that_it_asks_for(apart: EngineRecord) -> None:
@@ -151,7 +151,7 @@ def test_kernels_that_are_not_known_are_neither_passed_nor_short(apart: EngineRe
 
 
 def test_a_product_that_no_kernel_lists_is_not_counted_as_found(joined: EngineRecord) -> None:
-    graph = OnnxGraph(onnx.load_from_string(int8("vit", rest="fp16")))
+    graph = OnnxGraph(onnx.load_from_string(int8("vit", rest="fp16", apart=False)))
     products, attentions = match_products(graph, ())
     assert {product.found for product in (*products, *attentions)} == {""}
     nothing = EngineRecord(**{**vars(joined), "layers": (), "products": products, "attentions": attentions})

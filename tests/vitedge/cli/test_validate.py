@@ -6,6 +6,6 @@ import pytest
 from tests.vitedge.cli.process import check_mistake
 
 
-@pytest.mark.parametrize(("options", "sentence"), [([], "is not there"), (["--layers"], "--against")])
+@pytest.mark.parametrize(("options", "sentence"), [([], "is not there"), (["--max-error", "1"], "--against")])
 def test_a_mistake_is_one_sentence_and_exit_2(options: list[str], sentence: str) -> None:
     check_mistake(["validate", "nowhere", *options], sentence)

@@ -11,6 +11,7 @@ import pytest
 from tests.bad_files import VIT
 from vitedge.errors import CheckFailed
 from vitedge.export import to_onnx
+from vitedge.export.onnx.passes.split_projections import split_projections
 from vitedge.export.tensorrt.records import EngineRecord
 from vitedge.export.tensorrt.summary import summary
 from vitedge.files.bundle import read_manifest
@@ -64,7 +65,7 @@ def test_kernels_that_disagree_with_the_request_fail_the_export(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        layout = [one for one in to_onnx.FOR_TENSORRT.passes if "split_projections" not in repr(one)]
+        layout = [one for one in to_onnx.FOR_TENSORRT.passes if one is not split_projections]
         patched.setattr(to_onnx.FOR_TENSORRT, "passes", layout)
         with pytest.raises(CheckFailed, match=r"of 24 quantized products run in int8 \(not blocks\.0\.attn\.qkv"):
             export(str(VIT), tmp_path / "joint", INT8)
