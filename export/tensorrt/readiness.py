@@ -1,22 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether TensorRT will read a quantized ONNX file and fuse what it can, as far as the graph shows it without a GPU.
+"""Whether TensorRT will read an ONNX file and fuse what it can, as far as the graph and a parser show it without a GPU.
 
 The rules are those of its developer's guide (explicit quantization, fused attention) and of onnx-tensorrt's list of
 operators: Q/DQ in int8 with zero points of 0, the two side by side; int8 attention only with all of its operands
 quantized and its factor on the query; no cubic Resize. A bias in int32 is refused (onnx/onnx-tensorrt#850), and what it
-rounds goes from -128 to 127 (NVIDIA/TensorRT#1796), so that nothing has to clamp tighter.
+rounds goes from -128 to 127 (NVIDIA/TensorRT#1796), so that nothing has to clamp tighter. Where TensorRT for RTX is
+installed its parser, whose code is that of TensorRT 10, reads the file too. It is a check of reading, not of building.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from onnx import NodeProto, TensorProto, numpy_helper
 
+from vitedge import registry
 from vitedge.export.tensorrt.attention import attentions_of, scores_of
 from vitedge.export.tensorrt.graph import OnnxGraph, read_graph
+from vitedge.export.tensorrt.reading import PARSERS, refusal
 from vitedge.records import StructureReport
 
 OPSET = 17
@@ -26,6 +30,9 @@ _UNREAD = frozenset(
     {"QLinearMatMul", "QLinearConv", "MatMulInteger", "ConvInteger", "DynamicQuantizeLinear", "MatMulNBits"}
 )
 _MOST_NAMED = 3
+_HIGHEST_RANK = 8
+"""Most axes of a tensor in TensorRT (``Dims::MAX_DIMS``)."""
+_PARSER = "tensorrt-rtx"
 
 
 def check(path: Path, target: str = f"opset {OPSET}") -> StructureReport:
@@ -38,6 +45,17 @@ def check(path: Path, target: str = f"opset {OPSET}") -> StructureReport:
     Raises:
         UnreadableArtifact: it is no ONNX model.
     """
+    report = check_graph(path, target)
+    if registry.missing(PARSERS, _PARSER) or not registry.works_here(PARSERS, _PARSER):
+        return report
+    refused = refusal(path, _PARSER).rstrip(".").replace(str(path), path.name)
+    read = () if refused else (f"read by the parser of {PARSERS[_PARSER].title}",)
+    reasons = "; ".join(filter(None, (report.reason, refused)))
+    return replace(report, checks=(*report.checks, *read), passed=not reasons, reason=reasons)
+
+
+def check_graph(path: Path, target: str = f"opset {OPSET}") -> StructureReport:
+    """Checks what the graph alone shows; see `check`."""
     graph = read_graph(path)
     opset = int(target.removeprefix("opset "))
     findings = {phrase: find(graph, opset) for phrase, find in CHECKS}
@@ -131,6 +149,30 @@ def _cubic(graph: OnnxGraph, _opset: int) -> list[str]:
     ]
 
 
+def _antialiased(graph: OnnxGraph, _opset: int) -> list[str]:
+    return [
+        f"{node.name or node.output[0]} is a Resize with antialiasing"
+        for node in graph.of("Resize")
+        if any(attribute.name == "antialias" and attribute.i for attribute in node.attribute)
+    ]
+
+
+def _integer_products(graph: OnnxGraph, _opset: int) -> list[str]:
+    return [
+        f"{node.name or node.output[0]} multiplies integers of 64 bits"
+        for node in graph.of("MatMul", "Gemm")
+        if graph.type_of(node.input[0]).kind == "int64"
+    ]
+
+
+def _high_ranks(graph: OnnxGraph, _opset: int) -> list[str]:
+    return [
+        f"{node.name or node.output[0]} has {len(graph.type_of(node.output[0]).shape)} axes"
+        for node in graph.nodes
+        if len(graph.type_of(node.output[0]).shape) > _HIGHEST_RANK
+    ]
+
+
 def _half_quantized(graph: OnnxGraph, _opset: int) -> list[str]:
     """Finds attentions of which some operands are quantized and others are not."""
     found = []
@@ -160,6 +202,9 @@ CHECKS: tuple[tuple[str, Callable[[OnnxGraph, int], list[str]]], ...] = (
     ("nothing between quantization and dequantization", _separated),
     ("LayerNormalization as one operator", _written_out_norms),
     ("no cubic Resize", _cubic),
+    ("no Resize with antialiasing", _antialiased),
+    ("no product of integers of 64 bits", _integer_products),
+    (f"no tensor of more than {_HIGHEST_RANK} axes", _high_ranks),
     ("attention quantized whole or not at all", _half_quantized),
     ("the attention's factor on the query", _changed_scores),
 )

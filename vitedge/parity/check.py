@@ -71,7 +71,7 @@ class CheckOptions:
     simulated: Floats | None = None
     """PyTorch's outputs of a quantized program, ``(images, …)``, which every runtime has to reproduce."""
     form: QuantizedForm | None = None
-    """Form of the quantized program, whose target is asked whether it can compile the file; None for float."""
+    """Form of the program, whose compiler is asked whether it can read and fuse the file; None asks none."""
     half: bool = False
     """Whether what is not quantized is computed in half precision."""
 

@@ -134,8 +134,7 @@ def check(
     is_quantized = recipe.precision in SCHEMES
     for one in lowered.artifacts:
         simulated = simulate(one.program, reference_outputs.data.images) if is_quantized else None
-        form = one.target.form if is_quantized else None
-        options = CheckOptions(simulated=simulated, form=form, half=one.target.recipe.is_half)
+        options = CheckOptions(simulated=simulated, form=one.target.form, half=one.target.recipe.is_half)
         original = Original(built.reference, one.program)
         found = check_artifact(request.folder / one.artifact.path, one.artifact, reference_outputs, original, options)
         parity.extend(found.parity)

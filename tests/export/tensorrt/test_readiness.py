@@ -10,8 +10,9 @@ import pytest
 from onnx import parser
 
 from tests.export import tiny
+from tests.export.tensorrt.engine_files import needs_rtx
 from vitedge.errors import UnreadableArtifact
-from vitedge.export.tensorrt.readiness import CHECKS, check
+from vitedge.export.tensorrt.readiness import CHECKS, check, check_graph
 from vitedge.export.to_onnx import lower
 from vitedge.recipe import ResolvedRecipe
 
@@ -77,6 +78,10 @@ FAULTS = {
         [("  q_f = Mul (q, factor)", '  q_r = Resize <mode = "cubic"> (q, , sizes)\n  q_f = Mul (q_r, factor)')],
         "q_r is a cubic Resize",
     ),
+    "a smoothed resize": (
+        [("  q_f = Mul (q, factor)", "  q_r = Resize <antialias = 1> (q, , sizes)\n  q_f = Mul (q_r, factor)")],
+        "q_r is a Resize with antialiasing",
+    ),
     "values in float": ([("c = MatMul (p_d, v_d)", "c = MatMul (p_d, v)")], "of p is quantized without its value"),
     "probabilities in float": ([("c = MatMul (p_d,", "c = MatMul (p,")], "without its probabilities"),
     "keys in float": ([("Transpose <perm = [0, 1, 3, 2]> (k_d)", "Transpose <perm = [0, 1, 3, 2]> (k)")], "its key"),
@@ -105,7 +110,7 @@ def write(path: Path, *changes: tuple[str, str]) -> Path:
 
 def test_a_quantized_attention_as_it_should_be_passes(tmp_path: Path) -> None:
     path = write(tmp_path / "good.onnx")
-    report = check(path)
+    report = check_graph(path)
     assert report.passed
     assert report.checks == tuple(phrase for phrase, _ in CHECKS)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -117,7 +122,7 @@ def test_a_quantized_attention_as_it_should_be_passes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fault", sorted(FAULTS))
 def test_each_fault_is_found_and_named(fault: str, tmp_path: Path) -> None:
     changes, finding = FAULTS[fault]
-    report = check(write(tmp_path / "bad.onnx", *changes))
+    report = check_graph(write(tmp_path / "bad.onnx", *changes))
     assert not report.passed
     assert finding in report.reason
     assert len(report.checks) == len(CHECKS) - 1  # nothing else is blamed
@@ -130,11 +135,11 @@ def test_an_attention_in_float_is_left_alone_though_its_projection_is_quantized(
         ("q_d = DequantizeLinear (q_i, s, zero)", "q_d = Identity (q_f)"),
         ("p_d = DequantizeLinear (p_i, s_p, zero)", "p_d = Identity (p)"),
     ]
-    assert "attention quantized whole or not at all" in check(write(tmp_path / "f.onnx", *changes)).checks
+    assert "attention quantized whole or not at all" in check_graph(write(tmp_path / "f.onnx", *changes)).checks
 
 
 def test_many_findings_of_a_kind_are_counted(tmp_path: Path) -> None:
-    report = check(write(tmp_path / "bad.onnx", ("zero = {0}", "zero = {3}")))
+    report = check_graph(write(tmp_path / "bad.onnx", ("zero = {0}", "zero = {3}")))
     assert "(and 7 more)" in report.reason  # five pairs have the zero point
 
 
@@ -143,7 +148,7 @@ def test_exported_files_are_read(tmp_path: Path) -> None:
     lower(program, ResolvedRecipe(opset=17), tmp_path / "new.onnx")
     lower(program, ResolvedRecipe(opset=16), tmp_path / "old.onnx")
     assert check(tmp_path / "new.onnx").passed
-    old = check(tmp_path / "old.onnx")
+    old = check_graph(tmp_path / "old.onnx")
     assert "LayerNorm in its parts" in old.reason
     assert check(tmp_path / "old.onnx", target="opset 16").passed
 
@@ -152,3 +157,9 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "no.onnx").write_bytes(b"\x08\x07nothing")
     with pytest.raises(UnreadableArtifact, match="is not an ONNX model"):
         check(tmp_path / "no.onnx")
+
+
+@needs_rtx
+def test_the_parser_of_tensorrt_reads_the_file_too(tmp_path: Path) -> None:
+    report = check(write(tmp_path / "bad.onnx", ("zero = {0}", "zero = {3}")))
+    assert "; bad.onnx cannot be read by TensorRT's parser: QuantizeLinear: its zero point has to be 0" in report.reason
