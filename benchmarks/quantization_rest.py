@@ -2,7 +2,7 @@
 """Measures what a rest in half precision costs quantized models: int8 with fp16 beside int8 with fp32, in decibels.
 
 ``python -m benchmarks.quantization_rest`` from the root of the repository writes
-``benchmarks/results/quantization_rest.json``; with names of models it measures those again and keeps the other rows. The
+``benchmarks/results/quantization_rest.json``; with names of models it measures those again and keeps other rows. The
 file for TensorRT is computed by ONNX Runtime, the Core ML package op by op by the runtime ``mlprogram``, on images that
 the calibration has not seen. A figure that misses its limit ends the script with exit code 1.
 """
@@ -62,8 +62,8 @@ def measure(title: str) -> Iterator[Row]:
         with tempfile.TemporaryDirectory() as name:
             checkpoint = write_checkpoint(title, Path(name), outliers=outliers)
             reference = load_reference(read(str(checkpoint)))
-            for form in EVALUATED:
-                yield _measure(Row(title, outliers, form, EVALUATED[form], 0.0, 0.0, 0), reference, Path(name))
+            for form, count in EVALUATED.items():
+                yield _measure(Row(title, outliers, form, count, 0.0, 0.0, 0), reference, Path(name))
 
 
 def _measure(row: Row, reference: Reference, folder: Path) -> Row:

@@ -40,3 +40,5 @@ class DemoResult:
     """Number of test images."""
     rows: tuple[DemoRow, ...]
     seconds: float
+    engine: str = ""
+    """The engine that was built and what it computes, in a line; empty where its builder is not installed."""

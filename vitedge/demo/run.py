@@ -17,6 +17,7 @@ from vitedge.demo.assets import IMAGES, MODELS, DemoModel, images
 from vitedge.demo.records import DemoResult, DemoRow
 from vitedge.devices.session import connect
 from vitedge.export.formats import FORMATS
+from vitedge.export.tensorrt.building import BUILDERS
 from vitedge.images.image_set import ImageSet, load
 from vitedge.latency.interleave import measure_in_turn
 from vitedge.latency.model import MeasuredModel
@@ -32,6 +33,7 @@ from vitedge.verbs.export import export
 from vitedge.verbs.records import ExportResult
 
 SHOWN = ("onnx", "coreml")
+_BUILDER = "tensorrt-rtx"
 QUANTIZED = ("onnx",)
 """Formats of the second bundle of each model, which is quantized."""
 _PARITY_IMAGES = 64
@@ -54,7 +56,26 @@ def run(output: Path, progress: Callable[[str], None] = lambda _text: None) -> D
     rows: list[DemoRow] = []
     for model in MODELS:
         rows.extend(_show(model, output / model.name.lower(), progress))
-    return DemoResult(str(output), len(images()[1]), tuple(rows), time.perf_counter() - start)
+    engine = _engine(MODELS[0], output / f"{MODELS[0].name.lower()}-rtx", progress)
+    return DemoResult(str(output), len(images()[1]), tuple(rows), time.perf_counter() - start, engine)
+
+
+def _engine(model: DemoModel, folder: Path, progress: Callable[[str], None]) -> str:
+    """Builds an engine of a model; returns what its kernels compute, or nothing where TensorRT for RTX is missing."""
+    if registry.missing(BUILDERS, _BUILDER) or not registry.works_here(BUILDERS, _BUILDER):
+        return ""
+    quantization = QuantizationRecipe(images=str(IMAGES), image_count=_CALIBRATION_IMAGES)
+    recipe = ExportRecipe(
+        formats=("tensorrt",),
+        profiles=("rtx",),
+        images=str(IMAGES),
+        image_count=_PARITY_IMAGES,
+        overrides=dict(model.overrides),
+        quantization=quantization,
+    )
+    made = export(str(model.path), folder, recipe, force=True, progress=lambda text: progress(f"{model.name}: {text}"))
+    (engine,) = (one for one in made.manifest.artifacts if one.engine is not None)
+    return f"{model.name}: {folder.name}/{engine.path}: {'; '.join(engine.notes)}; built, not run"
 
 
 def _show(model: DemoModel, bundle: Path, progress: Callable[[str], None]) -> list[DemoRow]:

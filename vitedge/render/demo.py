@@ -27,6 +27,7 @@ def render(result: DemoResult, *, as_json: bool) -> None:
     lines(
         f"top-1 on {result.images} test images; median latency at batch 1, measured in turn",
         *(f"{row.model}: {row.speed.text}" for row in result.rows if row.speed is not None),
+        *([result.engine] if result.engine else []),
         *_not_timed(result),
         f"{result.folder}: {len(result.rows)} artifacts of {size}, every one verified, in {result.seconds:.0f} s",
         next_command(f"vitedge validate {shlex.quote(result.folder)}/{result.rows[0].model.lower()}"),
