@@ -91,7 +91,7 @@ def huge_header(folder: Path) -> Path:
 
 
 def zip_bomb(folder: Path) -> Path:
-    """A gigabyte of zeros where the weights should be, in one megabyte of file."""
+    """A quarter of a gigabyte of zeros where the weights should be, in a quarter of a megabyte of file."""
     torch.save({"a.weight": torch.zeros(4)}, folder / "good.pth")
     path = folder / "bomb.pth"
     with zipfile.ZipFile(folder / "good.pth") as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
@@ -99,7 +99,7 @@ def zip_bomb(folder: Path) -> Path:
             if not name.endswith("data/0"):
                 new.writestr(name, old.read(name))
         with new.open("good/data/0", "w", force_zip64=True) as stream:
-            for _ in range(1024):
+            for _ in range(256):
                 stream.write(bytes(1 << 20))
     return path
 

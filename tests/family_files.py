@@ -51,7 +51,7 @@ class Case:
     given: Mapping[str, Any] = field(default_factory=dict)
     """Facts that the user has to give by ``--set``."""
     whole: bool = False
-    """Whether half precision and the other size are looked at, too: once for each kind of graph."""
+    """Whether its file and the other size are looked at, too: once for each kind of graph."""
 
     def write(self, source: Source, folder: Path) -> str:
         folder.mkdir()

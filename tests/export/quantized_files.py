@@ -18,9 +18,13 @@ from vitedge.export.to_onnx import lower
 from vitedge.recipe import ResolvedRecipe
 
 
-@cache
 def written(name: str, scheme: str = "uint8", batch: int | str = 1) -> tuple[bytes, dict[str, str]]:
-    """The file, and which of its values are which block's."""
+    """The file, and which of its values are which block's; written once."""
+    return _written(name, scheme, batch)
+
+
+@cache
+def _written(name: str, scheme: str, batch: int | str) -> tuple[bytes, dict[str, str]]:
     opset = 17 if scheme == "int8" else None
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "model.onnx"

@@ -20,11 +20,10 @@ from vitedge.quantization.parameters import ENDS, QuantizationParameters, quanti
 from vitedge.quantization.plan import Plan
 
 
-@cache
 def quantized(
     name: str, scheme: str = "uint8", batch: int | str = 1, kinds: tuple[str, ...] = ("linear", "conv")
 ) -> Program:
-    """A tiny model as a quantized program.
+    """A tiny model as a quantized program, made once.
 
     Args:
         name: one of `tiny.NAMES`.
@@ -32,6 +31,11 @@ def quantized(
         batch: as `capture` takes it.
         kinds: of the layers that are quantized.
     """
+    return _quantized(name, scheme, batch, kinds)
+
+
+@cache
+def _quantized(name: str, scheme: str, batch: int | str, kinds: tuple[str, ...]) -> Program:
     program = canonicalize(capture(tiny.model(name), tiny.spec(name), tiny.BLOCKS[name], batch=batch))
     structure = find_structure(program)
     layers = [layer for layer in structure.layers if layer.kind in kinds]

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,45 @@ from vitedge.program.program import Program
 from vitedge.recipe import ResolvedRecipe
 from vitedge.records import Artifact, TensorSpec
 
+CAPTURE = {"dtype", "order", "labels"}
+"""Options of `captured`; the others are a recipe's."""
 LABELS = ("cat", "dog", "crane", "house", "tree")
+PIXELS: dict[str, Any] = {"dtype": "uint8", "input": "uint8", "precision": "fp32"}
+ELSEWHERE = {"registers", "deit", "pit distilled"}
+"""Variants whose packages `test_layers` and `test_coreml_numerics` compare with their programs."""
+LABELLED: dict[str, Any] = {"labels": LABELS, "precision": "fp16"}
 
 
 def lowered(folder: Path, program: Program, *float32_modules: str, **recipe: Any) -> tuple[Artifact, MLProgram]:
     path = folder / "model.mlpackage"
     artifact = lower(program, ResolvedRecipe(formats=("coreml",), **recipe), path, float32_modules)
     return artifact, read_program(read_package(path))
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A program, and the package that it became."""
+
+    program: Program
+    artifact: Artifact
+    mil: MLProgram
+    folder: Path
+
+
+Package = Callable[..., Packaged]
+
+
+@pytest.fixture(scope="module")
+def packaged(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    """Lowers once what several tests look at: a family, modules in float32, options of `captured`, then the recipe."""
+
+    @cache
+    def made(family: str = "vit", *float32_modules: str, **settings: Any) -> Packaged:
+        program = captured(family, **{name: settings.pop(name) for name in CAPTURE & settings.keys()})
+        folder = tmp_path_factory.mktemp("packaged")
+        return Packaged(program, *lowered(folder, program, *float32_modules, **settings), folder)
+
+    return made
 
 
 def dtypes(mil: MLProgram, kind: str) -> dict[str, str]:
@@ -45,40 +79,41 @@ def dtypes(mil: MLProgram, kind: str) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_becomes_a_checked_package(tmp_path: Path, family: str) -> None:
-    program = captured(family)
-    artifact, mil = lowered(tmp_path, program)
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ELSEWHERE])
+def test_every_family_becomes_a_checked_package(packaged: Package, family: str) -> None:
+    found = packaged(family)
+    program, artifact, mil = found.program, found.artifact, found.mil
     assert artifact.inputs == program.inputs
     assert artifact.outputs == (TensorSpec("logits", (1, CLASSES), "float32"),)
-    assert mil.package.model.specificationVersion == 8
+    assert (mil.package.model.specificationVersion, artifact.target) == (8, "iOS17")
     assert set(artifact.blocks) <= set(program.blocks)
     assert program.blocks[-1] in artifact.blocks
     values = {output.name for operation in mil.operations for output in operation.outputs}
     assert set(artifact.blocks.values()) <= values
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    files = [path for path in found.folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) == artifact.size
 
 
-def test_the_program_is_left_as_it_was(tmp_path: Path) -> None:
-    program = captured("swin", dtype="uint8", labels=LABELS)
-    before = str(program.exported)
-    lowered(tmp_path, program, input="uint8")
-    assert str(program.exported) == before
+@pytest.mark.parametrize(
+    ("family", "settings"), [("swin", {}), ("vit", PIXELS), ("vit", LABELLED)], ids=["windows", "pixels", "labels"]
+)
+def test_the_program_is_left_as_it_was(packaged: Package, family: str, settings: dict[str, Any]) -> None:
+    untouched = captured(family, **{name: settings[name] for name in CAPTURE & settings.keys()})
+    assert str(packaged(family, **settings).program.exported) == str(untouched.exported)
 
 
-def test_values_are_named_after_modules(tmp_path: Path) -> None:
-    artifact, mil = lowered(tmp_path, captured())
-    names = {name for name, _ in mil.constants()}
+def test_values_are_named_after_modules(packaged: Package) -> None:
+    found = packaged("vit")
+    names = {name for name, _ in found.mil.constants()}
     assert {"blocks_1_mlp_fc1_weight", "blocks_1_mlp_fc1_bias", "head_weight"} <= names
-    assert artifact.blocks["blocks.1"].startswith("blocks_1_add")
+    assert found.artifact.blocks["blocks.1"].startswith("blocks_1_add")
 
 
-def test_half_precision_computes_in_fp16_and_talks_in_fp32(tmp_path: Path) -> None:
-    artifact, mil = lowered(tmp_path, captured(), precision="fp16")
-    assert set(dtypes(mil, "linear").values()) == {"float16"}
-    assert artifact.outputs[0].dtype == "float32"
-    assert artifact.precision == "fp16"
+def test_half_precision_computes_in_fp16_and_talks_in_fp32(packaged: Package) -> None:
+    found = packaged("vit", **LABELLED)
+    assert set(dtypes(found.mil, "linear").values()) == {"float16"}
+    assert found.artifact.outputs[0].dtype == "float32"
+    assert found.artifact.precision == "fp16"
 
 
 def test_islands_stay_in_single_precision(tmp_path: Path) -> None:
@@ -92,8 +127,9 @@ def test_islands_stay_in_single_precision(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_an_image_goes_in_and_its_normalization_is_exact(tmp_path: Path, precision: str) -> None:
-    artifact, mil = lowered(tmp_path, captured(dtype="uint8"), input="uint8", precision=precision)
+def test_an_image_goes_in_and_its_normalization_is_exact(packaged: Package, precision: str) -> None:
+    found = packaged("vit", **{**PIXELS, "precision": precision})
+    artifact, mil = found.artifact, found.mil
     image = mil.package.model.description.input[0].type.imageType
     assert (image.width, image.height, image.colorSpace) == (32, 32, image.ColorSpace.Value("RGB"))
     assert artifact.inputs == (TensorSpec("image", (1, 3, 32, 32), "uint8"),)
@@ -113,16 +149,16 @@ def test_reversed_channels_are_reversed_inside(tmp_path: Path) -> None:
     assert any(operation.kind in ("reverse", "gather") for operation in mil.operations)
 
 
-def test_a_shifted_window_is_sliced_and_not_gathered(tmp_path: Path) -> None:
+def test_a_shifted_window_is_sliced_and_not_gathered(packaged: Package) -> None:
     """Its values are compared by the parity tests of the families."""
-    _, mil = lowered(tmp_path, captured("swin"))
-    kinds = {operation.kind for operation in mil.operations}
+    kinds = {operation.kind for operation in packaged("swin").mil.operations}
     assert {"slice_by_index", "concat"} <= kinds
     assert not {"gather", "range_1d"} & kinds
 
 
-def test_labels_make_a_classifier_that_keeps_its_logits(tmp_path: Path) -> None:
-    artifact, mil = lowered(tmp_path, captured(labels=LABELS), precision="fp16")
+def test_labels_make_a_classifier_that_keeps_its_logits(packaged: Package) -> None:
+    found = packaged("vit", **LABELLED)
+    artifact, mil = found.artifact, found.mil
     description = mil.package.model.description
     assert [feature.name for feature in description.output] == ["classLabel", "classLabel_probs", "logits"]
     assert description.predictedFeatureName == "classLabel"
@@ -160,12 +196,12 @@ def test_features_are_tokens_and_pooled(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "version"),
-    [("iOS16", 7), (None, 8), ("ios26", 10), ("macOS15", 9)],
+    [("iOS16", 7), ("ios26", 10), ("macOS15", 9)],
 )
-def test_the_deployment_target_decides_the_specification(tmp_path: Path, name: str | None, version: int) -> None:
+def test_the_deployment_target_decides_the_specification(tmp_path: Path, name: str, version: int) -> None:
     artifact, mil = lowered(tmp_path, captured(), coreml_target=name)
     assert mil.package.model.specificationVersion == version
-    assert artifact.target == {7: "iOS16", 8: "iOS17", 9: "iOS18", 10: "iOS26"}[version]
+    assert artifact.target == {7: "iOS16", 9: "iOS18", 10: "iOS26"}[version]
 
 
 @pytest.mark.parametrize("name", ["iOS15", "iOS99", "watchOS10", ""])
@@ -216,8 +252,8 @@ def test_a_rank_above_five_names_operation_and_module(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_package_describes_itself_without_a_date(tmp_path: Path) -> None:
-    _, mil = lowered(tmp_path, captured(labels=LABELS), precision="fp16")
+def test_the_package_describes_itself_without_a_date(packaged: Package) -> None:
+    mil = packaged("vit", **LABELLED).mil
     metadata = mil.package.model.description.metadata
     assert not [key for key in metadata.userDefined if "date" in key]
     assert json.loads(metadata.userDefined["vitedge.labels"]) == list(LABELS)
@@ -227,25 +263,22 @@ def test_the_package_describes_itself_without_a_date(tmp_path: Path) -> None:
     assert all(feature.shortDescription for feature in mil.package.model.description.output)
 
 
-def test_a_second_conversion_in_a_process_writes_the_same_bytes(tmp_path: Path) -> None:
-    hashes = []
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-        hashes.append(lowered(tmp_path / name, captured("swin"))[0].sha256)
-    assert hashes[0] == hashes[1]
+def test_another_conversion_in_a_process_writes_the_same_bytes(
+    packaged: Package, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first = packaged("swin")
+    capfd.readouterr()
+    again, _ = lowered(tmp_path, captured("swin"))
+    assert again.sha256 == first.artifact.sha256
+    assert capfd.readouterr() == ("", ""), "nothing reaches the terminal"
 
 
-def test_coremltools_reads_the_package(tmp_path: Path) -> None:
-    lowered(tmp_path, captured(labels=LABELS))
+def test_coremltools_reads_the_package(packaged: Package) -> None:
+    found = packaged("vit", **LABELLED)
     ct = load_coremltools()
     with coreml_quiet.quiet():
-        model = ct.models.MLModel(str(tmp_path / "model.mlpackage"), skip_model_load=True)
+        model = ct.models.MLModel(str(found.folder / "model.mlpackage"), skip_model_load=True)
     assert model.output_description["logits"].startswith("Class scores")
-
-
-def test_nothing_reaches_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    lowered(tmp_path, captured())
-    assert capfd.readouterr() == ("", "")
 
 
 def test_a_missing_coremltools_is_a_missing_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

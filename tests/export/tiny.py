@@ -85,9 +85,13 @@ def spec(name: str) -> ModelSpec:
     )  # fmt: skip
 
 
-@cache
 def program(name: str, batch: int | str = 1) -> tuple[nn.Module, Program]:
-    """The model and its program."""
+    """The model and its program, captured once: a cache tells an argument that is left out from its default."""
+    return _captured(name, batch)
+
+
+@cache
+def _captured(name: str, batch: int | str) -> tuple[nn.Module, Program]:
     module = model(name)
     return module, capture(module, spec(name), BLOCKS[name], batch=batch)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,18 @@ from vitedge.recipe import ResolvedRecipe
 RANDOM = np.random.default_rng(0)
 
 
-@pytest.fixture
-def program(tmp_path: Path) -> MLProgram:
-    """A package of a tiny ViT, in half precision."""
-    path = tmp_path / "model.mlpackage"
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package of a tiny ViT, in half precision. Not to be changed."""
+    path = tmp_path_factory.mktemp("package") / "model.mlpackage"
     lower(captured(), ResolvedRecipe(formats=("coreml",), precision="fp16"), path, ())
-    return read_program(read_package(path))
+    return path
+
+
+@pytest.fixture
+def program(package: Path, tmp_path: Path) -> MLProgram:
+    """A copy to be changed."""
+    return read_program(read_package(Path(shutil.copytree(package, tmp_path / package.name))))
 
 
 @pytest.fixture(scope="module")

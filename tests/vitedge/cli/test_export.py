@@ -8,7 +8,6 @@ import pytest
 
 import vitedge as api
 from tests.vitedge.cli.command import Command, check_refusal
-from tests.vitedge.cli.process import check_mistake
 from tests.vitedge.quantization.file.headers import written
 from vitedge.errors import BadRecipe, UnreadableArtifact
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
@@ -26,14 +25,14 @@ from vitedge.recipe import ExportRecipe, QuantizationRecipe
         (["--set", "heads"], "NAME=VALUE"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_exit_2(options: list[str], sentence: str) -> None:
-    check_mistake(["export", "nowhere.pth", "-o", "out", *options], sentence)
+def test_a_mistake_is_one_sentence_and_exit_2(options: list[str], sentence: str, vitedge: Command) -> None:
+    check_refusal(vitedge("export", "nowhere.pth", "-o", "out", *options), sentence)
 
 
-def test_a_recipe_file_with_an_unknown_entry_is_refused(tmp_path: Path) -> None:
+def test_a_recipe_file_with_an_unknown_entry_is_refused(vitedge: Command, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('precison = "fp16"\n')
-    check_mistake(["export", "nowhere.pth", "-o", "out", "--recipe", str(recipe)], "precison")
+    check_refusal(vitedge("export", "nowhere.pth", "-o", "out", "--recipe", recipe), "precison")
 
 
 FIXED: dict[str, tuple[dict[str, Any], str]] = {

@@ -7,7 +7,8 @@ import resource
 import pytest
 
 from tests import cli_docs
-from tests.vitedge.cli.process import check_mistake, vitedge
+from tests.vitedge.cli import process
+from tests.vitedge.cli.command import Command, check_refusal
 from vitedge.cli.main import COMMANDS
 
 BUDGET_S = 0.4
@@ -18,14 +19,14 @@ def test_help_is_quick() -> None:
     times = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert vitedge("--help").returncode == 0
+        assert process.vitedge("--help").returncode == 0
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
     assert min(times) < BUDGET_S
 
 
 def test_help_lists_every_command_in_order() -> None:
-    shown = vitedge().stdout
+    shown = process.vitedge().stdout
     listed = re.findall(r"^  ([a-z]+)  ", shown[shown.index("Commands:") :], re.M)
     assert listed == list(COMMANDS)
 
@@ -50,5 +51,5 @@ def test_the_page_about_the_command_line_is_what_the_command_line_says() -> None
         (["bench", "nowhere.onnx"], "nowhere.onnx"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_exit_2(arguments: list[str], sentence: str) -> None:
-    check_mistake(arguments, sentence)
+def test_a_mistake_is_one_sentence_and_exit_2(arguments: list[str], sentence: str, vitedge: Command) -> None:
+    check_refusal(vitedge(*arguments), sentence)

@@ -110,8 +110,9 @@ def test_blocks_are_single_tensors_in_order_of_execution() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # notices of the exporter about itself
-@pytest.mark.parametrize("size", [(16, 16), (12, 20)], ids=["whole windows", "padded windows"])
-@pytest.mark.parametrize("pad_first", [False, True])
+@pytest.mark.parametrize(
+    ("size", "pad_first"), [((16, 16), False), ((12, 20), True)], ids=["whole windows", "padded windows"]
+)
 def test_a_dynamic_batch_reaches_onnx(size: tuple[int, int], pad_first: bool) -> None:
     model, spec = tiny()
     spec = replace(spec, options={**spec.options, "pad_first": pad_first})

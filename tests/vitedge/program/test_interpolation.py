@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +43,8 @@ CONSTANTS = {
 NAMES = tuple(BOUND)
 
 
-def captured(name: str, batch: int | str = 1) -> tuple[nn.Module, Program]:
+@cache
+def captured(name: str, batch: int | str) -> tuple[nn.Module, Program]:
     """A tiny model of either version, rebuilt at `SIZE`, and its program."""
     family, infer = {"mobilevit": (mobilevit, infer_v1), "mobilevitv2": (mobilevitv2, infer_v2)}[name]
     state = tiny.model(name).state_dict()
@@ -117,7 +120,7 @@ def test_a_program_of_a_size_that_patches_do_not_divide_is_the_module(name: str)
 
 @pytest.mark.parametrize(
     ("batch", "opset", "precision"),
-    [(1, 17, "fp32"), ("dynamic", 18, "fp32"), (1, NEWEST_OPSET, "fp32"), (1, 17, "fp16"), ("dynamic", 18, "fp16")],
+    [(1, 17, "fp32"), ("dynamic", NEWEST_OPSET, "fp32"), ("dynamic", 18, "fp16")],
 )
 @pytest.mark.parametrize("name", NAMES)
 def test_onnx_multiplies_where_the_model_interpolates(
@@ -139,10 +142,9 @@ def test_onnx_multiplies_where_the_model_interpolates(
         assert tiny.centred_sqnr(found, expected) >= 40
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "precision"), [("mobilevit", "fp16"), ("mobilevitv2", "fp32")])
 def test_core_ml_multiplies_with_the_same_constants(tmp_path: Path, name: str, precision: str) -> None:
-    _, program = captured(name)
+    _, program = captured(name, 1)
     path = tmp_path / "model.mlpackage"
     artifact = to_coreml.lower(program, ResolvedRecipe(formats=("coreml",), precision=precision), path, ())
     kinds = {operation.kind for operation in read_program(read_package(path)).operations}
@@ -151,5 +153,7 @@ def test_core_ml_multiplies_with_the_same_constants(tmp_path: Path, name: str, p
     assert {f"c_{constant}" for constant in CONSTANTS[name]} <= set(weights)
     report = coreml_artifact.check(path, artifact, weights)
     assert report.passed, report.reason
-    weights["c_" + min(CONSTANTS[name])].value[0, 0] += 0.01
+    changed = "c_" + min(CONSTANTS[name])
+    weights[changed] = replace(weights[changed], value=weights[changed].value.copy())
+    weights[changed].value[0, 0] += 0.01
     assert not coreml_artifact.check(path, artifact, weights).passed

@@ -26,6 +26,8 @@ from vitedge.records import SpeedComparison, Tolerance
 from vitedge.verbs import export as pipeline
 from vitedge.verbs import lowering
 from vitedge.verbs.export import STAGES, ExportRequest, export, parameters
+from vitedge.verbs.lowering import Quantized
+from vitedge.verbs.resolve import resolve
 from vitedge.verbs.validate import validate
 
 SMALL = ExportRecipe(image_count=2)
@@ -107,21 +109,20 @@ def test_a_quantized_file_is_timed_beside_float_ones(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MANIFEST, "model.onnx", "reference.npz"]
 
 
-def test_no_worker_process_is_started_unless_asked_to_and_one_that_dies_costs_no_bundle(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    started: list[object] = []
+def test_nothing_is_timed_unless_asked_to(tmp_path: Path) -> None:
+    recipe = resolve(replace(SMALL, precision="w8"), str(VIT))
+    request = ExportRequest(str(VIT), recipe, tmp_path, compare_speed=False, progress=lambda _text: None)
+    unused: Any = object()
+    assert pipeline.time_quantized(request, unused, Quantized(unused), unused).speed is None
 
-    def dying(process: object, *_arguments: object, **_named: object) -> NoReturn:
-        started.append(process)
+
+def test_a_worker_process_that_dies_costs_no_bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def dying(_process: object, *_arguments: object, **_named: object) -> NoReturn:
         raise DeviceFailed("w8: its process was killed by SIGKILL.")
 
     monkeypatch.setattr("vitedge.devices.process.WorkerProcess.__init__", dying)
     recipe = replace(SMALL, precision="w8", image_count=6)
-    assert export(str(VIT), tmp_path / "out", recipe).manifest.speed is None
-    assert not started
     result = export(str(VIT), tmp_path / "timed", recipe, compare_speed=True)
-    assert started
     assert result.manifest.speed == SpeedComparison(
         "Whether it is faster could not be measured: w8: its process was killed by SIGKILL."
     )
@@ -171,7 +172,10 @@ def test_the_manifest_says_what_is_there(demo_bundle: Path) -> None:
     assert np.ptp(data.outputs["logits"], axis=0).max() > 0.1
 
 
-def test_one_program_is_enough_for_formats_of_the_same_batch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_one_program_is_enough_for_formats_of_the_same_batch(
+    demo_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    artifacts = {artifact.format: artifact for artifact in read_manifest(demo_bundle).artifacts}
     captured: list[object] = []
     capture = lowering.capture
 
@@ -180,7 +184,10 @@ def test_one_program_is_enough_for_formats_of_the_same_batch(monkeypatch: pytest
         return capture(*arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(lowering, "capture", counting)
-    export(str(VIT), tmp_path / "out", replace(SMALL, formats=("onnx", "coreml")))
+    monkeypatch.setattr(lowering, "_lowered", lambda _request, name, *_arguments: artifacts[name])
+    stopped_at("lowering", KeyError("both are lowered"), monkeypatch)
+    with pytest.raises(KeyError, match="both are lowered"):
+        export(str(VIT), tmp_path / "out", replace(SMALL, formats=("onnx", "coreml")))
     assert captured == [1]
 
 
