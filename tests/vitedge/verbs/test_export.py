@@ -184,7 +184,7 @@ def test_one_program_is_enough_for_formats_of_the_same_batch(
         return capture(*arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(lowering, "capture", counting)
-    monkeypatch.setattr(lowering, "_lowered", lambda _request, name, *_arguments: artifacts[name])
+    monkeypatch.setattr(lowering, "_lowered", lambda _request, target, *_arguments: artifacts[target.format])
     stopped_at("lowering", KeyError("both are lowered"), monkeypatch)
     with pytest.raises(KeyError, match="both are lowered"):
         export(str(VIT), tmp_path / "out", replace(SMALL, formats=("onnx", "coreml")))
