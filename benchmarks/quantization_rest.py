@@ -22,7 +22,7 @@ from benchmarks.sheet import Sheet, parser
 from vitedge import registry
 from vitedge.checkpoints.read import read
 from vitedge.export import to_coreml, to_onnx
-from vitedge.export.float16.float32_modules import find_float32_modules
+from vitedge.export.float16.float32_modules import HalfPrecision
 from vitedge.export.formats import FORMATS, FORMS
 from vitedge.images.image_set import load
 from vitedge.images.preprocess import normalize
@@ -77,7 +77,7 @@ def _measure(row: Row, reference: Reference, folder: Path) -> Row:
     name, lowering = ("coreml", to_coreml) if row.form == "coreml" else ("onnx", to_onnx)
     tolerance = default_tolerance("fp16", reference.spec.family).centred_sqnr_db or 0.0
     wanted = max(tolerance, FORMATS[name].fp16_sqnr_db)
-    kept = find_float32_modules(without_rounding(program), pixels, expected, wanted).modules
+    kept = HalfPrecision(without_rounding(program), pixels, expected).float32_modules(wanted).modules
     found = {}
     for rest in FloatType:
         path = folder / f"{row.form}-{rest}{FORMATS[name].suffix}"

@@ -23,6 +23,7 @@ from vitedge.export.tensorrt.records import EngineProduct, EngineRecord
 from vitedge.export.tensorrt.request import EngineRequest
 from vitedge.export.tensorrt.summary import float32_products, summary
 from vitedge.files.bundle import read_manifest
+from vitedge.recipe import ExportRecipe
 from vitedge.verbs.engines import shapes_of
 
 RESULTS = Path(__file__).with_name("results") / "tensorrt_build.json"
@@ -82,7 +83,7 @@ def _built(row: Row, path: Path) -> Row:
     engine = path.with_suffix(f".{row.gpu}.engine")
     what = {"model": row.model, "precision": row.precision, "batch": row.batch, "gpu": row.gpu}
     try:
-        record = build(EngineRequest(path, engine, (row.gpu,), shapes_of(source)))
+        record = build(EngineRequest(path, engine, (row.gpu,), shapes_of(source, ExportRecipe().engine_batch)))
     except CheckFailed as refused:
         return Row(**what, refused=str(refused).replace(str(path), path.name))
     quantized = [product for product in record.products if product.asked == "int8"]

@@ -26,10 +26,12 @@ from onnx_ir.passes.common import (
 )
 
 from vitedge.errors import CheckFailed
+from vitedge.export.formats import ENGINE
 from vitedge.export.onnx import writer as onnx_writer
 from vitedge.export.onnx.passes.batch_norm import fold_batch_norms
 from vitedge.export.onnx.passes.fold_constants import FoldConstantsPass
 from vitedge.export.onnx.passes.graph import MODULES, Graph
+from vitedge.export.onnx.passes.guard_float32 import guard_float32
 from vitedge.export.onnx.passes.half import to_half
 from vitedge.export.onnx.passes.names import name_after_modules
 from vitedge.export.onnx.passes.opset import check_opset, retarget
@@ -107,6 +109,8 @@ def lower(program: Program, recipe: ResolvedRecipe, out: Path, float32_modules: 
     if recipe.is_half:
         primitive = () if opset >= LAYER_NORMALIZATION_SINCE else _layer_norms(program)
         to_half(graph, float32_modules + primitive)
+        if recipe.form == ENGINE:
+            guard_float32(graph)
     with _quietly():
         graph.run(LAST_PASSES)
     retarget(graph, opset)

@@ -208,6 +208,8 @@ class ExportRecipe:
     """Height and width in pixels; None keeps the checkpoint's own."""
     batch: int | str = 1
     """A fixed batch size, or ``dynamic``."""
+    engine_batch: tuple[int, int] = (8, 32)
+    """Batch that an engine is tuned for, and the largest that it takes, where the batch is dynamic."""
     opset: int | None = None
     """ONNX operator set; None is 18, or the profile's."""
     coreml_target: str | None = None
@@ -232,6 +234,11 @@ class ExportRecipe:
         _name_settings(self, precision=Precision, rest=FloatType, input=InputType)
         if self.batch != "dynamic" and not (isinstance(self.batch, int) and self.batch >= 1):
             raise BadRecipe(f"--batch is a number from 1 up, or dynamic; got {self.batch!r}.")
+        if not 1 <= self.engine_batch[0] <= self.engine_batch[1]:
+            raise BadRecipe(
+                "--engine-batch is the batch to tune for and the largest, such as 8:32; got "
+                f"{':'.join(map(str, self.engine_batch))}."
+            )
         if self.quantization is not None and self.precision not in (None, self.quantization.scheme):
             raise BadRecipe(
                 f"The precision is {self.precision}, but quantization was asked for {self.quantization.scheme}."

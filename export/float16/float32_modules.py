@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from vitedge.export.float16.noise import find_noisy
+from vitedge.export.float16.noise import Noise, choose_noisy, predict_noise
 from vitedge.export.float16.ranges import find_overflowing
 from vitedge.program.modules import execution_order
 from vitedge.program.program import Program
@@ -29,30 +30,43 @@ class Float32Modules:
     """Notes on them for the user, one phrase each."""
 
 
-def find_float32_modules(
-    program: Program,
-    images: npt.NDArray[np.uint8],
-    outputs: Mapping[str, npt.NDArray[np.float32]],
-    sqnr_db: float | None,
-) -> Float32Modules:
-    """Finds the modules whose values float16 cannot hold, and those whose rounding would cost too much.
+class HalfPrecision:
+    """What half precision does to the values of a program: watched once, asked for any tolerance.
 
     Args:
         program: the captured reference.
         images: ``(images, channels, height, width)``, RGB, 0 to 255; a few of them are watched.
         outputs: what the reference computed for all of them, by name.
-        sqnr_db: the centred SQNR in dB that the lowered program has to reach; None looks at ranges only.
     """
-    few = images[sample(len(images))]
-    watched = as_input(few, program.inputs[0], program.spec)
-    large = find_overflowing(program, watched)
-    expected: list[npt.NDArray[Any]] = [outputs[spec.name] for spec in program.outputs]
-    noisy = () if sqnr_db is None else find_noisy(program, watched, expected, sqnr_db, already=large)
-    if not noisy:
-        return Float32Modules(large)
-    count = len(execution_order(program))
-    note = f"{len(noisy)} of {count} modules stay in float32 so that half precision holds {sqnr_db:g} dB"
-    return Float32Modules(large + noisy, (note,))
+
+    def __init__(
+        self, program: Program, images: npt.NDArray[np.uint8], outputs: Mapping[str, npt.NDArray[np.float32]]
+    ) -> None:
+        self._program = program
+        self._watched = as_input(images[sample(len(images))], program.inputs[0], program.spec)
+        self._expected: list[npt.NDArray[Any]] = [outputs[spec.name] for spec in program.outputs]
+
+    def float32_modules(self, sqnr_db: float | None) -> Float32Modules:
+        """Returns the modules whose values float16 cannot hold, and those whose rounding would cost too much.
+
+        Args:
+            sqnr_db: the centred SQNR in dB that the lowered program has to reach; None looks at ranges only.
+        """
+        large = self._overflowing
+        noisy = () if sqnr_db is None else choose_noisy(self._program, self._noise, sqnr_db, already=large)
+        if not noisy:
+            return Float32Modules(large)
+        count = len(execution_order(self._program))
+        note = f"{len(noisy)} of {count} modules stay in float32 so that half precision holds {sqnr_db:g} dB"
+        return Float32Modules(large + noisy, (note,))
+
+    @cached_property
+    def _overflowing(self) -> tuple[str, ...]:
+        return find_overflowing(self._program, self._watched)
+
+    @cached_property
+    def _noise(self) -> tuple[Noise, ...]:
+        return predict_noise(self._program, self._watched, self._expected)
 
 
 def sample(count: int) -> list[int]:

@@ -92,11 +92,22 @@ def find_noisy(
         margin_db: how far above it the prediction has to be.
         already: modules that stay in float32 anyway; they are not returned.
     """
+    return choose_noisy(program, predict_noise(program, images, reference), tolerance_db, margin_db, already)
+
+
+def choose_noisy(
+    program: Program,
+    predicted: Iterable[Noise],
+    tolerance_db: float,
+    margin_db: float = MARGIN_DB,
+    already: tuple[str, ...] = (),
+) -> tuple[str, ...]:
+    """Does what `find_noisy` does, with noise that was predicted before: by `predict_noise`, for each output."""
     order = execution_order(program)
     partners = _folded(program)
     own = {partners.get(module, module) for module in already}
     chosen = set(own)
-    for noise in predict_noise(program, images, reference):
+    for noise in predicted:
         # The reference says nothing there, and parity will say that.
         if noise.signal > 0:
             _choose(noise, noise.signal / 10 ** ((tolerance_db + margin_db) / 10), chosen)

@@ -29,6 +29,7 @@ from vitedge.cli.options import (
 )
 from vitedge.cli.values import (
     parse_batch,
+    parse_engine_batch,
     parse_overrides,
     parse_size,
     quantization_entries,
@@ -50,6 +51,9 @@ def export(
     rest: Rest = None,
     image_size: ImageSize = None,
     batch: Batch = None,
+    engine_batch: Annotated[
+        str | None, typer.Option(metavar="USUAL:MAX", help="TensorRT with --batch dynamic; 8:32 if not given.")
+    ] = None,
     opset: Annotated[int | None, typer.Option(help="ONNX operator set; 18, or the profile's.")] = None,
     coreml_target: Annotated[
         str | None, typer.Option(metavar="iOS16|…", help="Deployment target; iOS17, or the profile's.")
@@ -86,6 +90,7 @@ def export(
         "rest": rest,
         "image_size": parse_size(image_size),
         "batch": parse_batch(batch),
+        "engine_batch": parse_engine_batch(engine_batch),
         "opset": opset,
         "coreml_target": coreml_target,
         "input": input_type,

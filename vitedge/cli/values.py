@@ -36,6 +36,20 @@ def parse_batch(text: str | None) -> int | str | None:
     return int(text) if text is not None and text.isdecimal() else text
 
 
+def parse_engine_batch(text: str | None) -> tuple[int, ...] | None:
+    """Returns the batch to tune for and the largest of ``8:32``; one number is both; None of None.
+
+    Raises:
+        BadRecipe: anything else.
+    """
+    if text is None:
+        return None
+    sizes = text.split(":")
+    if len(sizes) > 2 or not all(size.isdecimal() for size in sizes):
+        raise BadRecipe(f"--engine-batch is the batch to tune for and the largest, such as 8:32; got {text!r}.")
+    return int(sizes[0]), int(sizes[-1])
+
+
 def parse_overrides(pairs: list[str] | None) -> Mapping[str, Any]:
     """Returns the values of ``NAME=VALUE`` by name; commas make a tuple, and all but names of classes become numbers.
 

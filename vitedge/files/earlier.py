@@ -23,9 +23,9 @@ def from_first_format(content: Mapping[str, Any]) -> dict[str, Any]:
     """
     current = {**_with_tolerances(content), "format_version": 2}
     recipe, record = current.get("recipe"), current.get("quantization")
-    if isinstance(recipe, dict):
-        profile = recipe.pop("profile", None)
-        recipe["profiles"] = [profile] if profile else []
+    if isinstance(recipe, dict) and "profile" in recipe:
+        profile = recipe.pop("profile")
+        recipe["profiles"] = [] if profile is None else [profile]
     if isinstance(recipe, dict) and isinstance(recipe.get("quantization"), dict):
         settings = {name: _switched(value) for name, value in _without_verdict(recipe["quantization"]).items()}
         current["recipe"] = {**recipe, "quantization": settings}

@@ -73,7 +73,7 @@ def compare_speed(
     with tempfile.TemporaryDirectory(prefix="vitedge-") as folder:
         paths = {recipe.precision: quantized, **{name: Path(folder) / f"{name}.onnx" for name in BASELINES}}
         for name in BASELINES:
-            target.lower(program, replace(recipe, precision=name, quantization=None), paths[name])
+            target.lower(program, replace(recipe, precision=name, quantization=None, rest=None), paths[name])
         models = [MeasuredModel(name, "onnxruntime", str(path)) for name, path in paths.items()]
         with connect("local") as session:
             report = measure_in_turn(models, session, rule, progress)

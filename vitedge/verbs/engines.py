@@ -19,8 +19,6 @@ from vitedge.recipe import SCHEMES
 from vitedge.records import Artifact
 from vitedge.verbs.lowering import ExportRequest, Lowered, LoweredArtifact
 
-_BATCHES = (1, 8, 32)
-"""Smallest, usual and largest batch of an engine whose batch is dynamic."""
 _LIMIT_S = 3600.0
 _TYPED_SINCE = 10
 """Major version of TensorRT from which a network can have the types of its file."""
@@ -63,10 +61,10 @@ def _built(request: ExportRequest, one: LoweredArtifact, profile: Profile) -> Ar
         path,
         path.with_suffix(kind.suffix),
         profile.gpus,
-        shapes=shapes_of(one.artifact),
+        shapes=shapes_of(one.artifact, one.target.recipe.engine_batch),
         newest_opset=profile.opset_max,
         limit_s=_LIMIT_S,
-        progress=lambda phase: request.progress(f"{profile.title}: {phase} …"),
+        progress=lambda phase: request.progress(f"{kind.title}: {phase} …"),
     )
     if kind.building is None:
         raise ValueError(f"{kind.title} is not built from another format")
@@ -87,13 +85,18 @@ def _format_from(name: str) -> str:
     return next(engine for engine, kind in FORMATS.items() if kind.made_from == name)
 
 
-def shapes_of(source: Artifact) -> dict[str, tuple[Shape, Shape, Shape]]:
-    """Returns the smallest, usual and largest shape of every input with a dynamic batch."""
+def shapes_of(source: Artifact, batches: tuple[int, int]) -> dict[str, tuple[Shape, Shape, Shape]]:
+    """Returns the smallest, usual and largest shape of every input with a dynamic batch.
+
+    Args:
+        source: an ONNX file.
+        batches: the usual batch, and the largest; the smallest is 1.
+    """
     found = {}
     for value in source.inputs:
         sides = tuple(side for side in value.shape[1:] if isinstance(side, int))
         if not isinstance(value.shape[0], int):
-            low, usual, high = ((batch, *sides) for batch in _BATCHES)
+            low, usual, high = ((batch, *sides) for batch in (1, *batches))
             found[value.name] = (low, usual, high)
     return found
 
@@ -110,7 +113,7 @@ def _on_the_device(one: LoweredArtifact, profile: Profile) -> str:
     else:
         quantized = one.target.recipe.precision in SCHEMES
         words += [*(["--int8"] if quantized else []), *(["--fp16"] if quantized or one.target.recipe.is_half else [])]
-    for name, shapes in shapes_of(one.artifact).items():
+    for name, shapes in shapes_of(one.artifact, one.target.recipe.engine_batch).items():
         for option, shape in zip(("min", "opt", "max"), shapes, strict=True):
             words.append(f"--{option}Shapes={name}:{'x'.join(map(str, shape))}")
     return f"On the device itself type: {shlex.join(words)}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vitedge import registry
 from vitedge.checkpoints.read import Checkpoint
-from vitedge.export.float16.float32_modules import Float32Modules, find_float32_modules, sample
+from vitedge.export.float16.float32_modules import Float32Modules, HalfPrecision, sample
 from vitedge.export.float16.lowering import lower_in_range
 from vitedge.export.formats import FORMATS, LOWERINGS
 from vitedge.files.bundle import ReferenceData
@@ -97,6 +97,7 @@ def lower(
 ) -> Lowered:
     """Captures the program once for each form and batch size, and lowers it to every target."""
     programs: dict[tuple[str, int | str], Program] = {}
+    halves: dict[tuple[str, int | str], HalfPrecision] = {}
     artifacts: list[LoweredArtifact] = []
     for target in targets(request.recipe):
         fixed = FORMATS[target.format].fixed_batch if request.recipe.batch == "dynamic" else ""
@@ -104,7 +105,10 @@ def lower(
         key = form, 1 if fixed else request.recipe.batch
         if key not in programs:
             programs[key] = _program(request, source, built, quantized.plans.get(form), key[1])
-        kept = _float32_modules(target, programs[key], reference_outputs)
+        kept = Float32Modules()
+        if target.recipe.is_half:
+            halves[key] = halves.get(key) or _half_precision(programs[key], reference_outputs)
+            kept = _float32_modules(target, halves[key], reference_outputs)
         artifact = _lowered(request, target, programs[key], kept, reference_outputs)
         notes = (*artifact.notes, *kept.notes)
         if fixed and programs[key].inputs[0].shape[0] != BATCH_AXIS:
@@ -133,21 +137,26 @@ def float_program(request: ExportRequest, built: Built, batch: int | str) -> Pro
     return capture(module, reference.spec, reference.blocks, batch=batch, dtype=recipe.input, features=features)
 
 
-def _float32_modules(target: Target, program: Program, reference_outputs: ReferenceOutputs) -> Float32Modules:
-    """Finds the modules that stay in float32; none where nothing is narrowed.
+def _half_precision(program: Program, reference_outputs: ReferenceOutputs) -> HalfPrecision:
+    """Returns what half precision does to a program.
 
-    Those of a quantized program are found on its values before they are rounded to integers: that rounding has no
-    derivative, along which the noise of half precision is followed, and hides nothing that overflows.
+    A quantized one is watched on its values before they are rounded to integers: that rounding has no derivative, along
+    which the noise of half precision is followed, and hides nothing that overflows.
     """
-    if not target.recipe.is_half:
-        return Float32Modules()
-    sqnr_db = default_tolerance(Precision.FP16, program.spec.family).centred_sqnr_db
+    data = reference_outputs.data
+    return HalfPrecision(without_rounding(program), data.images, data.outputs)
+
+
+def _float32_modules(target: Target, half: HalfPrecision, reference_outputs: ReferenceOutputs) -> Float32Modules:
+    """Returns the modules of an artifact in half precision that stay in float32.
+
+    What quantization leaves in floating point is held to the tolerance of half precision, which is far below its own.
+    """
+    sqnr_db = default_tolerance(Precision.FP16, reference_outputs.spec.family).centred_sqnr_db
     if target.recipe.precision is Precision.FP16:
         sqnr_db = reference_outputs.tolerance.centred_sqnr_db
-    if sqnr_db is not None:
-        sqnr_db = max(sqnr_db, FORMATS[target.format].fp16_sqnr_db)
-    data = reference_outputs.data
-    return find_float32_modules(without_rounding(program), data.images, data.outputs, sqnr_db)
+    wanted = None if sqnr_db is None else max(sqnr_db, FORMATS[target.format].fp16_sqnr_db)
+    return half.float32_modules(wanted)
 
 
 def _lowered(

@@ -182,6 +182,9 @@ def _of_bundle(folder: Path) -> Iterator[Subject]:
     check_files(folder, manifest)
     recipe = from_dict(ResolvedRecipe, manifest.recipe)
     for artifact in manifest.artifacts:
+        kind = FORMATS[artifact.format]
+        if kind.made_from and not registry.works_here(registry.RUNTIMES, kind.runtimes[0]):
+            continue  # what it was made from is evaluated
         place = folder / artifact.path
         _scores_of(replace(artifact, path=str(place)))
         size = image_size(artifact)

@@ -129,6 +129,10 @@ class _Comparison:
 
     @staticmethod
     def of_artifact(artifact: Artifact, against: ReferenceOptions) -> _Comparison:
+        if FORMATS[artifact.format].made_from:
+            raise BadRecipe(
+                f"{artifact.path} does not say what it takes and returns: validate the bundle that it lies in."
+            )
         if not artifact.outputs:
             raise UnreadableArtifact(
                 f"{artifact.path} returns a label and a table of probabilities, and no scores to compare: convert the "

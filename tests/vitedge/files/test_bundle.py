@@ -168,22 +168,29 @@ def test_a_bundle_of_another_format_is_refused(folder: Path) -> None:
 def test_a_bundle_of_the_first_format_is_read_as_one_of_this(folder: Path) -> None:
     """What it says of timing was a setting of quantization then, and part of what quantization had done."""
     found = {"text": "int8 is faster", "ratios": [], "milliseconds": {"int8": 0.5}, "unfused": ["head: Gemm in float"]}
+    settings = {"scheme": "int8", "images": "synthetic", "verdict": "on"}
     earlier = replace(
         read_manifest(folder),
         format_version=1,
-        recipe={"precision": "int8", "quantization": {"scheme": "int8", "images": "synthetic", "verdict": "on"}},
+        recipe={
+            "precision": "int8",
+            "profile": "cpu-x86",
+            "quantization": settings,
+        },
         quantization={"scheme": "int8", "verdict": found},
     )
     write_manifest(folder, earlier)
     manifest = read_manifest(folder)
     assert manifest.format_version == FORMAT_VERSION
-    assert from_dict(ExportRecipe, manifest.recipe).quantization == QuantizationRecipe("int8", images="synthetic")
-    assert manifest.quantization == {"scheme": "int8"}
+    recipe = from_dict(ExportRecipe, manifest.recipe)
+    assert recipe.quantization == QuantizationRecipe("int8", images="synthetic")
+    assert recipe.profiles == ("cpu-x86",)
+    assert manifest.quantization == {"program": {"scheme": "int8"}}
     assert manifest.speed == SpeedComparison("int8 is faster", (), {"int8": 0.5}, ("head: Gemm in float",))
     add_latency(folder, BenchReport(reports=()))
     written = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     assert written["format_version"] == FORMAT_VERSION
-    assert "verdict" not in written["quantization"]
+    assert "verdict" not in written["quantization"]["program"]
     assert read_manifest(folder).speed == manifest.speed
 
 

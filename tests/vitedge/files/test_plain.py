@@ -185,7 +185,7 @@ def test_nothing_is_imported_before_the_first_record() -> None:
         (ExportRecipe, {"seed": 0.5}, ("seed", "int", "0.5")),
         (ExportRecipe, {"seed": True}, ("seed", "int", "True")),
         (ExportRecipe, {"features": 1}, ("features", "bool")),
-        (ExportRecipe, {"profile": 3}, ("profile", "3")),
+        (ExportRecipe, {"profiles": [3]}, ("profiles", "3")),
         (ExportRecipe, {"overrides": [1]}, ("overrides", "[1]")),
         (ExportRecipe, {"batch": [4]}, ("batch", "[4]")),
         (Tolerance, {"agreement": "most"}, ("agreement", "most")),

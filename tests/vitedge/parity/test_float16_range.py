@@ -48,7 +48,7 @@ def overflowing(folder: Path) -> Path:
 def no_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is foreseen on the captured graph."""
     monkeypatch.setattr(float32_modules, "find_overflowing", lambda *_: ())
-    monkeypatch.setattr(float32_modules, "find_noisy", lambda *_, **__: ())
+    monkeypatch.setattr(float32_modules, "choose_noisy", lambda *_, **__: ())
 
 
 @pytest.mark.usefixtures("no_prediction")

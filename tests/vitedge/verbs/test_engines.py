@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.bad_files import VIT
+from vitedge import registry
 from vitedge.errors import CheckFailed
 from vitedge.export import to_onnx
 from vitedge.export.onnx.passes.split_projections import split_projections
@@ -19,6 +20,7 @@ from vitedge.files.plain import from_dict
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
 from vitedge.records import Artifact
 from vitedge.verbs.export import export
+from vitedge.verbs.subjects import find
 from vitedge.verbs.validate import validate
 
 pytest.importorskip("tensorrt_rtx", reason="pip install 'vitedge[tensorrt-rtx]'")
@@ -46,6 +48,8 @@ def test_an_engine_lies_beside_its_file_and_says_what_it_computes(tmp_path: Path
     assert report.engines["model.engine"] == engine.engine
     (structure,) = (one for one in report.structure if one.artifact == "model.engine")
     assert structure.checks == ("hash right", "built from model.onnx", "not opened here")
+    here = registry.works_here(registry.RUNTIMES, "tensorrt")
+    assert [one.label for one in find([str(tmp_path / "out")])] == ["out/model.onnx", *["out/model.engine"] * here]
     again = export(str(VIT), tmp_path / "again", INT8).manifest
     assert [artifact.sha256 for artifact in again.artifacts] == [source.sha256, engine.sha256]
 
@@ -83,7 +87,7 @@ def test_what_a_gpu_cannot_compute_is_refused_before_the_build(tmp_path: Path) -
 
 
 def test_a_dynamic_batch_has_one_range_of_shapes(tmp_path: Path) -> None:
-    export(str(VIT), tmp_path / "out", replace(INT8, batch="dynamic"))
+    export(str(VIT), tmp_path / "out", replace(INT8, batch="dynamic", engine_batch=(2, 4)))
     (engine,) = (one for one in read_manifest(tmp_path / "out").artifacts if one.format == "tensorrt")
-    assert record(engine).shapes == {"image": ((1, 3, 32, 32), (8, 3, 32, 32), (32, 3, 32, 32))}
+    assert record(engine).shapes == {"image": ((1, 3, 32, 32), (2, 3, 32, 32), (4, 3, 32, 32))}
     assert summary(record(engine)).startswith("32 of 32 quantized products in int8, ")

@@ -53,6 +53,7 @@ def test_each_of_several_profiles_has_its_own_file_and_opset() -> None:
         ({"profiles": ("cpu-x86", "iphone"), "formats": ("onnx",), "precision": "fp32"}, "no use for onnx"),
         ({"opset": 18, "precision": "int8", "rest": "fp16"}, "--rest fp16 needs opset 19"),
         ({"precision": "fp16", "rest": "fp16"}, "fp16 quantizes nothing"),
+        ({"engine_batch": (8, 4)}, "--engine-batch is the batch to tune for and the largest, such as 8:32; got 8:4"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_sentence(asked: dict[str, object], sentence: str) -> None:
