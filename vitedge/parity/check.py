@@ -6,6 +6,7 @@ Imports no PyTorch: it is used where a sealed bundle is validated.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from vitedge import registry
 from vitedge.export.formats import FORMATS, LAYERS, QuantizedForm, readiness
 from vitedge.parity.artifact import Floats, ReferenceOutputs, check_parity, check_structure
-from vitedge.parity.metrics import compare
+from vitedge.parity.metrics import compare, default_tolerance
 from vitedge.records import Artifact, OutputParity, ParityReport, StructureReport
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ TOLERANCE_DB = 1.0
 """Centred SQNR in dB that a runtime may lose against the simulation: a few values are rounded to the next integer."""
 HALF_TOLERANCE_DB = 3.0
 """The same where half precision computes what is not quantized: so many values are rounded to the next integer that the
-two runs are as far from each other as each is from the reference, and a few images tell the noise to some 2 dB."""
+two runs are as far from each other as each is from the reference, and a few images tell the noise to some 2 dB. It is
+allowed below the simulation with the noise of half precision, which the simulation does not have."""
 LAYER_IMAGES = 2
 """Images for which layers are compared: all their outputs are kept in memory at once."""
 
@@ -105,8 +107,8 @@ def check_artifact(
     reports = check_parity(path, artifact, reference_outputs, options.compute)
     if options.simulated is not None:
         simulated = compare(reference_outputs.data.outputs, options.simulated)
-        allowed = HALF_TOLERANCE_DB if options.half else TOLERANCE_DB
-        reports = tuple(compare_with_simulation(report, simulated, allowed) for report in reports)
+        half_db = default_tolerance("fp16", reference_outputs.spec.family).centred_sqnr_db if options.half else None
+        reports = tuple(compare_with_simulation(report, simulated, half_db) for report in reports)
     kind = FORMATS[artifact.format]
     weights = None
     if original.is_known and kind.expected_weights is not None:
@@ -125,22 +127,30 @@ def check_artifact(
 
 
 def compare_with_simulation(
-    report: ParityReport, simulated: tuple[OutputParity, ...], allowed_db: float = TOLERANCE_DB
+    report: ParityReport, simulated: tuple[OutputParity, ...], half_db: float | None = None
 ) -> ParityReport:
     """Returns the report, failed where the runtime is worse than PyTorch's simulation by more than is allowed.
 
     Args:
         report: a runtime against the reference.
         simulated: PyTorch against the reference, on the same images.
-        allowed_db: centred SQNR in dB that the runtime may lose.
+        half_db: centred SQNR in dB that half precision alone has at least; None where there is none of it.
     """
     said = ", ".join(f"{output.centred_sqnr_db:.1f} dB" for output in simulated)
     report = replace(report, note=f"{report.note + '; ' if report.note else ''}simulated by PyTorch: {said}")
     for found, expected in zip(report.outputs, simulated, strict=True):
-        if report.passed and found.centred_sqnr_db < expected.centred_sqnr_db - allowed_db:
+        if report.passed and found.centred_sqnr_db < _least_db(expected.centred_sqnr_db, half_db):
             reason = (
                 f"{found.output} has {found.centred_sqnr_db:.1f} dB centred SQNR where the simulation has "
                 f"{expected.centred_sqnr_db:.1f} dB: the runtime rounds elsewhere than the program"
             )
             return replace(report, passed=False, reason=reason)
     return report
+
+
+def _least_db(simulated_db: float, half_db: float | None) -> float:
+    """Returns the centred SQNR in dB that a runtime must have: the noise of half precision adds to the simulation's."""
+    if half_db is None:
+        return simulated_db - TOLERANCE_DB
+    noise = 10 ** (-simulated_db / 10) + 10 ** (-half_db / 10)
+    return -10 * math.log10(noise) - HALF_TOLERANCE_DB

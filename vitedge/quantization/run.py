@@ -34,6 +34,7 @@ from vitedge.program.canonical import canonicalize
 from vitedge.program.capture import capture
 from vitedge.program.editor import duplicate
 from vitedge.program.execution import Execution
+from vitedge.program.float16 import SMALLEST_NORMAL
 from vitedge.program.program import Program
 from vitedge.program.structure import Layer, Structure, find_structure
 from vitedge.quantization.activation import activation_parameters
@@ -53,7 +54,7 @@ from vitedge.quantization.mixed_precision.apply import (
 from vitedge.quantization.mixed_precision.costs import KernelTimes
 from vitedge.quantization.mixed_precision.search import budget_of
 from vitedge.quantization.observing import BATCH, identify, input_consumers, measure_moments, watcher
-from vitedge.quantization.parameters import fake_quantize
+from vitedge.quantization.parameters import ENDS, fake_quantize
 from vitedge.quantization.placement import SCHEMES, LayerPlacement, choose, is_asked_for
 from vitedge.quantization.plan import Plan
 from vitedge.quantization.records import AttentionDiagnosis, LayerDiagnosis, StepRecord
@@ -63,13 +64,15 @@ from vitedge.quantization.weights import adaround, gptq, nearest
 from vitedge.quantization.weights.parameters import WeightSettings, fit_block
 from vitedge.quantization.weights.rounding import RoundedWeight
 from vitedge.quantization.weights.statistics import InputStatistics
-from vitedge.recipe import QuantizationRecipe, WeightRounding
+from vitedge.recipe import FloatType, QuantizationRecipe, WeightRounding
 from vitedge.records import OutputParity
 
 DIAGNOSIS_IMAGES = 4
 """Number of images over which layers and attentions are compared one by one."""
 KEPT_IMAGES = 32
 """Number of images that are kept in memory, for bias correction, GPTQ and the comparison of the simulation."""
+_SCALES_APART = 2.0
+"""Ratio of a layer's largest scale to the smallest of float16 from which the smallest is good enough."""
 Kind = Literal["uint8", "int8", "uint16", "int16"]
 _ROUNDINGS: dict[WeightRounding, ModuleType] = {
     WeightRounding.NEAREST: nearest,
@@ -372,9 +375,14 @@ def _round(job: Quantization, layer: Layer, inputs: InputStatistics | None) -> N
 
 def _settings(job: Quantization, layer: Layer) -> WeightSettings:
     """Returns the settings of the quantization parameters of a layer's weight."""
-    scheme = SCHEMES[job.choices[layer.name].scheme]
-    elements = job.structure.editor.value(layer.weight)[0].numel()
-    return WeightSettings(scheme.weight or "int8", fit_block(elements, job.recipe.block) if scheme.blocks else None)
+    scheme, weight = SCHEMES[job.choices[layer.name].scheme], job.structure.editor.value(layer.weight)
+    block = fit_block(weight[0].numel(), job.recipe.block) if scheme.blocks else None
+    settings = WeightSettings(scheme.weight or "int8", block)
+    widest = float(weight.abs().max()) / ENDS[settings.dtype][1]
+    if job.form.rest is FloatType.FP16 and widest >= _SCALES_APART * SMALLEST_NORMAL:
+        # A step of float16's smallest normal number is finer than that of the layer's widest channel all the same.
+        return replace(settings, smallest_scale=SMALLEST_NORMAL)
+    return settings
 
 
 def _method(job: Quantization, layer: Layer) -> ModuleType:

@@ -20,5 +20,6 @@ def render(known: Mapping[str, Profile], *, as_json: bool) -> None:
         shown.add_row(name, *lists, profile.scheme)
     show(shown)
     for name, profile in known.items():
-        lines(f"{name}: {profile.title}", *(f"  {entry}: {source}" for entry, source in profile.sources.items()))
+        built = f", engines for {' '.join(profile.gpus)}" if profile.gpus else ""
+        lines(f"{name}: {profile.title}{built}", *(f"  {entry}: {source}" for entry, source in profile.sources.items()))
     return None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vitedge import registry
 from vitedge.devices.profiles import Profile, named
-from vitedge.errors import CheckFailed, MissingBackend
+from vitedge.errors import CheckFailed, MissingBackend, UserError
 from vitedge.export.formats import FORMATS
 from vitedge.export.tensorrt.records import EngineRecord
 from vitedge.export.tensorrt.request import EngineRequest, Shape
@@ -68,7 +68,10 @@ def _built(request: ExportRequest, one: LoweredArtifact, profile: Profile) -> Ar
     )
     if kind.building is None:
         raise ValueError(f"{kind.title} is not built from another format")
-    artifact: Artifact = registry.imported(kind.building).build(one.artifact, order, profile.builder)
+    try:
+        artifact: Artifact = registry.imported(kind.building).build(one.artifact, order, profile.builder)
+    except (CheckFailed, UserError) as error:  # whose files lie in a folder that will be gone
+        raise type(error)(str(error).replace(str(path), path.name)) from error
     short = shortfall(
         from_dict(EngineRecord, artifact.engine or {}),
         profile.minimum_share,
@@ -76,7 +79,10 @@ def _built(request: ExportRequest, one: LoweredArtifact, profile: Profile) -> Ar
         kept=one.float32_modules,
     )
     if short:
-        raise CheckFailed(f"{artifact.path} does not compute what was asked for: {short}")
+        raise CheckFailed(
+            f"{artifact.path} does not compute what was asked for: {short} Leave in float what the GPU has no kernels "
+            "for, with --layer NAME=float or --layer conv=float, or choose another profile."
+        )
     return artifact
 
 

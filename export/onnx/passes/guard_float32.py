@@ -12,8 +12,7 @@ import onnx_ir as ir
 import torch
 
 from vitedge.export.onnx.passes.graph import Graph
-
-_PRODUCTS = ("MatMul", "Gemm", "Conv")
+from vitedge.export.onnx.passes.integers import PRODUCTS
 
 
 def guard_float32(graph: Graph) -> None:
@@ -24,7 +23,7 @@ def guard_float32(graph: Graph) -> None:
             other operand is the lowest of float32.
     """
     for node in list(graph.model.graph):
-        cast = _only_cast(node) if node.op_type in _PRODUCTS else None
+        cast = _only_cast(node) if node.op_type in PRODUCTS else None
         if cast is not None:
             lowest = graph.add_constant("lowest", torch.tensor(torch.finfo(torch.float32).min))
             product = node.outputs[0]

@@ -14,7 +14,8 @@ import onnx_ir as ir
 import torch
 from onnx_ir.tensor_adapters import TorchTensor
 
-from vitedge.export.onnx.passes.graph import Graph, constant, modules_of
+from vitedge.export.onnx.passes.graph import Graph, attributes_of, constant, modules_of
+from vitedge.export.onnx.passes.integers import PRODUCTS, producer_of
 from vitedge.program.float16 import FLOAT16_MAX, SMALLEST_NORMAL
 
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
@@ -39,10 +40,33 @@ def to_half(graph: Graph, float32_modules: tuple[str, ...]) -> None:
             large or id(node) in preamble or _has_small_scale(node) or set(modules_of(node)) & set(float32_modules)
         )
         wanted[id(node)] = _FLOAT if in_float32 else _HALF
+    _align_operands(graph, wanted)
     typing = _Typing(graph, wanted)
     for node in list(graph.model.graph):
         typing.convert(node)
     typing.restore_outputs()
+
+
+def _align_operands(graph: Graph, wanted: dict[int, ir.DataType]) -> None:
+    """Gives a product and the operators that dequantize its operands one type: float32 where one of them needs it.
+
+    A Cast between them would keep a compiler from multiplying the integers. What dequantizes for other products too is
+    written once more.
+    """
+    for node in [node for node in graph.model.graph if node.op_type in PRODUCTS]:
+        operands = {index: producer_of(node.inputs[index], "DequantizeLinear") for index in (0, 1)}
+        found = {index: operand for index, operand in operands.items() if operand is not None}
+        if not found or _FLOAT not in (wanted[id(one)] for one in (node, *found.values())):
+            continue
+        wanted[id(node)] = _FLOAT
+        for index, operand in found.items():
+            if wanted[id(operand)] == _FLOAT or len(operand.outputs[0].uses()) == 1:
+                wanted[id(operand)] = _FLOAT
+                continue
+            inputs = [value for value in operand.inputs if value is not None]
+            own = graph.emit(operand, "DequantizeLinear", inputs, attributes_of(operand), like=operand.outputs[0])
+            wanted[id(own.producer())] = _FLOAT
+            node.replace_input_with(index, own)
 
 
 @dataclass

@@ -11,6 +11,9 @@ import onnx_ir as ir
 from vitedge.export.onnx.passes.graph import MODULES, Graph, constant, input_of
 from vitedge.export.onnx.passes.movement import dims
 
+PRODUCTS = ("MatMul", "Gemm", "Conv")
+"""Operators that multiply two operands."""
+
 
 @dataclass(frozen=True)
 class IntegerLayer:

@@ -39,6 +39,8 @@ class WeightSettings:
     """Whether the zero point is zero."""
     search: bool = True
     """Whether the scale is searched for; otherwise no weight is clipped."""
+    smallest_scale: float = SMALLEST_SCALE
+    """The scale of channels whose weights ask for a smaller one."""
 
 
 def fit_block(elements: int, block: int, smallest: int = 16) -> int | None:
@@ -121,8 +123,8 @@ def _widest(blocks: Tensor, settings: WeightSettings, fraction: float = 1.0) -> 
     most = blocks.amax(dim=2, keepdim=True).clamp_min(0) * fraction
     if settings.symmetric:
         scale = torch.maximum(most / high, least / low)
-        return scale.clamp_min(SMALLEST_SCALE), torch.zeros_like(scale)
-    scale = ((most - least) / (high - low)).clamp_min(SMALLEST_SCALE)
+        return scale.clamp_min(settings.smallest_scale), torch.zeros_like(scale)
+    scale = ((most - least) / (high - low)).clamp_min(settings.smallest_scale)
     return scale, torch.clamp(torch.round(low - least / scale), low, high)
 
 
@@ -139,7 +141,7 @@ def _search(
     for _ in range(ITERATIONS):
         fitted = (importance * blocks * levels).sum(dim=2, keepdim=True)
         scale = fitted / (importance * levels.square()).sum(dim=2, keepdim=True)
-        usable = torch.isfinite(scale) & (scale >= SMALLEST_SCALE)
+        usable = torch.isfinite(scale) & (scale >= settings.smallest_scale)
         tried = (torch.where(usable, scale, best[0]), best[1])
         error, found = _block_errors(blocks, importance, tried, ends)
         best, least, levels = _better((best, least, levels), (tried, error, found))
