@@ -36,6 +36,15 @@ def test_a_runtime_is_held_to_the_simulation() -> None:
     assert compare_with_simulation(report(0.001), simulated).passed  # nearer is no fault
 
 
+def test_half_precision_adds_its_own_noise_to_the_simulation() -> None:
+    exact, rough = outputs(1e-4), outputs(0.1)  # 80 dB and 20 dB
+    assert compare_with_simulation(report(0.01), exact, half_db=40.0).passed
+    assert not compare_with_simulation(report(0.02), exact, half_db=40.0).passed
+    assert not compare_with_simulation(report(0.01), exact).passed
+    assert compare_with_simulation(report(0.13), rough, half_db=40.0).passed
+    assert not compare_with_simulation(report(0.2), rough, half_db=40.0).passed
+
+
 def test_a_report_that_failed_before_keeps_its_reason() -> None:
     failed = compare_with_simulation(report(0.5, "degenerate"), outputs(0.01))
     assert (failed.passed, failed.reason) == (False, "degenerate")

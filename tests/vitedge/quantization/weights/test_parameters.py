@@ -87,3 +87,16 @@ def test_a_scale_fits_the_weights_that_large_inputs_multiply() -> None:
     values[0, 5], importance[0, 5] = 0.0123, 1.0
     plain, weighted = (fake_quantize(values, choose_parameters(values, KINDS[1], part)) for part in (None, importance))
     assert abs(float(weighted[0, 5] - 0.0123)) < 0.1 * abs(float(plain[0, 5] - 0.0123))
+
+
+def test_no_scale_is_below_the_smallest_that_is_allowed() -> None:
+    values = weight()
+    values[1] = values[1] / values[1].abs().max() * 1e-4
+    values[2] = 0.0
+    smallest = 2.0**-14
+    qparams = choose_parameters(values, WeightSettings("int8", smallest_scale=smallest))
+    assert float(qparams.scale.min()) == smallest
+    assert qparams.scale[1] == qparams.scale[2] == smallest
+    error = (fake_quantize(values, qparams) - values).abs().amax(1)
+    assert float(error[1]) <= smallest / 2
+    assert torch.equal(qparams.scale[3:], choose_parameters(values, WeightSettings("int8")).scale[3:])
