@@ -20,11 +20,10 @@ from benchmarks.sheet import Sheet, parser
 from vitedge.errors import CheckFailed
 from vitedge.export.tensorrt.building import build
 from vitedge.export.tensorrt.records import EngineProduct, EngineRecord
-from vitedge.export.tensorrt.request import EngineRequest
+from vitedge.export.tensorrt.request import EngineRequest, shapes_of
 from vitedge.export.tensorrt.summary import float32_products, summary
 from vitedge.files.bundle import read_manifest
 from vitedge.recipe import ExportRecipe
-from vitedge.verbs.engines import shapes_of
 
 RESULTS = Path(__file__).with_name("results") / "tensorrt_build.json"
 PRECISIONS = ("fp32", "fp16", "int8", "w8")

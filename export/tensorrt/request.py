@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vitedge.export.tensorrt.records import EngineLayer
+from vitedge.records import Artifact
 
 Shape = tuple[int, ...]
 
@@ -32,6 +33,22 @@ class EngineRequest:
     """Seconds after which a build is ended."""
     progress: Callable[[str], None] = lambda _text: None
     """Called with one line a phase of the build."""
+
+
+def shapes_of(source: Artifact, batches: tuple[int, int]) -> dict[str, tuple[Shape, Shape, Shape]]:
+    """Returns the smallest, usual and largest shape of every input with a dynamic batch.
+
+    Args:
+        source: an ONNX file.
+        batches: the usual batch, and the largest; the smallest is 1.
+    """
+    found = {}
+    for value in source.inputs:
+        sides = tuple(side for side in value.shape[1:] if isinstance(side, int))
+        if not isinstance(value.shape[0], int):
+            low, usual, high = ((batch, *sides) for batch in (1, *batches))
+            found[value.name] = (low, usual, high)
+    return found
 
 
 @dataclass(frozen=True)

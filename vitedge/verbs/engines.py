@@ -3,25 +3,22 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
-from pathlib import Path
 
 from vitedge import registry
 from vitedge.devices.profiles import Profile, named
 from vitedge.errors import CheckFailed, MissingBackend, UserError
 from vitedge.export.formats import FORMATS
 from vitedge.export.tensorrt.records import EngineRecord
-from vitedge.export.tensorrt.request import EngineRequest, Shape
+from vitedge.export.tensorrt.request import EngineRequest, shapes_of
 from vitedge.export.tensorrt.summary import shortfall
+from vitedge.export.tensorrt.trtexec import command
 from vitedge.files.plain import from_dict
 from vitedge.recipe import SCHEMES
 from vitedge.records import Artifact
 from vitedge.verbs.lowering import ExportRequest, Lowered, LoweredArtifact
 
 _LIMIT_S = 3600.0
-_TYPED_SINCE = 10
-"""Major version of TensorRT from which a network can have the types of its file."""
 
 
 @dataclass(frozen=True)
@@ -91,35 +88,15 @@ def _format_from(name: str) -> str:
     return next(engine for engine, kind in FORMATS.items() if kind.made_from == name)
 
 
-def shapes_of(source: Artifact, batches: tuple[int, int]) -> dict[str, tuple[Shape, Shape, Shape]]:
-    """Returns the smallest, usual and largest shape of every input with a dynamic batch.
-
-    Args:
-        source: an ONNX file.
-        batches: the usual batch, and the largest; the smallest is 1.
-    """
-    found = {}
-    for value in source.inputs:
-        sides = tuple(side for side in value.shape[1:] if isinstance(side, int))
-        if not isinstance(value.shape[0], int):
-            low, usual, high = ((batch, *sides) for batch in (1, *batches))
-            found[value.name] = (low, usual, high)
-    return found
-
-
 def _on_the_device(one: LoweredArtifact, profile: Profile) -> str:
     """Returns the sentence with the command that builds an engine where its GPU is."""
-    path = Path(one.artifact.path)
-    words = ["trtexec", f"--onnx={path.name}", f"--saveEngine={path.stem}.engine"]
-    oldest = min(int(version.partition(".")[0]) for version in profile.tensorrt)
-    if profile.builder != "tensorrt":
-        words[0] = "tensorrt_rtx"
-    elif oldest >= _TYPED_SINCE:
-        words.append("--stronglyTyped")
-    else:
-        quantized = one.target.recipe.precision in SCHEMES
-        words += [*(["--int8"] if quantized else []), *(["--fp16"] if quantized or one.target.recipe.is_half else [])]
-    for name, shapes in shapes_of(one.artifact, one.target.recipe.engine_batch).items():
-        for option, shape in zip(("min", "opt", "max"), shapes, strict=True):
-            words.append(f"--{option}Shapes={name}:{'x'.join(map(str, shape))}")
-    return f"On the device itself type: {shlex.join(words)}"
+    recipe = one.target.recipe
+    typed = command(
+        one.artifact.path,
+        profile.builder,
+        profile.tensorrt,
+        shapes_of(one.artifact, recipe.engine_batch),
+        quantized=recipe.precision in SCHEMES,
+        half=recipe.is_half,
+    )
+    return f"On the device itself type: {typed}"
