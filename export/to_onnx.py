@@ -38,7 +38,7 @@ from vitedge.export.onnx.passes.opset import check_opset, retarget
 from vitedge.export.onnx.passes.quantized import FOR_TENSORRT, LayOutIntegersPass, for_processors
 from vitedge.export.onnx.passes.remove_expansions import remove_expansions
 from vitedge.export.onnx.passes.weight_only import CONTRIB, lay_out_weights
-from vitedge.export.onnx.quantized_translation import needed_opset
+from vitedge.export.onnx.quantized_translation import HALF_SCALES_SINCE, needed_opset
 from vitedge.export.onnx.skeleton import read_skeleton
 from vitedge.export.onnx.translation import LAYER_NORMALIZATION_SINCE, translations
 from vitedge.export.onnx.writer import WrittenFile, write_onnx
@@ -106,6 +106,8 @@ def lower(program: Program, recipe: ResolvedRecipe, out: Path, float32_modules: 
         graph.run((*PASSES, *LAYOUTS[recipe.form]))
     if opset < LAYER_NORMALIZATION_SINCE:
         graph.notes.append(f"opset {opset} has no LayerNormalization: it is written as primitive operators")
+    if recipe.form == ENGINE and opset < HALF_SCALES_SINCE and needed_opset(program.exported, half=True):
+        graph.notes.append(f"opset {opset} has no float16 scales: what is not quantized is float32 in the file")
     if recipe.is_half:
         primitive = () if opset >= LAYER_NORMALIZATION_SINCE else _layer_norms(program)
         to_half(graph, float32_modules + primitive)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command that builds an engine where its GPU is, for whoever has to type it there.
 
-The options are those of ``trtexec`` by version (NVIDIA/TensorRT, ``samples/common/sampleOptions.cpp``): precision by flags
-up to 8.x, the types of the file from 10 on.
+The options are those of ``trtexec`` by version (NVIDIA/TensorRT, ``samples/common/sampleOptions.cpp``): precision by
+flags up to 8.x, the types of the file from 10 on.
 """
 
 from __future__ import annotations
