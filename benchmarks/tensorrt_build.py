@@ -23,7 +23,6 @@ from vitedge.export.tensorrt.records import EngineProduct, EngineRecord
 from vitedge.export.tensorrt.request import EngineRequest, shapes_of
 from vitedge.export.tensorrt.summary import float32_products, summary
 from vitedge.files.bundle import read_manifest
-from vitedge.recipe import ExportRecipe
 
 RESULTS = Path(__file__).with_name("results") / "tensorrt_build.json"
 PRECISIONS = ("fp32", "fp16", "int8", "w8")
@@ -82,7 +81,7 @@ def _built(row: Row, path: Path) -> Row:
     engine = path.with_suffix(f".{row.gpu}.engine")
     what = {"model": row.model, "precision": row.precision, "batch": row.batch, "gpu": row.gpu}
     try:
-        record = build(EngineRequest(path, engine, (row.gpu,), shapes_of(source, ExportRecipe().engine_batch)))
+        record = build(EngineRequest(path, engine, (row.gpu,), shapes_of(source)))
     except CheckFailed as refused:
         return Row(**what, refused=str(refused).replace(str(path), path.name))
     quantized = [product for product in record.products if product.asked == "int8"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Vision transformer checkpoints in, verified ONNX and Core ML out.
+"""Vision transformer checkpoints in, verified ONNX, Core ML and TensorRT out.
 
 The verbs of the command line, as functions that return the records of `vitedge.records`. Importing this package
 imports nothing heavy; a verb imports what it needs when it is called.

@@ -208,8 +208,8 @@ class ExportRecipe:
     """Height and width in pixels; None keeps the checkpoint's own."""
     batch: int | str = 1
     """A fixed batch size, or ``dynamic``."""
-    engine_batch: tuple[int, int] = (8, 32)
-    """Batch that an engine is tuned for, and the largest that it takes, where the batch is dynamic."""
+    engine_batch: tuple[int, int] | None = None
+    """Batch that an engine is tuned for, and the largest, where the batch is dynamic; None is 8 and 32."""
     opset: int | None = None
     """ONNX operator set; None is 18, or the profile's."""
     coreml_target: str | None = None
@@ -234,11 +234,8 @@ class ExportRecipe:
         _name_settings(self, precision=Precision, rest=FloatType, input=InputType)
         if self.batch != "dynamic" and not (isinstance(self.batch, int) and self.batch >= 1):
             raise BadRecipe(f"--batch is a number from 1 up, or dynamic; got {self.batch!r}.")
-        if not 1 <= self.engine_batch[0] <= self.engine_batch[1]:
-            raise BadRecipe(
-                "--engine-batch is the batch to tune for and the largest, such as 8:32; got "
-                f"{':'.join(map(str, self.engine_batch))}."
-            )
+        if self.engine_batch is not None:
+            self._check_engine_batch(*self.engine_batch)
         if self.quantization is not None and self.precision not in (None, self.quantization.scheme):
             raise BadRecipe(
                 f"The precision is {self.precision}, but quantization was asked for {self.quantization.scheme}."
@@ -252,6 +249,16 @@ class ExportRecipe:
             raise BadRecipe(f"--seed is a number from 0 up; got {self.seed}.")
         if self.image_count < 2:
             raise BadRecipe("Parity needs at least 2 images: with one, nothing shows that the output depends on it.")
+
+    def _check_engine_batch(self, usual: int, largest: int) -> None:
+        if not 1 <= usual <= largest:
+            raise BadRecipe(
+                f"--engine-batch is the batch to tune for and the largest, such as 8:32; got {usual}:{largest}."
+            )
+        if self.batch != "dynamic":
+            raise BadRecipe(
+                f"--engine-batch is for --batch dynamic, and the batch is {self.batch}: leave one of them out."
+            )
 
 
 @dataclass(frozen=True)
@@ -282,6 +289,9 @@ def read_entries(path: Path) -> dict[str, Any]:
         entries: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadRecipe(f"{path} cannot be read as a recipe: {error}.") from error
+    quantization = entries.get("quantization")
+    if isinstance(quantization, dict) and "precision" in entries:
+        quantization.setdefault("scheme", entries["precision"])
     from_dict(ExportRecipe, entries)
     return entries
 

@@ -35,18 +35,22 @@ class EngineRequest:
     """Called with one line a phase of the build."""
 
 
-def shapes_of(source: Artifact, batches: tuple[int, int]) -> dict[str, tuple[Shape, Shape, Shape]]:
+BATCHES = (8, 32)
+"""Usual and largest batch of an engine, unless others are asked for."""
+
+
+def shapes_of(source: Artifact, batches: tuple[int, int] | None = None) -> dict[str, tuple[Shape, Shape, Shape]]:
     """Returns the smallest, usual and largest shape of every input with a dynamic batch.
 
     Args:
         source: an ONNX file.
-        batches: the usual batch, and the largest; the smallest is 1.
+        batches: the usual batch, and the largest; the smallest is 1. None is `BATCHES`.
     """
     found = {}
     for value in source.inputs:
         sides = tuple(side for side in value.shape[1:] if isinstance(side, int))
         if not isinstance(value.shape[0], int):
-            low, usual, high = ((batch, *sides) for batch in (1, *batches))
+            low, usual, high = ((batch, *sides) for batch in (1, *(batches or BATCHES)))
             found[value.name] = (low, usual, high)
     return found
 

@@ -55,7 +55,7 @@ class _InOrder(TyperGroup):
 app = typer.Typer(
     name="vitedge",
     cls=_InOrder,
-    help="Vision transformer checkpoints in, verified ONNX and Core ML out.",
+    help="Vision transformer checkpoints in, verified ONNX, Core ML and TensorRT out.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -15,6 +15,7 @@ from vitedge import registry
 from vitedge.export.formats import FORMATS, LAYERS, QuantizedForm, readiness
 from vitedge.parity.artifact import Floats, ReferenceOutputs, check_parity, check_structure
 from vitedge.parity.metrics import compare, default_tolerance
+from vitedge.recipe import CALIBRATED
 from vitedge.records import Artifact, OutputParity, ParityReport, StructureReport
 
 if TYPE_CHECKING:
@@ -110,6 +111,9 @@ def check_artifact(
         half_db = default_tolerance("fp16", reference_outputs.spec.family).centred_sqnr_db if options.half else None
         reports = tuple(compare_with_simulation(report, simulated, half_db) for report in reports)
     kind = FORMATS[artifact.format]
+    if artifact.precision in CALIBRATED and original.program is None:
+        # Its layers and weights are those of its program, which preparation for rounding has scaled.
+        original = Original()
     weights = None
     if original.is_known and kind.expected_weights is not None:
         original = replace(original, program=original.captured(artifact))

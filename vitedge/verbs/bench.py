@@ -50,7 +50,7 @@ def bench(
         models = [
             replace(model, threads=threads)
             for subject in subjects
-            for model in _models(Path(subject), subject, session, image_size)
+            for model in _models(Path(subject), subject, session, image_size, progress)
         ]
         report = measure_in_turn(_told_apart(models), session, rule, progress)
     if len(subjects) == 1 and _is_bundle(Path(subjects[0])):
@@ -58,10 +58,12 @@ def bench(
     return report
 
 
-def _models(path: Path, source: str, session: Session, image_size: tuple[int, int] | None) -> Iterable[MeasuredModel]:
+def _models(
+    path: Path, source: str, session: Session, image_size: tuple[int, int] | None, progress: Callable[[str], None]
+) -> Iterable[MeasuredModel]:
     """Yields the models that are measured of one subject."""
     if _is_bundle(path):
-        yield from _of_bundle(path, session)
+        yield from _of_bundle(path, session, progress)
     elif (kind := of_file(path)) is not None:
         yield MeasuredModel(path.name, FORMATS[kind].runtimes[-1], source)
     else:
@@ -69,8 +71,8 @@ def _models(path: Path, source: str, session: Session, image_size: tuple[int, in
         yield MeasuredModel(path.name, "torch", source, factory=REFERENCE, options=options)
 
 
-def _of_bundle(path: Path, session: Session) -> Iterable[MeasuredModel]:
-    """Every artifact that the device can run.
+def _of_bundle(path: Path, session: Session, progress: Callable[[str], None]) -> Iterable[MeasuredModel]:
+    """Every artifact that the device can run; of the others it is told why they are left out.
 
     Raises:
         MissingBackend: there is none.
@@ -80,7 +82,9 @@ def _of_bundle(path: Path, session: Session) -> Iterable[MeasuredModel]:
     if all(refusals.values()):
         raise MissingBackend(" ".join(dict.fromkeys(refusals.values())))
     for name, runtime in runtimes.items():
-        if not refusals[name]:
+        if refusals[name]:
+            progress(f"{path.name}/{name} is left out: {refusals[name]}")
+        else:
             yield MeasuredModel(f"{path.name}/{name}", runtime, str(path / name))
 
 

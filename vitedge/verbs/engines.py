@@ -9,6 +9,7 @@ from vitedge import registry
 from vitedge.devices.profiles import Profile, named
 from vitedge.errors import CheckFailed, MissingBackend, UserError
 from vitedge.export.formats import FORMATS
+from vitedge.export.tensorrt.building import BUILDERS
 from vitedge.export.tensorrt.records import EngineRecord
 from vitedge.export.tensorrt.request import EngineRequest, shapes_of
 from vitedge.export.tensorrt.summary import shortfall
@@ -47,7 +48,7 @@ def build_engines(request: ExportRequest, lowered: Lowered) -> Engines:
         try:
             artifacts.append(_built(request, one, profile))
         except MissingBackend as missing:
-            pending.append(f"{missing} {_on_the_device(one, profile)}")
+            pending.append(_pending(one, profile, missing))
     return Engines(tuple(artifacts), tuple(pending))
 
 
@@ -88,8 +89,8 @@ def _format_from(name: str) -> str:
     return next(engine for engine, kind in FORMATS.items() if kind.made_from == name)
 
 
-def _on_the_device(one: LoweredArtifact, profile: Profile) -> str:
-    """Returns the sentence with the command that builds an engine where its GPU is."""
+def _pending(one: LoweredArtifact, profile: Profile, missing: MissingBackend) -> str:
+    """Returns why an engine was not built here, and the command that builds it where its GPU is."""
     recipe = one.target.recipe
     typed = command(
         one.artifact.path,
@@ -99,4 +100,6 @@ def _on_the_device(one: LoweredArtifact, profile: Profile) -> str:
         quantized=recipe.precision in SCHEMES,
         half=recipe.is_half,
     )
-    return f"On the device itself type: {typed}"
+    if BUILDERS[profile.builder].hardware:
+        return f"The engine is built on the device itself, {profile.title}: in the bundle's folder there type: {typed}"
+    return f"{missing} Or in the bundle's folder on the device type: {typed}"

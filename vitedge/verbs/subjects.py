@@ -195,7 +195,10 @@ def _artifact(source: str) -> Subject:
     path = Path(source)
     if not path.exists():
         raise UnreadableArtifact(f"{source} is not there.")
-    check = registry.load(CHECKERS, str(of_file(path)))
+    name = str(of_file(path))
+    if FORMATS[name].made_from:
+        raise BadRecipe(f"{source} does not say what it takes and returns: evaluate the bundle that it lies in.")
+    check = registry.load(CHECKERS, name)
     artifact: Artifact = check.describe(path)
     _scores_of(artifact)
     return Subject(path.name, source, "artifact", artifact, image_size(artifact), check.carried_spec(path))
