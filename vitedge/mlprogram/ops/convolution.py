@@ -89,7 +89,6 @@ def conv_transpose(
     bias: Tensor | None = None,
     groups: Tensor = ONE,
     output_shape: Tensor | None = None,
-    pad: Tensor | None = None,
     **window: Any,
 ) -> Tensor:
     """Returns the transpose of `conv`: ``weight`` is (channels, outputs / groups, kernel...).
@@ -103,10 +102,10 @@ def conv_transpose(
         bias: one number for each output channel.
         groups: in how many parts the channels are convolved by themselves.
         output_shape: the whole shape of the result, which the padding ``same`` leaves open.
-        pad: what is cut off before and after each edge, where ``pad_type`` is ``custom``.
-        **window: ``strides``, ``pad_type`` and ``dilations`` of MIL.
+        **window: ``strides``, ``dilations``, ``pad_type`` and ``pad`` of MIL; ``pad`` is what is cut off before and
+            after each edge where ``pad_type`` is ``custom``.
     """
-    pad_type = window.pop("pad_type", "valid")
+    pad_type, pad = window.pop("pad_type", "valid"), window.pop("pad", None)
     # Padding does not enter the sum: it only says which part of it is kept.
     slide = _window(x, weight.shape[2:], **window)
     full = [
