@@ -15,6 +15,8 @@ from vitedge.errors import BadRecipe
 from vitedge.recipe import SCHEMES, FloatType
 from vitedge.registry import Part, Table
 
+HALF_SCALES_SINCE = 19
+"""Oldest ONNX opset whose QuantizeLinear and DequantizeLinear take float16 values and scales."""
 _COREMLTOOLS = "pip install 'coremltools>=9.0'"
 
 
@@ -154,7 +156,7 @@ FORMATS: Mapping[str, Format] = {
         checker=Part("ONNX", "vitedge.export.onnx.artifact", ("onnx",)),
         runtimes=("onnxruntime",),
         layers=Part("ONNX by blocks", "vitedge.parity.blocks", ("onnxruntime",)),
-        half_scales_since=19,
+        half_scales_since=HALF_SCALES_SINCE,
     ),
     "coreml": Format(
         "Core ML",

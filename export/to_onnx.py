@@ -26,7 +26,7 @@ from onnx_ir.passes.common import (
 )
 
 from vitedge.errors import CheckFailed
-from vitedge.export.formats import ENGINE
+from vitedge.export.formats import ENGINE, HALF_SCALES_SINCE
 from vitedge.export.onnx import writer as onnx_writer
 from vitedge.export.onnx.passes.batch_norm import fold_batch_norms
 from vitedge.export.onnx.passes.fold_constants import FoldConstantsPass
@@ -38,7 +38,7 @@ from vitedge.export.onnx.passes.opset import check_opset, retarget
 from vitedge.export.onnx.passes.quantized import FOR_TENSORRT, LayOutIntegersPass, for_processors
 from vitedge.export.onnx.passes.remove_expansions import remove_expansions
 from vitedge.export.onnx.passes.weight_only import CONTRIB, lay_out_weights
-from vitedge.export.onnx.quantized_translation import HALF_SCALES_SINCE, needed_opset
+from vitedge.export.onnx.quantized_translation import needed_opset
 from vitedge.export.onnx.skeleton import read_skeleton
 from vitedge.export.onnx.translation import LAYER_NORMALIZATION_SINCE, translations
 from vitedge.export.onnx.writer import WrittenFile, write_onnx

@@ -146,18 +146,18 @@ def generated(package: str, folder: str, module: str) -> ModuleType:
 
 
 def refusal(table: Table, name: str, system: str | None = None) -> str:
-    """Returns why a part does not work on an operating system, whatever is installed; empty where it does.
+    """Returns why a part does not work on a system, whatever is installed; empty where it does.
 
     Args:
         table: a table of this module.
         name: a key of it.
-        system: a value of ``platform.system()``; None is this machine's.
+        system: a value of ``platform.system()``; None is this machine, whose hardware counts too.
     """
     return refusal_of(_part(table, name), system)
 
 
 def refusal_of(part: Part, system: str | None = None) -> str:
-    """Returns why a part does not work on an operating system; see `refusal`."""
+    """Returns why a part does not work on a system; see `refusal`."""
     here = system or platform.system()
     if not part.module:
         return f"{part.title} is not reached from here: {part.otherwise}."
@@ -172,7 +172,7 @@ def refusal_of(part: Part, system: str | None = None) -> str:
 
 
 def works_here(table: Table, name: str) -> bool:
-    """Returns whether the part runs on this operating system, whatever is installed."""
+    """Returns whether the part runs on this system and its hardware, whatever is installed."""
     return not refusal(table, name)
 
 

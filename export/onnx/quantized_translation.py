@@ -18,12 +18,12 @@ import torch.ao.quantization.fx._decomposed  # registers the operators that are 
 from onnxscript import opset18, opset21
 from torch.export import ExportedProgram
 
+from vitedge.export.formats import HALF_SCALES_SINCE
 from vitedge.program.qdq import CONSTANTS, QUANTIZE
 
 Translation = Callable[..., Any]
 op: Any = opset18
 SIXTEEN_BITS_SINCE = 21
-HALF_SCALES_SINCE = 19
 
 
 def quantized_translations() -> dict[Any, Translation]:

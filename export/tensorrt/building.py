@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from vitedge import registry
 from vitedge.errors import CheckFailed, OutputRefused
@@ -14,24 +15,23 @@ from vitedge.export.tensorrt.refusals import check_file
 from vitedge.export.tensorrt.request import EngineRequest
 from vitedge.files.digest import hash_file
 from vitedge.files.replacing import clear_debris, replacing_file
-from vitedge.registry import Part, Table
+from vitedge.registry import Table
+from vitedge.runtimes.plan import LIBRARIES
 
+_SYSTEMS = ("Linux", "Windows")
+_ELSEWHERE = "NVIDIA publishes it for Linux and Windows; build the engine on one of these"
 BUILDERS: Table = {
-    "tensorrt-rtx": Part(
-        "TensorRT for RTX",
-        "vitedge.export.tensorrt.rtx",
-        ("tensorrt_rtx",),
-        "pip install 'vitedge[tensorrt-rtx]'",
-        systems=("Linux", "Windows"),
-        otherwise="NVIDIA publishes it for Linux and Windows; build the engine on one of these",
+    "tensorrt-rtx": replace(
+        LIBRARIES["tensorrt-rtx"],
+        module="vitedge.export.tensorrt.rtx",
+        systems=_SYSTEMS,
+        otherwise=_ELSEWHERE,
     ),
-    "tensorrt": Part(
-        "TensorRT",
-        "vitedge.export.tensorrt.classic_builder",
-        ("tensorrt",),
-        "pip install 'vitedge[tensorrt]'",
-        systems=("Linux", "Windows"),
-        otherwise="NVIDIA publishes it for Linux and Windows; build the engine on one of these",
+    "tensorrt": replace(
+        LIBRARIES["tensorrt"],
+        module="vitedge.export.tensorrt.classic_builder",
+        systems=_SYSTEMS,
+        otherwise=_ELSEWHERE,
         hardware="vitedge.runtimes.cuda:gpu",
     ),
 }

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vitedge import registry
-from vitedge.errors import VitedgeError
+from vitedge.errors import OutputRefused, VitedgeError
 from vitedge.export.tensorrt.request import EngineRequest, Shape
 from vitedge.files.plain import from_dict, to_dict
 from vitedge.registry import Part
@@ -62,11 +62,18 @@ def obey(order: Order, report: Callable[[dict[str, Any]], None]) -> None:
         result = getattr(module, order.function)(request)
         if result is not None:
             content, built = result
-            request.out.write_bytes(content)
+            _write(content, request.out)
     except VitedgeError as error:
         report({"error": type(error).__name__, "message": str(error)})
     else:
         report({"built": None if result is None else to_dict(built)})
+
+
+def _write(content: bytes, place: Path) -> None:
+    try:
+        place.write_bytes(content)
+    except OSError as error:
+        raise OutputRefused(f"The engine cannot be written: {error.strerror}.") from error
 
 
 def main() -> None:

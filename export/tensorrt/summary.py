@@ -53,18 +53,6 @@ def narrowed_products(record: EngineRecord) -> tuple[EngineProduct, ...]:
     )
 
 
-def share(products: Sequence[EngineProduct], *, by_macs: bool = False) -> float:
-    """Returns the share of products whose kernel has the type that was asked for, 0 to 1; 1 where there are none.
-
-    Args:
-        products: of a record, such as those that ask for ``int8``.
-        by_macs: weigh each by its multiply-accumulates instead of counting it once.
-    """
-    weights = [product.macs if by_macs else 1 for product in products]
-    kept = [weight for weight, product in zip(weights, products, strict=True) if product.found == product.asked]
-    return sum(kept) / sum(weights) if sum(weights) else 1.0
-
-
 def shortfall(record: EngineRecord, minimum_share: float, *, half: bool, kept: Collection[str] = ()) -> str:
     """Returns where an engine computes less than was asked of it, as a sentence that names the first modules.
 

@@ -54,7 +54,6 @@ def _split(graph: Graph, product: ir.Node, weight: ir.Node, bias: ir.Value | Non
     size = (heads or 0) * (width or 0)
     columns = slice(int(index) * size, (int(index) + 1) * size)
     source = input_of(product)
-    # After the product, so that new nodes belong to its module.
     result = graph.emit(
         product, "MatMul", [source, columns_of(graph, product, weight, columns)], {}, like=product.outputs[0]
     )
