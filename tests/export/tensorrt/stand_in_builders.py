@@ -20,3 +20,8 @@ def build(request: EngineRequest) -> tuple[bytes, BuiltEngine]:
     request.progress(f"process {os.getpid()}")
     time.sleep(600)
     return b"", BuiltEngine("0", request.targets, {}, {}, None)
+
+
+def small(request: EngineRequest) -> tuple[bytes, BuiltEngine]:
+    """Returns an engine of a few bytes."""
+    return b"an engine", BuiltEngine("0", request.targets, {}, {}, None)

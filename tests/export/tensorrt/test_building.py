@@ -24,6 +24,7 @@ from tests.export.tensorrt.engine_files import BATCHES, built, float16, needs_rt
 from vitedge.errors import BadRecipe, CheckFailed, MissingBackend, OutputRefused, VitedgeError
 from vitedge.export.tensorrt import building, refusals
 from vitedge.export.tensorrt.building import BUILDERS, build
+from vitedge.export.tensorrt.child import Order, obey
 from vitedge.export.tensorrt.records import EngineRecord
 from vitedge.export.tensorrt.request import EngineRequest
 from vitedge.files.plain import from_dict, to_dict
@@ -181,6 +182,14 @@ def test_what_a_killed_command_left_is_removed(request_of: EngineRequest, monkey
     monkeypatch.setitem(building.BUILDERS, "sleeper", SLEEPER)
     (request_of.out.parent / ".model.engine.4194303.partial").write_bytes(b"half an engine")
     refused(replace(request_of, limit_s=1.0), CheckFailed, "sleeper")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_a_full_disk_is_told_in_one_sentence(request_of: EngineRequest) -> None:
+    told: list[dict[str, object]] = []
+    function = f"{stand_in_builders.__name__}:small"
+    obey(Order(function, str(request_of.onnx), "/dev/full", ("SM86",), {}, {}), told.append)
+    assert told == [{"error": "OutputRefused", "message": "The engine cannot be written: No space left on device."}]
 
 
 def test_a_builder_that_is_not_installed_names_the_command(
