@@ -187,8 +187,10 @@ def test_what_a_killed_command_left_is_removed(request_of: EngineRequest, monkey
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
 def test_a_full_disk_is_told_in_one_sentence(request_of: EngineRequest) -> None:
     told: list[dict[str, object]] = []
-    function = f"{stand_in_builders.__name__}:small"
-    obey(Order(function, str(request_of.onnx), "/dev/full", ("SM86",), {}, {}), told.append)
+    order = Order(
+        "The small", stand_in_builders.__name__, "", "small", str(request_of.onnx), "/dev/full", ("SM86",), {}, {}
+    )
+    obey(order, told.append)
     assert told == [{"error": "OutputRefused", "message": "The engine cannot be written: No space left on device."}]
 
 
