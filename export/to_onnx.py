@@ -29,14 +29,18 @@ from vitedge.errors import CheckFailed
 from vitedge.export.formats import ENGINE, HALF_SCALES_SINCE
 from vitedge.export.onnx import writer as onnx_writer
 from vitedge.export.onnx.passes.batch_norm import fold_batch_norms
+from vitedge.export.onnx.passes.bias_in_float import write_bias_in_float
 from vitedge.export.onnx.passes.fold_constants import FoldConstantsPass
 from vitedge.export.onnx.passes.graph import MODULES, Graph
 from vitedge.export.onnx.passes.guard_float32 import guard_float32
 from vitedge.export.onnx.passes.half import to_half
+from vitedge.export.onnx.passes.infer_shapes import infer_shapes
 from vitedge.export.onnx.passes.names import name_after_modules
 from vitedge.export.onnx.passes.opset import check_opset, retarget
+from vitedge.export.onnx.passes.pad_heads import pad_heads
 from vitedge.export.onnx.passes.quantized import FOR_TENSORRT, LayOutIntegersPass, for_processors
 from vitedge.export.onnx.passes.remove_expansions import remove_expansions
+from vitedge.export.onnx.passes.transpose_weights import transpose_weights
 from vitedge.export.onnx.passes.weight_only import CONTRIB, lay_out_weights
 from vitedge.export.onnx.quantized_translation import needed_opset
 from vitedge.export.onnx.skeleton import read_skeleton
@@ -67,6 +71,8 @@ PASSES = (
     fold_batch_norms,
 )
 """The passes over a translated graph, in order."""
+WIDENING = (transpose_weights, infer_shapes, write_bias_in_float, pad_heads, infer_shapes)
+"""The passes after that where heads of attention are widened."""
 _EQUAL_CONSTANTS = DeduplicateInitializersPass(_LARGEST_COMPARED)
 _FOR_PROCESSORS = (lay_out_weights, LayOutIntegersPass(for_processors), _EQUAL_CONSTANTS)
 LAYOUTS: Mapping[str, tuple[ir.passes.PassBase, ...]] = {
@@ -103,7 +109,8 @@ def lower(program: Program, recipe: ResolvedRecipe, out: Path, float32_modules: 
     check_opset(opset)
     graph = _translate(program, opset)
     with _quietly():
-        graph.run((*PASSES, *LAYOUTS[recipe.form]))
+        widening = WIDENING if recipe.pad_heads else ()
+        graph.run((*PASSES, *widening, *LAYOUTS[recipe.form]))
     if opset < LAYER_NORMALIZATION_SINCE:
         graph.notes.append(f"opset {opset} has no LayerNormalization: it is written as primitive operators")
     if recipe.form == ENGINE and opset < HALF_SCALES_SINCE and needed_opset(program.exported, half=True):

@@ -210,6 +210,8 @@ class ExportRecipe:
     """A fixed batch size, or ``dynamic``."""
     engine_batch: tuple[int, int] | None = None
     """Batch that an engine is tuned for, and the largest, where the batch is dynamic; None is 8 and 32."""
+    pad_heads: bool = False
+    """Whether heads of attention are widened by channels of zeros to a size that TensorRT fuses."""
     opset: int | None = None
     """ONNX operator set; None is 18, or the profile's."""
     coreml_target: str | None = None

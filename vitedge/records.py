@@ -326,6 +326,8 @@ class StructureReport:
     passed: bool
     reason: str = ""
     """The property that does not hold, or empty."""
+    remarks: tuple[str, ...] = ()
+    """What is no fault and may still cost speed, one phrase each."""
 
 
 @dataclass(frozen=True)

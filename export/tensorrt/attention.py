@@ -45,6 +45,11 @@ def attentions_of(graph: OnnxGraph) -> Iterator[Attention]:
         yield Attention(softmax, scores, context, tuple(on_scores), quantized)
 
 
+def head_width(graph: OnnxGraph, attention: Attention) -> int:
+    """Returns the channels of one head; 0 where the graph does not tell."""
+    return next(iter(graph.type_of(attention.scores.input[0]).shape[-1:]), 0)
+
+
 def scores_of(graph: OnnxGraph, softmax: NodeProto) -> tuple[NodeProto | None, list[NodeProto]]:
     """Returns the product of queries and keys, and the operators between it and the softmax except the mask's Add."""
     others: list[NodeProto] = []

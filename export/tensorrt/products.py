@@ -19,8 +19,9 @@ from collections.abc import Iterator, Sequence
 
 from onnx import NodeProto
 
-from vitedge.export.tensorrt.attention import Attention, attentions_of
+from vitedge.export.tensorrt.attention import Attention, attentions_of, head_width
 from vitedge.export.tensorrt.graph import MOVEMENT, OnnxGraph
+from vitedge.export.tensorrt.heads import fuses
 from vitedge.export.tensorrt.records import EngineLayer, EngineProduct
 
 PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
@@ -33,8 +34,6 @@ _PRODUCT_IN_FUSION = re.compile(r"Fc|Corr|Gemm|Bmm")
 """The product among the operators in the name of a ``runtime_fusion``, such as ``__myl_CastMulFcAdd``."""
 _SUM_OF_PRODUCTS = "MulSum"
 """Operators in the name of a generated kernel that multiplies a matrix by a vector."""
-_HEADS, _HEADS_MULTIPLE = (16, 256), 8
-"""Head sizes whose attention TensorRT fuses in half precision (developer's guide, "fused attention")."""
 _WIDEST = ("fp32", "bf16", "fp16", "fp8", "int8")
 
 
@@ -134,8 +133,7 @@ def _attention(graph: OnnxGraph, kernels: _Kernels, attention: Attention) -> Eng
     fused = kernels.of_attention(name_of(attention.softmax))
     macs = _macs(graph, attention.scores) + _macs(graph, attention.context)
     found = _widest(_multiplied_in(layer, asked) for layer in fused)
-    width = graph.type_of(attention.scores.input[0]).shape[-1:]
-    fusable = bool(width) and _HEADS[0] <= width[0] <= _HEADS[1] and width[0] % _HEADS_MULTIPLE == 0
+    fusable = fuses(head_width(graph, attention))
     name, module = name_of(attention.softmax), module_of(attention.softmax)
     return EngineProduct(name, module, asked, found, macs, expected=fusable)
 

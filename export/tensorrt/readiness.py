@@ -19,6 +19,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from vitedge import registry
 from vitedge.export.tensorrt.attention import attentions_of, scores_of
+from vitedge.export.tensorrt.eligibility import remarks
 from vitedge.export.tensorrt.graph import OnnxGraph, read_graph
 from vitedge.export.tensorrt.reading import PARSERS, refusal
 from vitedge.records import StructureReport
@@ -64,6 +65,7 @@ def check_graph(path: Path, target: str = f"opset {OPSET}") -> StructureReport:
         checks=tuple(phrase for phrase, found in findings.items() if not found),
         passed=not any(findings.values()),
         reason="; ".join(_tell(found) for found in findings.values() if found),
+        remarks=remarks(graph),
     )
 
 

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -78,6 +79,9 @@ def export(
     compare_speed: Annotated[
         bool, typer.Option("--compare-speed", help="Time the quantized ONNX file beside float ones.")
     ] = False,
+    pad_heads: Annotated[
+        bool, typer.Option("--pad-heads", help="TensorRT: widen heads by zeros to a size that it fuses.")
+    ] = False,
     features: Annotated[bool, typer.Option("--features", help="Tokens and pooled features, not logits.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the bundle that is there.")] = False,
     json: AsJson = False,
@@ -91,6 +95,7 @@ def export(
         "image_size": parse_size(image_size),
         "batch": parse_batch(batch),
         "engine_batch": parse_engine_batch(engine_batch),
+        "pad_heads": pad_heads or None,
         "opset": opset,
         "coreml_target": coreml_target,
         "input": input_type,
@@ -102,16 +107,7 @@ def export(
         "features": features or None,
         "tolerance": tolerance_entries(max_error, min_sqnr, min_agreement),
     }
-    entries = read_entries(recipe) if recipe else {}
-    entries.update({name: value for name, value in given.items() if value is not None})
-    if source.endswith(SUFFIX):
-        typed = {**entries, "quantization": entries.get("quantization") or settings or layers}
-        fixed_entries(source, typed)  # refuses at once what the file fixes
-    elif entries.get("precision") in SCHEMES or settings or layers:
-        calibration = {"images": images, "seed": seed}
-        found = entries.get("quantization")
-        entries["quantization"] = quantization_entries(entries.get("precision"), found, calibration, settings, layers)
-    asked = from_dict(ExportRecipe, entries)
+    asked = _asked(source, given, recipe, settings, layers)
     from vitedge.render.export import render
     from vitedge.render.screen import progress
     from vitedge.verbs.export import export as run
@@ -120,3 +116,23 @@ def export(
     render(result, as_json=json)
     if result.pending:
         raise typer.Exit(3)
+
+
+def _asked(
+    source: str,
+    given: Mapping[str, Any],
+    recipe: Path | None,
+    settings: list[str] | None,
+    layers: list[str] | None,
+) -> ExportRecipe:
+    """Returns the recipe of a file with what was typed, which goes before; None was not typed."""
+    entries = read_entries(recipe) if recipe else {}
+    entries.update({name: value for name, value in given.items() if value is not None})
+    if source.endswith(SUFFIX):
+        typed = {**entries, "quantization": entries.get("quantization") or settings or layers}
+        fixed_entries(source, typed)  # refuses at once what the file fixes
+    elif entries.get("precision") in SCHEMES or settings or layers:
+        calibration = {"images": given["images"], "seed": given["seed"]}
+        found = entries.get("quantization")
+        entries["quantization"] = quantization_entries(entries.get("precision"), found, calibration, settings, layers)
+    return from_dict(ExportRecipe, entries)

@@ -34,6 +34,7 @@ def report_table(parity: Iterable[ParityReport], structure: Iterable[StructureRe
     lines(
         *(f"{report.artifact}: {report.reason}" for report in reports if report.reason),
         *(f"{check.artifact}: {', '.join(check.checks)}" for check in structure if check.artifact not in compared),
+        *(f"{check.artifact}: {remark}" for check in structure for remark in check.remarks),
         *(f"{report.artifact}: {report.runtime}: {report.note}" for report in parity if report.note),
         *dict.fromkeys(f"{report.runtime}: ran on {_machine(report.machine)}" for report in parity if report.machine),
     )

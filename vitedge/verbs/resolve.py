@@ -40,6 +40,8 @@ def resolve(asked: ExportRecipe, source: str) -> ResolvedRecipe:
     entries["formats"] = filled.formats or (formats.DEFAULT,)
     entries["precision"] = filled.precision or Precision.FP32
     recipe = ResolvedRecipe(**entries)
+    if recipe.pad_heads and not any(target.recipe.pad_heads for target in targets(recipe)):
+        raise BadRecipe("--pad-heads is for TensorRT, and no file is written for it: add --for rtx, or leave it out.")
     if quantized:
         _refuse_zero_points(source, recipe)
     return recipe

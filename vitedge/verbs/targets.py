@@ -67,7 +67,8 @@ def _target(recipe: ResolvedRecipe, name: str, profile: str) -> Target:
     filled = apply(asked, profile) if profile else asked
     form = ENGINE if profile and named(profile).has_engines else FORMATS[written].form
     entries = {entry.name: getattr(filled, entry.name) for entry in fields(ExportRecipe)}
-    alone = ResolvedRecipe(**{**entries, "formats": (written,), "form": form})
+    padded = recipe.pad_heads and form == ENGINE
+    alone = ResolvedRecipe(**{**entries, "formats": (written,), "form": form, "pad_heads": padded})
     return Target(written, replace(alone, rest=_rest(alone, written)), FORMATS[written].file, written != name)
 
 
