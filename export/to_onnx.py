@@ -249,7 +249,7 @@ def _check_written(artifact: Artifact, out: Path, opset: int) -> None:
     Raises:
         CheckFailed: with what it does not do.
     """
-    written = read_skeleton(out)
+    written = read_skeleton(out).model
     try:
         onnx.checker.check_model(written, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from vitedge.errors import BadRecipe, CheckFailed, UnreadableArtifact
-from vitedge.export.onnx.skeleton import read_skeleton
+from vitedge.export.onnx.skeleton import Skeleton, read_skeleton
 from vitedge.files.digest import hash_file
 from vitedge.files.plain import from_dict
 from vitedge.records import Artifact, ModelSpec, StructureReport, TensorSpec
@@ -27,23 +26,19 @@ def describe(path: Path) -> Artifact:
     Raises:
         UnreadableArtifact: it is no ONNX model.
     """
-    model = _load(path)
+    model, weights = _read(path)
     graph = model.graph
     metadata = {entry.key: entry.value for entry in model.metadata_props if entry.key.startswith(_PREFIX)}
-    initializers = {initializer.name for initializer in graph.initializer}
-    files = {}
-    for name in (path.name, *_external(model)):
-        if Path(name).name != name or not (path.parent / name).is_file():
-            raise UnreadableArtifact(f"{path} keeps its weights in {name}, which is not beside it.")
-        files[name] = hash_file(path.parent / name)
+    names = {tensor.name for tensor in weights}
+    files = {name: hash_file(path.parent / name) for name in (path.name, *_external(weights))}
     return Artifact(
         format="onnx",
         path=path.name,
         sha256=files[path.name],
         size=sum((path.parent / name).stat().st_size for name in files),
-        precision=metadata.get(f"{_PREFIX}precision", "fp16" if _is_half(model) else "fp32"),
+        precision=metadata.get(f"{_PREFIX}precision", "fp16" if _is_half(weights) else "fp32"),
         target=f"opset {_opset(model)}",
-        inputs=tuple(_spec(value) for value in graph.input if value.name not in initializers),
+        inputs=tuple(_spec(value) for value in graph.input if value.name not in names),
         outputs=tuple(_spec(value) for value in graph.output),
         files=files,
         blocks=json.loads(metadata.get(f"{_PREFIX}blocks", "{}")),
@@ -56,7 +51,7 @@ def carried_spec(path: Path) -> ModelSpec | None:
     Raises:
         UnreadableArtifact: it is no ONNX model, or what it says cannot be read.
     """
-    metadata = {entry.key: entry.value for entry in _load(path).metadata_props}
+    metadata = {entry.key: entry.value for entry in _read(path).model.metadata_props}
     if f"{_PREFIX}spec" not in metadata:
         return None
     try:
@@ -76,7 +71,7 @@ def check(path: Path, artifact: Artifact, weights: Mapping[str, Any] | None = No
     del weights
     try:
         found = describe(path)
-        onnx.checker.check_model(read_skeleton(path), full_check=True)
+        onnx.checker.check_model(read_skeleton(path).model, full_check=True)
     except (
         CheckFailed,
         UnreadableArtifact,
@@ -91,18 +86,20 @@ def check(path: Path, artifact: Artifact, weights: Mapping[str, Any] | None = No
     return StructureReport(artifact.path, ("valid ONNX", found.target, "inputs and outputs as declared"), passed=True)
 
 
-def _load(path: Path) -> ModelProto:
+def _read(path: Path) -> Skeleton:
     try:
-        return onnx.load(str(path), load_external_data=False)
-    except (DecodeError, OSError, ValueError) as error:
+        return read_skeleton(path)
+    except CheckFailed as error:
+        raise UnreadableArtifact(str(error)) from error
+    except (OSError, ValueError) as error:
         raise UnreadableArtifact(f"{path} is not an ONNX model, or is cut short.") from error
 
 
-def _external(model: ModelProto) -> list[str]:
+def _external(weights: Sequence[TensorProto]) -> list[str]:
     """Returns the names of the files beside the model that hold its weights."""
     names = {
         entry.value
-        for tensor in model.graph.initializer
+        for tensor in weights
         if tensor.data_location == TensorProto.EXTERNAL
         for entry in tensor.external_data
         if entry.key == "location"
@@ -110,8 +107,8 @@ def _external(model: ModelProto) -> list[str]:
     return sorted(names)
 
 
-def _is_half(model: ModelProto) -> bool:
-    return any(tensor.data_type == TensorProto.FLOAT16 and len(tensor.dims) > 1 for tensor in model.graph.initializer)
+def _is_half(weights: Sequence[TensorProto]) -> bool:
+    return any(tensor.data_type == TensorProto.FLOAT16 and len(tensor.dims) > 1 for tensor in weights)
 
 
 def _opset(model: ModelProto) -> int:

@@ -11,6 +11,7 @@ import math
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -21,26 +22,38 @@ _SMALL = 1024
 """Constants up to this many bytes are kept: shape inference reads them."""
 _VARINT, _LENGTH_DELIMITED = 0, 2
 _MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = 7, 5, 9
+_TENSOR_TYPED_DATA = (4, 5, 6, 7, 10, 11)
+"""Fields that hold elements as numbers of one type, as some exporters write them."""
 
 Buffer = mmap.mmap
 Field = tuple[int, int, int, int]
 """Number of the field, and the offsets in bytes of its tag, its content and its end."""
 
 
-def read_skeleton(path: Path) -> onnx.ModelProto:
-    """Returns the model with its weights as inputs.
+class Skeleton(NamedTuple):
+    """A model without its weights."""
+
+    model: onnx.ModelProto
+    """Large weights are inputs."""
+    weights: tuple[onnx.TensorProto, ...]
+    """Name, type, shape and place of every weight; small ones with their elements."""
+
+
+def read_skeleton(path: Path) -> Skeleton:
+    """Reads a model without its weights.
 
     Raises:
-        CheckFailed: the file is cut short, or a weight has another size than its shape says.
+        CheckFailed: the file is cut short, a weight has another size than its shape says, or the file with the weights
+            is missing.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
         try:
             return _read_model(path, buffer)
         except (IndexError, DecodeError) as error:
-            raise CheckFailed(f"{path.name} is cut short or no ONNX file.") from error
+            raise CheckFailed(f"{path} is not an ONNX model, or is cut short.") from error
 
 
-def _read_model(path: Path, buffer: Buffer) -> onnx.ModelProto:
+def _read_model(path: Path, buffer: Buffer) -> Skeleton:
     rest, graph, weights = bytearray(), bytearray(), []
     for number, tag, content, end in _fields(buffer, 0, len(buffer)):
         if number != _MODEL_GRAPH:
@@ -55,27 +68,32 @@ def _read_model(path: Path, buffer: Buffer) -> onnx.ModelProto:
     model.ParseFromString(bytes(rest))
     model.graph.ParseFromString(bytes(graph))
     for tensor in weights:
-        if tensor.HasField("raw_data"):
+        if _has_elements(tensor):
             model.graph.initializer.append(tensor)
         else:
             model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    return model
+    return Skeleton(model, tuple(weights))
+
+
+def _has_elements(tensor: onnx.TensorProto) -> bool:
+    return any(field.number in (_TENSOR_RAW_DATA, *_TENSOR_TYPED_DATA) for field, _ in tensor.ListFields())
 
 
 def _read_weight(path: Path, buffer: Buffer, start: int, end: int) -> onnx.TensorProto:
     """Returns the tensor; its data only where it is small."""
-    header, length = bytearray(), 0
+    header, length, is_typed = bytearray(), 0, False
     for number, tag, content, field_end in _fields(buffer, start, end):
-        if number == _TENSOR_RAW_DATA:
-            length = field_end - content
-        if number != _TENSOR_RAW_DATA or length <= _SMALL:
+        is_elements = number == _TENSOR_RAW_DATA or number in _TENSOR_TYPED_DATA
+        is_typed |= number in _TENSOR_TYPED_DATA
+        length += field_end - content if number == _TENSOR_RAW_DATA else 0
+        if not is_elements or field_end - content <= _SMALL:
             header += buffer[tag:field_end]
     tensor = onnx.TensorProto()
     tensor.ParseFromString(bytes(header))
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         length = _external_length(path, tensor)
     expected = math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    if length != expected:
+    if length != expected and not is_typed:  # numbers of one type have other lengths in the file than in memory
         raise CheckFailed(f"{path.name}: the weight {tensor.name} should have {expected} bytes and has {length}.")
     return tensor
 
@@ -83,9 +101,12 @@ def _read_weight(path: Path, buffer: Buffer, start: int, end: int) -> onnx.Tenso
 def _external_length(path: Path, tensor: onnx.TensorProto) -> int:
     """Returns how many of the weight's bytes are in the file beside the model."""
     place = {entry.key: entry.value for entry in tensor.external_data}
-    beside = path.with_name(place["location"])
-    available = (beside.stat().st_size if beside.exists() else 0) - int(place["offset"])
-    return min(int(place["length"]), max(available, 0))
+    name = place.get("location", "")
+    beside = path.parent / name
+    if Path(name).name != name or not beside.is_file():
+        raise CheckFailed(f"{path} keeps its weights in {name}, which is not beside it.")
+    available = max(beside.stat().st_size - int(place.get("offset", 0)), 0)
+    return min(int(place.get("length", available)), available)
 
 
 def _fields(buffer: Buffer, start: int, end: int) -> Iterator[Field]:
