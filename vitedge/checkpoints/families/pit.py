@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from vitedge.checkpoints.families.configuration import (
     find_image_size,
     find_labels,
-    find_preprocessing,
     mlp_ratio,
     shape_of,
 )
 from vitedge.checkpoints.families.family import Converted, Hints, Naming, State
+from vitedge.checkpoints.families.processor import find_preprocessing
 from vitedge.checkpoints.families.renaming import rename
 from vitedge.errors import BadRecipe, UnknownArchitecture
 from vitedge.records import ModelSpec, Origin, Preprocessing

@@ -17,11 +17,11 @@ from vitedge.checkpoints.families.configuration import (
     find_activation,
     find_image_size,
     find_labels,
-    find_preprocessing,
     mlp_ratio,
     shape_of,
 )
 from vitedge.checkpoints.families.family import Converted, Hints, Naming, State
+from vitedge.checkpoints.families.processor import find_preprocessing
 from vitedge.checkpoints.families.renaming import Rule, rename
 from vitedge.errors import UnknownArchitecture, WeightsMismatch
 from vitedge.records import ModelSpec, Origin, Preprocessing

@@ -11,15 +11,12 @@ from vitedge.checkpoints.families.configuration import (
     find_activation,
     find_image_size,
     find_labels,
-    find_preprocessing,
     mlp_ratio,
     shape_of,
 )
 from vitedge.checkpoints.families.family import Hints
 from vitedge.errors import UnknownArchitecture, WeightsMismatch
-from vitedge.records import Origin, Preprocessing
-
-TABLE = Preprocessing((0.1, 0.2, 0.3), (1.0, 2.0, 3.0), "bicubic", 0.9, "rgb")
+from vitedge.records import Origin
 
 
 def test_a_missing_weight_is_named() -> None:
@@ -72,42 +69,3 @@ def test_every_spelling_of_a_size_is_read(size: Any) -> None:
 )
 def test_labels_are_taken_where_they_name_every_class(config: dict[str, Any], expected: tuple[str, ...]) -> None:
     assert find_labels(Hints(config=config), 3) == expected
-
-
-def test_preprocessing_of_timm_leaves_the_rest_to_the_table() -> None:
-    config = {"mean": [0.5, 0.5, 0.5], "interpolation": "bilinear", "crop_pct": 0.95}
-    found, origins, notes = find_preprocessing(Hints(config=config), TABLE, 3)
-    assert found == Preprocessing((0.5, 0.5, 0.5), TABLE.std, "bilinear", 0.95, "rgb")
-    assert (origins["preprocessing.mean"], origins["preprocessing.std"]) == (Origin.CONFIG, Origin.TABLE)
-    assert notes == ()
-
-
-def test_a_processor_that_flips_channels_normalizes_before_it_does() -> None:
-    processor = {
-        "do_flip_channel_order": True,
-        "do_normalize": True,
-        "image_mean": [0.4, 0.5, 0.6],
-        "image_std": [1, 2, 3],
-        "resample": 2,
-        "size": {"shortest_edge": 288},
-        "crop_size": {"height": 256, "width": 256},
-    }
-    found, _, _ = find_preprocessing(Hints(preprocessor=processor), TABLE, 3)
-    assert found == Preprocessing((0.6, 0.5, 0.4), (3, 2, 1), "bilinear", 256 / 288, "bgr")
-
-
-def test_a_mean_that_is_not_subtracted_is_not_taken() -> None:
-    processor = {"do_normalize": False, "image_mean": [0.4, 0.5, 0.6], "image_std": [1, 2, 3]}
-    found, origins, _ = find_preprocessing(Hints(preprocessor=processor), TABLE, 3)
-    assert (found.mean, found.std) == (TABLE.mean, TABLE.std)
-    assert origins["preprocessing.mean"] is Origin.TABLE
-
-
-def test_grey_images_get_the_average_and_a_crop_beyond_the_image_a_note() -> None:
-    processor = {"size": {"shortest_edge": 224}, "crop_size": 256}
-    found, origins, notes = find_preprocessing(Hints(preprocessor=processor), TABLE, 1)
-    assert found.mean == (pytest.approx(0.2),)
-    assert found.std == (2.0,)
-    assert origins["preprocessing.mean"] is Origin.ASSUMED
-    assert found.crop == 1.0
-    assert "crops more than it resizes to (1.14)" in notes[0]

@@ -26,11 +26,11 @@ from vitedge.checkpoints.families.configuration import (
     find_activation,
     find_image_size,
     find_labels,
-    find_preprocessing,
     mlp_ratio,
     shape_of,
 )
 from vitedge.checkpoints.families.family import Hints, State
+from vitedge.checkpoints.families.processor import find_preprocessing
 from vitedge.errors import BadRecipe, UnknownArchitecture
 from vitedge.records import ModelSpec, Origin, Preprocessing
 

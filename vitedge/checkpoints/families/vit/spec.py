@@ -18,11 +18,11 @@ from vitedge.checkpoints.families.configuration import (
     find_activation,
     find_image_size,
     find_labels,
-    find_preprocessing,
     mlp_ratio,
     shape_of,
 )
 from vitedge.checkpoints.families.family import Hints, Naming, State
+from vitedge.checkpoints.families.processor import find_preprocessing
 from vitedge.checkpoints.families.vit import google as vit_google
 from vitedge.checkpoints.families.vit import huggingface as vit_huggingface
 from vitedge.checkpoints.families.vit import pytorch as vit_pytorch
