@@ -32,8 +32,9 @@ class Origin(str, Enum):
 class Preprocessing:
     """The preparation of an image for a model.
 
-    Resize the short side to ``image_size / crop``, crop the centre, scale to [0, 1], subtract ``mean`` and divide by
-    ``std``. ``mean`` and ``std`` have one entry per channel, in the order of ``channel_order``.
+    Resize to ``image_size / crop`` as ``crop_mode`` says, crop the centre, scale to [0, 1], subtract ``mean`` and
+    divide by ``std``. ``mean`` and ``std`` have one entry per channel, in the order of ``channel_order``; a processor
+    that does not scale, or by another factor, has it in them.
     """
 
     mean: tuple[float, ...]
@@ -41,9 +42,18 @@ class Preprocessing:
     interpolation: str = "bicubic"
     """``bicubic``, ``bilinear``, ``lanczos`` or ``nearest``."""
     crop: float = 0.9
-    """Share of the resized image's side that the centre crop keeps."""
+    """Share of the resized image's side that the centre crop keeps; above 1, the image is padded."""
     channel_order: str = "rgb"
     """``rgb`` or ``bgr``: the order in which the model wants the channels."""
+    crop_mode: str = "center"
+    """``center``: the short side is resized; ``squash``: both sides, without keeping the aspect; ``border``: the long
+    side, and the rest is filled with ``mean``."""
+    crop_offset: str = "round"
+    """Place of a crop whose margin is odd: ``round`` to even as timm and torchvision, or ``floor`` as transformers."""
+    exif: bool = True
+    """Whether an image is rotated as its EXIF tag says: transformers' loader does, timm's does not."""
+    transparency: str = "white"
+    """``white``: laid over white; ``dropped``: the alpha channel is ignored, as timm and transformers do."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -175,4 +175,7 @@ def count_top1(chosen: LabelledSet, spec: ModelSpec, scores: Callable[[NDArray[n
 
 def _geometry(spec: ModelSpec) -> tuple[Any, ...]:
     """Returns all settings that `vitedge.images.preprocess.prepare_image` depends on."""
-    return spec.image_size, spec.in_channels, spec.preprocessing.interpolation, spec.preprocessing.crop
+    plain = replace(spec.preprocessing, mean=(), std=(), channel_order="rgb")
+    # Only a border is filled with the mean.
+    fill = (spec.preprocessing.mean, spec.preprocessing.channel_order) if plain.crop_mode == "border" else ()
+    return spec.image_size, spec.in_channels, plain, fill

@@ -22,6 +22,9 @@ _PREPROCESSING = tuple(field.name for field in dataclasses.fields(Preprocessing)
 
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "interpolation": (lambda value: value in ("bicubic", "bilinear", "lanczos", "nearest"), "bicubic, bilinear, …"),
+    "crop_mode": (lambda value: value in ("center", "squash", "border"), "center, squash or border"),
+    "crop_offset": (lambda value: value in ("round", "floor"), "round or floor"),
+    "transparency": (lambda value: value in ("white", "dropped"), "white or dropped"),
     "channel_order": (lambda value: value in ("rgb", "bgr"), "rgb or bgr"),
     "activation": (
         lambda value: value in ("gelu", "gelu_tanh", "quick_gelu", "silu", "relu"),

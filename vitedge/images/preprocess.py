@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prepares images for a model with Pillow and NumPy alone, so that a bundle can be checked without PyTorch.
 
-The result equals timm's evaluation transform (``create_transform(..., is_training=False)``) bit for bit.
+The result equals timm's evaluation transform (``create_transform(..., is_training=False)``) bit for bit, and what
+transformers' image processors resize and crop to within one level of 255.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ MAX_PIXELS = 89_478_485
 
 
 def prepare_image(image: Image.Image, spec: ModelSpec) -> NDArray[np.uint8]:
-    """Rotates an image as its EXIF tag says, resizes its short side, and crops the centre.
+    """Opens, resizes and crops an image as `vitedge.records.Preprocessing` says.
 
-    The short side becomes ``floor(image_size / crop)``, as in timm; for a target that is not square the image keeps its
-    aspect ratio and covers the enlarged target. Transparency is laid over white, 16-bit grey is scaled to 8 bits.
+    The resized side becomes ``floor(image_size / crop)``, as in timm; for ``center`` and a target that is not square
+    the image keeps its aspect ratio and covers the enlarged target. 16-bit grey is scaled to 8 bits.
 
     Args:
         image: an image of any mode with a known range.
-        spec: gives the image size, the number of channels (3, or 1 for grey), the interpolation and the crop.
+        spec: gives the image size, the number of channels (3, or 1 for grey), and the preprocessing.
 
     Returns:
         ``(channels, height, width)``, 0 to 255, RGB whatever order the model wants.
@@ -43,12 +44,20 @@ def prepare_image(image: Image.Image, spec: ModelSpec) -> NDArray[np.uint8]:
     Raises:
         BadImages: a mode whose range is not known, a strip that would become gigabytes, or a model that takes neither
             colour nor grey images.
-        BadRecipe: an interpolation or a crop that does not exist.
+        BadRecipe: an interpolation, a crop or a crop mode that does not exist.
     """
     if spec.in_channels not in (1, 3):
-        raise BadImages(f"{spec.variant} takes {spec.in_channels} channels; images have 3 (colour) or 1 (grey).")
-    image = _opaque(ImageOps.exif_transpose(image)).convert("RGB" if spec.in_channels == 3 else "L")
-    image = _centre_crop(_resize(image, spec), spec.image_size)
+        raise BadImages(
+            f"{spec.variant} takes {spec.in_channels} channels, and pictures have 3 (colour) or 1 (grey): give an "
+            f"array (.npy) of {spec.in_channels} channels, or synthetic."
+        )
+    preprocessing = spec.preprocessing
+    upright = ImageOps.exif_transpose(image) if preprocessing.exif else image
+    opened = _eight_bits(upright)
+    if preprocessing.transparency == "white":
+        opened = _opaque(opened)
+    image = opened.convert("RGB" if spec.in_channels == 3 else "L")
+    image = _centre_crop(_resize(image, spec), spec)
     pixels = np.asarray(image, dtype=np.uint8).reshape(*spec.image_size, spec.in_channels)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
@@ -82,13 +91,18 @@ def normalize(batch: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray
     return np.ascontiguousarray(scaled)
 
 
-def _opaque(image: Image.Image) -> Image.Image:
-    """Returns the image without transparency and with 8 bits a channel."""
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Returns the image with 8 bits a channel."""
     if image.mode.startswith("I;16"):
         wide = np.asarray(image, dtype=np.uint32)
         return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise BadImages(f"Pixels of mode {image.mode} (32 bits) have no known range; save the image with 8 or 16 bits.")
+    return image
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Returns the image laid over white."""
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
@@ -100,32 +114,52 @@ def _resize(image: Image.Image, spec: ModelSpec) -> Image.Image:
     if preprocessing.interpolation not in INTERPOLATIONS:
         choices = ", ".join(INTERPOLATIONS)
         raise BadRecipe(f"There is no interpolation {preprocessing.interpolation!r}; choose from {choices}.")
-    if not 0 < preprocessing.crop <= 1:
-        raise BadRecipe(f"The crop is a share of the image above 0 and up to 1; got {preprocessing.crop}.")
+    if not (preprocessing.crop > 0 and math.isfinite(preprocessing.crop)):
+        raise BadRecipe(f"The crop is a share of the image above 0; got {preprocessing.crop}.")
     height, width = (math.floor(side / preprocessing.crop) for side in spec.image_size)
-    size = _scaled_size(image.size, (width, height))
-    if size[0] * size[1] > MAX_PIXELS:  # a strip of 1 x 100000 pixels would become gigabytes
-        raise BadImages(
-            f"An image of {image.width} x {image.height} pixels is too long to be resized by its short side."
-        )
+    size = _scaled_size(image.size, (width, height), preprocessing.crop_mode)
+    if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:  # a strip of 1 x 100000 pixels would become gigabytes
+        raise BadImages(f"An image of {image.width} x {image.height} pixels is too long to be resized by one side.")
     return image.resize(size, INTERPOLATIONS[preprocessing.interpolation])
 
 
-def _scaled_size(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
-    """Returns width and height that cover the target at the image's aspect ratio, rounded as timm's transforms do."""
+def _scaled_size(size: tuple[int, int], target: tuple[int, int], mode: str) -> tuple[int, int]:
+    """Returns the resized width and height, rounded as timm's transforms do.
+
+    Raises:
+        BadRecipe: a mode that does not exist.
+    """
+    if mode == "squash":
+        return target
+    if mode not in ("center", "border"):
+        raise BadRecipe(f"There is no crop_mode {mode!r}; choose from center, squash, border.")
     width, height = size
-    if target[0] == target[1]:
+    if mode == "center" and target[0] == target[1]:
         short, long = min(size), max(size)
         scaled = int(target[0] * long / short)
         return (target[0], scaled) if width <= height else (scaled, target[0])
-    ratio = min(height / target[1], width / target[0])
+    ratios = (height / target[1], width / target[0])
+    ratio = max(ratios) if mode == "border" else min(ratios)
     return round(width / ratio), round(height / ratio)
 
 
-def _centre_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    height, width = size
-    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+def _centre_crop(image: Image.Image, spec: ModelSpec) -> Image.Image:
+    """Returns the centre, padded where the image is smaller: with black, or for ``border`` with the mean."""
+    (height, width), preprocessing = spec.image_size, spec.preprocessing
+    if image.width < width or image.height < height:
+        padded = Image.new(image.mode, (max(width, image.width), max(height, image.height)), _fill(spec))
+        padded.paste(image, ((padded.width - image.width) // 2, (padded.height - image.height) // 2))
+        image = padded
+    margins = image.width - width, image.height - height
+    left, top = (margin // 2 if preprocessing.crop_offset == "floor" else round(margin / 2) for margin in margins)
     return image.crop((left, top, left + width, top + height))
+
+
+def _fill(spec: ModelSpec) -> tuple[int, ...]:
+    if spec.preprocessing.crop_mode != "border":
+        return (0,) * spec.in_channels
+    step = -1 if spec.preprocessing.channel_order == "bgr" else 1
+    return tuple(min(255, max(0, round(255 * value))) for value in spec.preprocessing.mean[::step])
 
 
 def as_image(pixels: NDArray[Any]) -> Image.Image:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich import filesize
 
-from vitedge.records import ModelSpec, Origin
+from vitedge.records import ModelSpec, Origin, Preprocessing
 from vitedge.render.following import export_command
 from vitedge.render.screen import document, lines, next_command, short_path, show, table
 from vitedge.verbs.records import Inspection
@@ -46,8 +46,11 @@ def _facts(spec: ModelSpec) -> Iterable[tuple[str, str]]:
     yield "tokens", ", ".join(spec.tokens) or "none"
     yield "activation", spec.activation
     yield "norm_eps", f"{spec.norm_eps:g}"
-    for name in ("mean", "std", "interpolation", "crop", "channel_order"):
+    for name in ("mean", "std", "interpolation", "crop_mode", "crop", "channel_order"):
         yield f"preprocessing.{name}", _text(getattr(spec.preprocessing, name))
+    for name in ("crop_offset", "exif", "transparency"):
+        if getattr(spec.preprocessing, name) != getattr(Preprocessing, name):
+            yield f"preprocessing.{name}", _text(getattr(spec.preprocessing, name))
     for name in (name for name, value in spec.options.items() if value):
         value = spec.options[name]
         yield f"options.{name}", _text(value)

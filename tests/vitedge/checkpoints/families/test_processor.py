@@ -1,10 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import dataclasses
+import math
+import re
+from typing import Any
+
 import pytest
+from timm.models import PretrainedCfg
+from transformers.processing_utils import ImagesKwargs
 
 from vitedge.checkpoints.families.family import Hints
 from vitedge.checkpoints.families.processor import find_preprocessing
+from vitedge.checkpoints.families.processor_keys import (
+    DEFAULTS,
+    HONOURED,
+    IRRELEVANT,
+    REFUSED_UNLESS_FALSE,
+    TIMM_HONOURED,
+    TIMM_IRRELEVANT,
+)
+from vitedge.errors import UnknownArchitecture
 from vitedge.records import Origin, Preprocessing
 
 TABLE = Preprocessing((0.1, 0.2, 0.3), (1.0, 2.0, 3.0), "bicubic", 0.9, "rgb")
@@ -13,7 +29,7 @@ TABLE = Preprocessing((0.1, 0.2, 0.3), (1.0, 2.0, 3.0), "bicubic", 0.9, "rgb")
 def test_preprocessing_of_timm_leaves_the_rest_to_the_table() -> None:
     config = {"mean": [0.5, 0.5, 0.5], "interpolation": "bilinear", "crop_pct": 0.95}
     found, origins, notes = find_preprocessing(Hints(config=config), TABLE, 3)
-    assert found == Preprocessing((0.5, 0.5, 0.5), TABLE.std, "bilinear", 0.95, "rgb")
+    assert found == Preprocessing((0.5, 0.5, 0.5), TABLE.std, "bilinear", 0.95, exif=False, transparency="dropped")
     assert (origins["preprocessing.mean"], origins["preprocessing.std"]) == (Origin.CONFIG, Origin.TABLE)
     assert notes == ()
 
@@ -29,21 +45,67 @@ def test_a_processor_that_flips_channels_normalizes_before_it_does() -> None:
         "crop_size": {"height": 256, "width": 256},
     }
     found, _, _ = find_preprocessing(Hints(preprocessor=processor), TABLE, 3)
-    assert found == Preprocessing((0.6, 0.5, 0.4), (3, 2, 1), "bilinear", 256 / 288, "bgr")
+    assert (found.mean, found.std, found.channel_order) == ((0.6, 0.5, 0.4), (3, 2, 1), "bgr")
+    assert (found.interpolation, found.crop, found.crop_mode) == ("bilinear", 256 / 288, "center")
 
 
-def test_a_mean_that_is_not_subtracted_is_not_taken() -> None:
+def test_a_mean_that_is_not_subtracted_is_nothing() -> None:
     processor = {"do_normalize": False, "image_mean": [0.4, 0.5, 0.6], "image_std": [1, 2, 3]}
     found, origins, _ = find_preprocessing(Hints(preprocessor=processor), TABLE, 3)
-    assert (found.mean, found.std) == (TABLE.mean, TABLE.std)
-    assert origins["preprocessing.mean"] is Origin.TABLE
+    assert (found.mean, found.std) == ((0.0,) * 3, (1.0,) * 3)
+    assert origins["preprocessing.mean"] is Origin.CONFIG
 
 
-def test_grey_images_get_the_average_and_a_crop_beyond_the_image_a_note() -> None:
+def test_grey_images_get_the_average_and_a_crop_beyond_the_image_is_kept() -> None:
     processor = {"size": {"shortest_edge": 224}, "crop_size": 256}
-    found, origins, notes = find_preprocessing(Hints(preprocessor=processor), TABLE, 1)
+    found, origins, _ = find_preprocessing(Hints(preprocessor=processor), TABLE, 1)
     assert found.mean == (pytest.approx(0.2),)
     assert found.std == (2.0,)
     assert origins["preprocessing.mean"] is Origin.ASSUMED
-    assert found.crop == 1.0
-    assert "crops more than it resizes to (1.14)" in notes[0]
+    assert math.floor(256 / found.crop) == 224
+
+
+@pytest.mark.parametrize(
+    ("processor", "key"),
+    [
+        ({"do_resize": False}, "do_resize"),
+        ({"size": {"longest_edge": 224}}, "size"),
+        ({"resample": 5}, "resample"),
+        ({"do_pad": True}, "do_pad"),
+        ({"do_sharpen": True}, "do_sharpen"),
+        ({"rescale_factor": 0}, "rescale_factor"),
+        ({"image_processor_type": "Pix2StructImageProcessor"}, "image_processor_type"),
+        ({"size": {"shortest_edge": 64}, "crop_size": {"height": 48, "width": 32}}, "crop_size"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused_by_name(processor: dict[str, Any], key: str) -> None:
+    with pytest.raises(UnknownArchitecture, match=f"says {key} = "):
+        find_preprocessing(Hints(preprocessor=processor), TABLE, 3)
+
+
+@pytest.mark.parametrize(("key", "value"), [("interpolation", "random"), ("crop_mode", "fit")])
+def test_a_value_of_timm_that_cannot_be_followed_is_refused_by_name(key: str, value: str) -> None:
+    with pytest.raises(UnknownArchitecture, match=f"says {key} = '{value}'"):
+        find_preprocessing(Hints(config={key: value}), TABLE, 3)
+
+
+def test_every_key_of_timm_about_images_is_known() -> None:
+    fields = {field.name for field in dataclasses.fields(PretrainedCfg)}
+    about = {name for name in fields if re.search("size|crop|interpolation|mean|std", name)} - {
+        "pool_size",
+        "test_pool_size",
+    }
+    assert about == TIMM_HONOURED | TIMM_IRRELEVANT
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_every_key_of_transformers_is_known_and_every_default_its_own(name: str) -> None:
+    processor = getattr(pytest.importorskip("transformers"), f"{name}ImageProcessor")
+    written = processor().to_dict()
+    assert (
+        set(processor.valid_kwargs.__annotations__) | set(ImagesKwargs.__annotations__) | set(written)
+        <= HONOURED | IRRELEVANT | REFUSED_UNLESS_FALSE
+    )
+    for key in HONOURED & set(written) - {"image_processor_type", "default_to_square"}:
+        if written[key] is not None:
+            assert DEFAULTS[name].get(key) == pytest.approx(written[key]), key
