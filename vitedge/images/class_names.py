@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from vitedge.errors import BadImages
 from vitedge.sentences import some
@@ -41,13 +42,17 @@ def number_folders(folders: Sequence[str], classes: Classes) -> tuple[dict[str, 
             than classes whose names tell nothing.
     """
     if len(folders) > classes.count:
-        raise BadImages(f"There are {len(folders)} class folders, and the model has {classes.count} classes.")
+        has = "only one class" if classes.count == 1 else f"only {classes.count} classes"
+        raise BadImages(f"There are {len(folders)} class folders, and the model has {has}; no folder may be left over.")
     known = _numbers_of_names(classes)
     found = {folder: known[_plain(folder)] for folder in folders if _plain(folder) in known}
     if found:
         strangers = [folder for folder in folders if folder not in found]
         if strangers:
-            raise BadImages(f"No class of the model is called {some(strangers)}, as folders here are.")
+            _refuse_shared(strangers, classes)
+            raise BadImages(
+                f"No class of the model is called {some(strangers)}, as folders here are{_nearest(strangers, known)}."
+            )
         _refuse_twice(found, classes)
         return found, ""
     return _number_unnamed(sorted(folders), classes)
@@ -81,7 +86,10 @@ def number_labels(labels: Collection[str], classes: Classes) -> dict[str, int]:
             "called: use their numbers, or add --set labels=NAME,NAME,…."
         )
     if strangers:
-        raise BadImages(f"No class of the model is called {some(strangers)}, as labels here are.")
+        _refuse_shared(strangers, classes)
+        raise BadImages(
+            f"No class of the model is called {some(strangers)}, as labels here are{_nearest(strangers, known)}."
+        )
     check_range(found.values(), classes)
     return found
 
@@ -104,9 +112,14 @@ def check_range(numbers: Collection[int], classes: Classes) -> None:
 def _number_unnamed(folders: list[str], classes: Classes) -> tuple[dict[str, int], str]:
     """Numbers class folders whose names are not those of the model's classes."""
     if len(folders) == classes.count:
-        order = {folder: index for index, folder in enumerate(folders)}
-        unlike = " (as text: 10 comes before 2)" if folders != sorted(folders, key=_as_number) else ""
-        return order, f"the class folders were counted in the order of their names{unlike}"
+        numbers = all(folder.isdecimal() for folder in folders)
+        ordered = sorted(folders, key=_as_number) if numbers else folders
+        note = "the class folders were counted in the order of their names"
+        if numbers:
+            note += ", read as numbers (torchvision's ImageFolder sorts them as text)" if ordered != folders else ""
+        elif folders != sorted(folders, key=_as_number):
+            note += " (as text: 10 comes before 2)"
+        return {folder: index for index, folder in enumerate(ordered)}, note
     ids = _wordnet_ids() if classes.count == _IMAGENET and all(map(_WORDNET_ID.fullmatch, folders)) else {}
     if ids and all(folder in ids for folder in folders):
         return {folder: ids[folder] for folder in folders}, "the class folders are WordNet ids of ImageNet-1k"
@@ -145,6 +158,29 @@ def _refuse_twice(found: Mapping[str, int], classes: Classes) -> None:
         other = next(name for name, same in found.items() if same == number)
         if other != folder:
             raise BadImages(f"The class folders {other} and {folder} are both class {number}, {classes.names[number]}.")
+
+
+def _refuse_shared(strangers: Sequence[str], classes: Classes) -> None:
+    """Refuses a name that several classes have, which a table of class numbers can tell apart."""
+    plain = [_plain(name) for name in classes.names]
+    first = [_plain(name.partition(",")[0]) for name in classes.names]
+    for stranger in strangers:
+        same = [i for i in range(len(plain)) if _plain(stranger) in (plain[i], first[i])]
+        if len(same) > 1:
+            numbers = " and ".join(map(str, same))
+            raise BadImages(
+                f"{stranger} is what the classes {numbers} are called: say which is meant, in a CSV of path and number."
+            )
+
+
+def _nearest(strangers: Sequence[str], known: Mapping[str, int]) -> str:
+    """Returns the first few names beside the nearest of the model's, or nothing where none is near."""
+    pairs = [
+        f"{stranger[:80]} ~ {near[0]}"
+        for stranger in strangers[:3]
+        if (near := get_close_matches(_plain(stranger), known, n=1))
+    ]
+    return f" (nearest: {', '.join(pairs)})" if pairs else ""
 
 
 def _plain(name: str) -> str:

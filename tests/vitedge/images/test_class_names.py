@@ -20,11 +20,11 @@ def test_folders_of_other_names_are_counted_in_their_order_and_that_is_said() ->
     assert "in the order of their names" in note
 
 
-def test_numbered_folders_are_counted_as_text_and_that_is_said() -> None:
+def test_numbered_folders_are_read_as_numbers_and_that_is_said() -> None:
     found, note = number_folders([str(number) for number in range(11)], Classes(11))
-    assert (found["2"], found["10"]) == (3, 2)
-    assert "10 comes before 2" in note
-    assert "10 comes" not in number_folders([str(number) for number in range(10)], Classes(10))[1]
+    assert (found["2"], found["10"]) == (2, 10)
+    assert "read as numbers" in note
+    assert "read as" not in number_folders([str(number) for number in range(10)], Classes(10))[1]
 
 
 def test_some_folders_of_imagenet_are_enough() -> None:
@@ -37,9 +37,9 @@ def test_some_folders_of_imagenet_are_enough() -> None:
 @pytest.mark.parametrize(
     ("folders", "sentence"),
     [
-        (["a", "b", "c", "d", "e"], "5 class folders, and the model has 4"),
+        (["a", "b", "c", "d", "e"], "5 class folders, and the model has only 4"),
         (["tench", "cod"], "No class of the model is called cod, as folders"),
-        (["crane", "tench"], "called crane"),
+        (["crane", "tench"], "crane is what the classes 1 and 2 are called"),
         (["tench", "Tench, Tinca tinca"], "are both class 0"),
         (["a", "b"], "2 class folders, such as a, b, for 4 classes"),
     ],

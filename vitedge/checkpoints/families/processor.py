@@ -83,7 +83,9 @@ def _from_hugging_face(stated: Mapping[str, Any]) -> tuple[dict[str, Any], tuple
         return {}, ()
     processor = {**_defaults(stated), **{key: value for key, value in stated.items() if value is not None}}
     _refuse_unknown(processor)
-    found: dict[str, Any] = {"exif": True, "transparency": "dropped"}
+    # Asked to convert, a processor lays transparency over white; the library's loader drops it before the others.
+    transparency = "white" if processor.get("do_convert_rgb") else "dropped"
+    found: dict[str, Any] = {"exif": True, "transparency": transparency}
     if "do_flip_channel_order" in processor:
         found["channel_order"] = "bgr" if processor["do_flip_channel_order"] else "rgb"
     if "resample" in processor:

@@ -27,6 +27,7 @@ HONOURED = frozenset(
         "image_mean",
         "image_std",
         "do_flip_channel_order",
+        "do_convert_rgb",
         "image_processor_type",
         "feature_extractor_type",
     }
@@ -35,7 +36,6 @@ HONOURED = frozenset(
 
 IRRELEVANT = frozenset(
     {
-        "do_convert_rgb",  # vitedge reads files, which the library's loader converts to RGB too
         "do_reduce_labels",  # segmentation maps
         "reduce_labels",
         "pad_size",  # read with do_pad alone
@@ -72,9 +72,9 @@ DEFAULTS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
         "ViT": {**_SQUASH, **_HALF, **_SQUARE, "resample": 2},
         "DeiT": {**_SQUASH, **_HALF, **_CROP, "size": {"height": 256, "width": 256}, "resample": 3},
         "Beit": {**_SQUASH, **_HALF, **_CROP, **_SQUARE, "do_center_crop": False, "resample": 3},
-        "Siglip": {**_SQUASH, **_HALF, **_SQUARE, "default_to_square": False, "resample": 3},
-        "Bit": {**_SQUASH, **_CLIP, **_SHORT, **_CROP, "resample": 3},
-        "CLIP": {**_SQUASH, **_CLIP, **_SHORT, **_CROP, "resample": 3},
+        "Siglip": {**_SQUASH, "do_convert_rgb": True, **_HALF, **_SQUARE, "default_to_square": False, "resample": 3},
+        "Bit": {**_SQUASH, "do_convert_rgb": True, **_CLIP, **_SHORT, **_CROP, "resample": 3},
+        "CLIP": {**_SQUASH, "do_convert_rgb": True, **_CLIP, **_SHORT, **_CROP, "resample": 3},
         "Levit": {**_SQUASH, **_IMAGENET, **_SHORT, **_CROP, "resample": 3},
         "ConvNext": {
             **_SQUASH,
