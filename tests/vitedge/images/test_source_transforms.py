@@ -80,7 +80,7 @@ PROCESSORS: list[tuple[str, dict[str, Any]]] = [
     ("Beit", {"size": {"height": 32, "width": 32}}),
     ("Bit", {"size": {"shortest_edge": 37}, "crop_size": {"height": 32, "width": 32}}),
     ("CLIP", {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}),
-    ("CLIP", {"size": {"shortest_edge": 27}, "crop_size": {"height": 32, "width": 32}}),
+    ("CLIP", {"size": {"shortest_edge": 26}, "crop_size": {"height": 32, "width": 32}}),
     ("Siglip", {"size": {"height": 32, "width": 32}}),
     ("ConvNext", {"size": {"shortest_edge": 32}, "crop_pct": 0.8}),
     ("Levit", {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}),
