@@ -110,7 +110,8 @@ def _facts(keys: tuple[Key, ...], library: str) -> dict[str, Any]:
         merged["image_size"] = merged["img_size"]
     if facts.NORM_LAYER.kind(merged.get("norm_layer")):
         merged.setdefault("layer_norm_eps", facts.LAYERNORM_EPS)
-    return merged
+    arguments = {key.name: key.value for key in keys if key.section == "model_args"}
+    return {**timm.untold(merged["architecture"], arguments), **merged} if library == TIMM else merged
 
 
 def table_of(configuration: Configuration, family: str) -> Mapping[str, Mapping[str, Any]]:

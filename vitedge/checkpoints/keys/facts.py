@@ -74,7 +74,7 @@ CLASSES = Fact("classes", is_count, lambda value, spec: spec.classes in (0, valu
 EPS = Fact("norm_eps", is_positive, lambda value, spec: math.isclose(value, spec.norm_eps), lambda spec: spec.norm_eps)
 ACTIVATION = Fact(
     "activation",
-    is_name,
+    lambda value: is_name(value) and value.lower() in ACTIVATIONS,
     lambda value, spec: ACTIVATIONS.get(value.lower()) == spec.activation,
     lambda spec: spec.activation,
 )
@@ -147,7 +147,7 @@ FC_NORM = Fact(
 )
 HF_ACTIVATION = Fact(
     "activation",
-    is_name,
+    ACTIVATION.kind,
     lambda value, spec: spec.options.get("mlp") == "swiglu" or ACTIVATION.agrees(value, spec),
     lambda spec: spec.activation,
 )

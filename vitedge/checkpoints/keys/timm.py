@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from vitedge.checkpoints.keys import facts
 from vitedge.checkpoints.keys.meaning import (
@@ -243,6 +244,23 @@ _ARCHITECTURES = (
     (r"mobilevit_.*", "mobilevit"),
     (r"swin_.*", "swin"),
 )
+
+
+def untold(architecture: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what timm's class makes of arguments that leave a default to the architecture, as facts for a family.
+
+    Args:
+        architecture: one of timm's names.
+        arguments: ``model_args``.
+    """
+    found: dict[str, Any] = {}
+    if "global_pool" not in arguments and "fc_norm" in arguments:
+        found["global_pool"] = "avg" if "_gap_" in architecture else "token"
+    if "global_pool" not in arguments and "use_fc_norm" in arguments:
+        found["global_pool"] = "avg"
+    if arguments.get("pre_norm") and "clip" not in architecture:  # CLIP alone has another epsilon
+        found["layer_norm_eps"] = facts.LAYERNORM_EPS
+    return found
 
 
 def family_of(architecture: str) -> str:
