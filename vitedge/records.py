@@ -89,7 +89,8 @@ class ModelSpec:
     norm_eps: float
     """Epsilon of the layer norms."""
     activation: str
-    """``gelu`` (exact), ``gelu_tanh``, ``quick_gelu``, ``silu``, ``relu``."""
+    """``gelu`` (exact), ``gelu_tanh``, ``quick_gelu``, ``silu``, ``relu``, or another of
+    `vitedge.models.activations.ACTIVATIONS`."""
     preprocessing: Preprocessing
     labels: tuple[str, ...] = ()
     """Names of the classes, or empty."""

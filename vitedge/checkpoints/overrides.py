@@ -8,6 +8,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from vitedge.checkpoints.families.configuration import ACTIVATIONS
 from vitedge.errors import BadRecipe
 from vitedge.records import ModelSpec, Origin, Preprocessing
 
@@ -27,8 +28,8 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "transparency": (lambda value: value in ("white", "dropped"), "white or dropped"),
     "channel_order": (lambda value: value in ("rgb", "bgr"), "rgb or bgr"),
     "activation": (
-        lambda value: value in ("gelu", "gelu_tanh", "quick_gelu", "silu", "relu"),
-        "gelu, gelu_tanh, quick_gelu, silu or relu",
+        lambda value: value in ACTIVATIONS.values(),
+        ", ".join(dict.fromkeys(ACTIVATIONS.values())),
     ),
     "tokens": (lambda value: set(value) <= {"class", "distillation", "register"}, "class, distillation, register"),
     "crop": (lambda value: 0 < value <= 1, "above 0, at most 1"),

@@ -16,9 +16,12 @@ from vitedge.checkpoints.families.table import FAMILIES
 from vitedge.checkpoints.files import hub
 from vitedge.checkpoints.files.container import Container, open_container
 from vitedge.checkpoints.files.unwrap import WeightSet, choose, weight_sets
-from vitedge.checkpoints.identify import identify
+from vitedge.checkpoints.identify import Identified, identify
+from vitedge.checkpoints.keys import check
+from vitedge.checkpoints.keys import configuration as configurations
+from vitedge.checkpoints.keys.configuration import Configuration
 from vitedge.checkpoints.overrides import apply_overrides, parse_overrides
-from vitedge.errors import UserError, WeightsMismatch
+from vitedge.errors import UnknownArchitecture, UserError, WeightsMismatch
 from vitedge.records import ModelSpec
 from vitedge.sentences import some
 
@@ -75,19 +78,21 @@ def read(
         UserError: one of its kinds, each with one sentence about the file.
     """
     given = parse_overrides(overrides or {})
-    opened, config = _open(source)
+    opened, configuration = _open(source)
     sets = weight_sets(opened.content, source)
     chosen = choose(sets, weights, source)
     state, notes = _as_float32(chosen.state)
-    hints = Hints(config, opened.preprocessor, given)
+    hints = Hints(configuration.facts, opened.preprocessor, given)
     try:
-        family, naming, converted = identify(state, hints, families, where=source)
+        family, naming, converted = _identified(state, hints, families, configuration, source)
         _check_values(converted.state)
+        check.check_keys(configuration, family.NAME)
         hints = dataclasses.replace(hints, config={**hints.config, **converted.facts})
         spec = apply_overrides(family.infer(converted.state, naming.name, hints), given)
+        keys = check.check_agreement(configuration, spec, given)
     except UserError as error:
         raise _located(error, source) from error
-    notes = (*spec.notes, *_headless(spec), *_choice(sets, chosen), *notes)
+    notes = (*spec.notes, *keys, *opened.notes, *_headless(spec), *_choice(sets, chosen), *notes)
     return Checkpoint(
         source,
         dataclasses.replace(opened, content=None),
@@ -99,19 +104,24 @@ def read(
     )
 
 
-def _open(source: str) -> tuple[Container, Mapping[str, Any]]:
+def _open(source: str) -> tuple[Container, Configuration]:
     if not hub.is_hub(source):
         opened = open_container(source)
-        return opened, _flat(opened.config)
+        return opened, configurations.read(opened.config, opened.configured_by)
     fetched = hub.fetch(source)
     opened = open_container(fetched.folder)
-    return opened, {**_flat(opened.config), **fetched.config}
+    return opened, configurations.read({**opened.config, **fetched.config}, f"The configuration of {source}")
 
 
-def _flat(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Merges ``pretrained_cfg``, which timm nests in its folder's configuration, into the top level."""
-    inner = config.get("pretrained_cfg")
-    return {**inner, **config} if isinstance(inner, dict) else config
+def _identified(
+    state: State, hints: Hints, families: Sequence[Family], configuration: Configuration, source: str
+) -> Identified:
+    """Identifies the weights; where they fit no family, a key that says why goes before what is missing."""
+    try:
+        return identify(state, hints, families, where=source)
+    except (UnknownArchitecture, WeightsMismatch):
+        check.check_keys(configuration, configuration.family)
+        raise
 
 
 def _headless(spec: ModelSpec) -> tuple[str, ...]:

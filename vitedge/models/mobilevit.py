@@ -41,7 +41,8 @@ def build_network(spec: ModelSpec, block: str, extra: list[dict[str, Any]]) -> n
         num_features=options["features"],
     )
     with torch.device("meta"):  # no random initialization: it takes seconds and moves the global generator
-        network = ByobNet(config, num_classes=spec.classes, in_chans=spec.in_channels)
+        pool = spec.options.get("pool", "avg")
+        network = ByobNet(config, num_classes=spec.classes, in_chans=spec.in_channels, global_pool=pool)
     for part in network.modules():
         if isinstance(part, (nn.LayerNorm, nn.GroupNorm)):
             part.eps = spec.norm_eps
@@ -90,9 +91,12 @@ def resize(state: State, spec: ModelSpec, image_size: tuple[int, int]) -> tuple[
 
 
 def features(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the map ``(batch, channels, height, width)`` after the final convolution, and its mean over the image."""
-    final = cast("ByobNet", module).forward_features(images)
-    return final, final.mean(dim=(2, 3))
+    """Returns the map ``(batch, channels, height, width)`` after the final convolution, and its pooled positions."""
+    network = cast("ByobNet", module)
+    final = network.forward_features(images)
+    return final, final.mean(dim=(2, 3)) if network.global_pool == "avg" else network.forward_head(
+        final, pre_logits=True
+    )
 
 
 def blocks(spec: ModelSpec) -> tuple[str, ...]:

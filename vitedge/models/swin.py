@@ -9,6 +9,7 @@ Entries of `ModelSpec.options`:
 - ``merge_norm_eps``: eps of the norms of the patch embedding and of the patch merging, where it is not ``norm_eps``.
 - ``pad_first``: whether a map that does not divide into windows is padded before it is shifted, as Hugging Face and
   Microsoft's detection models do, and not after, as timm does.
+- ``pool``: ``max`` or ``avgmax`` (half the sum of both) of the positions, where it is not the mean.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def build(spec: ModelSpec) -> nn.Module:
         "window_size": tuple((window, window) for window in spec.options["window"]),
         "mlp_ratio": tuple(spec.mlp_ratios),
         "qkv_bias": spec.options["qkv_bias"],
+        "global_pool": spec.options.get("pool", "avg"),
         "drop_path_rate": 0.0,
         "norm_layer": partial(nn.LayerNorm, eps=spec.norm_eps),
     }
@@ -88,7 +90,7 @@ def resize(state: State, spec: ModelSpec, image_size: tuple[int, int]) -> tuple[
 
 
 def features(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the map ``(batch, channels, height, width)`` after the final norm, and its mean over the positions."""
+    """Returns the map ``(batch, channels, height, width)`` after the final norm, and its pooled positions."""
     last = module.forward_features(images)  # type: ignore[operator]
     return last.permute(0, 3, 1, 2), module.forward_head(last, pre_logits=True)  # type: ignore[operator]
 

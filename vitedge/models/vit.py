@@ -32,7 +32,10 @@ OPTIONS: Mapping[str, Any] = {
     "layer_scale": False,
     "pre_norm": False,  # a norm before the first block, and no bias in the patch embedding (CLIP)
     "final_norm": "tokens",  # "tokens", "pooled" (fc_norm, after pooling) or "none"
-    "pool": "class",  # "class", "mean" (of patches) or "class+mean" (both, joined; DINOv2's classifier)
+    # "class", "mean" or "max" of the patches, "avgmax" (half the sum of these two), or "class+mean" (class and mean
+    # joined; DINOv2's classifier)
+    "pool": "class",
+    "pool_prefix": False,  # a pooling of patches takes the prefix tokens in, too
     "position_prefix": True,  # the position embedding has entries for prefix tokens, too
     "registers": 0,
     "mlp": "plain",  # or "swiglu": fc1 computes gate and value at once
@@ -44,7 +47,7 @@ OPTIONS: Mapping[str, Any] = {
 }
 """Keys that a ViT's ``options`` may hold, to the values that a missing key stands for."""
 
-_POOLS = {"class": "token", "mean": "avg", "class+mean": "token"}
+_POOLS = {"class": "token", "mean": "avg", "max": "max", "avgmax": "avgmax", "class+mean": "token"}
 
 
 # The subclasses below keep timm's signature of forward_head, a boolean argument included.
@@ -158,6 +161,7 @@ def _settings(spec: ModelSpec, options: Mapping[str, Any]) -> dict[str, Any]:
         "final_norm": options["final_norm"] != "none",
         "fc_norm": options["final_norm"] == "pooled",
         "global_pool": _POOLS[options["pool"]],
+        "pool_include_prefix": options["pool_prefix"],
         "norm_layer": partial(nn.LayerNorm, eps=spec.norm_eps),
         "act_layer": ACTIVATIONS[spec.activation],
         "weight_init": "skip",

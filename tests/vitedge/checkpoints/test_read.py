@@ -197,7 +197,7 @@ def test_overrides_reach_family_and_spec(tmp_path: Path) -> None:
         ({"norm_eps": "nan"}, "norm_eps takes a number"),
         ({"channel_order": "rbg"}, "rgb or bgr"),
         ({"interpolation": "magic"}, "bicubic"),
-        ({"activation": "tanh"}, "gelu"),
+        ({"activation": "swoosh"}, "gelu"),
         ({"image_size": "1x2x3"}, "image_size takes whole numbers"),
         ({"heads": 1.5}, "heads takes whole numbers"),
         ({"labels": "cat"}, "labels takes 2 names"),

@@ -16,16 +16,35 @@ from vitedge.checkpoints.families.family import Hints, State
 from vitedge.errors import UnknownArchitecture, WeightsMismatch
 from vitedge.records import Origin
 
-_ACTIVATIONS = {
+ACTIVATIONS = {
     "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
     "quick_gelu": "quick_gelu",
     "relu": "relu",
+    "relu6": "relu6",
+    "leaky_relu": "leaky_relu",
+    "elu": "elu",
+    "celu": "celu",
+    "selu": "selu",
     "silu": "silu",
     "swish": "silu",
+    "mish": "mish",
+    "sigmoid": "sigmoid",
+    "tanh": "tanh",
+    "hard_sigmoid": "hard_sigmoid",
+    "hardsigmoid": "hard_sigmoid",
+    "hard_swish": "hard_swish",
+    "hardswish": "hard_swish",
+    "linear": "identity",
+    "identity": "identity",
 }
-"""Value of Hugging Face's ``hidden_act`` to the one of `ModelSpec.activation`."""
+"""Value of Hugging Face's ``hidden_act`` or timm's ``act_layer`` to the one of `ModelSpec.activation`."""
 
 
 def shape_of(state: State, name: str) -> tuple[int, ...]:
@@ -46,19 +65,25 @@ def mlp_ratio(hidden: int, width: int) -> float:
 
 
 def find_activation(hints: Hints, table: str) -> tuple[str, Origin]:
-    """Returns the activation that ``hidden_act`` names, or that of the table, and which of the two it is.
+    """Returns the activation that the configuration names, or that of the table, and which of the two it is.
 
     Raises:
         UnknownArchitecture: ``hidden_act`` is none that timm's modules can be built with.
     """
     name = hints.config.get("hidden_act")
-    if name is None:
+    if name is None or "activation" in hints.overrides:
         return table, Origin.TABLE
-    if name not in _ACTIVATIONS:
+    if str(name).lower() not in ACTIVATIONS:
         raise UnknownArchitecture(
-            f"The configuration asks for the activation {name!r}; known are {', '.join(_ACTIVATIONS)}."
+            f"The configuration asks for the activation {name!r}; known are {', '.join(ACTIVATIONS)}."
         )
-    return _ACTIVATIONS[name], Origin.CONFIG
+    return ACTIVATIONS[str(name).lower()], Origin.CONFIG
+
+
+def find_map_pool(hints: Hints) -> dict[str, str]:
+    """Returns the option ``pool`` of a family that ends in a map, where timm's ``global_pool`` is not the mean."""
+    pool = hints.config.get("global_pool")
+    return {"pool": pool} if pool in ("max", "avgmax") else {}
 
 
 def find_image_size(hints: Hints) -> tuple[tuple[int, int], Origin] | None:

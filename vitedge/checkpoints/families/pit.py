@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from vitedge.checkpoints.families.configuration import (
     find_image_size,
@@ -145,15 +146,18 @@ def _mlp_ratios(state: State, widths: tuple[int, ...]) -> tuple[float, ...]:
 
 
 def _heads(widths: tuple[int, ...], hints: Hints) -> tuple[tuple[int, ...], Origin, tuple[str, ...]]:
-    given = hints.overrides.get("heads")
-    if given is not None:
-        heads = tuple(int(count) for count in given)
+    given, told = hints.overrides.get("heads"), hints.config.get("num_attention_heads")
+    if given is not None or told is not None:
+        named: Any = told if given is None else given
+        heads = (
+            tuple(int(count) for count in named) if isinstance(named, (tuple, list)) else (int(named),) * len(widths)
+        )
         if len(heads) != len(widths) or any(w % h for w, h in zip(widths, heads, strict=True)):
             raise BadRecipe(
                 f"The heads {_written(heads)} do not fit the widths {_written(widths)}: "
                 "give one divisor of each stage's width."
             )
-        return heads, Origin.GIVEN, ()
+        return heads, Origin.CONFIG if given is None else Origin.GIVEN, ()
     if widths in PUBLISHED:
         return PUBLISHED[widths].heads, Origin.TABLE, ()
     fitting = [edge for edge in _HEAD_WIDTHS if all(width % edge == 0 for width in widths)]

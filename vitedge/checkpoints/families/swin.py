@@ -17,6 +17,7 @@ from vitedge.checkpoints.families.configuration import (
     find_activation,
     find_image_size,
     find_labels,
+    find_map_pool,
     mlp_ratio,
     shape_of,
 )
@@ -160,6 +161,8 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
     classes = shape_of(state, "head.fc.weight")[0] if "head.fc.weight" in state else 0
     labels = find_labels(hints, classes)
     options, option_origins = _find_options(state, stages, naming)
+    options |= (pool := find_map_pool(hints))
+    option_origins |= dict.fromkeys((f"options.{name}" for name in pool), Origin.CONFIG)
     shapes = ("in_channels", "classes", "widths", "depths", "heads", "mlp_ratios", "patch", "tokens")
     return ModelSpec(
         family=NAME,

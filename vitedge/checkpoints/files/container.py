@@ -7,6 +7,7 @@ Nothing of the file is run, and nothing is copied where the format allows a view
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -56,6 +57,13 @@ class Container:
     """Metadata of a safetensors header, or empty."""
     files: tuple[Path, ...] = ()
     """Every file that was read."""
+    notes: tuple[str, ...] = ()
+    """Remarks for the user: which configuration beside a file was read, or was not."""
+
+    @property
+    def configured_by(self) -> str:
+        """The path of ``config.json``, for messages."""
+        return str((self.path if self.kind == _HUGGING_FACE else self.path.parent) / folders.CONFIG)
 
     def sha256(self) -> str:
         """Returns the SHA-256 of the file; for a folder, of the sorted list of its files' names and hashes."""
@@ -73,7 +81,7 @@ def open_container(source: str | Path) -> Container:
     """
     path = Path(source)
     try:
-        return _open_folder(path) if path.is_dir() else _open_file(path)
+        return _open_folder(path) if path.is_dir() else _configured(_open_file(path))
     except FileNotFoundError as error:
         raise UnreadableCheckpoint(
             f"There is no {path}; give the path of a checkpoint, or timm:NAME or hf:NAME for the hub."
@@ -98,6 +106,18 @@ def _open_file(path: Path) -> Container:
             kind = "npz" if names and all(name.endswith((".npy", "/")) for name in names) else kind
             content = arrays.read_npz(path, archive) if kind == "npz" else torchfiles.read_zip(path, archive)
     return Container(kind, path, size, content, metadata=metadata, files=(path,))
+
+
+def _configured(opened: Container) -> Container:
+    """Adds the configuration beside a file, where it is this file's."""
+    beside = folders.beside(opened.path)
+    return dataclasses.replace(
+        opened,
+        config=beside.config,
+        preprocessor=beside.preprocessor,
+        files=(*opened.files, *beside.extras),
+        notes=beside.notes,
+    )
 
 
 def _open_folder(path: Path) -> Container:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ SINGLE = ("model.safetensors", "pytorch_model.bin")
 SHARDED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
+SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".npz")
 LARGEST_JSON = 16 * 2**20
 
 
@@ -28,6 +29,56 @@ class Folder:
     preprocessor: Mapping[str, Any]
     extras: tuple[Path, ...]
     """Other files that were read: configurations and the index of the shards."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The configuration in the folder of a file of weights."""
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    preprocessor: Mapping[str, Any] = field(default_factory=dict)
+    extras: tuple[Path, ...] = ()
+    """The files that were read."""
+    notes: tuple[str, ...] = ()
+
+
+def beside(file: Path) -> Beside:
+    """Finds the configuration of a file that lies in a configured folder.
+
+    It is the file's where the file has the name that the libraries give to a folder's weights, or is the folder's only
+    file of weights. A configuration that belongs to another file of the folder is named in a note.
+
+    Raises:
+        UnreadableCheckpoint: the configuration cannot be used.
+    """
+    folder = file.parent
+    if not (folder / CONFIG).is_file():
+        return Beside()
+    if file.name not in SINGLE:
+        others = [other for other in folder.iterdir() if other.suffix in SUFFIXES and other.name != file.name]
+        if others or not _is_of_a_model(folder / CONFIG):
+            return Beside(notes=_not_read(folder) if others else ())
+    extras = tuple(folder / name for name in (CONFIG, PREPROCESSOR) if (folder / name).is_file())
+    config, preprocessor = (_optional(folder / name) for name in (CONFIG, PREPROCESSOR))
+    return Beside(config, preprocessor, extras, (f"{folder / CONFIG} is read as the configuration of these weights.",))
+
+
+def _is_of_a_model(path: Path) -> bool:
+    """Returns whether a JSON file names an architecture: any program may call its settings ``config.json``."""
+    try:
+        config = _json(path)
+    except UnreadableCheckpoint:
+        return False
+    return bool({"model_type", "architecture", "architectures"} & set(config))
+
+
+def _not_read(folder: Path) -> tuple[str, ...]:
+    if not _is_of_a_model(folder / CONFIG):
+        return ()
+    return (
+        f"{folder / CONFIG} is not read, because the folder holds other weights, too; pass the folder, or state what "
+        "the weights do not tell (--set heads=…).",
+    )
 
 
 def find(folder: Path) -> Folder:
@@ -93,8 +144,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _no_weights(folder: Path) -> str:
-    suffixes = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".npz")
-    others = sorted(file.name for file in folder.iterdir() if file.suffix in suffixes)
+    others = sorted(file.name for file in folder.iterdir() if file.suffix in SUFFIXES)
     if others:
         return f"{folder} has no {SINGLE[0]} or {SINGLE[1]}; pass one of its files, such as {folder / others[0]}."
     return (

@@ -224,3 +224,22 @@ def test_large_tensors_are_mapped_and_not_read(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path / "large.pth")], capture_output=True, text=True, check=True
     )
     assert int(done.stdout) * 1024 < 64 * 2**20
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_a_file_of_a_configured_folder_brings_its_configuration(tmp_path: Path, suffix: str) -> None:
+    write_folder(tmp_path, sharded=False, suffix=suffix)
+    (file,) = (path for path in tmp_path.iterdir() if path.suffix != ".json")
+    opened = open_container(file)
+    assert (opened.config, opened.preprocessor) == ({"model_type": "vit"}, {"image_mean": [0.5]})
+    assert opened.sha256() == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert [path.name for path in opened.files] == [file.name, "config.json", "preprocessor_config.json"]
+    assert "is read as the configuration of these weights" in opened.notes[0]
+    other = tmp_path / "best.pth"
+    torch.save(WEIGHTS, other)
+    assert open_container(other).config == {}
+    assert "is not read" in open_container(other).notes[0]
+    file.unlink()
+    assert open_container(other).config == {"model_type": "vit"}
+    (tmp_path / "config.json").write_text('{"port": 80}')
+    assert (open_container(other).config, open_container(other).notes) == ({}, ())

@@ -11,6 +11,7 @@ The per-stage tuples of the spec have one entry for each stage with a transforme
     ``kernel``: edge of the convolution before the transformer.
     ``features``: channels of the last 1x1 convolution, 0 if there is none.
     ``fusion``: whether the block's output is fused with its input (v1).
+    ``pool``: ``max`` or ``avgmax`` (half the sum of both) of the last map, where it is not the mean.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from vitedge.checkpoints.families.configuration import (
     find_activation,
     find_image_size,
     find_labels,
+    find_map_pool,
     mlp_ratio,
     shape_of,
 )
@@ -159,7 +161,8 @@ def infer_spec(state: State, naming: str, hints: Hints, traits: Traits) -> Model
     name = traits.published_name(structure)
     stages = len(structure.options["channels"])
     strides, strides_origin, strides_notes = find_strides(hints, stages, published=bool(name) or naming != "timm")
-    options = {**structure.options, **strides}
+    pool = find_map_pool(hints)
+    options = {**structure.options, **strides, **pool}
     heads, heads_origin, heads_notes = find_heads(hints, structure.widths, traits.default_heads, published=bool(name))
     image_size, patch, geometry_origins, notes = find_geometry(hints, options, published=bool(name))
     table = traits.preprocessing.get(naming, traits.preprocessing[""])
@@ -188,6 +191,7 @@ def infer_spec(state: State, naming: str, hints: Hints, traits: Traits) -> Model
             **dict.fromkeys(("in_channels", "classes", "widths", "depths", "mlp_ratios"), Origin.SHAPE),
             **{f"options.{key}": Origin.SHAPE for key in structure.options},
             **{f"options.{key}": strides_origin for key in strides},
+            **{f"options.{key}": Origin.CONFIG for key in pool},
             **origins,
             **geometry_origins,
             **({"labels": Origin.CONFIG} if labels else {}),

@@ -92,6 +92,8 @@ NAMINGS = (
     ),
 )
 
+_POOLS = {"token": "class", "avg": "mean", "max": "max", "avgmax": "avgmax"}
+"""Value of timm's ``global_pool`` to the one of the option ``pool``."""
 _SHAPE_FIELDS = ("family", "naming", "in_channels", "classes", "widths", "depths", "mlp_ratios", "patch", "tokens")
 
 
@@ -143,6 +145,7 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
             **dict.fromkeys(_SHAPE_FIELDS, Origin.SHAPE),
             **{f"options.{key}": Origin.SHAPE for key in options},
             **({"options.pool": Origin.CONFIG} if hints.config.get("global_pool") else {}),
+            **({"options.pool_prefix": Origin.CONFIG} if "pool_include_prefix" in hints.config else {}),
             **origins,
             "variant": Origin.TABLE,
             "heads": heads_origin,
@@ -235,6 +238,7 @@ def _read_options(state: State, shape: Shape, hints: Hints) -> dict[str, Any]:
         "pre_norm": "norm_pre.weight" in state,
         "final_norm": final,
         "pool": _pool_of(state, shape, hints),
+        "pool_prefix": bool(hints.config.get("pool_include_prefix")),
         "registers": shape.registers,
         "mlp": "plain" if outer == shape.hidden else "swiglu",
         "pre_logits": _dimensions(state, "pre_logits.fc.weight", 2)[0] if "pre_logits.fc.weight" in state else 0,
@@ -249,15 +253,17 @@ def _pool_of(state: State, shape: Shape, hints: Hints) -> str:
     joined = "head.weight" in state and "pre_logits.fc.weight" not in state
     if joined and _dimensions(state, "head.weight", 2)[1] == 2 * shape.width:
         return "class+mean"
-    configured = {"avg": "mean", "token": "class"}.get(str(hints.config.get("global_pool")))
-    if configured == "mean" or "class" not in shape.tokens or "fc_norm.weight" in state:
+    configured = _POOLS.get(str(hints.config.get("global_pool")))
+    if configured and (configured != "class" or "class" in shape.tokens):
+        return configured
+    if "class" not in shape.tokens or "fc_norm.weight" in state:
         return "mean"
     return "class"
 
 
 def _find_activation(options: dict[str, Any], hints: Hints) -> tuple[str, Origin]:
-    if options["mlp"] == "swiglu":  # whatever the configuration's hidden_act says, the gate of SwiGLU is SiLU
-        return "silu", Origin.TABLE
+    if options["mlp"] == "swiglu":  # whatever transformers' hidden_act says, the gate of SwiGLU is SiLU
+        return find_activation(hints, "silu") if "act_layer" in hints.config else ("silu", Origin.TABLE)
     # timm marks the CLIP encoders that were trained with the sigmoid form in the architecture's name.
     return find_activation(hints, "quick_gelu" if "quickgelu" in str(hints.config.get("architecture")) else "gelu")
 

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Holds a configuration against a model: every key is honoured, known to be irrelevant, or refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vitedge.checkpoints.keys import timm
+from vitedge.checkpoints.keys.configuration import HUGGING_FACE, TIMM, Configuration, Key, table_of
+from vitedge.checkpoints.keys.meaning import Fact, Meaning, Only, Read
+from vitedge.errors import UnknownArchitecture, WeightsMismatch
+from vitedge.records import ModelSpec
+from vitedge.sentences import some
+
+_LABELS = ("label_names", "labels", "id2label")
+_SHOWN = 60
+
+
+def check_keys(configuration: Configuration, family: str) -> None:
+    """Refuses keys that nobody knows, and values that the family cannot be built with.
+
+    Args:
+        configuration: of the file whose weights were recognized.
+        family: the `Family.NAME` that they were recognized as; one without a table is not checked.
+
+    Raises:
+        UnknownArchitecture: names the key, its value, the file, and what to do.
+    """
+    if family not in timm.MODEL_ARGS:
+        return
+    _check_family(configuration, family)
+    unknown = [key.written for key in configuration.keys if _is_unknown(configuration, key, family)]
+    if unknown:
+        raise UnknownArchitecture(
+            f"{configuration.where} holds {'keys' if len(unknown) > 1 else 'the key'} {some(unknown)}, which vitedge "
+            "does not know and which may change what the model computes; take "
+            f"{'them' if len(unknown) > 1 else 'it'} out of the file if the weights need nothing of "
+            f"{'them' if len(unknown) > 1 else 'it'}."
+        )
+    for key in configuration.keys:
+        if not _is_possible(_meaning(configuration, key, family), key.value):
+            raise UnknownArchitecture(
+                f"{configuration.where} says {key.written} = {_short(key.value)}, which vitedge cannot build this "
+                "model with; take the key out of the file if the weights were trained without it."
+            )
+
+
+def check_agreement(configuration: Configuration, spec: ModelSpec, given: Mapping[str, Any]) -> tuple[str, ...]:
+    """Refuses a configuration that says anything else than the spec of the model.
+
+    Args:
+        configuration: as `check_keys` passed it.
+        spec: as inferred from the weights, the configuration and the family's table.
+        given: fields that the user stated; these go before the configuration.
+
+    Returns:
+        Notes.
+
+    Raises:
+        WeightsMismatch: names the key, its value, the file, and what the model has instead.
+    """
+    if spec.family not in timm.MODEL_ARGS:
+        return ()
+    for key in configuration.keys:
+        meaning = _meaning(configuration, key, spec.family)
+        if isinstance(meaning, Fact) and meaning.field not in given and not meaning.agrees(key.value, spec):
+            raise WeightsMismatch(
+                f"{configuration.where} says {key.written} = {_short(key.value)}, but the model that the weights fit "
+                f"has {_short(meaning.shown(spec))}; pass the configuration that belongs to these weights."
+            )
+    return (*_architecture_note(configuration), *_label_note(configuration, spec))
+
+
+def _check_family(configuration: Configuration, family: str) -> None:
+    """An architecture that is registered by the user may be of any family: `_architecture_note` speaks of it."""
+    if configuration.family == family or configuration.library not in (TIMM, HUGGING_FACE):
+        return
+    if configuration.family or configuration.library == HUGGING_FACE:
+        key = "architecture" if configuration.library == TIMM else "model_type"
+        raise UnknownArchitecture(
+            f"{configuration.where} says {key} = {_short(configuration.facts[key])}, but the names of the weights are "
+            f"those of the family {family}; pass the configuration that belongs to these weights, or the file of "
+            "weights alone, outside of its folder."
+        )
+
+
+def _meaning(configuration: Configuration, key: Key, family: str) -> Meaning | None:
+    return table_of(configuration, family).get(key.section, {}).get(key.name)
+
+
+def _is_unknown(configuration: Configuration, key: Key, family: str) -> bool:
+    """Returns whether a key is in no table; names with an underscore in front and empty values say nothing."""
+    says_nothing = key.name.startswith("_") or key.value in ("", [], {})
+    return not says_nothing and _meaning(configuration, key, family) is None
+
+
+def _is_possible(meaning: Meaning | None, value: Any) -> bool:
+    if isinstance(meaning, (Fact, Read)):
+        return meaning.kind(value)
+    return not isinstance(meaning, Only) or value in meaning.values
+
+
+def _architecture_note(configuration: Configuration) -> tuple[str, ...]:
+    name = str(configuration.facts.get("architecture", ""))
+    if configuration.library != TIMM or timm.family_of(name):
+        return ()
+    return (
+        f"{configuration.where} names the architecture {_short(name)}, which is not one of timm's for these weights: "
+        "what its own code changes is not known.",
+    )
+
+
+def _label_note(configuration: Configuration, spec: ModelSpec) -> tuple[str, ...]:
+    for key in configuration.keys:
+        if key.name in _LABELS and spec.classes and key.value and len(key.value) != spec.classes:
+            return (
+                f"{configuration.where} names {len(key.value)} classes in {key.written}, and the head has "
+                f"{spec.classes}: the names are left out (--set labels=…).",
+            )
+    return ()
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

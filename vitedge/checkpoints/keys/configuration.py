@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A configuration taken apart: of which library it is, its keys one by one, and the facts that families read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from vitedge.checkpoints.keys import facts, huggingface, timm
+
+TIMM, HUGGING_FACE, UNKNOWN = "timm", "transformers", ""
+
+_NESTED = ("pretrained_cfg", "model_args")
+_SPELLINGS = {"num_heads": "num_attention_heads", "heads": "num_attention_heads", "act_layer": "hidden_act"}
+"""Name of an argument in timm to the one that families read."""
+
+
+class Key(NamedTuple):
+    """One key of a configuration."""
+
+    section: str
+    """``model_args``, ``pretrained_cfg``, or empty for the top level."""
+    name: str
+    value: Any
+
+    @property
+    def written(self) -> str:
+        """The key with its section, as a message names it."""
+        return f"{self.section}.{self.name}" if self.section else self.name
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The content of a ``config.json``, or of timm's registry."""
+
+    where: str
+    """The file, for messages."""
+    library: str
+    """``timm``, ``transformers``, or empty where the file does not say."""
+    keys: tuple[Key, ...]
+    """Every key that says something: not null, and not replaced by the same key elsewhere in the file."""
+    facts: Mapping[str, Any]
+    """`vitedge.checkpoints.families.family.Hints.config`: sections merged, and timm's arguments under the names that
+    transformers has for them."""
+
+    @property
+    def model_type(self) -> str:
+        """Value of transformers' ``model_type``; empty where there is none, or where timm's names tell more."""
+        return str(self.facts.get("model_type", "")) if self.library == HUGGING_FACE else ""
+
+    @property
+    def family(self) -> str:
+        """The family that the configuration is of; empty where it does not say or is of none."""
+        if self.library == TIMM:
+            return timm.family_of(str(self.facts["architecture"]))
+        entry = huggingface.CLASSES.get(self.model_type)
+        return entry.family if entry else ""
+
+
+def read(config: Mapping[str, Any], where: str) -> Configuration:
+    """Takes a configuration apart.
+
+    Args:
+        config: the JSON object of a ``config.json``, with timm's own configuration merged into it where the hub was
+            asked for one of timm's names; empty where there is none.
+        where: the file, for messages.
+    """
+    library = _library(config)
+    keys = tuple(key for key in _keys(config, library) if key.value is not None)
+    return Configuration(where, library, keys, _facts(keys, library))
+
+
+def _library(config: Mapping[str, Any]) -> str:
+    if isinstance(config.get("architecture"), str):
+        return TIMM
+    return HUGGING_FACE if isinstance(config.get("model_type"), str) else UNKNOWN
+
+
+def _keys(config: Mapping[str, Any], library: str) -> Iterator[Key]:
+    nested = {name: config[name] for name in _NESTED if isinstance(config.get(name), Mapping)}
+    arguments = nested.get("model_args", {})
+    for name, value in config.items():
+        if name in nested:
+            continue
+        if library == TIMM and name == "global_pool":  # timm writes what the model has, whatever its arguments were
+            if name not in arguments:
+                yield Key("model_args", name, value)
+        else:
+            yield Key("", name, value)
+    yield from (
+        Key("pretrained_cfg", name, value)
+        for name, value in nested.get("pretrained_cfg", {}).items()
+        if name not in config
+    )
+    yield from (Key("model_args", name, value) for name, value in arguments.items())
+
+
+def _facts(keys: tuple[Key, ...], library: str) -> dict[str, Any]:
+    order = {"pretrained_cfg": 0, "": 1, "model_args": 2}
+    merged = {key.name: key.value for key in sorted(keys, key=lambda key: order[key.section])}
+    if library == HUGGING_FACE:
+        entry = huggingface.CLASSES.get(merged["model_type"])
+        return {**entry.defaults, **merged} if entry else merged
+    for name, spelling in _SPELLINGS.items():
+        if name in merged:
+            merged.setdefault(spelling, merged[name])
+    if "img_size" in merged:
+        merged.pop("input_size", None)
+        merged["image_size"] = merged["img_size"]
+    if facts.NORM_LAYER.kind(merged.get("norm_layer")):
+        merged.setdefault("layer_norm_eps", facts.LAYERNORM_EPS)
+    arguments = {key.name: key.value for key in keys if key.section == "model_args"}
+    return {**timm.untold(merged["architecture"], arguments), **merged} if library == TIMM else merged
+
+
+def table_of(configuration: Configuration, family: str) -> Mapping[str, Mapping[str, Any]]:
+    """Returns for each section of a configuration its keys' meanings, where its weights are of a family."""
+    arguments = timm.MODEL_ARGS[family]
+    if configuration.library == TIMM:
+        top = {**huggingface.GENERIC, **timm.CONFIG}
+        return {"": top, "pretrained_cfg": timm.CONFIG, "model_args": arguments}
+    if configuration.library == HUGGING_FACE:
+        entry = huggingface.CLASSES.get(configuration.model_type)
+        return {"": {**huggingface.FOREIGN, **huggingface.GENERIC, **(entry.table if entry else {})}}
+    classes = [entry.table for entry in huggingface.CLASSES.values() if entry.family == family]
+    every = {key: meaning for table in classes for key, meaning in table.items()}
+    top = {**huggingface.GENERIC, **timm.CONFIG, **every, **arguments}
+    return {"": top, "pretrained_cfg": timm.CONFIG, "model_args": arguments}
