@@ -15,6 +15,7 @@ from vitedge.checkpoints.families.family import Family, Hints, State
 from vitedge.checkpoints.families.table import FAMILIES
 from vitedge.checkpoints.files import hub
 from vitedge.checkpoints.files.container import Container, open_container
+from vitedge.checkpoints.files.facts import facts_of
 from vitedge.checkpoints.files.unwrap import WeightSet, choose, weight_sets
 from vitedge.checkpoints.identify import identify
 from vitedge.checkpoints.overrides import apply_overrides, parse_overrides
@@ -79,7 +80,9 @@ def read(
     sets = weight_sets(opened.content, source)
     chosen = choose(sets, weights, source)
     state, notes = _as_float32(chosen.state)
-    hints = Hints(config, opened.preprocessor, given)
+    # A configuration beside the weights was written for them; a training's settings may name another size or crop.
+    facts = facts_of(opened.content, opened.metadata)
+    hints = Hints({**facts, **config}, opened.preprocessor, given)
     try:
         family, naming, converted = identify(state, hints, families, where=source)
         _check_values(converted.state)
