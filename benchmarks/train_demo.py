@@ -3,8 +3,8 @@
 
 ``python benchmarks/train_demo.py`` takes a few minutes on two cores and rewrites the checkpoints and the test images in
 ``vitedge/demo`` and ``benchmarks/results/train_demo.json``; with the names of files it trains those alone. The models
-are timm's own classes and the checkpoints are plain ``state_dict`` files, as anyone would save them: one wrapped as
-``{"model": …}``, one as safetensors, one bare.
+are timm's own classes and the checkpoints are files as anyone would save them: two with the weights as ``model`` and
+the training's settings as ``args``, one as safetensors with the settings as metadata.
 """
 
 from __future__ import annotations
