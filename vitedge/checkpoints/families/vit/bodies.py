@@ -88,7 +88,7 @@ _DOUBTS: Mapping[tuple[Body, int, bool], str] = {
 """Body, patch, and whether there is a class token, to a published model of these shapes with other heads."""
 
 _NAMED = (
-    (r"(?:^|_)gap_224(?:\.|$)", (768, 12, 3072), 16),
+    (r"^vit_base_patch16_gap_224(?:\.|$)", (768, 12, 3072), 16),
     (r"radio_v3", (1536, 40, 6144), 24),
     (r"(?:^|_)(?:tiny|ti)(?:_|\d|$)", (192, 12, 768), 3),
     (r"(?:^|_)(?:small|s|vits\d*)(?:_|\d|$)", (384, 12, 1536), 6),

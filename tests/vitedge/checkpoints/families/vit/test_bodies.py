@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import timm
-from timm.models import deit, registry, vision_transformer
+from timm.models import deit, model_entrypoint, vision_transformer
 
 from vitedge.checkpoints.families.family import Hints
 from vitedge.checkpoints.families.heads import told_heads
@@ -30,7 +30,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
     monkeypatch.setattr(deit, "_create_deit", _capture)
     found = {}
     for name in timm.list_models():
-        entry = registry.model_entrypoint(name)
+        entry = model_entrypoint(name)
         if entry.__module__ in (vision_transformer.__name__, deit.__name__):
             with pytest.raises(_Captured) as caught:
                 entry()
