@@ -79,11 +79,7 @@ HYBRIDS: Mapping[tuple[Body, tuple[int, ...]], int] = {
 _DOUBTS: Mapping[tuple[Body, int, bool], str] = {
     ((384, 12, 1536), 16, True): "MoCo v3's ViT-S has the same shapes and 12 heads (--set heads=12)",
     ((768, 12, 3072), 16, False): "timm's vit_base_patch16_gap_224 has the same shapes and 16 heads (--set heads=16)",
-    (
-        (1536, 40, 6144),
-        16,
-        False,
-    ): "timm's vit_giant_patch16_radio_v3 has these shapes and 24 heads (--set heads=24)",
+    ((1536, 40, 6144), 16, True): "timm's vit_giant_patch16_radio_v3 has these shapes and 24 heads (--set heads=24)",
 }
 """Body, patch, and whether there is a class token, to a published model of these shapes with other heads."""
 
