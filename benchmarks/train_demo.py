@@ -3,8 +3,8 @@
 
 ``python benchmarks/train_demo.py`` takes a few minutes on two cores and rewrites the checkpoints and the test images in
 ``vitedge/demo`` and ``benchmarks/results/train_demo.json``; with the names of files it trains those alone. The models
-are timm's own classes and the checkpoints are plain ``state_dict`` files, as anyone would save them: one wrapped as
-``{"model": …}``, one as safetensors, one bare.
+are timm's own classes and the checkpoints are files as anyone would save them: two with the weights as ``model`` and
+the training's settings as ``args``, one as safetensors with the settings as metadata.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sklearn
@@ -93,12 +94,30 @@ class Training:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     epochs: int
+    facts: Mapping[str, Any]
+    """What the weights do not tell about the model; it is saved beside them."""
 
 
 TRAININGS = (
-    Training("vit-digits.pth", make_vit, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 60),
-    Training("pit-digits.safetensors", make_pit, 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 60),
-    Training("mobilevit-digits.pth", make_mobilevit, 64, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 30),
+    Training("vit-digits.pth", make_vit, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 60, {"num_heads": 2, "img_size": 32}),
+    Training(
+        "pit-digits.safetensors",
+        make_pit,
+        32,
+        (0.485, 0.456, 0.406),
+        (0.229, 0.224, 0.225),
+        60,
+        {"num_heads": [2, 4, 8], "img_size": 32},
+    ),
+    Training(
+        "mobilevit-digits.pth",
+        make_mobilevit,
+        64,
+        (0.0, 0.0, 0.0),
+        (1.0, 1.0, 1.0),
+        30,
+        {"num_heads": 4, "img_size": 64, "output_stride": 32},
+    ),
 )
 
 
@@ -187,12 +206,13 @@ def train(training: Training, pixels: Tensor, labels: Tensor) -> nn.Module:
     return copy.deepcopy(average.module).eval()
 
 
-def save(model: nn.Module, path: Path) -> None:
-    state = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
+def save(weights: Mapping[str, Tensor], path: Path, facts: Mapping[str, Any]) -> None:
+    """Writes weights with the training's facts beside them, as ``args`` or as the metadata of a safetensors file."""
+    state = {name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}
     if path.suffix == ".safetensors":
-        save_file(state, path)
+        save_file(state, path, metadata={name: json.dumps(value) for name, value in facts.items()})
     else:
-        torch.save({"model": state} if path.name.startswith("vit") else state, path)
+        torch.save({"model": state, "args": dict(facts)}, path)
 
 
 def run(training: Training) -> dict[str, object]:
@@ -201,7 +221,7 @@ def run(training: Training) -> dict[str, object]:
     wall, processor = time.perf_counter(), time.process_time()
     model = train(training, torch.from_numpy(prepare_all(train_images, spec)), torch.from_numpy(train_labels))
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
-    save(model, DEMO / training.file)
+    save(model.state_dict(), DEMO / training.file, training.facts)
     result = {
         "file": training.file,
         "test_accuracy": accuracy(model, prepare_all(test_images, spec), test_labels, spec),

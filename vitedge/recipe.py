@@ -227,6 +227,8 @@ class ExportRecipe:
     """Which set of weights, where the file holds several."""
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """Fields of ModelSpec or Preprocessing that the user gave by hand."""
+    accept_assumptions: bool = False
+    """Whether guessed facts that the outputs depend on, such as heads that no file tells, are taken as they are."""
     quantization: QuantizationRecipe | None = None
     """How to quantize, where the precision is a scheme of quantization."""
     tolerance: Tolerance | None = None

@@ -15,6 +15,7 @@ from vitedge.checkpoints.families.family import Family, Hints, State
 from vitedge.checkpoints.families.table import FAMILIES
 from vitedge.checkpoints.files import hub
 from vitedge.checkpoints.files.container import Container, open_container
+from vitedge.checkpoints.files.facts import facts_of
 from vitedge.checkpoints.files.unwrap import WeightSet, choose, weight_sets
 from vitedge.checkpoints.identify import Identified, identify
 from vitedge.checkpoints.keys import check
@@ -82,7 +83,9 @@ def read(
     sets = weight_sets(opened.content, source)
     chosen = choose(sets, weights, source)
     state, notes = _as_float32(chosen.state)
-    hints = Hints(configuration.facts, opened.preprocessor, given)
+    # A configuration beside the weights was written for them; a training's settings may name another size or crop.
+    facts = facts_of(opened.content, opened.metadata)
+    hints = Hints({**facts, **configuration.facts}, opened.preprocessor, given)
     try:
         family, naming, converted = _identified(state, hints, families, configuration, source)
         _check_values(converted.state)

@@ -11,6 +11,7 @@ import typer
 
 from vitedge.cli.options import (
     PRECISIONS,
+    AcceptAssumptions,
     AsJson,
     Batch,
     ImageCount,
@@ -82,6 +83,7 @@ def export(
     pad_heads: Annotated[
         bool, typer.Option("--pad-heads", help="TensorRT: widen heads by zeros to a size that it fuses.")
     ] = False,
+    accept_assumptions: AcceptAssumptions = False,
     features: Annotated[bool, typer.Option("--features", help="Tokens and pooled features, not logits.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the bundle that is there.")] = False,
     json: AsJson = False,
@@ -104,6 +106,7 @@ def export(
         "seed": seed,
         "weights": weights,
         "overrides": parse_overrides(overrides) or None,
+        "accept_assumptions": accept_assumptions or None,
         "features": features or None,
         "tolerance": tolerance_entries(max_error, min_sqnr, min_agreement),
     }

@@ -16,6 +16,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Correct a fact by hand, e.g. heads=3 or mean=0.5,0.5,0.5."),
 ]
+AcceptAssumptions = Annotated[
+    bool,
+    typer.Option("--accept-assumptions", help="Take guessed facts that the outputs depend on, such as heads."),
+]
 Images = Annotated[
     str | None, typer.Option(metavar="DIR|synthetic", help="Images that parity is measured on; synthetic if not given.")
 ]

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from vitedge.cli.options import (
+    AcceptAssumptions,
     AsJson,
     Batch,
     ImageSize,
@@ -58,6 +59,7 @@ def quantize(
     ] = None,
     *,
     diagnose: Annotated[bool, typer.Option("--layers", help="Show every layer and every attention.")] = False,
+    accept_assumptions: AcceptAssumptions = False,
     features: Annotated[bool, typer.Option("--features", help="Tokens and pooled features, not logits.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the file that is there.")] = False,
     json: AsJson = False,
@@ -75,6 +77,7 @@ def quantize(
         "seed": seed,
         "weights": weights,
         "overrides": parse_overrides(overrides) or None,
+        "accept_assumptions": accept_assumptions or None,
         "features": features or None,
     }
     entries.update({name: value for name, value in given.items() if value is not None})

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from vitedge.checkpoints.families.family import State
 from vitedge.models.activations import ACTIVATIONS
-from vitedge.models.positions import check_multiple, resize_tokens
+from vitedge.models.positions import Resampling, check_multiple, resize_tokens
 from vitedge.records import ModelSpec, Origin
 
 OPTIONS: Mapping[str, Any] = {
@@ -196,9 +196,18 @@ def resize(state: State, spec: ModelSpec, image_size: tuple[int, int]) -> tuple[
     options = options_of(spec)
     prefix = ("class" in spec.tokens) + ("distillation" in spec.tokens) + options["registers"]
     old, new = ((size[0] // spec.patch, size[1] // spec.patch) for size in (spec.image_size, image_size))
-    positions = resize_tokens(state["pos_embed"], old, new, prefix if options["position_prefix"] else 0)
+    kept = prefix if options["position_prefix"] else 0
+    positions = resize_tokens(state["pos_embed"], old, new, kept, _resampling(spec))
     origins = {**spec.origins, "image_size": Origin.GIVEN}
     return {**state, "pos_embed": positions}, dataclasses.replace(spec, image_size=image_size, origins=origins)
+
+
+def _resampling(spec: ModelSpec) -> Resampling:
+    """Returns how the model's own library resamples its position embedding."""
+    if not spec.variant.startswith(("DINOv2", "custom DINOv2")) or options_of(spec)["registers"]:
+        return Resampling.ANTIALIASED
+    own = {"dinov2": Resampling.OFFSET, "huggingface": Resampling.PLAIN}
+    return own.get(spec.naming, Resampling.ANTIALIASED)
 
 
 def features(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:

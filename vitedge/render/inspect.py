@@ -25,7 +25,7 @@ def render(result: Inspection, *, options: Sequence[str] = (), as_json: bool) ->
     drawn = table("", "", "from")
     drawn.add_row("file", short_path(result.source), f"{result.container}, {filesize.decimal(result.size)}")
     drawn.add_row("weights", _weight_sets(result), f"{spec.naming} names")
-    for name, value in _facts(spec):
+    for name, value in sorted(_facts(spec), key=lambda fact: spec.origins.get(fact[0]) is not Origin.ASSUMED):
         drawn.add_row(name.rpartition(".")[2].replace("_", " "), value, _origin(spec, name))
     show(drawn)
     cost = result.cost

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vitedge import registry
+from vitedge.checkpoints.assumptions import refuse_assumed
 from vitedge.checkpoints.read import read
 from vitedge.errors import CheckFailed, DeviceFailed, UserError
 from vitedge.export.formats import LOWERINGS
@@ -70,6 +71,7 @@ def read_source(request: ExportRequest) -> ExportSource:
         model = read_model(Path(request.source))
         return ExportSource(model.checkpoint, model)
     checkpoint = read(request.source, weights=recipe.weights, overrides=recipe.overrides)
+    refuse_assumed(checkpoint.spec, request.source, accepted=recipe.accept_assumptions)
     identity = CheckpointIdentity(checkpoint.source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
     return ExportSource(identity, checkpoint)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from vitedge.accuracy.count import count_top1
+from vitedge.checkpoints.assumptions import refuse_assumed
 from vitedge.checkpoints.read import read
 from vitedge.devices.session import connect
 from vitedge.errors import BadRecipe, UnusableActivations
@@ -63,6 +64,7 @@ def quantize(
     scheme = asked.quantization.scheme if asked.quantization is not None else Precision.INT8
     recipe = resolve(replace(asked, precision=asked.precision or scheme), source)
     checkpoint = read(source, weights=recipe.weights, overrides=recipe.overrides)
+    refuse_assumed(checkpoint.spec, source, accepted=recipe.accept_assumptions)
     reference = load_reference(checkpoint, recipe.image_size)
     features = recipe.features or reference.spec.classes == 0
     job = quantize_reference(reference, recipe, strictest(targets(recipe)), features=features, progress=progress)

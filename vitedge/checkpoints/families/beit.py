@@ -20,6 +20,7 @@ from vitedge.checkpoints.families.configuration import (
     shape_of,
 )
 from vitedge.checkpoints.families.family import Converted, Hints, Naming, State
+from vitedge.checkpoints.families.heads import told_heads
 from vitedge.checkpoints.families.processor import find_preprocessing
 from vitedge.checkpoints.families.renaming import Rule, rename
 from vitedge.errors import UnknownArchitecture, WeightsMismatch
@@ -145,10 +146,12 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
         raise UnknownArchitecture(f"BEiT has square patches; patch_embed.proj.weight has {patch}x{across}.")
     depth = _depth(state)
     image_size, size_origin = _find_image_size(state, patch, hints)
-    heads, heads_origin = _find_heads(state, width, hints)
     activation, activation_origin = find_activation(hints, "gelu")
     preprocessing, preprocessing_origins, notes = _find_preprocessing(naming, hints, image_size, channels)
     hidden = shape_of(state, "blocks.0.mlp.fc1.weight")[0]
+    heads, heads_origin = _find_heads(state, width, hidden, hints)
+    if heads_origin is Origin.ASSUMED:
+        notes = (f"No file holds the number of heads; {heads} is assumed; --set heads= corrects it.", *notes)
     classes = shape_of(state, "head.weight")[0] if "head.weight" in state else 0
     labels = find_labels(hints, classes)
     options, option_origins = _find_options(state, hints)
@@ -199,17 +202,16 @@ def _biases(state: State) -> tuple[int, int] | None:
     return None
 
 
-def _find_heads(state: State, width: int, hints: Hints) -> tuple[int, Origin]:
+def _find_heads(state: State, width: int, hidden: int, hints: Hints) -> tuple[int, Origin]:
     biases = _biases(state)
     given = hints.overrides.get("heads")
+    told = None if biases else told_heads(hints, (width,))
+    published = (width, _depth(state), width // HEAD_WIDTH) in PUBLISHED and hidden == 4 * width
     candidates = (
         (given[0] if given else None, Origin.GIVEN),
         (biases[1] if biases else None, Origin.SHAPE),
-        (hints.config.get("num_attention_heads"), Origin.CONFIG),
-        (
-            width // HEAD_WIDTH or 1,
-            Origin.TABLE if (width, _depth(state), width // HEAD_WIDTH) in PUBLISHED else Origin.ASSUMED,
-        ),
+        (told[0][0] if told else None, Origin.CONFIG),
+        (width // HEAD_WIDTH or 1, Origin.TABLE if published else Origin.ASSUMED),
     )
     heads, origin = next((value, source) for value, source in candidates if value)
     if width % heads:

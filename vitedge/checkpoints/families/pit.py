@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from vitedge.checkpoints.families.configuration import (
     find_image_size,
@@ -18,6 +17,7 @@ from vitedge.checkpoints.families.configuration import (
     shape_of,
 )
 from vitedge.checkpoints.families.family import Converted, Hints, Naming, State
+from vitedge.checkpoints.families.heads import told_heads
 from vitedge.checkpoints.families.processor import find_preprocessing
 from vitedge.checkpoints.families.renaming import rename
 from vitedge.errors import BadRecipe, UnknownArchitecture
@@ -46,6 +46,8 @@ PUBLISHED: dict[tuple[int, ...], _Published] = {
 
 TABLE = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation="bicubic", crop=0.9)
 
+_MLP_RATIO = 4.0
+"""Of all published models."""
 _HEAD_WIDTHS = (64, 48, 32, 24, 16, 12, 8, 6, 4, 2, 1)
 
 
@@ -89,7 +91,7 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
     distilled = shape_of(state, "cls_token")[1] == 2
     classes = state["head.weight"].shape[0] if "head.weight" in state else 0
     ratios = _mlp_ratios(state, widths)
-    heads, heads_origin, heads_notes = _heads(widths, hints)
+    heads, heads_origin, heads_notes = _heads(widths, depths, ratios, hints)
     image_size, stride, size_origins, size_notes = _geometry(state, patch, hints)
     preprocessing, origins, notes = find_preprocessing(hints, TABLE, in_channels)
     shapes = ("in_channels", "classes", "widths", "depths", "mlp_ratios", "patch", "tokens")
@@ -145,21 +147,15 @@ def _mlp_ratios(state: State, widths: tuple[int, ...]) -> tuple[float, ...]:
     return ratios
 
 
-def _heads(widths: tuple[int, ...], hints: Hints) -> tuple[tuple[int, ...], Origin, tuple[str, ...]]:
-    given, told = hints.overrides.get("heads"), hints.config.get("num_attention_heads")
-    if given is not None or told is not None:
-        named: Any = told if given is None else given
-        heads = (
-            tuple(int(count) for count in named) if isinstance(named, (tuple, list)) else (int(named),) * len(widths)
-        )
-        if len(heads) != len(widths) or any(w % h for w, h in zip(widths, heads, strict=True)):
-            raise BadRecipe(
-                f"The heads {_written(heads)} do not fit the widths {_written(widths)}: "
-                "give one divisor of each stage's width."
-            )
-        return heads, Origin.CONFIG if given is None else Origin.GIVEN, ()
-    if widths in PUBLISHED:
-        return PUBLISHED[widths].heads, Origin.TABLE, ()
+def _heads(
+    widths: tuple[int, ...], depths: tuple[int, ...], ratios: tuple[float, ...], hints: Hints
+) -> tuple[tuple[int, ...], Origin, tuple[str, ...]]:
+    told = told_heads(hints, widths)
+    if told is not None:
+        return (*told, ())
+    published = PUBLISHED.get(widths)
+    if published is not None and depths == published.depths and set(ratios) == {_MLP_RATIO}:
+        return published.heads, Origin.TABLE, ()
     fitting = [edge for edge in _HEAD_WIDTHS if all(width % edge == 0 for width in widths)]
     # Published models have at least two heads in the first stage, and one head width in all stages.
     edge = next((edge for edge in fitting if widths[0] // edge >= 2), fitting[0])

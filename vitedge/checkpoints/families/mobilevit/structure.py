@@ -32,8 +32,9 @@ from vitedge.checkpoints.families.configuration import (
     shape_of,
 )
 from vitedge.checkpoints.families.family import Hints, State
+from vitedge.checkpoints.families.heads import told_heads
 from vitedge.checkpoints.families.processor import find_preprocessing
-from vitedge.errors import BadRecipe, UnknownArchitecture
+from vitedge.errors import UnknownArchitecture
 from vitedge.records import ModelSpec, Origin, Preprocessing
 
 DEFAULT_EDGE = 256
@@ -155,7 +156,6 @@ def infer_spec(state: State, naming: str, hints: Hints, traits: Traits) -> Model
     Raises:
         UnknownArchitecture: shapes that timm's modules cannot be built with.
         WeightsMismatch: a weight without which nothing can be said is missing.
-        BadRecipe: an override that does not fit the weights.
     """
     structure = read_structure(state, traits.attention)
     name = traits.published_name(structure)
@@ -305,23 +305,13 @@ def find_heads(
     """Returns the heads of each transformer: given, else configured, else the default.
 
     Raises:
-        BadRecipe: a number that does not divide the widths.
+        UnknownArchitecture: a number that does not divide the widths.
     """
-    given = hints.overrides.get("heads")
-    told = hints.config.get("num_attention_heads")
-    notes: tuple[str, ...] = ()
-    if given is not None:
-        heads, origin = tuple(int(count) for count in given), Origin.GIVEN
-    elif told is not None:
-        heads, origin = (int(told),) * len(widths), Origin.CONFIG
-    else:
-        count = next(count for count in (default, 2, 1) if all(width % count == 0 for width in widths))
-        heads, origin = (count,) * len(widths), Origin.TABLE if published or default == 1 else Origin.ASSUMED
-        if origin is Origin.ASSUMED:
-            notes = (f"No file holds the number of heads; {count} is assumed; --set heads= corrects it.",)
-    if len(heads) != len(widths) or any(w % h for w, h in zip(widths, heads, strict=True)):
-        raise BadRecipe(
-            f"The heads {'-'.join(map(str, heads))} do not fit the transformers' widths {'-'.join(map(str, widths))}: "
-            "give one divisor for each."
-        )
-    return heads, origin, notes
+    told = told_heads(hints, widths)
+    if told is not None:
+        return (*told, ())
+    count = next(count for count in (default, 2, 1) if all(width % count == 0 for width in widths))
+    if published or default == 1:
+        return (count,) * len(widths), Origin.TABLE, ()
+    note = f"No file holds the number of heads; {count} is assumed; --set heads= corrects it."
+    return (count,) * len(widths), Origin.ASSUMED, (note,)

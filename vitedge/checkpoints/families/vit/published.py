@@ -8,27 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitedge.checkpoints.families.family import Hints
+from vitedge.checkpoints.families.heads import told_heads
+from vitedge.checkpoints.families.vit.bodies import Shape, published_heads
 from vitedge.errors import UnknownArchitecture
 from vitedge.records import Origin, Preprocessing
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Facts that the shapes of the weights tell."""
-
-    width: int
-    depth: int
-    hidden: int
-    """Output channels of the first layer of the MLP."""
-    classes: int
-    in_channels: int
-    patch: int
-    """Edge of a patch in pixels, the stem's stride included."""
-    tokens: tuple[str, ...]
-    registers: int
-    stem: tuple[int, ...] | None
-    """Blocks per stage of a hybrid's ResNet; None where there is none."""
-    stem_patch: int
 
 
 @dataclass(frozen=True)
@@ -56,7 +39,6 @@ _SIZES = {
 }
 """Width, depth, heads and MLP channels to the letter."""
 
-_HEADS = {width: heads for width, _, heads, _ in _SIZES}
 _HEAD_WIDTHS = (64, 32, 80, 96, 48, 128, 72, 40, 24, 16, 8)
 """Channels per head of a custom width, the likeliest first."""
 
@@ -97,18 +79,13 @@ def find_heads(shape: Shape, naming: str, hints: Hints) -> tuple[int, Origin, tu
     Raises:
         UnknownArchitecture: a given number does not divide the width, or no likely one does.
     """
-    named = hints.overrides.get("heads")
-    origin = Origin.GIVEN
-    if named is None:
-        named = hints.config.get("num_attention_heads") or hints.config.get("num_heads")
-        origin = Origin.SHAPE if naming == "google" else Origin.CONFIG
-    if named is not None:
-        heads = int(named[0] if isinstance(named, (tuple, list)) else named)
-        if heads < 1 or shape.width % heads:
-            raise UnknownArchitecture(f"{heads} heads do not divide the width of {shape.width}; check --set heads.")
-        return heads, origin, ()
-    if shape.width in _HEADS:
-        return _HEADS[shape.width], Origin.TABLE, ()
+    told = told_heads(hints, (shape.width,))
+    if told is not None:
+        (heads,), origin = told
+        return heads, Origin.SHAPE if naming == "google" and origin is Origin.CONFIG else origin, ()
+    heads, origin, note = published_heads(shape, str(hints.config.get("architecture", "")))
+    if heads:
+        return heads, origin, (note,) if note else ()
     for channels in _HEAD_WIDTHS:
         if shape.width % channels == 0 and shape.width // channels > 1:
             heads = shape.width // channels

@@ -26,7 +26,8 @@ from vitedge.checkpoints.families.processor import find_preprocessing
 from vitedge.checkpoints.families.vit import google as vit_google
 from vitedge.checkpoints.families.vit import huggingface as vit_huggingface
 from vitedge.checkpoints.families.vit import pytorch as vit_pytorch
-from vitedge.checkpoints.families.vit.published import Shape, find_brand, find_heads, find_recipe, find_variant
+from vitedge.checkpoints.families.vit.bodies import Shape
+from vitedge.checkpoints.families.vit.published import find_brand, find_heads, find_recipe, find_variant
 from vitedge.errors import UnknownArchitecture, WeightsMismatch
 from vitedge.records import ModelSpec, Origin
 
