@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From names to a network: `encoders`, `stored`, `identify`; timm's own logits say what is right."""
+"""From names to a network: `encoders`, `files.stored`, `identify`; timm's own logits say what is right."""
 
 from __future__ import annotations
 
