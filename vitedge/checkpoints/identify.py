@@ -12,6 +12,32 @@ from vitedge.checkpoints.files.unwrap import spellings
 from vitedge.errors import UnknownArchitecture
 from vitedge.sentences import some
 
+Relatives = tuple[tuple[tuple[str, ...], str], ...]
+"""Regular expressions that each have to be found in a name, to what such a network is."""
+
+LOOKALIKES: Relatives = (
+    (
+        (r"image_encoder\.", r"mask_decoder\."),
+        "it is Segment Anything (SAM), whose encoder has windows and relative positions",
+    ),
+    ((r"attn\.rel_pos_[hw]$",), "it is a ViT of SAM or ViTDet, with windows and relative positions"),
+    ((r"attn\.gating_param$",), "it is ConViT, whose attention is gated by positions"),
+)
+"""Networks that carry the whole signature of a family and are none of its members."""
+
+RELATIVES: Relatives = (
+    ((r"roi_heads\.|rpn\.",), "it is a detector (Faster or Mask R-CNN); pass the weights of its backbone alone"),
+    ((r"transformer\.(encoder|decoder)\.layers\.", r"class_embed|query_embed"), "it is a detector like DETR"),
+    ((r"token_embedding\.weight|text_model\.embeddings|embeddings\.word_embeddings",), "it is a text encoder"),
+    ((r"(^|\.)layer\d\.\d+\.conv1\.weight", r"(^|\.)bn1\."), "it is a ResNet, and no transformer"),
+    ((r"dwconv\.weight|conv_dw\.weight", r"grn\.|\.gamma$", r"(downsample_layers|stages)\."), "it is a ConvNeXt"),
+    ((r"decoder_embed\.weight|decoder_blocks\.\d+\.",), "it is the decoder of a masked autoencoder, without encoder"),
+)
+"""Networks of no family, in the order in which they are looked for."""
+
+_MOST = 0.5
+"""Share of a signature from which on its family may be called the nearest."""
+
 
 class Identified(NamedTuple):
     """A family and naming whose signature fits, and the weights in timm's names."""
@@ -41,7 +67,28 @@ def identify(state: State, hints: Hints, families: Sequence[Family], where: str 
         for family, naming in _namings(families):
             if not naming.missing(spelling):
                 return Identified(family, naming, naming.convert(spelling, hints))
+    relative = relative_of(tried[-1])
+    if relative:
+        raise UnknownArchitecture(f"{where} is of no architecture that vitedge reads: {relative}.")
     raise UnknownArchitecture(f"{where} is of no architecture that vitedge reads: {_nearest(tried, families)}")
+
+
+def refuse_lookalikes(state: State, where: str) -> None:
+    """Refuses networks that only look like a family's, under the names of the whole file.
+
+    Raises:
+        UnknownArchitecture: with what it is.
+    """
+    if found := relative_of(state, LOOKALIKES):
+        raise UnknownArchitecture(f"{where} is of no architecture that vitedge reads: {found}.")
+
+
+def relative_of(state: State, relatives: Relatives = RELATIVES) -> str | None:
+    """Returns what network the names of weights tell, of those that vitedge does not read; None if they tell none."""
+    for patterns, what in relatives:
+        if all(any(re.search(pattern, name) for name in state) for pattern in patterns):
+            return what
+    return None
 
 
 def _namings(families: Sequence[Family]) -> Iterable[tuple[Family, Naming]]:
@@ -54,7 +101,9 @@ def _nearest(tried: Sequence[State], families: Sequence[Family]) -> str:
         for order, (family, naming) in enumerate(_namings(families))
         for spelling in tried
     ]
-    _, _, family, naming, spelling = max(scored, key=lambda entry: (entry[0], -entry[1]))
+    score, _, family, naming, spelling = max(scored, key=lambda entry: (entry[0], -entry[1]))
+    if score[0] < _MOST:
+        return f"no family's weights have these names; the file has {some(tried[0])}."
     lacking = [_readable(pattern) for pattern in naming.missing(spelling)]
     return (
         f"the nearest is {family.TITLE} ({naming.name} naming), but no weight is called {' or '.join(lacking[:2])}; "

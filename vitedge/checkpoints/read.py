@@ -11,23 +11,29 @@ from typing import Any
 
 import torch
 
+from vitedge.checkpoints.encoders import Selection, find_set, select
 from vitedge.checkpoints.families.family import Family, Hints, State
 from vitedge.checkpoints.families.table import FAMILIES
 from vitedge.checkpoints.files import hub
 from vitedge.checkpoints.files.container import Container, open_container
 from vitedge.checkpoints.files.facts import facts_of
-from vitedge.checkpoints.files.unwrap import WeightSet, choose, weight_sets
-from vitedge.checkpoints.identify import Identified, identify
+from vitedge.checkpoints.files.stored import masked, refuse_forms, same_shapes, unwrapped
+from vitedge.checkpoints.files.unwrap import AVERAGED, WeightSet, weight_sets
+from vitedge.checkpoints.identify import Identified, identify, refuse_lookalikes
 from vitedge.checkpoints.keys import check
 from vitedge.checkpoints.keys import configuration as configurations
 from vitedge.checkpoints.keys.configuration import Configuration
 from vitedge.checkpoints.overrides import apply_overrides, parse_overrides
-from vitedge.errors import UnknownArchitecture, UserError, WeightsMismatch
+from vitedge.errors import BadRecipe, UnknownArchitecture, UserError, WeightsMismatch
 from vitedge.records import ModelSpec
 from vitedge.sentences import some
 
 _COUNTED = ("num_batches_tracked", "relative_position_index", "position_ids")
 """Last parts of the names of buffers that hold integers: counters and indices."""
+
+
+_NETWORK = ("family", "widths", "depths", "patch", "in_channels")
+"""Fields of a spec in which an average and the weights that it was taken over are the same."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +87,9 @@ def read(
     given = parse_overrides(overrides or {})
     opened, configuration = _open(source)
     sets = weight_sets(opened.content, source)
-    chosen = choose(sets, weights, source)
-    state, notes = _as_float32(chosen.state)
+    selection = _selected(sets, weights, families, source)
+    chosen = selection.weights
+    state, notes = _as_float32(selection.state)
     # A configuration beside the weights was written for them; a training's settings may name another size or crop.
     facts = facts_of(opened.content, opened.metadata)
     hints = Hints({**facts, **configuration.facts}, opened.preprocessor, given)
@@ -93,9 +100,11 @@ def read(
         hints = dataclasses.replace(hints, config={**hints.config, **converted.facts})
         spec = apply_overrides(family.infer(converted.state, naming.name, hints), given)
         keys = check.check_agreement(configuration, spec, given)
+        if weights is None:
+            _check_alike(sets, chosen, spec, families)
     except UserError as error:
         raise _located(error, source) from error
-    notes = (*spec.notes, *keys, *opened.notes, *_headless(spec), *_choice(sets, chosen), *notes)
+    notes = (*spec.notes, *keys, *opened.notes, *_headless(spec), *_choice(sets, chosen), *selection.notes, *notes)
     return Checkpoint(
         source,
         dataclasses.replace(opened, content=None),
@@ -103,8 +112,52 @@ def read(
         tuple(sets),
         dataclasses.replace(spec, notes=notes),
         dict(converted.state),
-        {**chosen.dropped, **converted.dropped},
+        {**chosen.dropped, **selection.dropped, **converted.dropped},
     )
+
+
+def _selected(sets: Mapping[str, WeightSet], option: str | None, families: Sequence[Family], where: str) -> Selection:
+    cleaned = {name: dataclasses.replace(found, state=unwrapped(found.state)) for name, found in sets.items()}
+    weights = find_set(cleaned, option, where)
+    refuse_forms(weights.state, where)
+    refuse_lookalikes(weights.state, where)
+    state, notes = masked(weights.state)
+    selection = select(cleaned, option, families, where, dataclasses.replace(weights, state=state))
+    return dataclasses.replace(selection, notes=(*selection.notes, *notes))
+
+
+def _check_alike(sets: Mapping[str, WeightSet], chosen: WeightSet, spec: ModelSpec, families: Sequence[Family]) -> None:
+    """Refuses to choose where the averaged weights and the trained ones are different networks.
+
+    Raises:
+        BadRecipe: the two differ in architecture.
+    """
+    if not set(chosen.name.split(".")) & set(AVERAGED):
+        return
+    for name, other in sets.items():
+        if name == chosen.name or same_shapes(other.state, chosen.state):
+            continue
+        found = _described(sets, name, families)
+        if found is None or any(getattr(found, fact) != getattr(spec, fact) for fact in _NETWORK):
+            what = "no network that vitedge reads" if found is None else _sized(found)
+            raise BadRecipe(
+                f"{chosen.name} is {_sized(spec)} and {name} is {what}: two networks and not an average; "
+                f"choose with --weights {name} or --weights {chosen.name}."
+            )
+
+
+def _described(sets: Mapping[str, WeightSet], name: str, families: Sequence[Family]) -> ModelSpec | None:
+    """Returns the spec of another set of the file, or None where it is of no known architecture."""
+    try:
+        state, _ = _as_float32(_selected(sets, name, families, name).state)
+        family, naming, converted = identify(state, Hints(), families)
+        return family.infer(converted.state, naming.name, Hints(config=converted.facts))
+    except UserError:
+        return None
+
+
+def _sized(spec: ModelSpec) -> str:
+    return f"{spec.variant} (width {'-'.join(map(str, spec.widths))}, depth {sum(spec.depths)})"
 
 
 def _open(source: str) -> tuple[Container, Configuration]:
@@ -158,7 +211,7 @@ def _check_values(state: State) -> None:
         name, kind = next(iter(foreign.items()))
         raise WeightsMismatch(
             f"{len(foreign)} weights are no floating-point numbers ({name} is {kind}); "
-            "pass the checkpoint from before quantization."
+            "pass the weights in float: a quantized file's are those from before quantization."
         )
     bad = [name for name, tensor in state.items() if not _is_finite(tensor)]
     if bad:

@@ -93,6 +93,8 @@ def open_container(source: str | Path) -> Container:
 def _open_file(path: Path) -> Container:
     if not path.is_file() and path.exists():
         raise UnreadableCheckpoint(f"{path} is neither a file nor a folder; give the path of a checkpoint.")
+    if path.suffix == ".distcp":
+        raise UnreadableCheckpoint(folders.no_weights(path.parent))
     size = path.stat().st_size
     kind = _kind(path)
     metadata: Mapping[str, str] = {}

@@ -94,7 +94,7 @@ def find(folder: Path) -> Folder:
             return Folder({folder / single: None}, config, preprocessor, tuple(extras))
         if (folder / index).is_file():
             return Folder(_shards(folder / index), config, preprocessor, (*extras, folder / index))
-    raise UnreadableCheckpoint(_no_weights(folder))
+    raise UnreadableCheckpoint(no_weights(folder))
 
 
 def pick(shard: Path, content: Any, names: tuple[str, ...]) -> dict[str, Any]:
@@ -143,7 +143,18 @@ def _json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _no_weights(folder: Path) -> str:
+def no_weights(folder: Path) -> str:
+    """Returns the sentence for a folder without weights that can be read: what it holds, and the way out."""
+    if (folder / ".metadata").is_file() or any(folder.glob("*.distcp")):
+        return (
+            f"{folder} is a distributed checkpoint (DCP), in shards; join them with "
+            f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} weights.pth, and pass that."
+        )
+    if (folder / "adapter_config.json").is_file():
+        return (
+            f"{folder} holds an adapter of PEFT (LoRA), not a model; merge it first with model.merge_and_unload(), "
+            "and pass the folder of save_pretrained."
+        )
     others = sorted(file.name for file in folder.iterdir() if file.suffix in SUFFIXES)
     if others:
         return f"{folder} has no {SINGLE[0]} or {SINGLE[1]}; pass one of its files, such as {folder / others[0]}."

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -19,6 +20,26 @@ LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa85019")
 """First bytes of the legacy format after two of the pickle protocol: the number 0x1950a86a20f9469cfc6c, pickled."""
 
 _RUNNERS = ("builtins", "os", "posix", "nt", "sys", "subprocess", "shutil", "importlib", "runpy", "socket", "ctypes")
+
+
+_RUNS = "nothing was run; take the weights from a source you trust, best as .safetensors."
+_WAYS_OUT = (
+    (
+        r"quanti|QInt|QUInt|torch\.q|rebuild_qtensor|torchao|bitsandbytes|per_channel_affine|per_tensor_affine",
+        "its weights are quantized; pass those in float that it was made from, and quantize with vitedge quantize.",
+    ),
+    (
+        r"torch\.distributed|DTensor|ShardedTensor",
+        "its weights are shards of several processes; gather them with "
+        "torch.distributed.checkpoint.state_dict.get_model_state_dict and full_state_dict=True, and save that.",
+    ),
+    (
+        r"",
+        "a checkpoint holds weights only: save model.state_dict() instead of the whole model or trainer; of a file "
+        "that you trust, torch.save(torch.load(FILE, weights_only=False).state_dict(), 'weights.pth') does it.",
+    ),
+)
+"""Regular expressions of refused names to the way out; the first that fits one of the names counts."""
 
 
 def read_zip(path: Path, archive: zipfile.ZipFile) -> Any:
@@ -103,17 +124,17 @@ def _refuse(path: Path, found: pickles.Scan) -> None:
     if found.refused:
         names = some(found.refused)
         runs = any(name.split(".")[0] in _RUNNERS for name in found.refused)
-        advice = (
-            "nothing was run; take the weights from a source you trust, best as .safetensors."
-            if runs
-            else "a checkpoint holds weights only: save model.state_dict() instead of the whole model or trainer."
-        )
+        advice = _RUNS if runs else _way_out(found.refused)
         raise RefusedPickle(f"{path} is refused because its pickle asks for {names}: {advice}")
     if found.foreign:
         raise UnreadableCheckpoint(
             f"{path} uses {found.foreign}, which weights-only reading does not know; "
             "write it again with torch.save and its default pickle protocol, 2."
         )
+
+
+def _way_out(refused: tuple[str, ...]) -> str:
+    return next(advice for pattern, advice in _WAYS_OUT if any(re.search(pattern, name) for name in refused))
 
 
 def _load(path: Path, *, mmap: bool) -> Any:

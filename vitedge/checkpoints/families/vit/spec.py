@@ -307,8 +307,8 @@ def _guess_grid(cells: int, patch: int, *, prefixed: bool) -> _Grid:
     height = next((edge for edge in range(math.isqrt(max(cells, 0)), 0, -1) if cells % edge == 0), 0)
     if not height or cells // height > 4 * height:
         raise UnknownArchitecture(
-            f"The {cells} positions of pos_embed form no likely grid of patches; "
-            "give the size it was trained at with --set image_size=HxW."
+            f"The {cells} positions of pos_embed form no likely grid of patches; if the image was {patch} pixels high "
+            f"or wide, say --set image_size={patch}x{max(cells, 0) * patch}, and else a token (cls_token) is missing."
         )
     size = (height * patch, cells // height * patch)
     note = (
