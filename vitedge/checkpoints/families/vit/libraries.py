@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ViTs of torchvision and mmpretrain, and the visual towers of OpenAI's CLIP, open_clip and transformers, in timm's names.
+"""ViTs of torchvision and mmpretrain, and visual towers of CLIP (OpenAI, open_clip, transformers), in timm's names.
 
 A visual tower's projection becomes the head: its outputs are the image's embedding, before any normalization.
 """

@@ -167,13 +167,19 @@ def find_recipe(
     shape: Shape, brand: str, naming: str, image_size: tuple[int, int], options: Mapping[str, Any]
 ) -> Recipe:
     """Returns preprocessing and LayerNorm epsilon of the published models of a brand."""
-    eps = 1e-12 if naming == "huggingface" and brand != "DINOv2 ViT" else 1e-6
-    crop = 1.0 if min(image_size) >= 384 else 0.9
     if naming in CLIP_ACTIVATIONS:
         notes = (_EMBEDDING_NOTE,) if shape.classes else ()
         return Recipe(Preprocessing(**_CLIP, crop=1.0), 1e-5, notes=notes)
     if naming == "torchvision":
-        return Recipe(Preprocessing(**_IMAGENET, interpolation="bilinear", crop=224 / 256), eps)
+        return Recipe(Preprocessing(**_IMAGENET, interpolation="bilinear", crop=224 / 256), 1e-6)
+    return _recipe_of_brand(shape, brand, naming, image_size, options)
+
+
+def _recipe_of_brand(
+    shape: Shape, brand: str, naming: str, image_size: tuple[int, int], options: Mapping[str, Any]
+) -> Recipe:
+    eps = 1e-12 if naming == "huggingface" and brand != "DINOv2 ViT" else 1e-6
+    crop = 1.0 if min(image_size) >= 384 else 0.9
     if brand in _CROPS:
         return Recipe(Preprocessing(**_IMAGENET, crop=_CROPS[brand] or crop), eps)
     if naming == "huggingface":

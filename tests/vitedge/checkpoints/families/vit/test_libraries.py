@@ -63,7 +63,7 @@ class ClipTower(nn.Module):
 
 @pytest.mark.parametrize("is_openai", [True, False])
 @torch.no_grad()
-def test_the_visual_tower_of_clip_gives_its_embedding(is_openai: bool) -> None:  # noqa: FBT001
+def test_the_visual_tower_of_clip_gives_its_embedding(is_openai: bool) -> None:
     model = seeded(ClipTower())
     state = {f"visual.{name}": tensor for name, tensor in model.state_dict().items()}
     state |= {"logit_scale": torch.tensor(1.0), "transformer.resblocks.0.ln_1.weight": torch.ones(8)}
