@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
+
+from torch import Tensor
 
 from vitedge.checkpoints.families.attention import join_projections
 from vitedge.checkpoints.families.configuration import (
@@ -106,6 +108,60 @@ def _from_huggingface(state: State, _hints: Hints) -> Converted:
     return Converted(join_projections(converted.state), converted.dropped)
 
 
+def _from_torchvision(state: State, _hints: Hints) -> Converted:
+    """Converts torchvision's list of features: after the stem, stages and mergings take turns."""
+    block = r"features\.(\d+)\.(\d+)"
+
+    def placed(rest: str) -> Callable[[re.Match[str]], str]:
+        return lambda found: f"layers.{int(found[1]) // 2}.blocks.{found[2]}." + found.expand(rest)
+
+    rules: tuple[Rule, ...] = (
+        (r"features\.0\.0\.(.*)", r"patch_embed.proj.\1"),
+        (r"features\.0\.2\.(.*)", r"patch_embed.norm.\1"),
+        (block + r"\.((?:norm[12]|attn)\..*)", placed(r"\3")),
+        (block + r"\.mlp\.0\.(.*)", placed(r"mlp.fc1.\3")),
+        (block + r"\.mlp\.3\.(.*)", placed(r"mlp.fc2.\3")),
+        (
+            r"features\.(\d+)\.((?:reduction|norm)\..*)",
+            lambda found: f"layers.{int(found[1]) // 2}.downsample.{found[2]}",
+        ),
+        (r"(norm\..*)", r"\1"),
+        (r"head\.(.*)", r"head.fc.\1"),
+    )
+    return rename(state, rules, _BUFFERS, "torchvision")
+
+
+def _from_mmpretrain(state: State, _hints: Hints) -> Converted:
+    block = r"(?:backbone\.)?stages\.(\d+)\.blocks\.(\d+)\."
+    rules: tuple[Rule, ...] = (
+        (r"(?:backbone\.)?patch_embed\.projection\.(.*)", r"patch_embed.proj.\1"),
+        (r"(?:backbone\.)?patch_embed\.norm\.(.*)", r"patch_embed.norm.\1"),
+        (block + r"(norm[12]\..*)", r"layers.\1.blocks.\2.\3"),
+        (block + r"attn\.w_msa\.(.*)", r"layers.\1.blocks.\2.attn.\3"),
+        (block + r"ffn\.layers\.0\.0\.(.*)", r"layers.\1.blocks.\2.mlp.fc1.\3"),
+        (block + r"ffn\.layers\.1\.(.*)", r"layers.\1.blocks.\2.mlp.fc2.\3"),
+        (
+            r"(?:backbone\.)?stages\.(\d+)\.(downsample\..*)",
+            lambda found: f"layers.{int(found[1]) + 1}.{found[2]}",
+        ),
+        (r"(?:backbone\.)?norm\d\.(.*)", r"norm.\1"),
+        (r"head\.fc\.(.*)", r"head.fc.\1"),
+    )
+    converted = rename(state, rules, _BUFFERS, "mmpretrain")
+    return Converted({name: _unfolded(name, tensor) for name, tensor in converted.state.items()}, converted.dropped)
+
+
+def _unfolded(name: str, tensor: Tensor) -> Tensor:
+    """Reorders what a merging takes: `torch.nn.Unfold` gives a channel's four pixels in a row, Swin a pixel's channels.
+
+    Of the four, Unfold counts along the row first, and Swin along the column.
+    """
+    if ".downsample." not in name or tensor.shape[-1] % 4 or name.endswith("reduction.bias"):
+        return tensor
+    pixels = tensor.unflatten(-1, (-1, 4))[..., [0, 2, 1, 3]]
+    return pixels.transpose(-1, -2).flatten(-2)
+
+
 def _refuse_v2(_state: State, _hints: Hints) -> NoReturn:
     raise UnknownArchitecture(
         "This is a SwinV2 checkpoint: SwinV2 (cosine attention) is not supported; the nearest family that is: Swin v1."
@@ -134,9 +190,21 @@ NAMINGS = (
         ),
         _from_huggingface,
     ),
+    Naming(
+        "torchvision",
+        (r"features\.1\.0\.attn\.relative_position_bias_table", r"features\.0\.0\.weight"),
+        _from_torchvision,
+    ),
+    Naming(
+        "mmpretrain",
+        (r"(backbone\.)?stages\.0\.blocks\.0\.attn\.w_msa\.relative_position_bias_table",),
+        _from_mmpretrain,
+    ),
     Naming("official", (_TABLE, r"layers\.0\.downsample\.reduction\.weight"), _from_official),
     Naming("timm", (_TABLE, r"patch_embed\.proj\.weight"), _from_timm),
-    Naming("swinv2", (r"(.*\.)?layers\.0\.blocks\.0\.(attn|attention(\.self)?)\.logit_scale",), _refuse_v2),
+    Naming(
+        "swinv2", (r"(.*\.)?(layers\.0\.blocks\.0|features\.1\.0)\.(attn|attention(\.self)?)\.logit_scale",), _refuse_v2
+    ),
 )
 
 
@@ -274,6 +342,9 @@ def _find_options(state: State, stages: tuple[_Stage, ...], naming: str) -> tupl
         # Its layer_norm_eps does not reach these norms, which keep PyTorch's default.
         options |= {"merge_norm_eps": EPS, "pad_first": True}
         origins |= {"options.merge_norm_eps": Origin.TABLE, "options.pad_first": Origin.TABLE}
+    if naming in ("torchvision", "mmpretrain"):
+        options["pad_first"] = True
+        origins["options.pad_first"] = Origin.TABLE
     return options, origins
 
 

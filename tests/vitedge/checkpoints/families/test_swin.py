@@ -242,3 +242,21 @@ def test_timm_pretrained_configuration_is_honoured() -> None:
     spec = rebuilt(family, builder, tiny_timm(img_size=48).state_dict(), Hints(config=config)).spec
     assert (spec.image_size, spec.preprocessing.mean, spec.preprocessing.crop) == ((48, 48), (0.1, 0.2, 0.3), 0.8)
     assert spec.origins["preprocessing.crop"] is Origin.CONFIG
+
+
+def test_torchvision_computes_the_same() -> None:
+    torchvision = pytest.importorskip("torchvision", reason="pip install torchvision")
+    model = seeded(torchvision.models.SwinTransformer([2, 2], 24, [2, 2, 2], [2, 4, 8], [4, 4], num_classes=5).eval())
+    result = rebuilt(family, builder, model.state_dict(), Hints(overrides={"image_size": (40, 40)}))
+    assert result.spec.naming == "torchvision"
+    assert relative_error(result.module(images(40)), model(images(40))) < 1e-5
+
+
+def test_mmpretrain_merges_by_unfold() -> None:
+    """The permutation is checked by `torch.nn.Unfold` itself, which mmpretrain merges with."""
+    merging = torch.nn.Sequential(torch.nn.Unfold(2, stride=2))
+    weight, image = torch.randn(6, 12), torch.randn(1, 3, 4, 4)
+    theirs = merging(image).transpose(1, 2) @ weight.T
+    ours = timm.models.swin_transformer.PatchMerging(3, 3, norm_layer=torch.nn.Identity)
+    ours.reduction.weight.data = family._unfolded("layers.1.downsample.reduction.weight", weight)
+    assert relative_error(ours(image.permute(0, 2, 3, 1)).flatten(1, 2), theirs) < 1e-5

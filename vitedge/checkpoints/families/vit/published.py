@@ -71,6 +71,13 @@ _GOOGLE_NOTE = (
     "Exact GELU, as timm and transformers rebuild Google's weights; Google's own code computes its tanh form "
     "(--set activation=gelu_tanh)."
 )
+CLIP_ACTIVATIONS = {"clip": "gelu", "huggingface-clip": "quick_gelu"}
+"""Namings of CLIP to the activation taken where no file names one: open_clip's default, and transformers'."""
+ACTIVATION_DOUBT = (
+    "CLIP is published with quick_gelu (OpenAI) and with gelu (most of open_clip), and no shape tells them apart: "
+    "{assumed} is assumed (--set activation=gelu or quick_gelu)."
+)
+_EMBEDDING_NOTE = "The projection is exported as the head: the outputs are the image's embedding, not normalized."
 
 
 def find_heads(shape: Shape, naming: str, hints: Hints) -> tuple[int, Origin, tuple[str, ...]]:
@@ -137,6 +144,17 @@ def find_recipe(
     shape: Shape, brand: str, naming: str, image_size: tuple[int, int], options: Mapping[str, Any]
 ) -> Recipe:
     """Returns preprocessing and LayerNorm epsilon of the published models of a brand."""
+    if naming in CLIP_ACTIVATIONS:
+        notes = (_EMBEDDING_NOTE,) if shape.classes else ()
+        return Recipe(Preprocessing(**_CLIP, crop=1.0), 1e-5, notes=notes)
+    if naming == "torchvision":
+        return Recipe(Preprocessing(**_IMAGENET, interpolation="bilinear", crop=224 / 256), 1e-6)
+    return _recipe_of_brand(shape, brand, naming, image_size, options)
+
+
+def _recipe_of_brand(
+    shape: Shape, brand: str, naming: str, image_size: tuple[int, int], options: Mapping[str, Any]
+) -> Recipe:
     eps = 1e-12 if naming == "huggingface" and brand != "DINOv2 ViT" else 1e-6
     crop = 1.0 if min(image_size) >= 384 else 0.9
     if brand in _CROPS:

@@ -25,9 +25,17 @@ from vitedge.checkpoints.families.family import Hints, Naming, State
 from vitedge.checkpoints.families.processor import find_preprocessing
 from vitedge.checkpoints.families.vit import google as vit_google
 from vitedge.checkpoints.families.vit import huggingface as vit_huggingface
+from vitedge.checkpoints.families.vit import libraries as vit_libraries
 from vitedge.checkpoints.families.vit import pytorch as vit_pytorch
 from vitedge.checkpoints.families.vit.bodies import Shape
-from vitedge.checkpoints.families.vit.published import find_brand, find_heads, find_recipe, find_variant
+from vitedge.checkpoints.families.vit.published import (
+    ACTIVATION_DOUBT,
+    CLIP_ACTIVATIONS,
+    find_brand,
+    find_heads,
+    find_recipe,
+    find_variant,
+)
 from vitedge.errors import UnknownArchitecture, WeightsMismatch
 from vitedge.records import ModelSpec, Origin
 
@@ -58,6 +66,39 @@ NAMINGS = (
             _HUGGING_FACE,
         ),
         vit_huggingface.convert,
+    ),
+    Naming(
+        "torchvision",
+        (r"conv_proj\.weight", "class_token", r"encoder\.layers\.encoder_layer_\d+\.self_attention\.in_proj_weight"),
+        vit_libraries.convert_torchvision,
+    ),
+    Naming(
+        "mmpretrain",
+        (
+            r"(backbone\.)?patch_embed\.projection\.weight",
+            r"(backbone\.)?cls_token",
+            r"(backbone\.)?layers\.\d+\.attn\.qkv\.weight",
+            r"(backbone\.)?layers\.\d+\.ffn\.layers\.0\.0\.weight",
+        ),
+        vit_libraries.convert_mmpretrain,
+    ),
+    Naming(
+        "clip",
+        (
+            r"(visual\.)?conv1\.weight",
+            r"(visual\.)?class_embedding",
+            r"(visual\.)?transformer\.resblocks\.\d+\.attn\.in_proj_weight",
+        ),
+        vit_libraries.convert_clip,
+    ),
+    Naming(
+        "huggingface-clip",
+        (
+            r"(vision_model\.)?embeddings\.class_embedding",
+            r"(vision_model\.)?pre_layrnorm\.weight",
+            r"(vision_model\.)?encoder\.layers\.\d+\.self_attn\.q_proj\.weight",
+        ),
+        vit_libraries.convert_huggingface_clip,
     ),
     Naming(
         "hpm",
@@ -121,7 +162,7 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
     if recipe.ambiguous:
         origins, more = _doubt(origins, recipe.ambiguous)
         notes += more
-    activation, activation_origin = _find_activation(options, hints)
+    activation, activation_origin, activation_notes = _find_activation(options, naming, hints)
     eps = hints.config.get("layer_norm_eps")
     labels = find_labels(hints, shape.classes)
     return ModelSpec(
@@ -155,7 +196,7 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
             "activation": activation_origin,
             **({"labels": Origin.CONFIG} if labels else {}),
         },
-        notes=(*grid.notes, *heads_notes, *notes, *recipe.notes),
+        notes=(*grid.notes, *heads_notes, *activation_notes, *notes, *recipe.notes),
     )
 
 
@@ -262,11 +303,17 @@ def _pool_of(state: State, shape: Shape, hints: Hints) -> str:
     return "class"
 
 
-def _find_activation(options: dict[str, Any], hints: Hints) -> tuple[str, Origin]:
+def _find_activation(options: dict[str, Any], naming: str, hints: Hints) -> tuple[str, Origin, tuple[str, ...]]:
     if options["mlp"] == "swiglu":  # whatever transformers' hidden_act says, the gate of SwiGLU is SiLU
-        return find_activation(hints, "silu") if "act_layer" in hints.config else ("silu", Origin.TABLE)
+        found = find_activation(hints, "silu") if "act_layer" in hints.config else ("silu", Origin.TABLE)
+        return (*found, ())
+    if naming in CLIP_ACTIVATIONS and not {"hidden_act", "act_layer"} & set(hints.config):
+        assumed = CLIP_ACTIVATIONS[naming]
+        given = "activation" in hints.overrides
+        return assumed, Origin.ASSUMED, () if given else (ACTIVATION_DOUBT.format(assumed=assumed),)
     # timm marks the CLIP encoders that were trained with the sigmoid form in the architecture's name.
-    return find_activation(hints, "quick_gelu" if "quickgelu" in str(hints.config.get("architecture")) else "gelu")
+    default = "quick_gelu" if "quickgelu" in str(hints.config.get("architecture")) else "gelu"
+    return (*find_activation(hints, default), ())
 
 
 def _find_grid(state: State, shape: Shape, hints: Hints) -> _Grid:
