@@ -16,8 +16,8 @@ from vitedge.checkpoints.families.table import FAMILIES
 from vitedge.checkpoints.files import hub
 from vitedge.checkpoints.files.container import Container, open_container
 from vitedge.checkpoints.files.unwrap import WeightSet, choose, weight_sets
-from vitedge.checkpoints.identify import identify
 from vitedge.checkpoints.overrides import apply_overrides, parse_overrides
+from vitedge.checkpoints.recognize import recognize
 from vitedge.errors import UserError, WeightsMismatch
 from vitedge.records import ModelSpec
 from vitedge.sentences import some
@@ -68,7 +68,8 @@ def read(
     Args:
         source: path of a file or folder, ``timm:NAME`` or ``hf:NAME``.
         weights: which set, where the file holds several; None takes the averaged one.
-        overrides: names of `ModelSpec` or `Preprocessing` fields to values, which go before what was found.
+        overrides: names of `ModelSpec` or `Preprocessing` fields to values, which go before what was found; ``model``
+            is the name in timm of the model that the weights are of.
         families: tried in order.
 
     Raises:
@@ -81,10 +82,9 @@ def read(
     state, notes = _as_float32(chosen.state)
     hints = Hints(config, opened.preprocessor, given)
     try:
-        family, naming, converted = identify(state, hints, families, where=source)
+        found, converted = recognize(state, hints, families, source, _check_values)
         _check_values(converted.state)
-        hints = dataclasses.replace(hints, config={**hints.config, **converted.facts})
-        spec = apply_overrides(family.infer(converted.state, naming.name, hints), given)
+        spec = apply_overrides(found, given)
     except UserError as error:
         raise _located(error, source) from error
     notes = (*spec.notes, *_headless(spec), *_choice(sets, chosen), *notes)

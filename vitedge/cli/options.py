@@ -16,6 +16,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Correct a fact by hand, e.g. heads=3 or mean=0.5,0.5,0.5."),
 ]
+Model = Annotated[str | None, typer.Option(metavar="NAME", help="The weights are of this model of timm.")]
 Images = Annotated[
     str | None, typer.Option(metavar="DIR|synthetic", help="Images that parity is measured on; synthetic if not given.")
 ]
