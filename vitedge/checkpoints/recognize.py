@@ -45,7 +45,7 @@ def recognize(
 
     Raises:
         UnknownArchitecture: neither knows it.
-        WeightsMismatch: from the family's converter.
+        WeightsMismatch: from the family's converter, or the weights are not those of the model that was given.
         BadRecipe: timm has no model of the name that was given.
     """
     asked = hints.overrides.get(MODEL)
@@ -85,6 +85,9 @@ def _given(name: str, state: State, known: Sequence[Known], hints: Hints) -> Rec
     if entry is None:
         names = ", ".join(entry.name for entry in known) or "timm.list_models() lists its names"
         raise BadRecipe(f"There is no model {name!r} in the index of timm's models; for these weights: {names}.")
+    if entry.signature.body != signature(shapes_of(state)).body:
+        fitting = f"; timm's {_listed([entry.name for entry in known])} fit" if known else ""
+        raise WeightsMismatch(f"The weights are not those of timm's {name}: other names or shapes{fitting}.")
     return _as_timm(state, (entry,), Origin.GIVEN, hints)
 
 
