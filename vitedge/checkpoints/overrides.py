@@ -19,6 +19,7 @@ _TYPES: dict[str, Any] = {
     for name, hint in typing.get_type_hints(record).items()
     if name not in _FIXED
 }
+_TYPES["model"] = str  # a name in timm: it chooses the architecture, and is no field
 _PREPROCESSING = tuple(field.name for field in dataclasses.fields(Preprocessing))
 
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -67,6 +68,7 @@ def apply_overrides(spec: ModelSpec, given: Mapping[str, Any]) -> ModelSpec:
         BadRecipe: as `parse_overrides`, or a value that contradicts the shapes of the weights or another field.
     """
     values = parse_overrides(given)
+    values.pop("model", None)
     for name in ("mean", "std"):
         if len(values.get(name, ())) == 1:
             values[name] *= spec.in_channels

@@ -19,12 +19,13 @@ from vitedge.checkpoints.files.container import Container, open_container
 from vitedge.checkpoints.files.facts import facts_of
 from vitedge.checkpoints.files.stored import masked, refuse_forms, same_shapes, unwrapped
 from vitedge.checkpoints.files.unwrap import AVERAGED, WeightSet, weight_sets
-from vitedge.checkpoints.identify import Identified, identify, refuse_lookalikes
+from vitedge.checkpoints.identify import identify, refuse_lookalikes
 from vitedge.checkpoints.keys import check
 from vitedge.checkpoints.keys import configuration as configurations
 from vitedge.checkpoints.keys.configuration import Configuration
 from vitedge.checkpoints.overrides import apply_overrides, parse_overrides
-from vitedge.errors import BadRecipe, UnknownArchitecture, UserError, WeightsMismatch
+from vitedge.checkpoints.recognize import recognize
+from vitedge.errors import BadRecipe, UserError, WeightsMismatch
 from vitedge.records import ModelSpec
 from vitedge.sentences import some
 
@@ -78,7 +79,8 @@ def read(
     Args:
         source: path of a file or folder, ``timm:NAME`` or ``hf:NAME``.
         weights: which set, where the file holds several; None takes the averaged one.
-        overrides: names of `ModelSpec` or `Preprocessing` fields to values, which go before what was found.
+        overrides: names of `ModelSpec` or `Preprocessing` fields to values, which go before what was found; ``model``
+            is the name in timm of the model that the weights are of.
         families: tried in order.
 
     Raises:
@@ -94,11 +96,9 @@ def read(
     facts = facts_of(opened.content, opened.metadata)
     hints = Hints({**facts, **configuration.facts}, opened.preprocessor, given)
     try:
-        family, naming, converted = _identified(state, hints, families, configuration, source)
+        found, converted = recognize(state, hints, families, configuration, source)
         _check_values(converted.state)
-        check.check_keys(configuration, family.NAME)
-        hints = dataclasses.replace(hints, config={**hints.config, **converted.facts})
-        spec = apply_overrides(family.infer(converted.state, naming.name, hints), given)
+        spec = apply_overrides(found, given)
         keys = check.check_agreement(configuration, spec, given)
         if weights is None:
             _check_alike(sets, chosen, spec, families)
@@ -167,17 +167,6 @@ def _open(source: str) -> tuple[Container, Configuration]:
     fetched = hub.fetch(source)
     opened = open_container(fetched.folder)
     return opened, configurations.read({**opened.config, **fetched.config}, f"The configuration of {source}")
-
-
-def _identified(
-    state: State, hints: Hints, families: Sequence[Family], configuration: Configuration, source: str
-) -> Identified:
-    """Identifies the weights; where they fit no family, a key that says why goes before what is missing."""
-    try:
-        return identify(state, hints, families, where=source)
-    except (UnknownArchitecture, WeightsMismatch):
-        check.check_keys(configuration, configuration.family)
-        raise
 
 
 def _headless(spec: ModelSpec) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from vitedge.cli.options import AsJson, Overrides, Weights
-from vitedge.cli.values import as_typed, parse_overrides, parse_size
+from vitedge.cli.options import AsJson, Model, Overrides, Weights
+from vitedge.cli.values import as_typed, parse_overrides, parse_size, with_model
 
 
 def evaluate(
@@ -40,6 +40,7 @@ def evaluate(
     ] = None,
     weights: Weights = None,
     overrides: Overrides = None,
+    model: Model = None,
     *,
     json: AsJson = False,
 ) -> None:
@@ -50,9 +51,9 @@ def evaluate(
     from vitedge.verbs.evaluate import evaluate as run
     from vitedge.verbs.subjects import Weights as Choice
 
-    choice = Choice(weights, parse_overrides(overrides), parse_size(image_size))
+    choice = Choice(weights, parse_overrides(with_model(overrides, model)), parse_size(image_size))
     request = EvaluationRequest(images, image_count, seed, against, max_drop, choice)
     result = run(subjects, request, progress)
-    render(result, options=as_typed(weights, overrides), as_json=json)
+    render(result, options=as_typed(weights, with_model(overrides, model)), as_json=json)
     if not result.passed:
         raise typer.Exit(4)

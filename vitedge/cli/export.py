@@ -22,6 +22,7 @@ from vitedge.cli.options import (
     MaxError,
     MinAgreement,
     MinSqnr,
+    Model,
     Overrides,
     Profiles,
     Rest,
@@ -36,6 +37,7 @@ from vitedge.cli.values import (
     parse_size,
     quantization_entries,
     tolerance_entries,
+    with_model,
 )
 from vitedge.files.plain import from_dict
 from vitedge.quantization.file.header import SUFFIX, fixed_entries
@@ -70,6 +72,7 @@ def export(
     ] = None,
     weights: Weights = None,
     overrides: Overrides = None,
+    model: Model = None,
     max_error: MaxError = None,
     min_sqnr: MinSqnr = None,
     min_agreement: MinAgreement = None,
@@ -105,7 +108,7 @@ def export(
         "image_count": image_count,
         "seed": seed,
         "weights": weights,
-        "overrides": parse_overrides(overrides) or None,
+        "overrides": parse_overrides(with_model(overrides, model)) or None,
         "accept_assumptions": accept_assumptions or None,
         "features": features or None,
         "tolerance": tolerance_entries(max_error, min_sqnr, min_agreement),

@@ -3,14 +3,22 @@
 
 from __future__ import annotations
 
-from vitedge.cli.options import AsJson, Overrides, Source, Weights
-from vitedge.cli.values import as_typed, parse_overrides
+from vitedge.cli.options import AsJson, Model, Overrides, Source, Weights
+from vitedge.cli.values import as_typed, parse_overrides, with_model
 
 
-def inspect(source: Source, weights: Weights = None, overrides: Overrides = None, *, json: AsJson = False) -> None:
+def inspect(
+    source: Source,
+    weights: Weights = None,
+    overrides: Overrides = None,
+    model: Model = None,
+    *,
+    json: AsJson = False,
+) -> None:
     """Show what a checkpoint contains, and what its model costs to run."""
     from vitedge.render.inspect import render
     from vitedge.verbs.inspect import inspect as run
 
+    overrides = with_model(overrides, model)
     result = run(source, weights=weights, overrides=parse_overrides(overrides))
     render(result, options=as_typed(weights, overrides), as_json=json)

@@ -20,6 +20,7 @@ AcceptAssumptions = Annotated[
     bool,
     typer.Option("--accept-assumptions", help="Take guessed facts that the outputs depend on, such as heads."),
 ]
+Model = Annotated[str | None, typer.Option(metavar="NAME", help="The weights are of this model of timm.")]
 Images = Annotated[
     str | None, typer.Option(metavar="DIR|synthetic", help="Images that parity is measured on; synthetic if not given.")
 ]

@@ -15,13 +15,14 @@ from vitedge.cli.options import (
     ImageSize,
     InputType,
     Layers,
+    Model,
     Overrides,
     Profiles,
     Settings,
     Source,
     Weights,
 )
-from vitedge.cli.values import parse_batch, parse_overrides, parse_size, quantization_entries
+from vitedge.cli.values import parse_batch, parse_overrides, parse_size, quantization_entries, with_model
 from vitedge.files.plain import from_dict
 from vitedge.recipe import CALIBRATION_COUNT, SCHEMES, ExportRecipe, read_entries
 
@@ -54,6 +55,7 @@ def quantize(
     seed: Annotated[int | None, typer.Option(help="Seed of the images.")] = None,
     weights: Weights = None,
     overrides: Overrides = None,
+    model: Model = None,
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="Read options from a file; those given here win.")
     ] = None,
@@ -76,7 +78,7 @@ def quantize(
         "input": input_type,
         "seed": seed,
         "weights": weights,
-        "overrides": parse_overrides(overrides) or None,
+        "overrides": parse_overrides(with_model(overrides, model)) or None,
         "accept_assumptions": accept_assumptions or None,
         "features": features or None,
     }

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from vitedge.cli.options import AsJson, ImageCount, Images, MaxError, MinAgreement, MinSqnr, Overrides, Weights
-from vitedge.cli.values import parse_overrides, tolerance_entries
+from vitedge.cli.options import AsJson, ImageCount, Images, MaxError, MinAgreement, MinSqnr, Model, Overrides, Weights
+from vitedge.cli.values import parse_overrides, tolerance_entries, with_model
 from vitedge.errors import BadRecipe
 from vitedge.files.plain import from_dict
 from vitedge.recipe import IMAGE_COUNT
@@ -25,6 +25,7 @@ def validate(
     image_count: ImageCount = None,
     weights: Weights = None,
     overrides: Overrides = None,
+    model: Model = None,
     max_error: MaxError = None,
     min_sqnr: MinSqnr = None,
     min_agreement: MinAgreement = None,
@@ -58,7 +59,7 @@ def validate(
             layers=layers,
             weights=weights,
             tolerance=None if tolerance is None else from_dict(Tolerance, tolerance),
-            overrides=parse_overrides(overrides),
+            overrides=parse_overrides(with_model(overrides, model)),
         )
     )
     result = run(Path(subject), reference, ValidationOptions(compute, overflow, kernels=layers))

@@ -50,6 +50,11 @@ def parse_engine_batch(text: str | None) -> tuple[int, ...] | None:
     return int(sizes[0]), int(sizes[-1])
 
 
+def with_model(pairs: list[str] | None, model: str | None) -> list[str] | None:
+    """Returns the pairs of ``--set`` with that of ``--model`` after them."""
+    return pairs if model is None else [*(pairs or ()), f"model={model}"]
+
+
 def parse_overrides(pairs: list[str] | None) -> Mapping[str, Any]:
     """Returns the values of ``NAME=VALUE`` by name; commas make a tuple, and all but names of classes become numbers.
 

@@ -17,7 +17,7 @@ from vitedge.checkpoints.families.family import State
 from vitedge.checkpoints.read import Checkpoint, read
 from vitedge.errors import ImpossibleSize, WeightsMismatch
 from vitedge.images.preprocess import normalize
-from vitedge.models import beit, mobilevit, mobilevitv2, pit, swin, vit
+from vitedge.models import beit, mobilevit, mobilevitv2, pit, swin, timm, vit
 from vitedge.records import ModelSpec, Preprocessing, TensorSpec
 
 BUILDERS: dict[str, ModuleType] = {
@@ -27,6 +27,7 @@ BUILDERS: dict[str, ModuleType] = {
     "mobilevit": mobilevit,
     "mobilevitv2": mobilevitv2,
     "swin": swin,
+    "timm": timm,
 }
 """`ModelSpec.family` to the module that builds it; all have the public names of `vitedge.models.family.Builder`."""
 

@@ -15,6 +15,8 @@ from vitedge.verbs.records import Inspection
 
 _NAMED = 2
 """Labels that are shown before their number."""
+_UNTOLD: tuple[Any, ...] = ((), 0)
+"""Facts of a model that is built by its name alone."""
 
 
 def render(result: Inspection, *, options: Sequence[str] = (), as_json: bool) -> None:
@@ -41,11 +43,13 @@ def render(result: Inspection, *, options: Sequence[str] = (), as_json: bool) ->
 def _facts(spec: ModelSpec) -> Iterable[tuple[str, str]]:
     """Yields field names of the spec, in reading order, with their values as text."""
     for name in ("family", "variant", "image_size", "in_channels", "patch", "widths", "depths", "heads", "mlp_ratios"):
-        yield name, _text(getattr(spec, name))
+        if getattr(spec, name) not in _UNTOLD:
+            yield name, _text(getattr(spec, name))
     yield "classes", str(spec.classes) if spec.classes else "none: exports as a feature extractor"
     yield "tokens", ", ".join(spec.tokens) or "none"
-    yield "activation", spec.activation
-    yield "norm_eps", f"{spec.norm_eps:g}"
+    if spec.activation:
+        yield "activation", spec.activation
+        yield "norm_eps", f"{spec.norm_eps:g}"
     for name in ("mean", "std", "interpolation", "crop_mode", "crop", "channel_order"):
         yield f"preprocessing.{name}", _text(getattr(spec.preprocessing, name))
     for name in ("crop_offset", "exif", "transparency"):

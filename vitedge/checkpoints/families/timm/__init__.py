@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any architecture of timm, known by the names and shapes of its weights."""
