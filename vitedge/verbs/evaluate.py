@@ -15,6 +15,7 @@ from vitedge.checkpoints.overrides import parse_overrides
 from vitedge.errors import BadRecipe
 from vitedge.images.class_names import Classes
 from vitedge.images.labelled import find_labelled
+from vitedge.recipe import check_finite, check_image_size, check_whole
 from vitedge.verbs.subjects import Subject, Weights, checkpoint, find, opened, sizes
 
 
@@ -32,6 +33,12 @@ class EvaluationRequest:
     max_drop: float | None = None
     """Percentage points of top-1 that a subject may lose against the reference, or else against the first subject."""
     weights: Weights = field(default_factory=Weights)
+
+    def __post_init__(self) -> None:
+        check_whole("--image-count", self.image_count, 1)
+        check_whole("--seed", self.seed, 0)
+        check_finite("--max-drop, in percentage points,", self.max_drop, 0, 100)
+        check_image_size(self.weights.image_size)
 
 
 def evaluate(
@@ -86,8 +93,6 @@ def _check(found: Sequence[Subject], request: EvaluationRequest) -> None:
         raise BadRecipe("Nothing was named to evaluate: give a checkpoint, an artifact or a bundle.")
     if request.max_drop is None:
         return
-    if not request.max_drop >= 0:
-        raise BadRecipe(f"--max-drop is a number of percentage points, 0 or more; got {request.max_drop:g}.")
     if request.against is None and len(found) == 1:
         raise BadRecipe("--max-drop compares: add --against CHECKPOINT, or name the subject to compare with first.")
 
