@@ -59,29 +59,35 @@ def exceeded(outputs: tuple[OutputParity, ...], tolerance: Tolerance) -> str:
     Missing outputs, NaN and infinity never pass, whatever the tolerance, and neither does a degenerate reference, nor
     outputs of which a tolerance of agreement alone checks nothing.
     """
-    if outputs and tolerance.agreement is not None and all(parity.agreement is None for parity in outputs):
-        limits = (tolerance.relative_error, tolerance.centred_sqnr_db)
-        if limits == (None, None) and not any(parity.degenerate for parity in outputs):
-            return f"{outputs[0].output} is not checked: it has no top-1, and the tolerance is of agreement alone"
-    for parity in outputs:
-        if parity.degenerate:
-            return f"{parity.output} cannot be checked: {_DEGENERATE.format(parity.degenerate)}"
-        if not np.isfinite(parity.relative_error):
-            return f"{parity.output} is missing, has another shape, or holds NaN or infinity"
-        if tolerance.relative_error is not None and not parity.relative_error <= tolerance.relative_error:
-            found = f"{parity.relative_error:.2g} relative"
-            return f"{parity.output} is off by {found}; the tolerance is {tolerance.relative_error:g}"
-        if tolerance.centred_sqnr_db is not None and not parity.centred_sqnr_db >= tolerance.centred_sqnr_db:
-            found = f"{parity.centred_sqnr_db:.2f} dB centred SQNR"
-            return f"{parity.output} has {found}; the tolerance is {tolerance.centred_sqnr_db:g} dB"
-        if (
-            tolerance.agreement is not None
-            and parity.agreement is not None
-            and not parity.agreement >= tolerance.agreement
-        ):
-            found = f"{parity.agreement:.1%} of the images"
-            return f"{parity.output} agrees on {found}; the tolerance is {tolerance.agreement:.1%}"
+    reasons = (_exceeded_by(parity, tolerance) for parity in outputs)
+    return next(filter(None, reasons), "") or _unchecked(outputs, tolerance)
+
+
+def _exceeded_by(parity: OutputParity, tolerance: Tolerance) -> str:
+    """Returns how one output exceeds the tolerance, or the empty string."""
+    if parity.degenerate:
+        return f"{parity.output} cannot be checked: {_DEGENERATE.format(parity.degenerate)}"
+    if not np.isfinite(parity.relative_error):
+        return f"{parity.output} is missing, has another shape, or holds NaN or infinity"
+    if tolerance.relative_error is not None and not parity.relative_error <= tolerance.relative_error:
+        found = f"{parity.relative_error:.2g} relative"
+        return f"{parity.output} is off by {found}; the tolerance is {tolerance.relative_error:g}"
+    if tolerance.centred_sqnr_db is not None and not parity.centred_sqnr_db >= tolerance.centred_sqnr_db:
+        found = f"{parity.centred_sqnr_db:.2f} dB centred SQNR"
+        return f"{parity.output} has {found}; the tolerance is {tolerance.centred_sqnr_db:g} dB"
+    if tolerance.agreement is not None and parity.agreement is not None and not parity.agreement >= tolerance.agreement:
+        found = f"{parity.agreement:.1%} of the images"
+        return f"{parity.output} agrees on {found}; the tolerance is {tolerance.agreement:.1%}"
     return ""
+
+
+def _unchecked(outputs: tuple[OutputParity, ...], tolerance: Tolerance) -> str:
+    """Returns that a tolerance of agreement alone checks none of the outputs, or the empty string."""
+    others = (tolerance.relative_error, tolerance.centred_sqnr_db)
+    if tolerance.agreement is None or others != (None, None) or any(one.agreement is not None for one in outputs):
+        return ""
+    named = ", ".join(one.output for one in outputs)
+    return f"{named} cannot be checked: there is no top-1, and the tolerance is of agreement alone"
 
 
 def degeneracy(outputs: Mapping[str, npt.NDArray[Any]]) -> str:
@@ -155,7 +161,7 @@ def _decides(scores: Array) -> npt.NDArray[np.bool_]:
     Scores with NaN or infinity count as telling: they are faults, which are reported as such.
     """
     with np.errstate(invalid="ignore"):
-        tied = scores.min(axis=1) >= scores.max(axis=1) - TIE * np.abs(scores).max(axis=1)
+        tied: npt.NDArray[np.bool_] = scores.min(axis=1) >= scores.max(axis=1) - TIE * np.abs(scores).max(axis=1)
     return ~tied
 
 

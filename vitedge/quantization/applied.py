@@ -79,9 +79,10 @@ def _other_schemes(
     for (scheme, reason), layers in found.items():
         part = sum(_elements(structure, layer) for layer in layers) / everything
         reasons = {choices[layer.name].reason for layer in layers}
+        said = reasons.pop() if len(reasons) == 1 else reason
         yield (
             f"{len(layers)} of {len(choices)} layers, with {part:.1%} of the weights, are {scheme} and not "
-            f"{layer_scheme(recipe)} ({some(layer.name for layer in layers)}): {reasons.pop() if len(reasons) == 1 else reason}"
+            f"{layer_scheme(recipe)} ({some(layer.name for layer in layers)}): {said}"
         )
 
 

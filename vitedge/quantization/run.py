@@ -36,6 +36,7 @@ from vitedge.program.execution import Execution
 from vitedge.program.float16 import SMALLEST_NORMAL
 from vitedge.program.program import Program
 from vitedge.program.structure import Layer, Structure, find_structure
+from vitedge.quantization import observing
 from vitedge.quantization.activation import activation_parameters
 from vitedge.quantization.applied import refuse_unapplied
 from vitedge.quantization.attention.parameters import attention_parameters
@@ -53,14 +54,7 @@ from vitedge.quantization.mixed_precision.apply import (
 )
 from vitedge.quantization.mixed_precision.costs import KernelTimes
 from vitedge.quantization.mixed_precision.search import budget_of
-from vitedge.quantization.observing import (
-    BATCH,
-    identify,
-    input_consumers,
-    measure_moments,
-    outputs_of,
-    watcher,
-)
+from vitedge.quantization.observing import BATCH, identify, input_consumers, measure_moments, watcher
 from vitedge.quantization.parameters import ENDS, fake_quantize
 from vitedge.quantization.placement import SCHEMES, LayerPlacement, choose, is_asked_for
 from vitedge.quantization.plan import Plan
@@ -260,8 +254,8 @@ def compare_simulation(job: Quantization) -> None:
         return
     labels = output_names(features=job.features)
     program = job.program("dynamic")
-    expected = outputs_of(job.reference.deployed(uint8=False, features=job.features), job.images)
-    found = outputs_of(Execution(program.exported), job.images)
+    expected = observing.outputs_of(job.reference.deployed(uint8=False, features=job.features), job.images)
+    found = observing.outputs_of(Execution(program.exported), job.images)
     job.outputs = compare(dict(zip(labels, expected, strict=True)), dict(zip(labels, found, strict=True)))
     job.diagnoses, job.attention_diagnoses = diagnose(job.structure.program, program, job.images[:DIAGNOSIS_IMAGES])
 

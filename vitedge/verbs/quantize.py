@@ -142,17 +142,26 @@ def quantize_reference(
             raise BadRecipe("--max-drop counts classes, and features are none: ask for --min-sqnr instead.")
         labelled = find_labelled(asked.eval_images, Classes(spec.classes, spec.labels), seed=asked.seed)
         job.count_top1 = partial(count_top1, labelled, spec)
-    done = run(job)
+    return _checked(run(job))
+
+
+def _checked(done: Quantization) -> Quantization:
+    """Returns a quantization that can be checked and that quantized something.
+
+    Raises:
+        CheckFailed: the reference is degenerate on the images, or the budget leaves nothing quantized.
+    """
     degenerate = next((f"{one.output}: {one.degenerate}" for one in done.outputs if one.degenerate), "")
     if degenerate:
         raise CheckFailed(
-            f"What was quantized cannot be checked on the calibration images ({asked.images}): the reference is "
+            f"What was quantized cannot be checked on the calibration images ({done.recipe.images}): the reference is "
             f"degenerate ({degenerate}): name images that differ."
         )
-    if not done.plan.attention and share(done.structure, done.choices, done.recipe) == 0:
+    raised = done.mixed_precision.search.chosen and not done.plan.attention
+    if raised and share(done.structure, done.choices, done.recipe) == 0:
         raise CheckFailed(
-            f"Nothing of the model is {layer_scheme(asked)} within the budget: allow less with --min-sqnr or --max-drop, "
-            "or export it in floating point."
+            f"Nothing of the model is {layer_scheme(done.recipe)} within the budget: allow less with --min-sqnr or "
+            "--max-drop, or export it in floating point."
         )
     return done
 
