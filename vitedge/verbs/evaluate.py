@@ -68,8 +68,8 @@ def evaluate(
         streams = classify(count, chosen, progress)
     stream = streams[0]
     comparisons = count.comparisons()
-    reason = _missed(comparisons, request.max_drop, count.images)
-    notes = [*([chosen.note] if chosen.note else []), *_differences(rows)]
+    reason = _degenerate(count, request) or _missed(comparisons, request.max_drop, count.images)
+    notes = [*([chosen.note] if chosen.note else []), *_differences(rows), *_telling_little(count, classes.count)]
     return Evaluation(
         image_source=chosen.title,
         images=count.images,
@@ -151,6 +151,24 @@ def _classes(rows: Sequence[Predictor], overrides: Mapping[str, Any]) -> Classes
         raise BadRecipe(f"labels takes {first.classes} names, one per class; got {len(given)}.")
     labels = given or (named[0].spec.labels if named else ())
     return Classes(first.classes, tuple(labels) if len(labels) == first.classes else ())
+
+
+def _degenerate(count: Count, request: EvaluationRequest) -> str:
+    """Returns that a loss of top-1 cannot be checked, as a phrase, where one is limited; else nothing."""
+    first = count.predictors[0].label
+    if request.max_drop is None or first not in count.constant():
+        return ""
+    return f"{first} is degenerate (it chooses the same class for every image), so no loss of top-1 can be checked"
+
+
+def _telling_little(count: Count, classes: int) -> Iterator[str]:
+    """Yields why the figures say little about the subjects."""
+    if classes == 1:
+        yield "the model has a single class, which is the top-1 of every image"
+    elif count.images > 1:
+        yield from (f"{name} chooses the same class for every image" for name in count.constant())
+    if len(count.seen) == 1 and classes > 1:
+        yield "all images are of one class, so top-1 says nothing about the others"
 
 
 def _missed(comparisons: Sequence[PairedAccuracy], max_drop: float | None, images: int) -> str:

@@ -206,7 +206,11 @@ def test_a_model_that_does_not_look_at_its_image_is_never_passed(tmp_path: Path)
     state["head.weight"].zero_()
     torch.save(state, tmp_path / "constant.pth")
     with pytest.raises(CheckFailed, match="degenerate"):
-        export(str(tmp_path / "constant.pth"), tmp_path / "out", replace(SMALL, tolerance=Tolerance(centred_sqnr_db=-200.0)))
+        export(
+            str(tmp_path / "constant.pth"),
+            tmp_path / "out",
+            replace(SMALL, tolerance=Tolerance(centred_sqnr_db=-200.0)),
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["constant.pth"]
 
 
