@@ -155,8 +155,12 @@ def _classes(rows: Sequence[Predictor], overrides: Mapping[str, Any]) -> Classes
 
 def _degenerate(count: Count, request: EvaluationRequest) -> str:
     """Returns that a loss of top-1 cannot be checked, as a phrase, where one is limited; else nothing."""
-    first = count.predictors[0].label
-    if request.max_drop is None or first not in count.constant():
+    if request.max_drop is None:
+        return ""
+    first, broken = count.predictors[0].label, count.rows()[0].not_finite
+    if broken == count.images:
+        return f"{first} is degenerate (its scores hold NaN or infinity), so no loss of top-1 can be checked"
+    if first not in count.constant():
         return ""
     return f"{first} is degenerate (it chooses the same class for every image), so no loss of top-1 can be checked"
 
