@@ -300,7 +300,8 @@ def check_finite(name: str, value: float | None, least: float = -math.inf, most:
     Raises:
         BadRecipe: names the option and its range.
     """
-    if value is None or (_is_number(value) and math.isfinite(value) and least <= value <= most):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is None or (is_number and math.isfinite(value) and least <= value <= most):
         return
     ends = f" from {least:g} to {most:g}" if math.isfinite(most) else f" from {least:g} up"
     raise BadRecipe(f"{name} is a finite number{ends if math.isfinite(least) else ''}; got {value}.")
@@ -350,10 +351,6 @@ def check_tolerance(tolerance: Tolerance | None, *, features: bool = False) -> N
             raise BadRecipe("A tolerance without a limit checks nothing: give --max-error, --min-sqnr or both.")
         if features:
             raise BadRecipe("Features have no top-1, so --min-agreement checks nothing: add --max-error or --min-sqnr.")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _is_whole(value: object, least: int) -> bool:
