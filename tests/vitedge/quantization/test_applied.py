@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""`applied`, whose share and notes `recording` keeps: what a scheme was applied to."""
+
 from __future__ import annotations
 
 from functools import cache
