@@ -29,6 +29,16 @@ from vitedge.recipe import ResolvedRecipe
 from vitedge.records import Artifact, TensorSpec
 
 
+def check_settings(recipe: ResolvedRecipe) -> None:
+    """Refuses a deployment target that there is none of, before any work is done.
+
+    Raises:
+        BadRecipe: with those that can be had.
+        MissingBackend: coremltools is not installed or does not run here.
+    """
+    deployment_target(load_coremltools(), recipe.coreml_target)
+
+
 def lower(program: Program, recipe: ResolvedRecipe, out: Path, float32_modules: tuple[str, ...]) -> Artifact:
     """Writes the program as an ``.mlpackage``.
 

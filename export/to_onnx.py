@@ -89,6 +89,16 @@ LAST_PASSES = (
 """The passes once the precision is chosen. Equal nodes are merged only here: those of two modules may differ in it."""
 
 
+def check_settings(recipe: ResolvedRecipe) -> None:
+    """Refuses an opset that no file is written for, before any work is done.
+
+    Raises:
+        BadRecipe: with the opsets that can be had.
+    """
+    if recipe.opset is not None:
+        check_opset(recipe.opset)
+
+
 def lower(program: Program, recipe: ResolvedRecipe, out: Path, float32_modules: tuple[str, ...] = ()) -> Artifact:
     """Writes a program as ONNX.
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -181,14 +182,15 @@ class QuantizationRecipe:
         object.__setattr__(self, "layers", layers)
         if self.scheme not in SCHEMES:
             raise BadRecipe(f"{self.scheme} is no scheme of quantization; choose from {', '.join(SCHEMES)}.")
-        if self.block < 16 or self.block & (self.block - 1):
+        check_whole("block", self.block, 16)
+        if self.block & (self.block - 1):
             raise BadRecipe(f"A block of weights is a power of two from 16 up; got {self.block}.")
         if self.max_drop is not None and self.eval_images is None:
             raise BadRecipe("--max-drop counts labelled images: add --eval LABELLED_DIR.")
-        if self.max_drop is not None and not self.max_drop >= 0:
-            raise BadRecipe(f"--max-drop is a number of percentage points, 0 or more; got {self.max_drop:g}.")
-        if self.image_count < 1:
-            raise BadRecipe(f"Calibration needs at least one image; got {self.image_count}.")
+        check_finite("--max-drop, in percentage points,", self.max_drop, 0, 100)
+        check_finite("--min-sqnr, in dB,", self.min_sqnr)
+        check_whole("--seed", self.seed, 0)
+        check_image_count("Calibration", self.image_count)
 
 
 @dataclass(frozen=True)
@@ -236,8 +238,11 @@ class ExportRecipe:
 
     def __post_init__(self) -> None:
         _name_settings(self, precision=Precision, rest=FloatType, input=InputType)
-        if self.batch != "dynamic" and not (isinstance(self.batch, int) and self.batch >= 1):
+        if self.batch != "dynamic" and not _is_whole(self.batch, 1):
             raise BadRecipe(f"--batch is a number from 1 up, or dynamic; got {self.batch!r}.")
+        check_image_size(self.image_size)
+        check_whole("--opset", self.opset, 1)
+        check_tolerance(self.tolerance, features=self.features)
         if self.engine_batch is not None:
             self._check_engine_batch(*self.engine_batch)
         if self.quantization is not None and self.precision not in (None, self.quantization.scheme):
@@ -249,13 +254,11 @@ class ExportRecipe:
                 f"--rest is the type of what quantization leaves in floating point, and {self.precision} quantizes "
                 "nothing: leave it out."
             )
-        if self.seed < 0:
-            raise BadRecipe(f"--seed is a number from 0 up; got {self.seed}.")
-        if self.image_count < 2:
-            raise BadRecipe("Parity needs at least 2 images: with one, nothing shows that the output depends on it.")
+        check_whole("--seed", self.seed, 0)
+        check_image_count("Parity", self.image_count)
 
     def _check_engine_batch(self, usual: int, largest: int) -> None:
-        if not 1 <= usual <= largest:
+        if not (_is_whole(usual, 1) and _is_whole(largest, usual)):
             raise BadRecipe(
                 f"--engine-batch is the batch to tune for and the largest, such as 8:32; got {usual}:{largest}."
             )
@@ -281,6 +284,79 @@ class ResolvedRecipe(ExportRecipe):
     def is_half(self) -> bool:
         """Whether an artifact computes in float16 what is not integers."""
         return self.precision is Precision.FP16 or (self.precision in SCHEMES and self.rest is FloatType.FP16)
+
+
+def check_whole(name: str, value: int | None, least: int) -> None:
+    """Refuses a count that is no whole number, or too small; None is what was not said.
+
+    Raises:
+        BadRecipe: names the option and the smallest number that it takes.
+    """
+    if value is not None and not _is_whole(value, least):
+        raise BadRecipe(f"{name} is a whole number from {least} up; got {value}.")
+
+
+def check_finite(name: str, value: float | None, least: float = -math.inf, most: float = math.inf) -> None:
+    """Refuses NaN, infinity and a number outside a range; None is what was not said.
+
+    Raises:
+        BadRecipe: names the option and its range.
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is None or (is_number and math.isfinite(value) and least <= value <= most):
+        return
+    ends = f" from {least:g} to {most:g}" if math.isfinite(most) else f" from {least:g} up"
+    raise BadRecipe(f"{name} is a finite number{ends if math.isfinite(least) else ''}; got {value}.")
+
+
+def check_image_count(purpose: str, count: int) -> None:
+    """Refuses fewer than two images for ``Parity`` or ``Calibration``.
+
+    Raises:
+        BadRecipe: says why one is not enough.
+    """
+    check_whole("--image-count", count, 0)
+    if count < 2:
+        raise BadRecipe(
+            f"{purpose} needs at least 2 images, and --image-count is {count}: with fewer, nothing shows that the "
+            "output depends on the image."
+        )
+
+
+def check_image_size(size: tuple[int, int] | None) -> None:
+    """Refuses a height or width below one pixel; None is the checkpoint's own.
+
+    Raises:
+        BadRecipe: names the option.
+    """
+    if size is not None and not (len(size) == 2 and all(_is_whole(edge, 1) for edge in size)):
+        raise BadRecipe(f"--image-size is a height and a width of at least one pixel; got {size}.")
+
+
+def check_tolerance(tolerance: Tolerance | None, *, features: bool = False) -> None:
+    """Refuses limits that are no numbers, that no comparison could exceed, or that leave nothing checked.
+
+    Args:
+        tolerance: of parity; None is the default one.
+        features: whether tokens and pooled features are compared, which have no top-1.
+
+    Raises:
+        BadRecipe: names the option and its range.
+    """
+    if tolerance is None:
+        return
+    check_finite("--max-error (relative_error)", tolerance.relative_error, 0)
+    check_finite("--min-sqnr (centred_sqnr_db), in dB,", tolerance.centred_sqnr_db)
+    check_finite("--min-agreement (agreement), a share of the images such as 0.99,", tolerance.agreement, 0, 1)
+    if tolerance.relative_error is None and tolerance.centred_sqnr_db is None:
+        if tolerance.agreement is None:
+            raise BadRecipe("A tolerance without a limit checks nothing: give --max-error, --min-sqnr or both.")
+        if features:
+            raise BadRecipe("Features have no top-1, so --min-agreement checks nothing: add --max-error or --min-sqnr.")
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def read_entries(path: Path) -> dict[str, Any]:

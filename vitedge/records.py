@@ -169,7 +169,8 @@ class OutputParity:
     cosine: float
     """Cosine similarity of all values together."""
     agreement: float | None
-    """Share of images with the reference's top-1 class; None where the output is not a vector of class scores."""
+    """Share of images with the reference's top-1 class; None where the output is not a vector of class scores, or
+    where no score of the reference is above another."""
     kl: float | None
     """Mean Kullback-Leibler divergence of the softmax from the reference's, in nats; None likewise."""
     degenerate: str = ""
@@ -302,7 +303,7 @@ class LatencyRatio:
     high: float
     """Bounds of the 95 % bootstrap interval."""
     verdict: str
-    """``faster``, ``slower`` or ``no difference``."""
+    """``faster``, ``slower``, ``no difference``, or ``no conclusion`` where the measurement allows none."""
 
 
 @dataclass(frozen=True)
@@ -325,6 +326,8 @@ class BenchReport:
 
     reports: tuple[LatencyReport, ...]
     ratios: tuple[LatencyRatio, ...] = ()
+    inconclusive: str = ""
+    """Reason why no conclusion is drawn from the times, one sentence, or empty."""
 
 
 @dataclass(frozen=True)

@@ -76,10 +76,12 @@ def _input_sentence(program: Program, recipe: ResolvedRecipe) -> str:
     height, width = program.spec.image_size
     size = f"{width} x {height} pixels"
     if recipe.input == "uint8":
-        return f"RGB image of {size}, 0 to 255; the normalization is inside."
+        kind = "Grey" if program.spec.in_channels == 1 else "RGB"
+        return f"{kind} image of {size}, 0 to 255; the normalization is inside."
     preprocessing: Preprocessing = program.spec.preprocessing
+    planes = "one grey plane" if program.spec.in_channels == 1 else f"{preprocessing.channel_order.upper()} planes"
     return (
-        f"Image of {size}, {preprocessing.channel_order.upper()} planes scaled to 0 to 1, less the mean "
+        f"Image of {size}, {planes} scaled to 0 to 1, less the mean "
         f"{preprocessing.mean}, divided by {preprocessing.std}."
     )
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from vitedge.export.float16.noise import Noise, choose_noisy, predict_noise
 from vitedge.export.float16.ranges import find_overflowing
-from vitedge.program.modules import execution_order
+from vitedge.program.modules import execution_order, innermost_module
 from vitedge.program.program import Program
 from vitedge.runtimes.feeding import as_input
 
@@ -67,6 +67,25 @@ class HalfPrecision:
     @cached_property
     def _noise(self) -> tuple[Noise, ...]:
         return predict_noise(self._program, self._watched, self._expected)
+
+
+def half_share(program: Program, float32_modules: Collection[str]) -> float:
+    """Returns the share of a program's floating-point weights that half precision narrows, 0 to 1, by elements.
+
+    Args:
+        program: the captured reference.
+        float32_modules: modules whose weights stay in float32.
+    """
+    narrowed = total = 0
+    parameters = program.exported.graph_signature.inputs_to_parameters
+    for node in program.exported.graph.nodes:
+        value = node.meta.get("val")
+        if node.name not in parameters or not value.is_floating_point():
+            continue
+        total += value.numel()
+        if not all(innermost_module(user) in float32_modules for user in node.users):
+            narrowed += value.numel()
+    return narrowed / total if total else 1.0
 
 
 def sample(count: int) -> list[int]:

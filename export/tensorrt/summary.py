@@ -32,8 +32,7 @@ def summary(record: EngineRecord) -> str:
         within = sum(product.read_weights == product.stored_weights for product in dequantized)
         parts.append(f"{within} of {len(dequantized)} dequantize their weights in the product's own kernel")
     if record.attentions:
-        fused = sum(bool(attention.found) for attention in record.attentions)
-        parts.append(f"{fused} of {len(record.attentions)} attentions fused")
+        parts.append(_fused(record.attentions))
     return ", ".join(parts) or "no products"
 
 
@@ -91,6 +90,14 @@ def _expectations(
         yield "products run in less than float32", narrow, wide
         attentions = [one for one in record.attentions if one.expected and one.module not in kept]
         yield "attentions are fused", attentions, [one for one in attentions if not one.found]
+
+
+def _fused(attentions: Sequence[EngineProduct]) -> str:
+    """Returns how many attentions are fused, and how many of the others no kernel can be expected for."""
+    fused = sum(bool(attention.found) for attention in attentions)
+    without = sum(not (attention.expected or attention.found) for attention in attentions)
+    reason = f" (no fused kernel is expected for {without}: heads too narrow, too wide or odd)" if without else ""
+    return f"{fused} of {len(attentions)} attentions fused{reason}"
 
 
 def _count(products: Sequence[EngineProduct]) -> str:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,12 @@ import pytest
 
 from vitedge.errors import BadRecipe
 from vitedge.files.plain import from_dict, to_dict
+from vitedge.latency.sampling import Rule
 from vitedge.recipe import ExportRecipe, LayerScheme, Precision, QuantizationRecipe, read_entries
 from vitedge.records import Tolerance
+from vitedge.verbs.evaluate import EvaluationRequest
+from vitedge.verbs.subjects import Weights
+from vitedge.verbs.validate import ReferenceOptions
 
 
 def test_what_is_not_said_is_none() -> None:
@@ -45,6 +50,70 @@ def test_what_cannot_be_asked_for_is_refused(settings: dict[str, Any], words: tu
         ExportRecipe(**settings)
     for word in words:
         assert word in str(caught.value)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("kind", "entries", "words"),
+    [
+        (Tolerance, {"relative_error": NAN}, "--max-error"),
+        (Tolerance, {"relative_error": INF}, "--max-error"),
+        (Tolerance, {"relative_error": -1e-3}, "from 0 up"),
+        (Tolerance, {"centred_sqnr_db": NAN}, "--min-sqnr"),
+        (Tolerance, {"centred_sqnr_db": -INF}, "--min-sqnr"),
+        (Tolerance, {"agreement": 99}, "from 0 to 1; got 99"),
+        (Tolerance, {"agreement": NAN}, "--min-agreement"),
+        (Tolerance, {}, "checks nothing"),
+        (ExportRecipe, {"batch": True}, "--batch"),
+        (ExportRecipe, {"batch": -2}, "--batch"),
+        (ExportRecipe, {"image_count": 0}, "--image-count is 0"),
+        (ExportRecipe, {"image_count": 2.5}, "--image-count is a whole number"),
+        (ExportRecipe, {"image_size": (0, 32)}, "--image-size"),
+        (ExportRecipe, {"image_size": (32, -1)}, "--image-size"),
+        (ExportRecipe, {"opset": 0}, "--opset"),
+        (ExportRecipe, {"seed": NAN}, "--seed"),
+        (ExportRecipe, {"engine_batch": (0, 8), "batch": "dynamic"}, "--engine-batch"),
+        (ExportRecipe, {"engine_batch": (8, 4), "batch": "dynamic"}, "--engine-batch"),
+        (ExportRecipe, {"features": True, "tolerance": Tolerance(agreement=0.9)}, "Features have no top-1"),
+        (QuantizationRecipe, {"image_count": 1}, "Calibration needs at least 2 images"),
+        (QuantizationRecipe, {"image_count": -4}, "--image-count"),
+        (QuantizationRecipe, {"seed": -1}, "--seed"),
+        (QuantizationRecipe, {"min_sqnr": NAN}, "--min-sqnr"),
+        (QuantizationRecipe, {"min_sqnr": INF}, "--min-sqnr"),
+        (QuantizationRecipe, {"max_drop": NAN, "eval_images": "set"}, "--max-drop"),
+        (QuantizationRecipe, {"max_drop": 101.0, "eval_images": "set"}, "from 0 to 100"),
+        (QuantizationRecipe, {"block": 0}, "block is a whole number from 16 up"),
+        (QuantizationRecipe, {"block": 48}, "power of two"),
+        (EvaluationRequest, {"images": "set", "image_count": 0}, "--image-count"),
+        (EvaluationRequest, {"images": "set", "seed": -1}, "--seed"),
+        (EvaluationRequest, {"images": "set", "max_drop": NAN}, "--max-drop"),
+        (EvaluationRequest, {"images": "set", "weights": Weights(image_size=(0, 0))}, "--image-size"),
+        (ReferenceOptions, {"checkpoint": "a.pth", "image_count": 1}, "at least 2 images"),
+        (ReferenceOptions, {"checkpoint": "a.pth", "tolerance": Tolerance(INF)}, "--max-error"),
+        (Rule, {"samples": 0}, "samples"),
+        (Rule, {"rounds": 2.5}, "rounds"),
+        (Rule, {"seconds": INF}, "seconds"),
+        (Rule, {"settle": NAN}, "settle"),
+    ],
+)
+def test_numbers_that_are_none_or_out_of_range_are_refused(kind: type, entries: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadRecipe) as caught:
+        if kind is Tolerance:
+            ExportRecipe(tolerance=Tolerance(**entries))
+        else:
+            kind(**entries)
+    assert words in str(caught.value)
+    assert re.search(r"[.]$", str(caught.value))
+
+
+def test_numbers_of_a_file_are_refused_when_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    for line in ("[tolerance]\nrelative_error = nan", "[tolerance]\nagreement = 99", "[quantization]\nmin_sqnr = inf"):
+        path.write_text(line, encoding="utf-8")
+        with pytest.raises(BadRecipe, match="finite number"):
+            read_entries(path)
 
 
 def test_a_file_gives_the_recipe_that_it_spells(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ class Count:
         self.seen: set[int] = set()
         self._with_reference = with_reference
         self._top1, self._top5, self._same, self._broken, self._lost, self._gained = np.zeros((6, len(rows)), np.int64)
+        self._chosen: list[set[int]] = [set() for _ in rows]
         self._lost_names: list[list[str]] = [[] for _ in rows]
         self._gained_names: list[list[str]] = [[] for _ in rows]
 
@@ -80,6 +81,7 @@ class Count:
             self._top1[index] += outcome.right.sum()
             self._top5[index] += (places < min(_TOP, row.classes)).sum()
             self._broken[index] += (~finite(scores)).sum()
+            self._chosen[index].update(scores.argmax(axis=1).tolist())
             first = first or outcome
             self._compare(index, first, outcome, names)
         self.images += len(labels)
@@ -94,6 +96,12 @@ class Count:
             counts[index] += hits.sum()
             room = _NAMED - len(kept[index])
             kept[index].extend(names[place] for place in np.flatnonzero(hits)[:room])
+
+    def constant(self) -> tuple[str, ...]:
+        """Returns the labels of the predictors that choose one class for all of several images."""
+        if self.images < 2:
+            return ()
+        return tuple(row.label for row, seen in zip(self.predictors, self._chosen, strict=True) if len(seen) == 1)
 
     def rows(self) -> tuple[SubjectAccuracy, ...]:
         """Returns the accuracy of every predictor."""

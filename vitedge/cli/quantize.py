@@ -34,7 +34,7 @@ def quantize(
         str | None, typer.Option(metavar="DIR|LIST|ARRAY|synthetic", help="Images for calibration; none is assumed.")
     ] = None,
     image_count: Annotated[
-        int | None, typer.Option(min=1, help=f"How many of them; {CALIBRATION_COUNT} if not given.")
+        int | None, typer.Option(min=2, help=f"How many of them; {CALIBRATION_COUNT} if not given.")
     ] = None,
     scheme: Annotated[str | None, typer.Option(metavar="|".join(SCHEMES), help="int8 if not given.")] = None,
     profiles: Profiles = None,

@@ -38,6 +38,10 @@ class Session:
         """Returns the number of physical cores that this process may use."""
         return machine.cores()
 
+    def processors(self) -> int:
+        """Returns the number of threads that can run at once here, by affinity and the container's quota."""
+        return machine.processors()
+
     def refusal(self, runtime: str) -> str:
         """Returns why a runtime does not work on this operating system; empty where it does."""
         return registry.refusal(registry.RUNTIMES, runtime)

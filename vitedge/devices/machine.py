@@ -11,7 +11,8 @@ import os
 import platform
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vitedge import registry
@@ -74,9 +75,42 @@ def cores(root: Path = ROOT) -> int:
     twins = {
         _read(root, f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in allowed
     }
-    quota, _, period = _read(root, "sys/fs/cgroup/cpu.max").partition(" ")
-    share = -(-int(quota) // int(period)) if quota.isdigit() and period.isdigit() else len(twins)
-    return max(1, min(len(twins), share))
+    return min(len(twins), processors(root))
+
+
+def processors(root: Path = ROOT) -> int:
+    """Returns the number of threads that can run at once here: logical processors, by affinity and container's quota.
+
+    The quotas are those of control groups of version 2 (``cpu.max``) and 1 (``cpu.cfs_quota_us``), of the process' own
+    group and of all around it; part of a processor counts as one.
+
+    Args:
+        root: folder in which ``proc`` and ``sys`` are looked for.
+    """
+    try:
+        allowed = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows do not have it
+        allowed = os.cpu_count() or 1
+    return max(1, min([allowed, *_quotas(root)]))
+
+
+def _quotas(root: Path) -> Iterator[int]:
+    """Yields the processors that each control group of this process may use, where it has a limit."""
+    # Inside a container the process' group is mounted as the root of the tree, whatever its path says.
+    places = [("sys/fs/cgroup", ""), ("sys/fs/cgroup/cpu", ""), ("sys/fs/cgroup/cpu,cpuacct", "")]
+    for line in _read(root, "proc/self/cgroup").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if not controllers or "cpu" in controllers.split(","):
+            places.append((f"sys/fs/cgroup/{controllers}".rstrip("/"), path.strip("/")))
+    for mount, path in places:
+        for group in (PurePosixPath(path), *PurePosixPath(path).parents):
+            folder = f"{mount}/{group}"
+            quota, _, period = _read(root, f"{folder}/cpu.max").partition(" ")
+            if not quota:
+                quota, period = (_read(root, f"{folder}/cpu.cfs_{name}_us") for name in ("quota", "period"))
+            if quota.isdigit() and period.isdigit() and int(period):
+                yield -(-int(quota) // int(period))
 
 
 def peak_memory_mb(root: Path = ROOT) -> float:

@@ -72,6 +72,10 @@ class Session(Protocol):
         """Returns the number of physical cores that a process may use there."""
         ...
 
+    def processors(self) -> int:
+        """Returns the number of threads of a process that can run at once there."""
+        ...
+
     def refusal(self, runtime: str) -> str:
         """Returns why a runtime of `vitedge.registry.RUNTIMES` does not work on the device; empty where it does."""
         ...

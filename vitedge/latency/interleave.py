@@ -35,6 +35,9 @@ def measure_in_turn(
         rule: durations; None is the rule of a result to be published.
         progress: is called with a sentence for each part that begins.
 
+    Returns:
+        Reports and ratios; with more threads than processors no conclusion is drawn from the ratios.
+
     Raises:
         BadRecipe: a model cannot be run as it was asked for.
         DeviceFailed: a process died, hung or failed; the others end when the session is closed.
@@ -54,7 +57,10 @@ def measure_in_turn(
     reports = tuple(run.report(state) for run in runs)
     baseline = (runs[0].model.label, runs[0].rounds)
     ratios = tuple(ratio((run.model.label, run.rounds), baseline) for run in runs[1:])
-    return BenchReport(reports, ratios)
+    crowded = _crowded([run.model for run in runs], session.processors())
+    if crowded:
+        ratios = tuple(dataclasses.replace(one, verdict="no conclusion") for one in ratios)
+    return BenchReport(reports, ratios, crowded)
 
 
 class _Run:
@@ -111,6 +117,18 @@ def size_of(path: Path) -> int:
         return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
     files = [path, *(path.with_name(path.name + suffix) for suffix in (".data", "_data"))]
     return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _crowded(models: Sequence[MeasuredModel], processors: int) -> str:
+    """Returns that models have more threads than can run at once, which then wait for each other; else nothing."""
+    most = max(model.threads or 1 for model in models)
+    if most <= processors:
+        return ""
+    here = "1 processor" if processors == 1 else f"{processors} processors"
+    return (
+        f"{most} threads share {here} (affinity and container limits counted) and wait for each other, so the times "
+        f"say nothing about the models: measure with --threads {processors} or fewer"
+    )
 
 
 def _take_turns(runs: Sequence[_Run], rule: Rule) -> None:

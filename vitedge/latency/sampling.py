@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from vitedge.errors import BadRecipe
 from vitedge.latency.statistics import DRIFT_LIMIT, quantiles
+from vitedge.recipe import check_finite, check_whole
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,12 @@ class Rule:
     """Seconds that a model may stay silent, loading or running, before its process is ended."""
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or self.rounds < 1 or self.seconds <= 0 or self.warmup_s < 0:
-            raise ValueError("A measurement needs at least one sample, one round and a time above zero.")
+        check_whole("samples", self.samples, 1)
+        check_whole("rounds", self.rounds, 1)
+        for name in ("warmup_s", "warmup_limit_s", "settle", "seconds", "patience_s"):
+            check_finite(name, getattr(self, name), 0)
+        if self.seconds == 0 or self.patience_s == 0:
+            raise BadRecipe("A measurement takes time: seconds and patience_s are above zero.")
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ RULE = Rule(warmup_s=0.2, warmup_limit_s=0.6, samples=60, seconds=1.5, rounds=10
 """A short measurement: ten turns, which show differences of a few percent and not of less."""
 BASELINES = (Precision.FP32, Precision.FP16)
 _NAMED = 3
-_OPPOSITE = {"faster": "slower", "slower": "faster", "no difference": "no difference"}
+_OPPOSITE = {"faster": "slower", "slower": "faster"}
 
 
 def refuse_incomparable(source: str, recipe: ResolvedRecipe, forms: Sequence[QuantizedForm]) -> None:
@@ -80,7 +80,7 @@ def compare_speed(
     medians = {entry.subject: entry.quantiles.median for entry in report.reports}
     ratios = tuple(_inverted(ratio) for ratio in report.ratios)
     left = unfused(quantized)
-    text = sentence(recipe.precision, ratios, medians, left, count_unpacked(quantized))
+    text = sentence(recipe.precision, ratios, medians, left, count_unpacked(quantized), report.inconclusive)
     return SpeedComparison(text, ratios, medians, left)
 
 
@@ -90,6 +90,7 @@ def sentence(
     medians: Mapping[str, float],
     left: tuple[str, ...],
     unpacked: int = 0,
+    inconclusive: str = "",
 ) -> str:
     """Returns the comparison in one line.
 
@@ -99,11 +100,14 @@ def sentence(
         medians: median milliseconds of each file, by scheme or precision.
         left: quantized operations that ONNX Runtime computes in float all the same.
         unpacked: number of layers whose weights alone are integers.
+        inconclusive: reason why no conclusion is drawn, or empty.
     """
     compared = ", ".join(
         f"{ratio.ratio:.2f} x {ratio.baseline} ({ratio.low:.2f} to {ratio.high:.2f})" for ratio in ratios
     )
     told = f"{name} takes {medians[name]:.2f} ms here: {compared}"
+    if inconclusive:
+        return f"{told}; no conclusion: {inconclusive}"
     slow = [ratio.baseline for ratio in ratios if ratio.verdict != "faster"]
     if not slow:
         return f"{told}; it is faster"
@@ -122,5 +126,10 @@ def _reason(left: tuple[str, ...], unpacked: int) -> str:
 def _inverted(ratio: LatencyRatio) -> LatencyRatio:
     """Returns the inverse of a ratio, with subject and baseline exchanged."""
     return LatencyRatio(
-        ratio.baseline, ratio.subject, 1 / ratio.ratio, 1 / ratio.high, 1 / ratio.low, _OPPOSITE[ratio.verdict]
+        ratio.baseline,
+        ratio.subject,
+        1 / ratio.ratio,
+        1 / ratio.high,
+        1 / ratio.low,
+        _OPPOSITE.get(ratio.verdict, ratio.verdict),
     )

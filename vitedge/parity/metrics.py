@@ -23,6 +23,8 @@ SMALLEST_CENTRED_SHARE = 1e-6
 TIE = 1e-6
 """Scores of one image nearer than this, relative to its largest magnitude, are a tie that float32 cannot decide."""
 
+_DEGENERATE = "the reference is degenerate ({})"
+
 
 def default_tolerance(precision: str, family: str) -> Tolerance:
     """Returns the default tolerance; that of fp32 is tight enough to catch a tanh GELU in place of the exact one."""
@@ -54,26 +56,52 @@ def compare(
 def exceeded(outputs: tuple[OutputParity, ...], tolerance: Tolerance) -> str:
     """Returns how the outputs exceed the tolerance, or the empty string.
 
-    Missing outputs, NaN and infinity never pass, whatever the tolerance, and neither does a degenerate reference.
+    Missing outputs, NaN and infinity never pass, whatever the tolerance, and neither does a degenerate reference, nor
+    outputs of which a tolerance of agreement alone checks nothing.
     """
-    for parity in outputs:
-        if parity.degenerate:
-            return f"{parity.output} cannot be checked: the reference is degenerate ({parity.degenerate})"
-        if not np.isfinite(parity.relative_error):
-            return f"{parity.output} is missing, has another shape, or holds NaN or infinity"
-        if tolerance.relative_error is not None and not parity.relative_error <= tolerance.relative_error:
-            found = f"{parity.relative_error:.2g} relative"
-            return f"{parity.output} is off by {found}; the tolerance is {tolerance.relative_error:g}"
-        if tolerance.centred_sqnr_db is not None and not parity.centred_sqnr_db >= tolerance.centred_sqnr_db:
-            found = f"{parity.centred_sqnr_db:.2f} dB centred SQNR"
-            return f"{parity.output} has {found}; the tolerance is {tolerance.centred_sqnr_db:g} dB"
-        if (
-            tolerance.agreement is not None
-            and parity.agreement is not None
-            and not parity.agreement >= tolerance.agreement
-        ):
-            found = f"{parity.agreement:.1%} of the images"
-            return f"{parity.output} agrees on {found}; the tolerance is {tolerance.agreement:.1%}"
+    reasons = (_exceeded_by(parity, tolerance) for parity in outputs)
+    return next(filter(None, reasons), "") or _unchecked(outputs, tolerance)
+
+
+def _exceeded_by(parity: OutputParity, tolerance: Tolerance) -> str:
+    """Returns how one output exceeds the tolerance, or the empty string."""
+    if parity.degenerate:
+        return f"{parity.output} cannot be checked: {_DEGENERATE.format(parity.degenerate)}"
+    if not np.isfinite(parity.relative_error):
+        return f"{parity.output} is missing, has another shape, or holds NaN or infinity"
+    if tolerance.relative_error is not None and not parity.relative_error <= tolerance.relative_error:
+        found = f"{parity.relative_error:.2g} relative"
+        return f"{parity.output} is off by {found}; the tolerance is {tolerance.relative_error:g}"
+    if tolerance.centred_sqnr_db is not None and not parity.centred_sqnr_db >= tolerance.centred_sqnr_db:
+        found = f"{parity.centred_sqnr_db:.2f} dB centred SQNR"
+        return f"{parity.output} has {found}; the tolerance is {tolerance.centred_sqnr_db:g} dB"
+    if tolerance.agreement is not None and parity.agreement is not None and not parity.agreement >= tolerance.agreement:
+        found = f"{parity.agreement:.1%} of the images"
+        return f"{parity.output} agrees on {found}; the tolerance is {tolerance.agreement:.1%}"
+    return ""
+
+
+def _unchecked(outputs: tuple[OutputParity, ...], tolerance: Tolerance) -> str:
+    """Returns that a tolerance of agreement alone checks none of the outputs, or the empty string."""
+    others = (tolerance.relative_error, tolerance.centred_sqnr_db)
+    if tolerance.agreement is None or others != (None, None) or any(one.agreement is not None for one in outputs):
+        return ""
+    named = ", ".join(one.output for one in outputs)
+    return f"{named} cannot be checked: there is no top-1, and the tolerance is of agreement alone"
+
+
+def degeneracy(outputs: Mapping[str, npt.NDArray[Any]]) -> str:
+    """Returns why nothing can be compared with a reference's outputs, as one phrase, or the empty string.
+
+    Args:
+        outputs: output name to values, ``(images, …)``.
+    """
+    for name, values in outputs.items():
+        expected = values.astype(np.float64)
+        with np.errstate(all="ignore"):
+            reason = _degeneracy(expected, expected - expected.mean(axis=0, keepdims=True))
+        if reason:
+            return f"{name} cannot be checked: {_DEGENERATE.format(reason)}"
     return ""
 
 
@@ -110,7 +138,8 @@ def _compare_output(
         nan = float("nan")
         return OutputParity(name, nan, nan, nan, nan, None, None)
     found = values.astype(np.float64)
-    is_scores = is_scores and expected.ndim == 2
+    # A single class is the top-1 of everything, and so is each of several that always have the same score.
+    is_scores = is_scores and expected.ndim == 2 and bool(_decides(expected).any())
     with np.errstate(all="ignore"):
         error = found - expected
         centred = expected - expected.mean(axis=0, keepdims=True)
@@ -124,6 +153,16 @@ def _compare_output(
             kl=_divergence(expected, found) if is_scores else None,
             degenerate=_degeneracy(expected, centred),
         )
+
+
+def _decides(scores: Array) -> npt.NDArray[np.bool_]:
+    """Returns for each image, ``(images,)``, whether some class is told from the best by more than a tie.
+
+    Scores with NaN or infinity count as telling: they are faults, which are reported as such.
+    """
+    with np.errstate(invalid="ignore"):
+        tied: npt.NDArray[np.bool_] = scores.min(axis=1) >= scores.max(axis=1) - TIE * np.abs(scores).max(axis=1)
+    return ~tied
 
 
 def _ratio_db(signal: Array, noise: Array) -> float:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.fx import Node
@@ -43,6 +45,18 @@ def identify(structure: Structure) -> dict[str, str]:
         digest.update(name.encode())
         digest.update(tensor.detach().contiguous().view(-1).numpy().tobytes())
     return {"program": digest.hexdigest(), "batch": str(BATCH), "torch": torch.__version__}
+
+
+def outputs_of(run: Callable[[Tensor], Tensor | tuple[Tensor, ...]], images: Tensor) -> list[npt.NDArray[np.float32]]:
+    """Returns every output of a model or program for all images, ``(images, …)`` each.
+
+    Args:
+        run: takes a batch.
+        images: ``(images, channels, height, width)``, as ``run`` takes them.
+    """
+    results = (run(images[start : start + BATCH]) for start in range(0, len(images), BATCH))
+    parts = [(result,) if isinstance(result, Tensor) else result for result in results]
+    return [torch.cat(part).numpy() for part in zip(*parts, strict=True)]
 
 
 def watcher(structure: Structure) -> Callable[[Tensor, dict[str, Stats]], None]:

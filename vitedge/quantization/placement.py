@@ -95,9 +95,8 @@ def _by_rule(structure: Structure, layer: Layer, recipe: QuantizationRecipe, for
     if reason:
         return LayerPlacement("float", reason)
     if SCHEMES[scheme].blocks and not _takes_blocks(structure, layer, recipe):
-        return LayerPlacement(
-            "w8" if SCHEMES[scheme].activation is None else "int8", "its rows do not divide into blocks"
-        )
+        why = "its rows do not divide into blocks" if layer.kind == "linear" else "only linear layers have blocks"
+        return LayerPlacement("w8" if SCHEMES[scheme].activation is None else "int8", why)
     return LayerPlacement(scheme, "")
 
 

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from vitedge.images.alike import tell_alike
 from vitedge.program.structure import Layer
+from vitedge.quantization.applied import notes, share
 from vitedge.quantization.records import LayerChoice, QuantizationRecord
 from vitedge.quantization.run import Quantization
 
@@ -11,6 +13,7 @@ from vitedge.quantization.run import Quantization
 def record(job: Quantization) -> QuantizationRecord:
     """Returns the record of a finished quantization."""
     stream, observed = job.stream, job.observed
+    alike = () if not len(job.images) or not tell_alike(job.images.numpy()) else (tell_alike(job.images.numpy()),)
     scores = job.outputs[0] if job.outputs else None
     return QuantizationRecord(
         scheme=job.recipe.scheme,
@@ -31,7 +34,13 @@ def record(job: Quantization) -> QuantizationRecord:
         sqnr_db=None if scores is None else scores.centred_sqnr_db,
         agreement=None if scores is None else scores.agreement,
         seconds=dict(job.seconds),
-        notes=(() if stream is None or not stream.shortage else (stream.shortage,)) + job.mixed_precision.notes,
+        notes=(
+            *(() if stream is None or not stream.shortage else (stream.shortage,)),
+            *alike,
+            *notes(job.structure, job.choices, job.recipe),
+            *job.mixed_precision.notes,
+        ),
+        share=share(job.structure, job.choices, job.recipe),
     )
 
 

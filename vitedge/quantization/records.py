@@ -169,6 +169,8 @@ class QuantizationRecord:
     """Title of a stage to its wall time."""
     notes: tuple[str, ...] = ()
     """Sentences for the user."""
+    share: float | None = None
+    """Share of the layers' weights that got the scheme (``mixed``: int8), 0 to 1; None in files of earlier versions."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from types import ModuleType
 from typing import Literal, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -37,7 +36,9 @@ from vitedge.program.execution import Execution
 from vitedge.program.float16 import SMALLEST_NORMAL
 from vitedge.program.program import Program
 from vitedge.program.structure import Layer, Structure, find_structure
+from vitedge.quantization import observing
 from vitedge.quantization.activation import activation_parameters
+from vitedge.quantization.applied import refuse_unapplied
 from vitedge.quantization.attention.parameters import attention_parameters
 from vitedge.quantization.attention.policy import Decision, decide
 from vitedge.quantization.correction import measure_bias
@@ -146,6 +147,8 @@ def analyse(job: Quantization) -> None:
     """Captures the reference and decides the scheme of each layer."""
     job.structure = find_structure(job.captured("dynamic"))
     job.choices = choose(job.structure, job.recipe, job.form)
+    possible = () if job.recipe.attention == "none" else tuple(one.name for one in job.structure.attentions)
+    refuse_unapplied(job.structure, job.choices, job.recipe, possible)
     job.plan.integer_biases = job.form.integer_biases
 
 
@@ -184,6 +187,8 @@ def prepare_activations(job: Quantization) -> None:
 
 def quantize_tensors(job: Quantization) -> None:
     """Finds the quantization parameters of activations, and rounds weights."""
+    quantized = [name for name, decision in job.attentions.items() if decision.operands]
+    refuse_unapplied(job.structure, job.choices, job.recipe, quantized)
     for layer in job.structure.layers:
         scheme = SCHEMES[job.choices[layer.name].scheme]
         if scheme.activation == "dynamic":
@@ -249,17 +254,10 @@ def compare_simulation(job: Quantization) -> None:
         return
     labels = output_names(features=job.features)
     program = job.program("dynamic")
-    expected = _outputs(job.reference.deployed(uint8=False, features=job.features), job.images)
-    found = _outputs(Execution(program.exported), job.images)
+    expected = observing.outputs_of(job.reference.deployed(uint8=False, features=job.features), job.images)
+    found = observing.outputs_of(Execution(program.exported), job.images)
     job.outputs = compare(dict(zip(labels, expected, strict=True)), dict(zip(labels, found, strict=True)))
     job.diagnoses, job.attention_diagnoses = diagnose(job.structure.program, program, job.images[:DIAGNOSIS_IMAGES])
-
-
-def _outputs(run: Callable[[Tensor], Tensor | tuple[Tensor, ...]], images: Tensor) -> list[npt.NDArray[np.float32]]:
-    """Returns every output for all images, ``(images, …)`` each."""
-    results = (run(images[start : start + BATCH]) for start in range(0, len(images), BATCH))
-    parts = [(result,) if isinstance(result, Tensor) else result for result in results]
-    return [torch.cat(part).numpy() for part in zip(*parts, strict=True)]
 
 
 STAGES: tuple[tuple[str, Callable[[Quantization], None]], ...] = (

@@ -32,8 +32,9 @@ def render(result: BenchReport, *, bundle: str | None = None, as_json: bool) -> 
             f"note: {report.subject} did not run steadily (drift {report.quantiles.drift:+.1%}); "
             "run it again on an idle machine"
             for report in result.reports
-            if not report.stable
+            if not report.stable and not result.inconclusive
         ),
+        *([f"note: {result.inconclusive}"] if result.inconclusive else []),
     )
     if bundle is not None:
         lines(

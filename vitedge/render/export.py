@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from rich import filesize
 from rich.table import Table
@@ -30,12 +31,21 @@ def render(result: ExportResult, *, as_json: bool) -> None:
     lines(
         *(f"note: {artifact.path}: {note}" for artifact in manifest.artifacts for note in artifact.notes),
         *(f"note: {note}" for note in manifest.spec.notes),
+        *dict.fromkeys(line for record in manifest.quantization.values() for line in _quantized(record)),
         *([] if manifest.speed is None else [f"speed: {manifest.speed.text}"]),
         *result.pending,
         f"{result.bundle}: {filesize.decimal(result.size)}, verified on {images} images, in {seconds:.1f} s",
         next_command(_following(result.bundle, manifest.artifacts)),
     )
     return None
+
+
+def _quantized(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what a quantization, as plain values of its record, was applied to."""
+    yield from (f"note: {note}" for note in record["notes"])
+    if record.get("share") is not None:
+        scheme = "int8" if record["scheme"] == "mixed" else record["scheme"]
+        yield f"quantized: {record['share']:.1%} of the weights are {scheme}"
 
 
 def _following(bundle: str, artifacts: Iterable[Artifact]) -> str:

@@ -56,7 +56,12 @@ def _simulation(record: QuantizationRecord) -> Iterator[str]:
 def _schemes(record: QuantizationRecord) -> str:
     counts = Counter(layer.scheme for layer in record.layers)
     named = ", ".join(f"{count} {scheme}" for scheme, count in counts.most_common())
-    return f"{len(record.layers)} layers: {named}"
+    share = "" if record.share is None else f"; {record.share:.1%} of the weights are {_layer_scheme(record)}"
+    return f"{len(record.layers)} layers: {named}{share}"
+
+
+def _layer_scheme(record: QuantizationRecord) -> str:
+    return "int8" if record.scheme == "mixed" else record.scheme
 
 
 def _frontier_table(record: QuantizationRecord) -> Table:

@@ -15,6 +15,7 @@ from vitedge.files.bundle import MANIFEST, add_latency, read_manifest
 from vitedge.latency.interleave import measure_in_turn
 from vitedge.latency.model import MeasuredModel
 from vitedge.latency.sampling import Rule
+from vitedge.recipe import check_image_size, check_whole
 from vitedge.records import BenchReport
 
 REFERENCE = "vitedge.models.reference:measured"
@@ -42,10 +43,13 @@ def bench(
         progress: is told what begins.
 
     Raises:
+        BadRecipe: a number of threads or of pixels below one.
         UserError: a subject is not there or cannot be read.
         MissingBackend: nothing of a bundle runs on the device.
         DeviceFailed: a process died, hung or failed, or the device cannot be reached.
     """
+    check_whole("--threads", threads, 1)
+    check_image_size(image_size)
     with connect(device) as session:
         models = [
             replace(model, threads=threads)

@@ -15,6 +15,7 @@ from vitedge.checkpoints.overrides import parse_overrides
 from vitedge.errors import BadRecipe
 from vitedge.images.class_names import Classes
 from vitedge.images.labelled import find_labelled
+from vitedge.recipe import check_finite, check_image_size, check_whole
 from vitedge.verbs.subjects import Subject, Weights, checkpoint, find, opened, sizes
 
 
@@ -32,6 +33,12 @@ class EvaluationRequest:
     max_drop: float | None = None
     """Percentage points of top-1 that a subject may lose against the reference, or else against the first subject."""
     weights: Weights = field(default_factory=Weights)
+
+    def __post_init__(self) -> None:
+        check_whole("--image-count", self.image_count, 1)
+        check_whole("--seed", self.seed, 0)
+        check_finite("--max-drop, in percentage points,", self.max_drop, 0, 100)
+        check_image_size(self.weights.image_size)
 
 
 def evaluate(
@@ -61,8 +68,8 @@ def evaluate(
         streams = classify(count, chosen, progress)
     stream = streams[0]
     comparisons = count.comparisons()
-    reason = _missed(comparisons, request.max_drop, count.images)
-    notes = [*([chosen.note] if chosen.note else []), *_differences(rows)]
+    reason = _degenerate(count, request) or _missed(comparisons, request.max_drop, count.images)
+    notes = [*([chosen.note] if chosen.note else []), *_differences(rows), *_telling_little(count, classes.count)]
     return Evaluation(
         image_source=chosen.title,
         images=count.images,
@@ -86,8 +93,6 @@ def _check(found: Sequence[Subject], request: EvaluationRequest) -> None:
         raise BadRecipe("Nothing was named to evaluate: give a checkpoint, an artifact or a bundle.")
     if request.max_drop is None:
         return
-    if not request.max_drop >= 0:
-        raise BadRecipe(f"--max-drop is a number of percentage points, 0 or more; got {request.max_drop:g}.")
     if request.against is None and len(found) == 1:
         raise BadRecipe("--max-drop compares: add --against CHECKPOINT, or name the subject to compare with first.")
 
@@ -146,6 +151,28 @@ def _classes(rows: Sequence[Predictor], overrides: Mapping[str, Any]) -> Classes
         raise BadRecipe(f"labels takes {first.classes} names, one per class; got {len(given)}.")
     labels = given or (named[0].spec.labels if named else ())
     return Classes(first.classes, tuple(labels) if len(labels) == first.classes else ())
+
+
+def _degenerate(count: Count, request: EvaluationRequest) -> str:
+    """Returns that a loss of top-1 cannot be checked, as a phrase, where one is limited; else nothing."""
+    if request.max_drop is None:
+        return ""
+    first, broken = count.predictors[0].label, count.rows()[0].not_finite
+    if broken == count.images:
+        return f"{first} is degenerate (its scores hold NaN or infinity), so no loss of top-1 can be checked"
+    if first not in count.constant():
+        return ""
+    return f"{first} is degenerate (it chooses the same class for every image), so no loss of top-1 can be checked"
+
+
+def _telling_little(count: Count, classes: int) -> Iterator[str]:
+    """Yields why the figures say little about the subjects."""
+    if classes == 1:
+        yield "the model has a single class, which is the top-1 of every image"
+    elif count.images > 1:
+        yield from (f"{name} chooses the same class for every image" for name in count.constant())
+    if len(count.seen) == 1 and classes > 1:
+        yield "all images are of one class, so top-1 says nothing about the others"
 
 
 def _missed(comparisons: Sequence[PairedAccuracy], max_drop: float | None, images: int) -> str:

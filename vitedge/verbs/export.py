@@ -25,13 +25,14 @@ from vitedge.files.digest import hash_file
 from vitedge.files.earlier import PROGRAM
 from vitedge.files.plain import to_dict
 from vitedge.files.replacing import replacing
+from vitedge.images.alike import tell_alike
 from vitedge.images.image_set import load
 from vitedge.latency.speedup import compare_speed as measure_speed
 from vitedge.latency.speedup import refuse_incomparable
 from vitedge.models.reference import load_reference
 from vitedge.parity.artifact import ReferenceOutputs
 from vitedge.parity.check import CheckOptions, Original, check_artifact
-from vitedge.parity.metrics import default_tolerance, exceeded
+from vitedge.parity.metrics import default_tolerance, degeneracy, exceeded
 from vitedge.parity.reference import gather
 from vitedge.parity.simulation import simulate
 from vitedge.quantization.file.header import SUFFIX
@@ -85,7 +86,11 @@ def build_reference(request: ExportRequest, source: ExportSource) -> Built:
 
 
 def run_reference(request: ExportRequest, source: ExportSource, built: Built) -> ReferenceOutputs:
-    """Chooses the images and keeps what the reference computes for them."""
+    """Chooses the images and keeps what the reference computes for them.
+
+    Raises:
+        CheckFailed: the outputs are degenerate, so that nothing could be compared with them.
+    """
     recipe = request.recipe
     tolerance = recipe.tolerance or default_tolerance(recipe.precision, built.spec.family)
     if isinstance(source.content, Model):
@@ -94,6 +99,15 @@ def run_reference(request: ExportRequest, source: ExportSource, built: Built) ->
     elif built.reference is not None:
         chosen = load(recipe.images, built.spec, recipe.image_count, recipe.seed)
         reference_outputs = gather(built.reference, chosen, tolerance, features=built.features(recipe))
+    unusable = degeneracy(reference_outputs.data.outputs)
+    if unusable:
+        raise CheckFailed(
+            f"{request.source}: {unusable}, on {reference_outputs.image_source}: check the checkpoint with vitedge "
+            "inspect, or name images that differ."
+        )
+    alike = tell_alike(reference_outputs.data.images)
+    if alike:
+        request.progress(f"note: {alike}")
     write_reference(request.folder, reference_outputs.data)
     return reference_outputs
 
@@ -150,7 +164,7 @@ def check(
     for report in reports:
         if not report.passed:
             said = f"{report.artifact} does not compute what the checkpoint computes: {report.reason}."
-            raise CheckFailed(f"{said}{_remedy(recipe, report)}")
+            raise CheckFailed(f"{said}{_remedy(request.source, recipe, report)}")
     artifacts = (*(one.artifact for one in lowered.artifacts), *engines.artifacts)
     return Checked(artifacts, tuple(parity), tuple(structure))
 
@@ -258,11 +272,16 @@ def parameters(stage: Callable[..., Any]) -> dict[str, type]:
     return {name: kind for name, kind in hints.items() if name != "return"}
 
 
-def _remedy(recipe: ResolvedRecipe, report: ParityReport | StructureReport) -> str:
+def _remedy(source: str, recipe: ResolvedRecipe, report: ParityReport | StructureReport) -> str:
     """Returns what can be done about a quantized artifact that exceeds its tolerance; of anything else, nothing."""
     is_far = isinstance(report, ParityReport) and exceeded(report.outputs, report.tolerance)
     if recipe.precision not in SCHEMES or not is_far:
         return ""
+    if source.endswith(SUFFIX):
+        return (
+            f" What {Path(source).name} rounds is fixed: quantize the checkpoint again with vitedge quantize --scheme "
+            "mixed, or allow less with --min-sqnr."
+        )
     if recipe.precision is Precision.MIXED:
         return " Leave layers in float with --layer NAME=float, or allow less with --min-sqnr."
     return " Ask for --precision mixed, which leaves in float what loses most, or allow less with --min-sqnr."
@@ -289,9 +308,9 @@ def _within_memory(title: str) -> Iterator[None]:
 
 
 def _refuse_missing(recipe: ResolvedRecipe) -> None:
-    """Refuses a format whose packages are not installed before any work is done."""
+    """Refuses a format whose packages are not installed, or whose settings do not exist, before any work is done."""
     for target in targets(recipe):
-        registry.load(LOWERINGS, target.format)
+        registry.load(LOWERINGS, target.format).check_settings(target.recipe)
 
 
 def _idle(recipe: ResolvedRecipe, *, compare_speed: bool) -> tuple[Callable[..., Any], ...]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from vitedge import registry
 from vitedge.checkpoints.read import Checkpoint
-from vitedge.export.float16.float32_modules import Float32Modules, HalfPrecision, sample
+from vitedge.errors import CheckFailed
+from vitedge.export.float16.float32_modules import Float32Modules, HalfPrecision, half_share, sample
 from vitedge.export.float16.lowering import lower_in_range
 from vitedge.export.formats import FORMATS, LOWERINGS
 from vitedge.files.bundle import ReferenceData
@@ -95,7 +96,11 @@ def lower(
     reference_outputs: ReferenceOutputs,
     quantized: Quantized,
 ) -> Lowered:
-    """Captures the program once for each form and batch size, and lowers it to every target."""
+    """Captures the program once for each form and batch size, and lowers it to every target.
+
+    Raises:
+        CheckFailed: half precision was asked for, and can be had nowhere.
+    """
     programs: dict[tuple[str, int | str], Program] = {}
     halves: dict[tuple[str, int | str], HalfPrecision] = {}
     artifacts: list[LoweredArtifact] = []
@@ -109,6 +114,8 @@ def lower(
         if target.recipe.is_half:
             halves[key] = halves.get(key) or _half_precision(programs[key], reference_outputs)
             kept = _float32_modules(target, halves[key], reference_outputs)
+        if kept.modules and target.recipe.precision is Precision.FP16:
+            kept = replace(kept, notes=(*kept.notes, _narrowed(programs[key], kept)))
         artifact = _lowered(request, target, programs[key], kept, reference_outputs)
         notes = (*artifact.notes, *kept.notes)
         if fixed and programs[key].inputs[0].shape[0] != BATCH_AXIS:
@@ -157,6 +164,21 @@ def _float32_modules(target: Target, half: HalfPrecision, reference_outputs: Ref
         sqnr_db = reference_outputs.tolerance.centred_sqnr_db
     wanted = None if sqnr_db is None else max(sqnr_db, FORMATS[target.format].fp16_sqnr_db)
     return half.float32_modules(wanted)
+
+
+def _narrowed(program: Program, kept: Float32Modules) -> str:
+    """Returns the share of the weights that fp16 applies to, as a note.
+
+    Raises:
+        CheckFailed: it applies to none.
+    """
+    found = half_share(program, kept.modules)
+    if found == 0:
+        raise CheckFailed(
+            "No weight can be float16: every module with weights would have to stay in float32; export with "
+            "--precision fp32, or allow less with --min-sqnr where rounding is the reason."
+        )
+    return f"{found:.1%} of the weights are float16"
 
 
 def _lowered(

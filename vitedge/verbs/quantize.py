@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from vitedge.accuracy.count import count_top1
 from vitedge.checkpoints.assumptions import refuse_assumed
 from vitedge.checkpoints.read import read
 from vitedge.devices.session import connect
-from vitedge.errors import BadRecipe, UnusableActivations
+from vitedge.errors import BadRecipe, CheckFailed, UnusableActivations
 from vitedge.export.formats import QuantizedForm
 from vitedge.files.bundle import ReferenceData
 from vitedge.files.replacing import refuse_existing_file, replacing_file
@@ -24,7 +25,9 @@ from vitedge.images.labelled import find_labelled
 from vitedge.images.stream import open_images
 from vitedge.latency.kernels import kernel_times
 from vitedge.models.reference import Reference, load_reference
+from vitedge.parity.metrics import degeneracy
 from vitedge.program.program import Program
+from vitedge.quantization.applied import layer_scheme, share
 from vitedge.quantization.file.header import SUFFIX
 from vitedge.quantization.file.model import Model, write_model
 from vitedge.quantization.recording import record
@@ -57,6 +60,7 @@ def quantize(
 
     Raises:
         UserError: the checkpoint, the images, the recipe or the output is not usable.
+        CheckFailed: the outputs of the reference are degenerate, so that nothing could be compared with them.
     """
     if out.suffix != SUFFIX:
         raise BadRecipe(f"A quantized program is a {SUFFIX} file; name the output {out.with_suffix(SUFFIX).name}.")
@@ -67,21 +71,36 @@ def quantize(
     refuse_assumed(checkpoint.spec, source, accepted=recipe.accept_assumptions)
     reference = load_reference(checkpoint, recipe.image_size)
     features = recipe.features or reference.spec.classes == 0
-    job = quantize_reference(reference, recipe, strictest(targets(recipe)), features=features, progress=progress)
     images = load(settings(recipe).images or recipe.images, reference.spec, recipe.image_count, recipe.seed)
     outputs = reference.outputs(images.pixels, features=features)
-    odd = [name for name, values in outputs.items() if not np.isfinite(values).all()]
-    if odd:
-        raise UnusableActivations(
-            f"{source} computes NaN or infinity for the images, in {', '.join(odd)}, so nothing can be compared with "
-            "it: check the checkpoint with vitedge inspect and the images' preprocessing."
-        )
+    _refuse_unusable(source, outputs, images.source)
+    job = quantize_reference(reference, recipe, strictest(targets(recipe)), features=features, progress=progress)
     identity = CheckpointIdentity(checkpoint.source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
     done = record(job)
     model = Model(job.program(recipe.batch, recipe.input), done, identity, ReferenceData(images.pixels, outputs))
     with replacing_file(out) as partial:
         write_model(partial, model)
     return QuantizationResult(str(out), out.stat().st_size, identity, reference.spec.variant, done, done.missed)
+
+
+def _refuse_unusable(source: str, outputs: Mapping[str, npt.NDArray[np.float32]], images: str) -> None:
+    """Refuses reference outputs that nothing can be compared with, before anything is calibrated.
+
+    Raises:
+        UnusableActivations: they hold NaN or infinity.
+        CheckFailed: they are degenerate.
+    """
+    odd = [name for name, values in outputs.items() if not np.isfinite(values).all()]
+    if odd:
+        raise UnusableActivations(
+            f"{source} computes NaN or infinity for the images, in {', '.join(odd)}, so nothing can be compared with "
+            "it: check the checkpoint with vitedge inspect and the images' preprocessing."
+        )
+    unusable = degeneracy(outputs)
+    if unusable:
+        raise CheckFailed(
+            f"{source}: {unusable}, on {images}: check the checkpoint with vitedge inspect, or name images that differ."
+        )
 
 
 def quantize_reference(
@@ -97,6 +116,7 @@ def quantize_reference(
     Raises:
         BadRecipe: activations are to be quantized, and no images were named; or the budget cannot be measured.
         BadImages: there are no images, too many that cannot be read, or labels that do not fit the classes.
+        CheckFailed: the reference is degenerate on the images, or the budget leaves nothing quantized.
     """
     asked = settings(recipe)
     stream = None
@@ -124,7 +144,28 @@ def quantize_reference(
             raise BadRecipe("--max-drop counts classes, and features are none: ask for --min-sqnr instead.")
         labelled = find_labelled(asked.eval_images, Classes(spec.classes, spec.labels), seed=asked.seed)
         job.count_top1 = partial(count_top1, labelled, spec)
-    return run(job)
+    return _checked(run(job))
+
+
+def _checked(done: Quantization) -> Quantization:
+    """Returns a quantization that can be checked and that quantized something.
+
+    Raises:
+        CheckFailed: the reference is degenerate on the images, or the budget leaves nothing quantized.
+    """
+    degenerate = next((f"{one.output}: {one.degenerate}" for one in done.outputs if one.degenerate), "")
+    if degenerate:
+        raise CheckFailed(
+            f"What was quantized cannot be checked on the calibration images ({done.recipe.images}): the reference is "
+            f"degenerate ({degenerate}): name images that differ."
+        )
+    raised = done.mixed_precision.search.chosen and not done.plan.attention
+    if raised and share(done.structure, done.choices, done.recipe) == 0:
+        raise CheckFailed(
+            f"Nothing of the model is {layer_scheme(done.recipe)} within the budget: allow less with --min-sqnr or "
+            "--max-drop, or export it in floating point."
+        )
+    return done
 
 
 def _kernel_times_here(program: Program) -> Mapping[str, float]:

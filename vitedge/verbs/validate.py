@@ -20,7 +20,7 @@ from vitedge.parity.artifact import ReferenceOutputs, image_size, sealed_outputs
 from vitedge.parity.check import CheckOptions, Original, check_artifact
 from vitedge.parity.float16_range import check_overflow
 from vitedge.parity.metrics import default_tolerance
-from vitedge.recipe import IMAGE_COUNT, ResolvedRecipe
+from vitedge.recipe import IMAGE_COUNT, ResolvedRecipe, check_image_count, check_tolerance
 from vitedge.records import (
     Artifact,
     Finding,
@@ -50,6 +50,10 @@ class ReferenceOptions:
     """Which set of weights, where the file holds several; None takes the bundle's."""
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """Facts of the checkpoint to values; they go over those that the bundle was exported with."""
+
+    def __post_init__(self) -> None:
+        check_image_count("Parity", self.image_count)
+        check_tolerance(self.tolerance)
 
 
 @dataclass(frozen=True)

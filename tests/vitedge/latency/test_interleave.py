@@ -162,6 +162,23 @@ def test_facts_and_paths_are_those_of_the_device(file: Path, tmp_path: Path) -> 
     assert report.file_size == file.stat().st_size
 
 
+class TwoProcessors(local.Session):
+    def processors(self) -> int:
+        return 2
+
+
+def test_nothing_is_concluded_from_more_threads_than_processors(file: Path) -> None:
+    models = [replace(measured(file, label), threads=threads) for label, threads in (("a", 1), ("b", 64))]
+    with contextlib.closing(TwoProcessors()) as session:
+        found = measure_in_turn(models, session, QUICK)
+    assert [ratio.verdict for ratio in found.ratios] == ["no conclusion"]
+    assert found.inconclusive.startswith("64 threads share 2 processors")
+    with contextlib.closing(TwoProcessors()) as session:
+        found = measure_in_turn([replace(model, threads=2) for model in models], session, QUICK)
+    assert found.ratios[0].verdict != "no conclusion"
+    assert found.inconclusive == ""
+
+
 def test_a_worker_ends_when_its_model_was_measured(file: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with connect("local") as session:

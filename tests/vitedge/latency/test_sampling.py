@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from vitedge.errors import BadRecipe
 from vitedge.latency.sampling import Rule, Samples, burst, measure, settled, warm_up
 
 QUICK = Rule(warmup_s=0.02, warmup_limit_s=0.1, samples=30, seconds=1.0)
@@ -21,7 +22,7 @@ def test_drift_and_an_unsettled_warm_up_make_a_result_unstable() -> None:
 
 @pytest.mark.parametrize("wrong", [{"samples": 0}, {"rounds": 0}, {"seconds": 0.0}, {"warmup_s": -1.0}])
 def test_an_empty_rule_is_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="at least one sample"):
+    with pytest.raises(BadRecipe):
         Rule(**wrong)  # type: ignore[arg-type]
 
 

@@ -9,7 +9,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from tests.seeding import seeded
-from vitedge.parity.metrics import agrees, compare, default_tolerance, exceeded
+from vitedge.parity.metrics import agrees, compare, default_tolerance, degeneracy, exceeded
 from vitedge.records import OutputParity, Tolerance
 
 FP32 = default_tolerance("fp32", "vit")
@@ -22,6 +22,31 @@ def logits(images: int = 8, classes: int = 10, seed: int = 0) -> np.ndarray:
 def parity(reference: np.ndarray, candidate: np.ndarray) -> OutputParity:
     (result,) = compare({"logits": reference}, {"logits": candidate})
     return result
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_a_top_1_that_nothing_decides_is_none(classes: int) -> None:
+    scores = np.repeat(logits(classes=1), classes, axis=1)
+    found = parity(scores, scores)
+    assert (found.agreement, found.degenerate) == (None, "")
+    assert exceeded((found,), FP32) == ""
+    assert "there is no top-1" in exceeded((found,), Tolerance(agreement=0.5))
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [
+        (logits(), ""),
+        (logits()[:1], "one image"),
+        (np.zeros((4, 3), np.float32), "zero"),
+        (logits()[[0, 0, 0]], "same for every image"),
+        (np.full((2, 3), np.nan, np.float32), "NaN"),
+    ],
+)
+def test_a_reference_alone_tells_whether_it_is_degenerate(scores: np.ndarray, words: str) -> None:
+    found = degeneracy({"logits": scores})
+    assert words in found
+    assert found.startswith("logits cannot be checked: the reference is degenerate (") == bool(words)
 
 
 def test_equal_outputs_pass_with_infinite_ratio() -> None:

@@ -81,6 +81,28 @@ def test_the_allowed_drop(good: str, bad: str, folders: str) -> None:
     assert evaluate([bad, good], EvaluationRequest(folders, max_drop=0.0)).passed
 
 
+@pytest.mark.parametrize("offset", [1e6, np.nan])
+def test_a_reference_that_decides_nothing_limits_no_drop(
+    offset: float, good: str, folders: str, tmp_path: Path
+) -> None:
+    """One class for every image, or no number at all: nothing can be lost against it, and that is no pass."""
+    model = onnx.load(good)
+    (entry,) = (entry for entry in model.graph.initializer if entry.name == "offset")
+    values = numpy_helper.to_array(entry).copy()
+    values[: 1 if np.isfinite(offset) else None] = offset
+    entry.CopyFrom(numpy_helper.from_array(values, "offset"))
+    onnx.save(model, tmp_path / "constant.onnx")
+    found = evaluate([str(tmp_path / "constant.onnx"), good], EvaluationRequest(folders, max_drop=100.0))
+    assert not found.passed
+    assert found.reason.startswith("constant.onnx is degenerate")
+
+
+def test_labels_of_one_class_are_told(good: str, tmp_path: Path) -> None:
+    found = evaluate([good], EvaluationRequest(str(write_arrays(tmp_path / "set.npz", [3, 3, 3]))))
+    assert "all images are of one class, so top-1 says nothing about the others" in found.notes
+    assert "good.onnx chooses the same class for every image" in found.notes
+
+
 def test_scores_that_are_not_numbers_are_wrong(good: str, folders: str, tmp_path: Path) -> None:
     model = onnx.load(good)
     (offset,) = (entry for entry in model.graph.initializer if entry.name == "offset")
@@ -150,7 +172,6 @@ def test_what_does_not_fit_together_is_refused(good: str, folders: str, tmp_path
         ([good, fewer], EvaluationRequest(folders), "fewer.onnx has 6 classes and good.onnx 7"),
         ([good, other], EvaluationRequest(folders), "call their classes by other names"),
         ([good], EvaluationRequest(folders, max_drop=1.0), "--max-drop compares"),
-        ([good, good], EvaluationRequest(folders, max_drop=float("nan")), "0 or more"),
         ([good], EvaluationRequest(folders, weights=Weights(overrides={"labels": ("a", "b")})), "labels takes 7 names"),
         ([good, large], EvaluationRequest(folders, against=str(VIT)), "8x8 and 16x16"),
     ):

@@ -27,6 +27,7 @@ from vitedge.verbs import export as pipeline
 from vitedge.verbs import lowering
 from vitedge.verbs.export import STAGES, ExportRequest, export, parameters
 from vitedge.verbs.lowering import Quantized
+from vitedge.verbs.quantize import quantize
 from vitedge.verbs.resolve import resolve
 from vitedge.verbs.validate import validate
 
@@ -83,7 +84,8 @@ def test_an_engine_starts_from_the_onnx_file_of_its_profile(tmp_path: Path) -> N
     told: list[str] = []
     recipe = replace(SMALL, formats=("tensorrt", "onnx"), profiles=("jetson-orin-nano",))
     result = export(str(VIT), tmp_path / "out", recipe, progress=told.append)
-    assert told == [f"{title} …" for title in TITLES if title not in ("quantizing", "timing")]
+    stages = [line for line in told if not line.startswith("note: ")]
+    assert stages == [f"{title} …" for title in TITLES if title not in ("quantizing", "timing")]
     assert list(result.seconds) == TITLES
     assert min(result.seconds.values()) > 0
     (pending,) = result.pending
@@ -206,8 +208,38 @@ def test_a_model_that_does_not_look_at_its_image_is_never_passed(tmp_path: Path)
     state["head.weight"].zero_()
     torch.save(state, tmp_path / "constant.pth")
     with pytest.raises(CheckFailed, match="degenerate"):
-        export(str(tmp_path / "constant.pth"), tmp_path / "out", replace(SMALL, tolerance=Tolerance()))
+        export(
+            str(tmp_path / "constant.pth"),
+            tmp_path / "out",
+            replace(SMALL, tolerance=Tolerance(centred_sqnr_db=-200.0)),
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["constant.pth"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"opset": 99}, "choose --opset from 13"),
+        ({"formats": ("coreml",), "coreml_target": "iOS99"}, "no --coreml-target iOS99"),
+    ],
+)
+def test_settings_that_do_not_exist_end_before_anything_is_read(
+    asked: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BadRecipe, match=words):
+        export("nowhere.pth", tmp_path / "out", replace(SMALL, **asked))
+
+
+def test_half_precision_that_applies_to_no_weight_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckFailed, match="No weight can be float16"):
+        export(str(VIT), tmp_path / "out", replace(SMALL, precision="fp16", tolerance=Tolerance(centred_sqnr_db=200)))
+
+
+def test_the_advice_for_a_quantized_file_is_not_to_round_less_of_it(tmp_path: Path) -> None:
+    quantize(str(VIT), tmp_path / "m.pt2", ExportRecipe(precision="w4"))
+    with pytest.raises(CheckFailed, match=r"What m\.pt2 rounds is fixed: quantize the checkpoint again") as caught:
+        export(str(tmp_path / "m.pt2"), tmp_path / "out", ExportRecipe(tolerance=Tolerance(centred_sqnr_db=90.0)))
+    assert "--precision mixed" not in str(caught.value)
 
 
 def test_a_structure_that_is_not_sound_fails_the_export(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,11 +3,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from tests.bad_files import VIT
+from tests.bad_files import VIT, vit_state
 from vitedge.checkpoints.read import read
-from vitedge.errors import BadRecipe, OutputRefused
+from vitedge.errors import BadRecipe, CheckFailed, OutputRefused
 from vitedge.export.formats import PROCESSOR, QuantizedForm
 from vitedge.models.reference import load_reference
 from vitedge.quantization.file.model import Model
@@ -58,6 +60,32 @@ def test_processors_get_activations_without_a_sign(
     assert job.activations == expected
 
 
+@pytest.mark.parametrize("scheme", ["int8", "w8"])
+def test_a_degenerate_reference_is_never_quantized(scheme: str, tmp_path: Path) -> None:
+    """Zero logits, images that are all alike, and a single image: nothing is calibrated, nothing is written."""
+    state, told = vit_state(), []
+    state["head.weight"].zero_()
+    torch.save(state, tmp_path / "constant.pth")
+    np.save(tmp_path / "alike.npy", np.full((8, 40, 40, 3), 128, np.uint8))
+    np.save(tmp_path / "one.npy", np.full((1, 40, 40, 3), 128, np.uint8))
+    cases = (tmp_path / "constant.pth", "synthetic"), (VIT, tmp_path / "alike.npy"), (VIT, tmp_path / "one.npy")
+    for source, images in cases:
+        asked = ExportRecipe(quantization=QuantizationRecipe(scheme, images=str(images)))
+        with pytest.raises(CheckFailed, match="the reference is degenerate"):
+            quantize(str(source), tmp_path / "m.pt2", asked, progress=told.append)
+    assert not (tmp_path / "m.pt2").exists()
+    assert told == []
+
+
+def test_few_images_are_warned_about_and_the_share_of_a_scheme_is_told(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 40, 40, 3), dtype=np.uint8)
+    np.save(tmp_path / "pairs.npy", pixels[[0, 1, 0, 1, 0, 1]])
+    asked = ExportRecipe(quantization=QuantizationRecipe("int8", images=str(tmp_path / "pairs.npy")))
+    done = quantize(str(VIT), tmp_path / "m.pt2", asked)
+    assert any(note.startswith("only 2 of 6 images differ") for note in done.record.notes)
+    assert done.record.share == 1.0
+
+
 def test_an_output_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     told: list[str] = []
     (tmp_path / "there.pt2").write_bytes(b"old")
@@ -84,7 +112,7 @@ def test_a_failure_while_writing_leaves_what_was_there(tmp_path: Path, monkeypat
 
 def test_a_budget_weighs_what_layers_cost_on_this_machine() -> None:
     quick = {"smoothing": False, "equalization": False, "bias_correction": False, "ranges": "minmax"}
-    asked = QuantizationRecipe("mixed", images="synthetic", image_count=8, min_sqnr=60.0, **quick)  # type: ignore[arg-type]
+    asked = QuantizationRecipe("mixed", images="synthetic", image_count=8, min_sqnr=36.0, **quick)  # type: ignore[arg-type]
     recipe = ResolvedRecipe(formats=("onnx",), precision="mixed", quantization=asked)
     reference = load_reference(read(str(VIT)), None)
     job = quantize_reference(reference, recipe, PROCESSOR, features=False, progress=lambda _text: None)
