@@ -225,7 +225,7 @@ class OverflowReport:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something in an artifact that will cost speed or precision on the device."""
+    """Something in an artifact that will cost speed or precision on the device, or the damage that ends a check."""
 
     artifact: str
     rule: str
@@ -314,6 +314,8 @@ class BenchReport:
 
     reports: tuple[LatencyReport, ...]
     ratios: tuple[LatencyRatio, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Name of each artifact of a bundle that was not measured, to the reason."""
 
 
 @dataclass(frozen=True)
@@ -384,3 +386,5 @@ class Validation:
     """Path of each engine to its `Artifact.engine`."""
     size: int | None = None
     """Bytes of the bundle, where its manifest was written anew."""
+    notes: tuple[str, ...] = ()
+    """Remarks about its files: links to files elsewhere, and files that are no part of it and were ignored."""
