@@ -141,17 +141,15 @@ def _stand_in_for_closed_streams() -> None:
     """Opens what takes the place of a stream that was closed before the process began.
 
     Otherwise the next file to be opened would get the stream's number, and what libraries print would go into it. As
-    gnulib's stdopen does, stdin and stdout are opened the wrong way round, so that their use fails as a closed one does.
+    gnulib's stdopen does, stdin and stdout are opened the wrong way round: their use fails as that of a closed one.
     """
     for number, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(number)
         except OSError:
             os.dup2(os.open(os.devnull, flags), number)
-    if sys.stdout is None:
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
 
 
 def script() -> None:

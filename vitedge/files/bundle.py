@@ -27,6 +27,7 @@ from vitedge.files.npy import read_header
 from vitedge.files.plain import from_dict, to_dict
 from vitedge.files.replacing import write_file
 from vitedge.files.stray import is_stray
+from vitedge.files.zip_directory import LARGEST_DIRECTORY, directory_size
 from vitedge.records import BenchReport, Manifest
 from vitedge.sentences import short, some
 
@@ -71,6 +72,8 @@ def read_reference(folder: Path) -> ReferenceData:
 
 def _check_sizes(path: Path) -> None:
     """Raises ValueError where an archive would take more memory than it has bytes: `numpy.savez` packs nothing."""
+    if directory_size(path) > LARGEST_DIRECTORY:
+        raise ValueError("its zip directory is too large")
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             with archive.open(member) as stream:
@@ -163,7 +166,7 @@ def check_files(folder: Path, manifest: Manifest) -> int:
 
 
 def remarks(folder: Path, manifest: Manifest) -> tuple[str, ...]:
-    """Returns a sentence each for files of a bundle that are links to elsewhere, and for those that are not looked at."""
+    """Returns a phrase each about files of a bundle that are links to elsewhere, and about those that are ignored."""
     names = sorted(listed(manifest).keys() | {MANIFEST})
     links = [name for name in names if not (folder / name).resolve().is_relative_to(folder.resolve())]
     strays = sorted(name for name in _present(folder) if name not in names and is_stray(name))
@@ -182,7 +185,8 @@ def size_of(folder: Path) -> int:
 
 def _present(folder: Path) -> set[str]:
     """Returns the files in a folder, by their paths relative to it; folders that are links are entered once."""
-    found, entered = set(), set()
+    found: set[str] = set()
+    entered: set[Path] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         here = Path(place)
         if here.resolve() in entered:

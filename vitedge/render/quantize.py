@@ -26,7 +26,7 @@ def render(done: QuantizationResult, *, profiles: Sequence[str], layers: bool, a
         return document(done)
     record = done.record
     if layers:
-        show(_layer_table(record), "the layers, each with the noise of its output in the whole program, and alone:")
+        show(_layer_table(record), "the layers, with the noise of each in the program and alone:")
         if record.attentions:
             show(_attention_table(record), "the attentions in float, and as they are rounded:")
     if record.frontier:

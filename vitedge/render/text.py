@@ -26,13 +26,25 @@ _HIDDEN = re.compile(
 )
 """Characters that are never shown: Unicode's categories Cc (controls), Cf (bidirectional marks and other formats), Cs
 (surrogates), Zl and Zp (breaks of lines and paragraphs)."""
-_ASCII = {"…": "...", "–": "-", "—": "-", "−": "-", "µ": "u", "μ": "u", "Δ": "d", "×": "x", "≤": "<=", "≥": ">="}
+_ASCII = {
+    "…": "...",
+    "\u2013": "-",
+    "—": "-",
+    "\u2212": "-",
+    "µ": "u",
+    "μ": "u",
+    "Δ": "d",
+    "\u00d7": "x",
+    "≤": "<=",
+    "≥": ">=",
+}
+"""What dashes, dots and signs are where the encoding has no others."""
 _PIECES = re.compile(r"[^\s/\\._:,-]*[\s/\\._:,-]+|[^\s/\\._:,-]+")
 """Parts between which a name may be broken: a separator stays at the end of the part before it."""
 
 
 def printable(text: str) -> str:
-    """Returns a text with every character that a terminal would act on as its escape, such as ``\\x9b``."""
+    """Returns a text with every character that a terminal would act on as its escape, as Python writes it."""
     return _HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 

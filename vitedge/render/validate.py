@@ -36,10 +36,9 @@ def render(result: Validation, *, kernels: bool = False, as_json: bool) -> None:
 
 
 def render_damage(subject: str, reason: str) -> None:
-    """Prints the report of a bundle that could not be checked to the end as JSON; stderr has the sentence for people."""
-    damage = Finding(
-        subject, "damaged", subject, reason, "Copy the bundle again from where it came, or export it anew."
-    )
+    """Prints the report of a bundle that could not be checked to the end, as JSON; people read it on stderr."""
+    remedy = "Copy the bundle again from where it came, or export it anew."
+    damage = Finding(subject, "damaged", subject, reason, remedy)
     document(Validation(subject, (), (), 0, passed=False, findings=(damage,)))
 
 

@@ -36,7 +36,7 @@ def test_long_names_stand_below_their_module_and_no_line_wraps(
     identity = CheckpointIdentity("model.pth", "0" * 64, 1, None)
     render(QuantizationResult("m.pt2", 1, identity, "custom", record), profiles=("iphone",), layers=True, as_json=False)
     printed = [line.rstrip() for line in capsys.readouterr().out.splitlines() if line.strip()]
-    assert [line.split()[0] for line in printed[2:9]] == [
+    assert [line.split()[0] for line in printed[3:10]] == [
         "patch_embed.proj",
         "stages.2.3.transformer.11",
         "attn.qkv_proj",
