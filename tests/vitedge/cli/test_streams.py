@@ -29,7 +29,7 @@ def shell(script: str, **environment: str) -> subprocess.CompletedProcess[bytes]
     )
 
 
-@pytest.mark.parametrize("command", ["profiles", "profiles --json", "--help", "inspect nowhere.pth"])
+@pytest.mark.parametrize("command", ["profiles", "profiles --json", "--help", "validate nowhere"])
 @pytest.mark.parametrize(
     ("redirection", "code"),
     [("| true; exit ${PIPESTATUS[0]}", BROKEN), (">&-", 2), ("> /dev/full", 2), ("2>&-", 0), ("2> /dev/full", 0)],
@@ -38,13 +38,13 @@ def test_a_stream_that_takes_nothing_ends_the_command_without_a_traceback(
     command: str, redirection: str, code: int
 ) -> None:
     found = shell(f"vitedge {command} {redirection}")
-    assert found.returncode == (2 if command.startswith("inspect") else code), found.stderr
+    assert found.returncode == (2 if command.startswith("validate") else code), found.stderr
     assert b"Traceback" not in found.stderr
     assert len(found.stderr.splitlines()) <= 1
 
 
 def test_all_streams_closed_leave_the_exit_code() -> None:
-    assert shell("vitedge inspect nowhere.pth <&- >&- 2>&-").returncode == 2
+    assert shell("vitedge validate nowhere <&- >&- 2>&-").returncode == 2
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_terminal_that_can_little_shows_the_table_all_the_same(environment: di
 @pytest.mark.parametrize("name", ["a\x9bb.pth", "a\u202eb.pth", "a\x1b[2Jb.pth", "a\nb.pth", "\udce9.pth"])
 def test_no_name_reaches_the_terminal_raw(name: str) -> None:
     found = subprocess.run(
-        [sys.executable, "-m", "vitedge", "inspect", name], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "vitedge", "validate", name], capture_output=True, text=True, check=False
     )
     assert found.returncode == 2
     assert len(found.stderr.splitlines()) == 1
@@ -71,14 +71,12 @@ def test_no_name_reaches_the_terminal_raw(name: str) -> None:
 
 
 def test_a_name_longer_than_the_system_takes_is_one_sentence() -> None:
-    found = shell(f"vitedge bench {'x' * 300}; vitedge inspect {'x' * 300}; vitedge validate {'x' * 300}")
+    found = shell(f"vitedge bench {'x' * 300}; vitedge validate {'x' * 300}")
     assert found.returncode == 2
     assert b"Traceback" not in found.stderr
 
 
-@pytest.mark.parametrize(
-    ("package", "form"), [("onnxruntime", "onnx"), ("onnx", "onnx"), ("onnxscript", "onnx"), ("coremltools", "coreml")]
-)
+@pytest.mark.parametrize(("package", "form"), [("onnxruntime", "onnx"), ("onnx", "onnx"), ("coremltools", "coreml")])
 def test_a_package_that_is_missing_is_named_with_the_command_that_installs_it(
     package: str, form: str, tmp_path: Path
 ) -> None:
