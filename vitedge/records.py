@@ -237,7 +237,7 @@ class OverflowReport:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something in an artifact that will cost speed or precision on the device."""
+    """Something in an artifact that will cost speed or precision on the device, or the damage that ends a check."""
 
     artifact: str
     rule: str
@@ -328,6 +328,8 @@ class BenchReport:
     ratios: tuple[LatencyRatio, ...] = ()
     inconclusive: str = ""
     """Reason why no conclusion is drawn from the times, one sentence, or empty."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Name of each artifact of a bundle that was not measured, to the reason."""
 
 
 @dataclass(frozen=True)
@@ -398,3 +400,5 @@ class Validation:
     """Path of each engine to its `Artifact.engine`."""
     size: int | None = None
     """Bytes of the bundle, where its manifest was written anew."""
+    notes: tuple[str, ...] = ()
+    """Remarks about its files: links to files elsewhere, and files that are no part of it and were ignored."""

@@ -183,7 +183,25 @@ def missing(table: Table, name: str) -> tuple[str, ...]:
 
 def absent_packages(part: Part) -> tuple[str, ...]:
     """Returns the packages that a part needs and that are not installed."""
-    return tuple(package for package in part.needs if importlib.util.find_spec(package) is None)
+    return tuple(package for package in part.needs if _is_absent(package))
+
+
+def _is_absent(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is None
+    except (ImportError, ValueError):  # a package without a spec, as one that is half removed
+        return True
+
+
+def backend_of(error: ImportError) -> MissingBackend | None:
+    """Returns the error for the user whose installation lacks a package; None where a module of ours is at fault."""
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "vitedge") or package in sys.stdlib_module_names:
+        return None
+    install = f"pip install {_DISTRIBUTIONS.get(package, package)}"
+    if isinstance(error, ModuleNotFoundError):
+        return MissingBackend(f"This command needs {package}, which is not installed; type: {install}")
+    return MissingBackend(f"{package} is installed but cannot be imported ({error}); type: {install} --force-reinstall")
 
 
 def in_background(module: str) -> Callable[[], ModuleType]:
@@ -212,6 +230,8 @@ def function(dotted: str) -> Callable[..., Any]:
 
 _PACKAGES = ("vitedge", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "coremltools", "numpy", "pillow")
 """Packages that decide what an export writes; their versions go into its manifest."""
+_DISTRIBUTIONS = {"PIL": "pillow", "coremltools": "'coremltools>=9.0'", "onnx_ir": "onnx-ir"}
+"""Import names to what pip installs, where the two differ."""
 UNINSTALLED = "uninstalled"
 """The version of vitedge when it runs from its sources without being installed."""
 

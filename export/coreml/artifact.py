@@ -16,6 +16,7 @@ from vitedge.export.coreml.scheme import ROUNDED, count_integers, scheme_of
 from vitedge.export.coreml.weights import compare_weights, numbers, quantized_parts
 from vitedge.files.digest import hash_file, hash_listing
 from vitedge.files.plain import from_dict
+from vitedge.files.stray import is_stray
 from vitedge.mlprogram import description
 from vitedge.mlprogram.blobs import Blobs, Place
 from vitedge.mlprogram.limits import MAX_RANK
@@ -38,8 +39,7 @@ def describe(path: Path) -> Artifact:
     """
     package = read_package(path)
     program = read_program(package)
-    present = sorted(file.relative_to(path.parent).as_posix() for file in path.rglob("*") if file.is_file())
-    files = {name: hash_file(path.parent / name) for name in present}
+    files = {f"{path.name}/{name}": hash_file(path / name) for name in sorted(_present(path))}
     return Artifact(
         format="coreml",
         path=path.name,
@@ -109,9 +109,15 @@ def _check(path: Path, artifact: Artifact, weights: Mapping[str, Any] | None) ->
         yield compare_weights(program, weights)
 
 
+def _present(package: Path) -> set[str]:
+    """Returns the paths of a package's files within it, without what operating systems leave in folders."""
+    names = (file.relative_to(package).as_posix() for file in package.rglob("*") if file.is_file())
+    return {name for name in names if not is_stray(name)}
+
+
 def _files(path: Path, artifact: Artifact) -> str:
     expected = {name.removeprefix(f"{artifact.path}/"): digest for name, digest in artifact.files.items()}
-    present = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
+    present = _present(path)
     if present != set(expected):
         raise CheckFailed(f"{path} lacks or has too much: {', '.join(sorted(present ^ set(expected)))}")
     for name, digest in expected.items():
@@ -203,7 +209,7 @@ def _unused(package: Package) -> str:
             if literal.place is not None:
                 places.setdefault(literal.place.file, []).append(literal.place)
     for file in sorted((package.path / WEIGHTS).parent.rglob("*")):
-        if file.is_file():
+        if file.is_file() and not is_stray(file.name):
             Blobs(file.resolve()).check_unused(places.get(file.resolve(), ()))
     return "every byte of its weights belongs to a constant"
 

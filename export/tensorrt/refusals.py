@@ -52,7 +52,8 @@ def check_file(request: EngineRequest, builder: str) -> OnnxGraph:
         modules = some(dict.fromkeys(_told(node) for node in found))
         raise CheckFailed(
             f"{request.onnx} cannot be built for {refused[0]}: float32 GEMM is not supported there, and it "
-            f"has one in {modules}; export it with half precision throughout, or leave {refused[0]} out."
+            f"has one in {modules}; export it with half precision throughout, or name a profile whose GPUs, listed by "
+            f"vitedge profiles, are without {refused[0]}: these are {', '.join(request.targets)}."
         )
     return graph
 

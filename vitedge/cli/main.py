@@ -8,6 +8,7 @@ import contextlib
 import errno
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -25,7 +26,8 @@ from vitedge.cli.profiles import profiles
 from vitedge.cli.quantize import quantize
 from vitedge.cli.validate import validate
 from vitedge.errors import VitedgeError
-from vitedge.stopping import obeying_signals
+from vitedge.registry import backend_of
+from vitedge.stopping import obeying_signals, stopped_by
 
 COMMANDS: Mapping[str, Callable[..., None] | typer.Typer] = {
     "inspect": inspect,
@@ -41,6 +43,10 @@ COMMANDS: Mapping[str, Callable[..., None] | typer.Typer] = {
 """Name to its function, or to a group of commands, in the order of ``vitedge --help``."""
 _MOVED = {"--kit": "vitedge kit write", "--import": "vitedge kit import"}
 """Options of earlier versions, to the commands that replace them."""
+_READER_LEFT = 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
+"""Exit code where the reader of a pipe ended first: a shell shows the same for a tool that SIGPIPE killed."""
+_UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP)
+"""Errors of the system about a path that was typed, and that say all there is to say."""
 _OBJECTS_BEFORE_COLLECTION = 200_000
 
 
@@ -80,26 +86,70 @@ def _usage(error: Any) -> str:
 
 def main() -> None:
     """Runs one command and exits: errors of `vitedge.errors` become one sentence and their exit code."""
+    from vitedge.render.screen import prepare_streams
+
+    prepare_streams()
     try:
         with obeying_signals():
             code = app(sys.argv[1:] or ["--help"], prog_name="vitedge", standalone_mode=False)
+        sys.stdout.flush()
     except VitedgeError as error:
         code = _failed(str(error), error.exit_code)
     except _USAGE as error:
         code = _failed(_usage(error), 2)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EPIPE):
+    except ImportError as error:
+        missing = backend_of(error)
+        if missing is None:
             raise
-        code = _failed(f"The result cannot be written to stdout: {error.strerror}.", 2)
+        code = _failed(str(missing), missing.exit_code)
+    except OSError as error:
+        code = _unwritten(error)
+    except SystemExit as leaving:
+        if stopped_by(leaving.code):
+            _failed(f"Stopped by {stopped_by(leaving.code)} before it was done; what was there before is whole.", 0)
+        elif isinstance(leaving.__context__, BrokenPipeError):  # typer makes 1 of it
+            sys.exit(_READER_LEFT)
+        raise
     sys.exit(code)
 
 
+def _unwritten(error: OSError) -> int:
+    """Returns the exit code where stdout took nothing more, or a path is none that the system opens.
+
+    Raises:
+        OSError: it is neither.
+    """
+    if isinstance(error, BrokenPipeError):
+        return _READER_LEFT
+    if error.errno in _UNUSABLE and error.filename is not None:
+        return _failed(f"{error.filename} cannot be used: {error.strerror}.", 2)
+    if error.errno not in (errno.ENOSPC, errno.EBADF) or error.filename is not None:
+        raise error
+    return _failed(f"The result cannot be written to stdout: {error.strerror}.", 2)
+
+
 def _failed(sentence: str, code: int) -> int:
-    """Prints the error; returns the exit code."""
+    """Prints the error, unless stderr takes nothing; returns the exit code."""
     from vitedge.render.screen import error
 
-    error(sentence)
+    with contextlib.suppress(OSError):
+        error(sentence)
     return code
+
+
+def _stand_in_for_closed_streams() -> None:
+    """Opens what takes the place of a stream that was closed before the process began.
+
+    Otherwise the next file to be opened would get the stream's number, and what libraries print would go into it. As
+    gnulib's stdopen does, stdin and stdout are opened the wrong way round: their use fails as that of a closed one.
+    """
+    for number, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(os.open(os.devnull, flags), number)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
 
 
 def script() -> None:
@@ -109,11 +159,14 @@ def script() -> None:
     by one just before the process ends, would cost `inspect` a third of its time.
     """
     gc.set_threshold(_OBJECTS_BEFORE_COLLECTION)
+    _stand_in_for_closed_streams()
     code = 0
     try:
         main()
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    for number in (signal.SIGINT, signal.SIGTERM):  # what was to be cleaned up is; Ctrl-C again is no traceback
+        signal.signal(number, signal.SIG_IGN)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):  # the reader of a pipe may have ended

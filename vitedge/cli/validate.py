@@ -10,7 +10,7 @@ import typer
 
 from vitedge.cli.options import AsJson, ImageCount, Images, MaxError, MinAgreement, MinSqnr, Model, Overrides, Weights
 from vitedge.cli.values import parse_overrides, tolerance_entries, with_model
-from vitedge.errors import BadRecipe
+from vitedge.errors import BadRecipe, BundleDamaged
 from vitedge.files.plain import from_dict
 from vitedge.recipe import IMAGE_COUNT
 from vitedge.records import Tolerance
@@ -42,7 +42,7 @@ def validate(
     json: AsJson = False,
 ) -> None:
     """Check a bundle, or compare an artifact with a checkpoint."""
-    from vitedge.render.validate import render
+    from vitedge.render.validate import render, render_damage
     from vitedge.verbs.validate import ReferenceOptions, ValidationOptions
     from vitedge.verbs.validate import validate as run
 
@@ -62,7 +62,12 @@ def validate(
             overrides=parse_overrides(with_model(overrides, model)),
         )
     )
-    result = run(Path(subject), reference, ValidationOptions(compute, overflow, kernels=layers))
+    try:
+        result = run(Path(subject), reference, ValidationOptions(compute, overflow, kernels=layers))
+    except BundleDamaged as damage:
+        if json:
+            render_damage(subject, str(damage))
+        raise
     render(result, kernels=layers, as_json=json)
     if not result.passed:
         raise typer.Exit(4)

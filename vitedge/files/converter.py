@@ -85,6 +85,8 @@ def _described(kind: Any) -> str:
         return " | ".join(repr(value) for value in arguments)
     if origin in (Union, UnionType):
         return " | ".join(_described(member) for member in arguments)
+    if origin is tuple:
+        return f"[{', '.join(_described(member) for member in arguments)}]"
     if origin is not None:
         return f"{origin.__name__}[{', '.join(_described(member) for member in arguments)}]"
     if isinstance(kind, type) and issubclass(kind, Enum):

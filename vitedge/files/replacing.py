@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import json
+import glob
+import hashlib
 import os
 import shutil
 import sys
@@ -18,11 +19,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vitedge.errors import OutputRefused
+from vitedge.files.json_file import read_json
+from vitedge.files.stray import is_stray
 
 PARTIAL = ".partial"
 LISTINGS = ("manifest.json", "kit.json")
 """Files that list what is in a folder of ours; one of them makes it one that may be replaced."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_LARGEST_LISTING = 64 * 2**20
+_LONGEST_NAME = 200
+"""Bytes of a target's name in its temporary names; file systems allow 255 with what is put around it."""
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _MACOS_AT_FDCWD = -2
@@ -44,7 +50,7 @@ def replacing(target: Path, *, force: bool, needs: int = 0) -> Iterator[Path]:
     # Where a link or a dot leads to is replaced; the messages keep what the user typed.
     place = Path(os.path.realpath(target))
     clear_debris(place)
-    partial = place.parent / f".{place.name}.{os.getpid()}{PARTIAL}"
+    partial = place.parent / f".{_stem(place)}.{os.getpid()}{PARTIAL}"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         _refuse_full(place.parent, needs)
@@ -74,7 +80,7 @@ def replacing_file(target: Path) -> Iterator[Path]:
     Raises:
         OutputRefused: it cannot be written, or the disk is full.
     """
-    partial = target.parent / f".{target.name}.{os.getpid()}{PARTIAL}"
+    partial = target.parent / f".{_stem(target)}.{os.getpid()}{PARTIAL}"
     try:
         yield partial
         partial.replace(target)
@@ -123,13 +129,13 @@ def _strangers(bundle: Path) -> list[str]:
     """Returns files that the manifest does not list, such as a checkpoint; none if the manifest cannot be read."""
     listing = next((name for name in LISTINGS if (bundle / name).is_file()), LISTINGS[0])
     try:
-        manifest = json.loads((bundle / listing).read_text(encoding="utf-8"))
+        manifest = read_json(bundle / listing, _LARGEST_LISTING)
         known = {listing, *manifest["files"]}
         known.update(name for artifact in manifest["artifacts"] for name in artifact["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return []
     present = sorted(path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if not path.is_dir())
-    return [name for name in present if name not in known and not Path(name).name.startswith(".")]
+    return [name for name in present if not (name in known or is_stray(name) or Path(name).name.startswith("."))]
 
 
 def clear_debris(target: Path) -> None:
@@ -141,8 +147,8 @@ def clear_debris(target: Path) -> None:
         return
     if _set_aside(target).exists() and not os.path.lexists(target):
         _set_aside(target).rename(target)
-    for path in target.parent.glob(f".{target.name}.*{PARTIAL}"):
-        owner = path.name[len(target.name) + 2 : -len(PARTIAL)]
+    for path in target.parent.glob(f".{glob.escape(_stem(target))}.*{PARTIAL}"):
+        owner = path.name[len(_stem(target)) + 2 : -len(PARTIAL)]
         if owner == "old" or (owner.isdigit() and not _is_running(int(owner))):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
@@ -185,8 +191,16 @@ def _move(partial: Path, target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def _stem(target: Path) -> str:
+    """Returns the name that temporary names begin with: the target's, or the start of a long one and a hash of it."""
+    name = os.fsencode(target.name)
+    if len(name) <= _LONGEST_NAME:
+        return target.name
+    return f"{name[: _LONGEST_NAME - 20].decode(errors='ignore')}.{hashlib.sha256(name).hexdigest()[:16]}"
+
+
 def _set_aside(target: Path) -> Path:
-    return target.parent / f".{target.name}.old{PARTIAL}"
+    return target.parent / f".{_stem(target)}.old{PARTIAL}"
 
 
 def _exchange(partial: Path, target: Path) -> bool:

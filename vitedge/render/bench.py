@@ -23,6 +23,7 @@ def render(result: BenchReport, *, bundle: str | None = None, as_json: bool) -> 
     show(drawn)
     lines(
         "times in milliseconds; memory is the peak of a process of its own",
+        *(f"left out: {name}: {reason}" for name, reason in result.left_out.items()),
         *(
             f"{ratio.subject} takes {ratio.ratio:.2f} x the time of {ratio.baseline} "
             f"(95 % interval {ratio.low:.2f} to {ratio.high:.2f}): {ratio.verdict}"

@@ -49,8 +49,15 @@ def _quantized(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _following(bundle: str, artifacts: Iterable[Artifact]) -> str:
-    """Returns the command that measures the bundle, or writes a kit for a Mac if nothing of it runs on this system."""
-    runtimes = {FORMATS[artifact.format].runtimes[-1] for artifact in artifacts}
+    """Returns the command that measures the bundle, or what can be done with it on a machine where it does not run.
+
+    An engine that does not run here is what the bundle is for: then it is checked. Where nothing runs, a kit for a Mac
+    is written.
+    """
+    kinds = [FORMATS[artifact.format] for artifact in artifacts]
+    if any(kind.made_from and not registry.works_here(registry.RUNTIMES, kind.runtimes[-1]) for kind in kinds):
+        return f"vitedge validate {shlex.quote(bundle)}"
+    runtimes = {kind.runtimes[-1] for kind in kinds}
     if any(registry.works_here(registry.RUNTIMES, name) for name in runtimes):
         return f"vitedge bench {shlex.quote(bundle)}"
     return kit_command(Path(bundle))

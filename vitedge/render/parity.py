@@ -42,7 +42,7 @@ def report_table(parity: Iterable[ParityReport], structure: Iterable[StructureRe
 
 def overflow_table(report: OverflowReport) -> None:
     """Prints the largest values of a package."""
-    drawn = table("operation", "module", "magnitude", "", right=(2,))
+    drawn = table("operation", "module", "magnitude", "remark", right=(2,))
     for entry in report.ranges[:_SHOWN]:
         magnitude = "-" if entry.magnitude is None else f"{entry.magnitude:.4g}"
         drawn.add_row(entry.operation, entry.module or "(root)", magnitude, entry.fault)
@@ -65,7 +65,7 @@ def finding_lines(finding: Finding) -> tuple[str, str]:
 
 def layer_table(report: ParityReport) -> Table:
     """Returns a table of one row a module: its worst value, where it has several."""
-    drawn = table("layer", "relative", "SQNR dB", "", right=(1, 2))
+    drawn = table("layer", "relative", "SQNR dB", "remark", right=(1, 2))
     worst: dict[str, OutputParity] = {}
     for row in report.layers:
         module = row.output.partition(" ")[0]

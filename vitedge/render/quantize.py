@@ -26,11 +26,11 @@ def render(done: QuantizationResult, *, profiles: Sequence[str], layers: bool, a
         return document(done)
     record = done.record
     if layers:
-        show(_layer_table(record))
+        show(_layer_table(record), "the layers, with the noise of each in the program and alone:")
         if record.attentions:
-            show(_attention_table(record))
+            show(_attention_table(record), "the attentions in float, and as they are rounded:")
     if record.frontier:
-        show(_frontier_table(record))
+        show(_frontier_table(record), "what fewer quantized layers would give:")
     wanted = " ".join(f"--for {name}" for name in profiles) or f"--format {DEFAULT}"
     lines(
         f"{done.variant}: {_schemes(record)}",

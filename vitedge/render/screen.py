@@ -1,54 +1,112 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prints tables, sentences and JSON documents for the renderers.
 
-Results go to stdout, progress and errors to stderr. Tables fit 80 columns.
+Results go to stdout, progress and errors to stderr. Tables fit 80 columns. What a terminal would act on, and what the
+stream cannot encode, is shown as escapes.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 from vitedge.files.plain import to_dict
+from vitedge.render.text import FALLBACK, Folded, printable, printable_json, shortened
 from vitedge.stopping import leave_if_asked
 
+_NARROWEST = 40
+"""Columns below which no table can be read: a terminal that claims fewer, as ``COLUMNS=0`` does, is taken for 80."""
+_LONGEST_VALUE = 34
+"""Characters of a value that is never wrapped; the middle of a longer one is left out."""
+
+
+def _width() -> int | None:
+    """Returns the columns to draw for where the environment names a useless number; None lets Rich find out."""
+    named = os.environ.get("COLUMNS", "")
+    return 80 if named.isdecimal() and int(named) < _NARROWEST else None
+
+
+class _Screen(Console):
+    """A console whose failures to write are raised: `vitedge.cli.main` answers them, for every kind of output."""
+
+    def on_broken_pipe(self) -> None:
+        """Raises the error that Rich would turn into an exit code of its own."""
+        raise  # noqa: PLE0704 - Rich calls this while it handles the error
+
+
 # Names come from the user: a bracket or a colon in one is no markup.
-_OUT = Console(highlight=False, soft_wrap=False, markup=False, emoji=False)
-_ERR = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+_OUT = _Screen(highlight=False, soft_wrap=False, markup=False, emoji=False, width=_width())
+_ERR = _Screen(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False, width=_width())
+
+
+class _Cells(Table):
+    """A table whose cells come from files: they are shown as `vitedge.render.text` says."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        """Adds a row; texts in the first two columns are folded at separators, in the others shortened."""
+        super().add_row(*(self._cell(index, cell) for index, cell in enumerate(cells)), **options)
+
+    @staticmethod
+    def _cell(index: int, cell: RenderableType | None) -> RenderableType | None:
+        if not isinstance(cell, str):
+            return cell
+        if index < 2:
+            return Folded(_encodable(shortened(printable(cell))))
+        return "\n".join(_encodable(shortened(printable(line), _LONGEST_VALUE)) for line in cell.split("\n"))
+
+
+def _encodable(text: str) -> str:
+    """Returns a text as stdout's encoding shows it, before the columns of a table are measured."""
+    encoding = _OUT.encoding
+    return text if encoding.startswith("utf") else text.encode(encoding, FALLBACK).decode(encoding)
+
+
+def prepare_streams() -> None:
+    """Lets stdout and stderr take every character, whatever their encoding: what it lacks is replaced."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=FALLBACK)
 
 
 def progress(text: str) -> None:
     """Prints one line about the work in progress on stderr; leaves, if the command was asked to meanwhile."""
     leave_if_asked()
-    _ERR.print(text, style="dim")
+    _ERR.print(printable(text), style="dim")
 
 
 def error(text: str) -> None:
     """Prints one sentence about an error on stderr."""
-    _ERR.print(f"vitedge: {text}")
+    _ERR.print(f"vitedge: {printable(text)}")
 
 
-def show(drawn: Table) -> None:
-    """Prints a table on stdout."""
+def show(drawn: Table, title: str = "") -> None:
+    """Prints a table on stdout, below a line that says what it shows where its columns do not."""
+    if title:
+        lines("", title)
     _OUT.print(drawn)
 
 
 def lines(*sentences: str) -> None:
     """Prints sentences on stdout, a line each without breaks, so that paths and commands in them can be copied."""
     for line in sentences:
-        _OUT.print(line, soft_wrap=True)
+        _OUT.print(printable(line), soft_wrap=True)
 
 
 def document(record: Any) -> None:
     """Prints a record as exactly one JSON document on stdout."""
-    json.dump(to_dict(record), sys.stdout, indent=1, ensure_ascii=False, allow_nan=False)
-    sys.stdout.write("\n")
+    text = json.dumps(to_dict(record), indent=1, ensure_ascii=False, allow_nan=False)
+    if not (sys.stdout.encoding or "").lower().startswith("utf"):
+        text = json.dumps(json.loads(text), indent=1)  # pure ASCII
+    sys.stdout.write(f"{printable_json(text)}\n")
+    sys.stdout.flush()
 
 
 def table(*headers: str, right: Iterable[int] = ()) -> Table:
@@ -58,7 +116,7 @@ def table(*headers: str, right: Iterable[int] = ()) -> Table:
         headers: of the columns; those after the second are never wrapped.
         right: numbers of the columns that are aligned to the right.
     """
-    drawn = Table(box=box.SIMPLE_HEAD, show_header=any(headers), pad_edge=False, padding=(0, 1, 0, 0))
+    drawn = _Cells(box=box.SIMPLE_HEAD, show_header=any(headers), pad_edge=False, padding=(0, 1, 0, 0))
     rights = set(right)
     for index, header in enumerate(headers):
         drawn.add_column(header, justify="right" if index in rights else "left", overflow="fold", no_wrap=index > 1)

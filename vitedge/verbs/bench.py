@@ -50,24 +50,25 @@ def bench(
     """
     check_whole("--threads", threads, 1)
     check_image_size(image_size)
+    left_out: dict[str, str] = {}
     with connect(device) as session:
         models = [
             replace(model, threads=threads)
             for subject in subjects
-            for model in _models(Path(subject), subject, session, image_size, progress)
+            for model in _models(Path(subject), subject, session, image_size, left_out)
         ]
-        report = measure_in_turn(_told_apart(models), session, rule, progress)
+        report = replace(measure_in_turn(_told_apart(models), session, rule, progress), left_out=left_out)
     if len(subjects) == 1 and _is_bundle(Path(subjects[0])):
         add_latency(Path(subjects[0]), report)
     return report
 
 
 def _models(
-    path: Path, source: str, session: Session, image_size: tuple[int, int] | None, progress: Callable[[str], None]
+    path: Path, source: str, session: Session, image_size: tuple[int, int] | None, left_out: dict[str, str]
 ) -> Iterable[MeasuredModel]:
     """Yields the models that are measured of one subject."""
     if _is_bundle(path):
-        yield from _of_bundle(path, session, progress)
+        yield from _of_bundle(path, session, left_out)
     elif (kind := of_file(path)) is not None:
         yield MeasuredModel(path.name, FORMATS[kind].runtimes[-1], source)
     else:
@@ -75,8 +76,8 @@ def _models(
         yield MeasuredModel(path.name, "torch", source, factory=REFERENCE, options=options)
 
 
-def _of_bundle(path: Path, session: Session, progress: Callable[[str], None]) -> Iterable[MeasuredModel]:
-    """Every artifact that the device can run; of the others it is told why they are left out.
+def _of_bundle(path: Path, session: Session, left_out: dict[str, str]) -> Iterable[MeasuredModel]:
+    """Every artifact that the device can run; the others go into ``left_out``, with the reason.
 
     Raises:
         MissingBackend: there is none.
@@ -87,7 +88,7 @@ def _of_bundle(path: Path, session: Session, progress: Callable[[str], None]) ->
         raise MissingBackend(" ".join(dict.fromkeys(refusals.values())))
     for name, runtime in runtimes.items():
         if refusals[name]:
-            progress(f"{path.name}/{name} is left out: {refusals[name]}")
+            left_out[f"{path.name}/{name}"] = refusals[name]
         else:
             yield MeasuredModel(f"{path.name}/{name}", runtime, str(path / name))
 

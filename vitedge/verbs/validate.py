@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vitedge import registry
 from vitedge.errors import BadRecipe, UnreadableArtifact
 from vitedge.export.formats import CHECKERS, FORMATS, of_file
-from vitedge.files.bundle import MANIFEST, check_files, read_manifest
+from vitedge.files.bundle import MANIFEST, check_files, read_manifest, remarks
 from vitedge.files.plain import from_dict
 from vitedge.parity.artifact import ReferenceOutputs, image_size, sealed_outputs
 from vitedge.parity.check import CheckOptions, Original, check_artifact
@@ -89,9 +89,10 @@ def validate(
         manifest = read_manifest(subject)
         files = check_files(subject, manifest)
         parts = tuple((subject / artifact.path, artifact) for artifact in manifest.artifacts)
-        return _validated(
+        found = _validated(
             subject, parts, _Comparison.of_bundle(subject, manifest, against), options or ValidationOptions(), files
         )
+        return replace(found, notes=remarks(subject, manifest))
     if of_file(subject) is None:
         suffixes = ", ".join(kind.suffix for kind in FORMATS.values() if kind.suffix)
         raise UnreadableArtifact(f"{subject} is neither a bundle nor one of {suffixes}.")

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from vitedge.files.bundle import (
     check_files,
     read_manifest,
     read_reference,
+    remarks,
     write_manifest,
     write_reference,
 )
@@ -150,7 +152,7 @@ def test_a_file_outside_the_bundle_is_refused(folder: Path) -> None:
     outside = folder.parent / "outside.bin"
     outside.write_bytes(b"secret")
     manifest = read_manifest(folder)
-    with pytest.raises(BundleDamaged, match="missing"):
+    with pytest.raises(BundleDamaged, match="leads out of the bundle"):
         check_files(folder, replace(manifest, files={"../outside.bin": hash_file(outside)}))
 
 
@@ -210,4 +212,104 @@ def test_a_measurement_goes_into_the_manifest_under_a_new_seal(folder: Path) -> 
 def test_a_damaged_reference_is_named(folder: Path, content: bytes) -> None:
     (folder / REFERENCE).write_bytes(content)
     with pytest.raises(BundleDamaged, match=REFERENCE):
+        read_reference(folder)
+
+
+def resealed(folder: Path, **changed: object) -> None:
+    write_manifest(folder, replace(read_manifest(folder), **changed))  # type: ignore[arg-type]
+
+
+def test_a_bundle_in_a_hubs_cache_is_hashed_through_its_links(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    snapshot = tmp_path_factory.mktemp("snapshot")
+    for file in folder.iterdir():
+        (snapshot / file.name).symlink_to(file)
+    manifest = read_manifest(snapshot)
+    assert check_files(snapshot, manifest) == 2
+    assert remarks(folder, manifest) == ()
+    (told,) = remarks(snapshot, manifest)
+    assert "links to files outside the bundle" in told
+    assert "model.onnx" in told
+    (folder / "model.onnx").write_bytes(b"other")
+    with pytest.raises(BundleDamaged, match=r"model\.onnx is not the file"):
+        check_files(snapshot, manifest)
+    (folder / "model.onnx").unlink()
+    with pytest.raises(BundleDamaged, match=r"model\.onnx is missing from the bundle: it is a link to"):
+        check_files(snapshot, manifest)
+
+
+def test_what_systems_leave_behind_is_no_damage(folder: Path) -> None:
+    names = [
+        ".DS_Store",
+        "._model.onnx",
+        "Thumbs.db",
+        "desktop.ini",
+        "__MACOSX/._model.onnx",
+        "__MACOSX/a/b.onnx",
+        ".cache/huggingface/download/model.onnx.lock",
+        "model.mlpackage/.DS_Store",
+    ]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+    manifest = read_manifest(folder)
+    assert check_files(folder, manifest) == 2
+    (told,) = remarks(folder, manifest)
+    assert f"and {len(names) - 3} more" in told
+    (folder / "DS_Store").write_bytes(b"")
+    with pytest.raises(BundleDamaged, match="DS_Store is in the bundle"):
+        check_files(folder, manifest)
+
+
+@pytest.mark.parametrize("name", ["../a.onnx", "/etc/passwd", "a/../../b", "C:\\a", "..\\a", ""])
+@pytest.mark.parametrize("place", ["files", "path", "unsealed"])
+def test_a_path_that_leads_out_of_the_bundle_is_named(folder: Path, name: str, place: str) -> None:
+    manifest = read_manifest(folder)
+    if place == "path":
+        resealed(folder, artifacts=(replace(manifest.artifacts[0], path=name),))
+    elif place == "files":
+        resealed(folder, files={name: "0" * 64})
+    else:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        content["files"] = {name: "0" * 64}
+        (folder / MANIFEST).write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(BundleDamaged) as caught:
+        read_manifest(folder)
+    assert f"names {name}, which leads out of the bundle" in str(caught.value)
+
+
+def test_an_altered_hash_and_a_format_of_the_future_are_named_though_the_seal_is_broken(folder: Path) -> None:
+    content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    content["artifacts"][0]["files"]["model.onnx"] = "0" * 64
+    (folder / MANIFEST).write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(BundleDamaged, match=r"model\.onnx is not the file that it describes"):
+        read_manifest(folder)
+    (folder / MANIFEST).write_text(json.dumps({**content, "format_version": 99}), encoding="utf-8")
+    with pytest.raises(UnreadableArtifact, match="format 99"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"format_version": NaN}', b'{"seal": 1e999}', b"[" * 900 + b"]" * 900, b'"\\ud800"']
+)
+def test_a_manifest_that_is_json_and_no_manifest_is_named(folder: Path, content: bytes) -> None:
+    (folder / MANIFEST).write_bytes(content)
+    with pytest.raises(BundleDamaged, match=r"manifest\.json"):
+        read_manifest(folder)
+
+
+def test_a_manifest_of_gigabytes_is_not_read(folder: Path) -> None:
+    with (folder / MANIFEST).open("r+b") as file:
+        file.truncate(3 * 2**30)
+    with pytest.raises(BundleDamaged, match="are not read"):
+        read_manifest(folder)
+
+
+def test_a_reference_that_claims_more_than_it_holds_is_named(folder: Path) -> None:
+    header = np.lib.format.magic(1, 0) + (118).to_bytes(2, "little")
+    shape = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1048576, 1048576), }"
+    with zipfile.ZipFile(folder / REFERENCE, "w") as archive:
+        archive.writestr("images.npy", header + shape.ljust(117) + b"\n")
+    with pytest.raises(BundleDamaged, match="does not have the bytes"):
         read_reference(folder)

@@ -21,6 +21,7 @@ from vitedge.checkpoints.families.family import State
 from vitedge.checkpoints.files import arrays, folders, torchfiles
 from vitedge.errors import UnreadableCheckpoint
 from vitedge.files.digest import hash_file, hash_listing
+from vitedge.files.zip_directory import LARGEST_DIRECTORY, directory_size
 from vitedge.sentences import short
 
 LARGEST_HEADER = 32 * 2**20
@@ -162,6 +163,10 @@ def read_safetensors(path: Path) -> tuple[State, Mapping[str, str]]:
 
 @contextlib.contextmanager
 def _zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    if (directory := directory_size(path)) > LARGEST_DIRECTORY:
+        raise UnreadableCheckpoint(
+            f"{path} is refused: the directory of its zip archive has {directory} bytes, as no checkpoint's has."
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive

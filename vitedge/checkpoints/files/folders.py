@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vitedge.errors import UnreadableCheckpoint
+from vitedge.files.json_file import read_json
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")
 SHARDED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -133,10 +133,8 @@ def _optional(path: Path) -> Mapping[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > LARGEST_JSON:
-            raise ValueError(f"it has more than {LARGEST_JSON} bytes")
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        data = read_json(path, LARGEST_JSON)
+    except ValueError as error:
         raise UnreadableCheckpoint(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(data, dict):
         raise UnreadableCheckpoint(f"{path} holds no JSON object; fetch the folder again.")

@@ -26,7 +26,7 @@ from vitedge.sentences import short
 MOST_OPCODES = 250_000
 """A ViT-H with its average and the state of Adam takes about 50 000."""
 MOST_BYTES = 64 * 2**20
-"""Largest string in a pickle; the tensors of a checkpoint lie outside its pickle."""
+"""Largest pickle, with all its strings; the tensors of a checkpoint lie outside of it."""
 DEEPEST = 100
 MOST_HASHED = 5_000_000
 
@@ -148,13 +148,15 @@ class Scan:
 
 
 class _Bounded:
-    """A stream that refuses to read longer strings than a pickle of weights has."""
+    """A stream that refuses to read more than a pickle of weights has."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
+        self._left = MOST_BYTES
 
     def read(self, size: int) -> bytes:
-        return self._stream.read(size) if size <= MOST_BYTES else b""
+        self._left -= size
+        return self._stream.read(size) if self._left >= 0 else b""
 
     def readline(self) -> bytes:
         return self._stream.readline(4096)

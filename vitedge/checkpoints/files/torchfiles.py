@@ -63,6 +63,12 @@ def read_zip(path: Path, archive: zipfile.ZipFile) -> Any:
             "write its weights with torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth') and pass that."
         )
     records = _records(path, archive)
+    pickled = records[f"{root}data.pkl"].file_size
+    if pickled > pickles.MOST_BYTES:
+        raise UnreadableCheckpoint(
+            f"{path} is refused: its pickle has {pickled} bytes, and the tensors of a checkpoint lie outside of it; "
+            "save model.state_dict() alone."
+        )
     found = pickles.scan(io.BytesIO(archive.read(f"{root}data.pkl")), str(path))
     _refuse(path, found)
     for key, size in found.storages.items():

@@ -204,7 +204,9 @@ class _Evaluation:
         (parity,) = compare({self.output: self.expected.numpy()}, {self.output: found.numpy()})
         if parity.degenerate:
             raise BadImages(f"No budget can be measured on these calibration images: {parity.degenerate}.")
-        self._inputs.progress(f"{len(chosen)} parts at a higher precision: {parity.centred_sqnr_db:.1f} dB")
+        several = "1 part" if len(chosen) == 1 else f"{len(chosen)} parts"
+        kept = f"{several} at a higher precision" if chosen else "everything at the lowest precision"
+        self._inputs.progress(f"{kept}: {parity.centred_sqnr_db:.1f} dB")
         if self._inputs.count_top1 is None:
             return Quality(parity.centred_sqnr_db)
         if self._right is None:
