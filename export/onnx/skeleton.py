@@ -105,8 +105,9 @@ def _external_length(path: Path, tensor: onnx.TensorProto) -> int:
     beside = path.parent / name
     if Path(name).name != name or not beside.is_file():
         raise CheckFailed(f"{path} keeps its weights in {name}, which is not beside it.")
-    available = max(beside.stat().st_size - int(place.get("offset", 0)), 0)
-    return min(int(place.get("length", available)), available)
+    available: int = max(beside.stat().st_size - int(place.get("offset", 0)), 0)
+    length: int = int(place.get("length", available))
+    return min(length, available)
 
 
 def _fields(buffer: Buffer, start: int, end: int) -> Iterator[Field]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vitedge.checkpoints.families.family import Converted, Family, Hints, State
 from vitedge.checkpoints.families.timm.signature import Known, index, lookup, shapes_of, signature
@@ -13,13 +13,29 @@ from vitedge.checkpoints.families.timm.spec import infer
 from vitedge.checkpoints.files.unwrap import spellings
 from vitedge.checkpoints.identify import identify
 from vitedge.checkpoints.keys.check import check_keys
-from vitedge.checkpoints.keys.configuration import Configuration
+from vitedge.checkpoints.keys.configuration import TIMM, Configuration
 from vitedge.errors import BadRecipe, UnknownArchitecture, WeightsMismatch
 from vitedge.records import ModelSpec, Origin
 
 MODEL = "model"
 """Override that says by hand which model of timm the weights are of."""
+_SIZES = ("num_classes", "img_size", "in_chans")
 _NAMED = 6
+
+
+class _Told(NamedTuple):
+    """What is known of weights beside their names and shapes."""
+
+    hints: Hints
+    configuration: Configuration
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Returns the arguments that a configuration gives to a model of timm, but for those that shapes tell."""
+        if self.configuration.library != TIMM:
+            return {}
+        keys = [key for key in self.configuration.keys if key.section == "model_args"]
+        return {key.name: key.value for key in keys if key.name not in _SIZES}
 
 
 class Recognized(NamedTuple):
@@ -53,17 +69,17 @@ def recognize(
     asked = hints.overrides.get(MODEL)
     spelled, known = _known(state)
     if asked is not None:
-        return _given(str(asked), spelled, known, hints)
+        return _given(str(asked), spelled, known, _Told(hints, configuration))
     named = [entry for entry in known if entry.name == hints.config.get("architecture")]
     if named and not named[0].by_family:
-        return _as_timm(spelled, (named[0],), Origin.CONFIG, hints)
+        return _as_timm(spelled, (named[0],), Origin.CONFIG, _Told(hints, configuration))
     if known and not any(entry.by_family for entry in known):
-        return _as_timm(spelled, known, Origin.SHAPE, hints)
+        return _as_timm(spelled, known, Origin.SHAPE, _Told(hints, configuration))
     try:
         family, naming, converted = identify(state, hints, families, where=where)
     except (UnknownArchitecture, WeightsMismatch):
         if known:
-            return _as_timm(spelled, known, Origin.SHAPE, hints)
+            return _as_timm(spelled, known, Origin.SHAPE, _Told(hints, configuration))
         check_keys(configuration, configuration.family)
         raise
     check_keys(configuration, family.NAME)
@@ -73,7 +89,7 @@ def recognize(
     except (UnknownArchitecture, WeightsMismatch):
         if not known:
             raise
-        return _as_timm(spelled, known, Origin.SHAPE, hints)
+        return _as_timm(spelled, known, Origin.SHAPE, _Told(hints, configuration))
     notes = (*spec.notes, *([] if named else _others(known, signature(shapes_of(spelled)).sized)))
     return Recognized(dataclasses.replace(spec, notes=notes), converted)
 
@@ -88,7 +104,7 @@ def _known(state: State) -> tuple[State, tuple[Known, ...]]:
     return spelled, ()
 
 
-def _given(name: str, state: State, known: Sequence[Known], hints: Hints) -> Recognized:
+def _given(name: str, state: State, known: Sequence[Known], told: _Told) -> Recognized:
     entry = index().get(name)
     if entry is None:
         names = ", ".join(entry.name for entry in known) or "timm.list_models() lists its names"
@@ -96,13 +112,16 @@ def _given(name: str, state: State, known: Sequence[Known], hints: Hints) -> Rec
     if entry.signature.body != signature(shapes_of(state)).body:
         fitting = f"; timm's {_listed([entry.name for entry in known])} fit" if known else ""
         raise WeightsMismatch(f"The weights are not those of timm's {name}: other names or shapes{fitting}.")
-    return _as_timm(state, (entry,), Origin.GIVEN, hints)
+    return _as_timm(state, (entry,), Origin.GIVEN, told)
 
 
-def _as_timm(state: State, known: Sequence[Known], origin: Origin, hints: Hints) -> Recognized:
+def _as_timm(state: State, known: Sequence[Known], origin: Origin, told: _Told) -> Recognized:
     """Reads weights as the first of the models, with a note that names those of them that compute something else."""
     chosen = known[0]
-    spec = infer(state, chosen, origin, hints)
+    spec = infer(state, chosen, origin, told.hints)
+    if told.arguments:
+        options = {**spec.options, "arguments": told.arguments}
+        spec = dataclasses.replace(spec, options=options, origins={**spec.origins, "options.arguments": Origin.CONFIG})
     others = [entry.name for entry in known if entry.function != chosen.function]
     notes = [f"It is built as timm's {chosen.name}."]
     if others:

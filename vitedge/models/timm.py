@@ -15,6 +15,7 @@ from vitedge.checkpoints.families.family import State
 from vitedge.checkpoints.families.timm.signature import index, timm_version
 from vitedge.errors import ImpossibleSize, UnknownArchitecture
 from vitedge.records import ModelSpec
+from vitedge.sentences import short
 
 _BLOCK = re.compile(r"(blocks|stages|layers)\.\d+")
 
@@ -23,7 +24,8 @@ def build(spec: ModelSpec) -> nn.Module:
     """Builds the module of the spec; see `vitedge.models.family.Builder.build`.
 
     Raises:
-        UnknownArchitecture: the installed timm has no such model.
+        UnknownArchitecture: the installed timm has no such model, or does not build it with the arguments of its
+            configuration.
         ImpossibleSize: the model takes no other image size than its own.
     """
     name = spec.options["model"]
@@ -35,7 +37,14 @@ def build(spec: ModelSpec) -> nn.Module:
     settings: dict[str, Any] = {"num_classes": spec.classes} if index()[name].classifier else {}
     if spec.in_channels != index()[name].input_size[0]:
         settings["in_chans"] = spec.in_channels
-    return _created(name, spec.image_size, settings)
+    arguments = spec.options.get("arguments", {})
+    try:
+        return _created(name, spec.image_size, {**settings, **arguments})
+    except (TypeError, ValueError, AssertionError) as error:
+        if not arguments:
+            raise
+        told = ", ".join(f"{key} = {value!r}" for key, value in arguments.items())
+        raise UnknownArchitecture(f"timm's {name} cannot be built with {told}: {short(error)}.") from error
 
 
 def _created(name: str, image_size: tuple[int, int], settings: dict[str, Any]) -> nn.Module:

@@ -158,8 +158,8 @@ def _unfolded(name: str, tensor: Tensor) -> Tensor:
     """
     if ".downsample." not in name or tensor.shape[-1] % 4 or name.endswith("reduction.bias"):
         return tensor
-    pixels = tensor.unflatten(-1, (-1, 4))[..., [0, 2, 1, 3]]
-    return pixels.transpose(-1, -2).flatten(-2)
+    pixels = tensor.reshape(*tensor.shape[:-1], -1, 4)[..., [0, 2, 1, 3]]
+    return pixels.transpose(-1, -2).reshape(tensor.shape)
 
 
 def _refuse_v2(_state: State, _hints: Hints) -> NoReturn:

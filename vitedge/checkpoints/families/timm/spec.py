@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from vitedge.checkpoints.families.configuration import find_image_size, find_labels, find_preprocessing
+from vitedge.checkpoints.families.configuration import find_image_size, find_labels
 from vitedge.checkpoints.families.family import Hints, State
+from vitedge.checkpoints.families.processor import find_preprocessing
 from vitedge.checkpoints.families.timm.signature import Known, shapes_of, signature
 from vitedge.errors import UnknownArchitecture
 from vitedge.records import ModelSpec, Origin, Preprocessing
