@@ -348,11 +348,10 @@ def check_tolerance(tolerance: Tolerance | None, *, features: bool = False) -> N
     check_finite("--max-error (relative_error)", tolerance.relative_error, 0)
     check_finite("--min-sqnr (centred_sqnr_db), in dB,", tolerance.centred_sqnr_db)
     check_finite("--min-agreement (agreement), a share of the images such as 0.99,", tolerance.agreement, 0, 1)
-    if tolerance.relative_error is None and tolerance.centred_sqnr_db is None:
-        if tolerance.agreement is None:
-            raise BadRecipe("A tolerance without a limit checks nothing: give --max-error, --min-sqnr or both.")
-        if features:
-            raise BadRecipe("Features have no top-1, so --min-agreement checks nothing: add --max-error or --min-sqnr.")
+    if tolerance == Tolerance():
+        raise BadRecipe("A tolerance without a limit checks nothing: give --max-error, --min-sqnr or both.")
+    if features and tolerance.relative_error is None and tolerance.centred_sqnr_db is None:
+        raise BadRecipe("Features have no top-1, so --min-agreement checks nothing: add --max-error or --min-sqnr.")
 
 
 def _is_whole(value: object, least: int) -> bool:

@@ -30,14 +30,10 @@ class Origin(str, Enum):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The preparation of an image for a model.
-
-    Resize to ``image_size / crop`` as ``crop_mode`` says, crop the centre, scale to [0, 1], subtract ``mean`` and
-    divide by ``std``. ``mean`` and ``std`` have one entry per channel, in the order of ``channel_order``; a processor
-    that does not scale, or by another factor, has it in them.
-    """
+    """The preparation of an image: resize to ``image_size / crop``, crop the centre, scale to [0, 1], normalize."""
 
     mean: tuple[float, ...]
+    """One entry per channel, in the order of ``channel_order``; another scale of the pixels is in it, as in ``std``."""
     std: tuple[float, ...]
     interpolation: str = "bicubic"
     """``bicubic``, ``bilinear``, ``lanczos`` or ``nearest``."""
@@ -46,8 +42,7 @@ class Preprocessing:
     channel_order: str = "rgb"
     """``rgb`` or ``bgr``: the order in which the model wants the channels."""
     crop_mode: str = "center"
-    """``center``: the short side is resized; ``squash``: both sides, without keeping the aspect; ``border``: the long
-    side, and the rest is filled with ``mean``."""
+    """Side that is resized: ``center``: the short one; ``squash``: both; ``border``: the long one, ``mean`` around."""
     crop_offset: str = "round"
     """Place of a crop whose margin is odd: ``round`` to even as timm and torchvision, or ``floor`` as transformers."""
     exif: bool = True
