@@ -20,6 +20,7 @@ from vitedge.demo import assets
 
 State = dict[str, Tensor]
 VIT, PIT = (model.path for model in assets.MODELS[:2])
+VIT_HEADS = 2
 """Good checkpoints that the bad ones are made of."""
 
 
@@ -56,7 +57,7 @@ def changed(change: Callable[[State], object]) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
         state = vit_state()
         change(state)
-        torch.save(state, folder / "weights.pth")
+        torch.save({"model": state, "args": {"num_heads": VIT_HEADS}}, folder / "weights.pth")
         return folder / "weights.pth"
 
     return write

@@ -40,6 +40,7 @@ NAMES = {
     "output": ("bundle", "out"),
     "input_type": ("input",),
     "settings": ("quantization",),
+    "model": ("overrides",),
     "scheme": ("precision",),
     "labelled": ("eval_images",),
     "max_error": ("relative_error",),

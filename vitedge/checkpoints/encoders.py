@@ -127,7 +127,23 @@ def prefixes(state: State, families: Sequence[Family]) -> dict[str, Naming]:
                 starts = starts & _starts(pattern, state) if starts else starts
             for start in sorted(starts, key=len):
                 found.setdefault(start, naming)
-    return {_deepened(start, naming, state): naming for start, naming in found.items()}
+    outermost = _outermost(found)
+    return {_deepened(start, naming, state): naming for start, naming in outermost.items()}
+
+
+def _outermost(found: Mapping[str, Naming]) -> dict[str, Naming]:
+    """Leaves out what fits within an encoder: the stages of one, or one whose wrapper a signature allows.
+
+    Where a signature that allows a wrapper fits around several encoders of its own kind, those are the encoders.
+    """
+    kept: dict[str, Naming] = {}
+    for start in sorted(found, key=len):
+        within = [other for other in found if other != start and other.startswith(start)]
+        if sum(found[other] is found[start] for other in within) > 1:
+            continue
+        if not any(start.startswith(other) for other in kept):
+            kept[start] = found[start]
+    return kept
 
 
 def _deepened(prefix: str, naming: Naming, state: State) -> str:

@@ -40,7 +40,7 @@ def overflowing(folder: Path) -> Path:
     for name in ("weight", "bias"):
         state[f"blocks.2.mlp.fc1.{name}"] *= SCALE
     state["blocks.2.mlp.fc2.weight"] /= SCALE
-    torch.save(state, folder / "overflowing.pth")
+    torch.save({"model": state, "args": {"num_heads": 2}}, folder / "overflowing.pth")
     return folder / "overflowing.pth"
 
 

@@ -206,7 +206,7 @@ def test_a_bar_that_is_missed_names_the_block_and_leaves_nothing(tmp_path: Path)
 def test_a_model_that_does_not_look_at_its_image_is_never_passed(tmp_path: Path) -> None:
     state = vit_state()
     state["head.weight"].zero_()
-    torch.save(state, tmp_path / "constant.pth")
+    torch.save({"model": state, "args": {"num_heads": 2}}, tmp_path / "constant.pth")
     with pytest.raises(CheckFailed, match="degenerate"):
         export(
             str(tmp_path / "constant.pth"),

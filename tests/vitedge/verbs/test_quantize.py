@@ -65,7 +65,7 @@ def test_a_degenerate_reference_is_never_quantized(scheme: str, tmp_path: Path) 
     """Zero logits, images that are all alike, and a single image: nothing is calibrated, nothing is written."""
     state, told = vit_state(), []
     state["head.weight"].zero_()
-    torch.save(state, tmp_path / "constant.pth")
+    torch.save({"model": state, "args": {"num_heads": 2}}, tmp_path / "constant.pth")
     np.save(tmp_path / "alike.npy", np.full((8, 40, 40, 3), 128, np.uint8))
     np.save(tmp_path / "one.npy", np.full((1, 40, 40, 3), 128, np.uint8))
     cases = (tmp_path / "constant.pth", "synthetic"), (VIT, tmp_path / "alike.npy"), (VIT, tmp_path / "one.npy")

@@ -239,9 +239,15 @@ def compare(expected: Any, found: Any, *, scores: bool = True) -> tuple[float, f
         relative = float(np.abs(error).max() / np.abs(wanted).max())
         signal, noise = np.sum((wanted - wanted.mean(0)) ** 2), np.sum(error**2)
         decibels = float(10 * np.log10(signal / noise)) if noise else float("inf")
-    if not scores or wanted.ndim != 2:
+    if not scores or wanted.ndim != 2 or not decides(wanted).any():
         return relative, decibels, None
     return relative, decibels, float(np.mean(agrees(wanted, got)))
+
+
+def decides(scores: Any) -> Any:
+    """Returns for each image whether some class is told from the best by more than a tie; NaN and infinity tell too."""
+    with np.errstate(invalid="ignore"):
+        return ~(scores.min(axis=1) >= scores.max(axis=1) - TIE * np.abs(scores).max(axis=1))
 
 
 def agrees(expected: Any, found: Any) -> Any:

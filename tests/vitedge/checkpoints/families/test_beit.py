@@ -15,7 +15,7 @@ from tests.seeding import seeded
 from tests.vitedge.checkpoints.rebuild import images, naming_of, rebuilt, relative_error
 from vitedge.checkpoints.families import beit as family
 from vitedge.checkpoints.families.family import Hints
-from vitedge.errors import UnknownArchitecture, WeightsMismatch
+from vitedge.errors import BadRecipe, UnknownArchitecture, WeightsMismatch
 from vitedge.models import beit as builder
 from vitedge.records import Origin
 
@@ -232,7 +232,7 @@ def test_without_biases_and_configuration_the_heads_are_assumed_or_given() -> No
     assert (assumed.heads, assumed.origins["heads"]) == ((2,), Origin.ASSUMED)
     given = family.infer(state, "timm", Hints(overrides={"heads": (8,)}))
     assert (given.heads, given.origins["heads"]) == ((8,), Origin.GIVEN)
-    with pytest.raises(UnknownArchitecture, match="7 heads"):
+    with pytest.raises(BadRecipe, match="heads 7 do not fit"):
         family.infer(state, "timm", Hints(overrides={"heads": (7,)}))
 
 

@@ -70,7 +70,7 @@ def library(model_type: str, settings: dict[str, Any]) -> Any:
     return seeded(getattr(transformers, model)(getattr(transformers, config)(**settings)))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def hugging_face_outputs(model: Any, images: Tensor) -> Tensor:
     if model.config.model_type == "vit_mae":  # it would shuffle the patches; in order they are an encoder's
         cells = model.embeddings.patch_embeddings.num_patches
@@ -83,7 +83,7 @@ def hugging_face_outputs(model: Any, images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("model_type", "key"), HUGGING_FACE)
-@torch.inference_mode()
+@torch.no_grad()
 def test_each_key_of_transformers_in_turn(model_type: str, key: str, tmp_path: Path) -> None:
     value = models.other(model_type, key, models.fields_of(model_type)[key])
     if key == "return_dict":
@@ -106,7 +106,7 @@ def test_each_key_of_transformers_in_turn(model_type: str, key: str, tmp_path: P
 
 
 @pytest.mark.parametrize(("kind", "name"), TIMM)
-@torch.inference_mode()
+@torch.no_grad()
 def test_each_argument_of_timm_in_turn(kind: str, name: str, tmp_path: Path) -> None:
     architecture, _, tiny = models.ARCHITECTURES[kind]
     for index, value in enumerate(models.values_of(name, models.arguments_of(kind)[name])):

@@ -155,14 +155,14 @@ def test_the_processor_decides_over_the_table() -> None:
     original = MobileViTForImageClassification(huggingface_config(id2label=dict(enumerate(LABELS))))
     processor = {
         "do_flip_channel_order": False,
-        "crop_size": {"height": 96, "width": 128},
+        "crop_size": {"height": 96, "width": 96},
         "size": {"shortest_edge": 120},
         "resample": 3,
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
     }
     spec = rebuilt(mobilevit, "huggingface", original.state_dict(), hints_of(original, **processor))[1]
-    assert spec.image_size == (96, 128)
+    assert spec.image_size == (96, 96)
     assert (spec.preprocessing.crop, spec.preprocessing.interpolation) == (0.8, "bicubic")
     assert spec.preprocessing.channel_order == "rgb"
     assert spec.preprocessing.mean == (0.0, 0.0, 0.0), "the processor does not normalize unless do_normalize says so"
@@ -188,7 +188,7 @@ def test_overrides_are_taken_and_checked() -> None:
     spec = mobilevit.infer(state, "timm", Hints(overrides=given))
     assert (spec.heads, spec.patch, spec.image_size) == ((2, 8), 4, (64, 64))
     assert {spec.origins[name] for name in given} == {Origin.GIVEN}
-    with pytest.raises(BadRecipe, match="heads 7 do not fit"):
+    with pytest.raises(BadRecipe, match="heads 7-7 do not fit"):
         mobilevit.infer(state, "timm", Hints(overrides={"heads": (7,)}))
 
 

@@ -14,7 +14,7 @@ from tests.vitedge.checkpoints.vit_rebuilding import convert, naming_of
 from vitedge.checkpoints.families.family import Hints, State
 from vitedge.checkpoints.families.vit import spec as vit
 from vitedge.checkpoints.read import read
-from vitedge.errors import UnknownArchitecture, WeightsMismatch
+from vitedge.errors import BadRecipe, UnknownArchitecture, WeightsMismatch
 from vitedge.models.vit import build
 from vitedge.records import ModelSpec, Origin
 
@@ -153,7 +153,7 @@ def test_given_heads_are_taken(given: Any) -> None:
 
 def test_heads_that_cannot_be_are_refused() -> None:
     state = _weights(embed_dim=96, num_heads=1, depth=1)
-    with pytest.raises(UnknownArchitecture, match="5 heads do not divide the width of 96"):
+    with pytest.raises(BadRecipe, match="heads 5 do not fit the widths 96"):
         _infer(state, overrides={"heads": 5})
     with pytest.raises(UnknownArchitecture, match="give it with --set heads=N"):
         _infer(_weights(embed_dim=37, num_heads=1, depth=1))
