@@ -87,7 +87,7 @@ def test_assets_are_small() -> None:
 def test_containers_differ() -> None:
     wrapped, bare = torch.load(MODELS[0].path, weights_only=True), torch.load(MODELS[2].path, weights_only=True)
     assert set(wrapped) == {"args", "model"}
-    assert "head.fc.weight" in bare
+    assert "head.fc.weight" in bare["model"]
     assert MODELS[1].path.suffix == ".safetensors"
 
 

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Image processors of timm and transformers: `processor` and `processor_keys`."""
+
 from __future__ import annotations
 
 import dataclasses
