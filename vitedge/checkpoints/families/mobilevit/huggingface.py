@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import re
 
-import torch
-
+from vitedge.checkpoints.families.attention import join
 from vitedge.checkpoints.families.family import Converted, Hints, State
 from vitedge.checkpoints.families.renaming import Rule, rename, with_batch_counters
 from vitedge.errors import WeightsMismatch
@@ -96,7 +95,7 @@ def _joined(state: State) -> State:
             missing = [name for name in parts if name not in state]
             if missing:
                 raise WeightsMismatch(f"The Hugging Face MobileViT checkpoint lacks {', '.join(missing)}.")
-            joined[f"{layer}.attn.qkv.{kind}"] = torch.cat([state[name] for name in parts])
+            joined[f"{layer}.attn.qkv.{kind}"] = join(parts, [state[name] for name in parts])
         if not has_bias:
             weight = joined[f"{layer}.attn.qkv.weight"]
             joined[f"{layer}.attn.qkv.bias"] = weight.new_zeros(weight.shape[0])

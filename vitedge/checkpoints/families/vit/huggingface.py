@@ -7,9 +7,7 @@ modules themselves have others (``layers.0.attention.q_proj``). Both are read.
 
 from __future__ import annotations
 
-import torch
-
-from vitedge.checkpoints.families.attention import join_projections
+from vitedge.checkpoints.families.attention import join, join_projections
 from vitedge.checkpoints.families.family import Converted, Hints, State
 from vitedge.checkpoints.families.renaming import Rule, rename
 from vitedge.checkpoints.families.vit.pytorch import fold_class_position
@@ -67,7 +65,6 @@ def _join_gates(state: State) -> State:
         elif gate not in state or up not in state:
             raise WeightsMismatch(f"The checkpoint lacks {up if gate in state else gate}, which belongs to {name}.")
         else:
-            joined[name.replace(".mlp.up.", ".mlp.fc1.").replace(".mlp.gate.", ".mlp.fc1.")] = torch.cat(
-                [state[gate], state[up]]
-            )
+            first = name.replace(".mlp.up.", ".mlp.fc1.").replace(".mlp.gate.", ".mlp.fc1.")
+            joined[first] = join((gate, up), (state[gate], state[up]))
     return joined
