@@ -25,7 +25,7 @@ _PREPROCESSING = tuple(field.name for field in dataclasses.fields(Preprocessing)
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "interpolation": (lambda value: value in ("bicubic", "bilinear", "lanczos", "nearest"), "bicubic, bilinear, …"),
     "crop_mode": (lambda value: value in ("center", "squash", "border"), "center, squash or border"),
-    "crop_offset": (lambda value: value in ("round", "floor"), "round or floor"),
+    "crop_offset": (lambda value: value in ("round", "floor", "ceil"), "round, floor or ceil"),
     "transparency": (lambda value: value in ("white", "dropped"), "white or dropped"),
     "channel_order": (lambda value: value in ("rgb", "bgr"), "rgb or bgr"),
     "activation": (

@@ -198,8 +198,8 @@ def open_images(source: str | Path, spec: ModelSpec, count: int, seed: int = 0) 
     Args:
         source: ``synthetic``; a folder, searched with its sub-folders, from which the images are drawn evenly; a
             ``.txt`` list of images, one path a line, relative to the list; one image file; or an ``.npy`` or ``.npz``
-            of uint8 images (NHWC, NCHW or grey NHW; in an ``.npz`` named ``images``, beside which ``labels`` may
-            stand).
+            of uint8 images (NHWC, NCHW, grey NHW or one HWC; in an ``.npz`` named ``images``, beside which ``labels``
+            may stand). For a model of neither 1 nor 3 channels a folder and a list hold an ``.npy`` an image.
         spec: image size, channels and preprocessing.
         count: how many; fewer come where the source holds fewer, which ``shortage`` says.
         seed: decides which are drawn, or what is synthesized.
@@ -210,8 +210,6 @@ def open_images(source: str | Path, spec: ModelSpec, count: int, seed: int = 0) 
     """
     if count < 1:
         raise BadRecipe(f"The number of images is at least 1; got {count}.")
-    if spec.in_channels not in (1, 3):
-        raise BadImages(f"{spec.variant} takes {spec.in_channels} channels; images have 3 (colour) or 1 (grey).")
     return ImageStream(find_source(source, spec, count, seed), count)
 
 

@@ -63,7 +63,9 @@ def evaluate(
     with ExitStack() as stack:
         rows = list(_rows(found, request, stack, progress))
         classes = _classes(rows, request.weights.overrides)
-        chosen = find_labelled(request.images, classes, request.image_count, request.seed)
+        chosen = find_labelled(
+            request.images, classes, request.image_count, request.seed, channels=rows[0].spec.in_channels
+        )
         count = Count(rows, with_reference=request.against is not None)
         streams = classify(count, chosen, progress)
     stream = streams[0]
