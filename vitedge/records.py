@@ -397,4 +397,4 @@ class Validation:
     size: int | None = None
     """Bytes of the bundle, where its manifest was written anew."""
     notes: tuple[str, ...] = ()
-    """Remarks about its files: links to files elsewhere, and files that are no part of it and were ignored."""
+    """Remarks about links to files elsewhere, ignored files, and images skipped or fewer than asked for."""

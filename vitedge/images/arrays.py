@@ -67,7 +67,8 @@ class ArrayFile:
         if dtype != np.uint8 or not (3 <= len(self._shape) <= 4) or min(self._shape) < 1:
             wanted = 3 if 3 in self._accepted else self._accepted[0]
             raise BadImages(
-                f"{self._path} holds {dtype} of shape {self._shape}; images are uint8, (images, height, width, {wanted})."
+                f"{self._path} holds {dtype} of shape {self._shape}; images are uint8, (images, height, width, "
+                f"{wanted})."
             )
         if len(self._shape) == 3 and self._shape[2] > 1 and self._shape[2] in self._accepted:
             self._shape = (1, *self._shape)  # one image; no grey image is 3 or 4 pixels wide

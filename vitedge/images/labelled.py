@@ -107,8 +107,8 @@ def _folder(folder: Path, classes: Classes, count: int | None, seed: int, channe
     items = [Item(name, numbers[place]) for place in sorted(names) for name in _images_below(folder, place, suffixes)]
     if not items:
         raise BadImages(
-            f"The class folders of {folder} hold no images ({', '.join(sorted(suffixes))}), which a model of {channels} "
-            "channels takes."
+            f"The class folders of {folder} hold no images ({', '.join(sorted(suffixes))}), which a model of "
+            f"{channels} channels takes."
         )
     return _set(folder, items, count, seed, partial(_files, folder), note)
 
@@ -249,8 +249,6 @@ def _elements(path: Path, places: Sequence[int], found: LabelledSet, spec: Model
     def candidate(index: int) -> Candidate:
         place = places[index]
         name, label = found.items[index]
-        return Candidate(
-            name, lambda: prepare_image(array[place], spec), partial(array.content, place), label
-        )
+        return Candidate(name, lambda: prepare_image(array[place], spec), partial(array.content, place), label)
 
     return Source(found.title, found.available, len(found.items), candidate, array.close)

@@ -196,6 +196,8 @@ def decode(path: Path, spec: ModelSpec) -> NDArray[np.uint8]:
         BadImages: a file of several images, more pixels than an image may have, or a picture where the model takes
             none; Pillow and NumPy raise almost anything where the file is damaged.
     """
+    if path.stat().st_size == 0:
+        raise BadImages("the file is empty")
     if path.suffix.lower() == ARRAY_SUFFIX:
         with ArrayFile(path, spec.in_channels) as array:
             if len(array) != 1:

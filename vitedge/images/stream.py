@@ -20,6 +20,9 @@ from vitedge.records import ModelSpec
 CORRUPT_SHARE = 0.05
 """More corrupt images than this are refused; one is always forgiven, however small the set."""
 
+_NAMED = 10
+"""Largest number of skipped images that are named."""
+
 
 class ImageStream:
     """The images of a source, read when they are asked for; an image that cannot be read is replaced by the next.
@@ -218,6 +221,15 @@ def tell_shortage(asked: int, taken: int, source: str) -> str:
     if taken >= asked:
         return ""
     return f"{asked} images were asked for, and only {taken} can be taken of {source}."
+
+
+def tell_skipped(skipped: Mapping[str, str]) -> tuple[str, ...]:
+    """Returns a sentence for each of the first images that could not be read, and their number; nothing for none."""
+    if not skipped:
+        return ()
+    named = [f"skipped: {name}: {reason}" for name, reason in list(skipped.items())[:_NAMED]]
+    unnamed = f", {len(skipped) - _NAMED} of them not named here" if len(skipped) > _NAMED else ""
+    return (*named, f"images that could not be read and were skipped: {len(skipped)}{unnamed}")
 
 
 def _reason(error: Exception) -> str:
