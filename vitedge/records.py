@@ -44,7 +44,8 @@ class Preprocessing:
     crop_mode: str = "center"
     """Side that is resized: ``center``: the short one; ``squash``: both; ``border``: the long one, ``mean`` around."""
     crop_offset: str = "round"
-    """Place of a crop whose margin is odd: ``round`` to even as timm and torchvision, or ``floor`` as transformers."""
+    """Place of a crop whose margin is odd: ``round`` to even as timm and torchvision, or ``floor`` as transformers;
+    ``ceil`` crops as ``floor``, and pads with the larger half before the image as transformers' ``Pil`` classes."""
     exif: bool = True
     """Whether an image is rotated as its EXIF tag says: transformers' loader does, timm's does not."""
     transparency: str = "white"
@@ -396,4 +397,4 @@ class Validation:
     size: int | None = None
     """Bytes of the bundle, where its manifest was written anew."""
     notes: tuple[str, ...] = ()
-    """Remarks about its files: links to files elsewhere, and files that are no part of it and were ignored."""
+    """Remarks about links to files elsewhere, ignored files, and images skipped or fewer than asked for."""

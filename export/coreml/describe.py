@@ -76,14 +76,20 @@ def _input_sentence(program: Program, recipe: ResolvedRecipe) -> str:
     height, width = program.spec.image_size
     size = f"{width} x {height} pixels"
     if recipe.input == "uint8":
-        kind = "Grey" if program.spec.in_channels == 1 else "RGB"
+        kind = {1: "Grey", 3: "RGB"}.get(program.spec.in_channels, f"{program.spec.in_channels}-channel")
         return f"{kind} image of {size}, 0 to 255; the normalization is inside."
     preprocessing: Preprocessing = program.spec.preprocessing
-    planes = "one grey plane" if program.spec.in_channels == 1 else f"{preprocessing.channel_order.upper()} planes"
+    planes = _planes(program.spec.in_channels, preprocessing)
     return (
         f"Image of {size}, {planes} scaled to 0 to 1, less the mean "
         f"{preprocessing.mean}, divided by {preprocessing.std}."
     )
+
+
+def _planes(channels: int, preprocessing: Preprocessing) -> str:
+    if channels == 1:
+        return "one grey plane"
+    return f"{preprocessing.channel_order.upper()} planes" if channels == 3 else f"{channels} planes"
 
 
 def _json(record: Any) -> str:

@@ -19,13 +19,14 @@ _TYPES: dict[str, Any] = {
     for name, hint in typing.get_type_hints(record).items()
     if name not in _FIXED
 }
+_TRUTHS = {"true": True, "false": False}
 _TYPES["model"] = str  # a name in timm: it chooses the architecture, and is no field
 _PREPROCESSING = tuple(field.name for field in dataclasses.fields(Preprocessing))
 
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "interpolation": (lambda value: value in ("bicubic", "bilinear", "lanczos", "nearest"), "bicubic, bilinear, …"),
     "crop_mode": (lambda value: value in ("center", "squash", "border"), "center, squash or border"),
-    "crop_offset": (lambda value: value in ("round", "floor"), "round or floor"),
+    "crop_offset": (lambda value: value in ("round", "floor", "ceil"), "round, floor or ceil"),
     "transparency": (lambda value: value in ("white", "dropped"), "white or dropped"),
     "channel_order": (lambda value: value in ("rgb", "bgr"), "rgb or bgr"),
     "activation": (
@@ -102,7 +103,7 @@ def _parsed(name: str, value: Any) -> Any:
     hint = _TYPES[name]
     try:
         parsed = _entries(name, hint, value) if typing.get_origin(hint) is tuple else _scalar(hint, value)
-    except (TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise BadRecipe(f"{name} takes {_words(hint)}; got {value!r}.") from error
     test, words = _CHECKS.get(name, (lambda _: True, ""))
     if not test(parsed):
@@ -123,6 +124,8 @@ def _entries(name: str, hint: Any, value: Any) -> tuple[Any, ...]:
 
 
 def _scalar(kind: type, value: Any) -> Any:
+    if kind is bool:
+        return value if isinstance(value, bool) else _TRUTHS[str(value).strip().lower()]
     if isinstance(value, bool) or not isinstance(value, str if kind is str else (str, int, float)):
         raise TypeError("another type")
     converted = kind(value)
@@ -134,7 +137,7 @@ def _scalar(kind: type, value: Any) -> Any:
 
 
 def _words(hint: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "a name"}
+    names = {int: "a whole number", float: "a number", str: "a name", bool: "true or false"}
     if typing.get_origin(hint) is not tuple:
         return names[hint]
     return {int: "whole numbers", float: "numbers", str: "names"}[

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vitedge.errors import BadImages
 from vitedge.files.npy import read_header
-from vitedge.images.preprocess import MAX_PIXELS
+from vitedge.images.preprocess import MAX_PIXELS, takes_pictures
 from vitedge.images.synthetic import Uniform
 
 MAX_IMAGES = 10_000_000
@@ -29,14 +29,16 @@ class ArrayFile:
 
     Args:
         path: the file; uint8 images as ``(images, height, width, channels)``, ``(images, channels, height, width)`` or
-            ``(images, height, width)``, with 1, 3 or 4 channels.
+            ``(images, height, width)``, or one image as ``(height, width, channels)``.
+        channels: those of the model: 1 and 3 take images of 1, 3 or 4 channels, any other number that number alone.
 
     Raises:
         BadImages: no such array, another type or shape, or a file that is cut short.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, channels: int = 3) -> None:
         self._path = path
+        self._accepted = (1, 3, 4) if takes_pictures(channels) else (channels,)
         self._archive: zipfile.ZipFile | None = None
         self._file: IO[bytes] | None = None
         self._open()
@@ -63,13 +65,20 @@ class ArrayFile:
         if header.fortran_order and len(self._shape) > 1:
             raise ValueError("it is in Fortran order; save np.ascontiguousarray of it")
         if dtype != np.uint8 or not (3 <= len(self._shape) <= 4) or min(self._shape) < 1:
+            wanted = 3 if 3 in self._accepted else self._accepted[0]
             raise BadImages(
-                f"{self._path} holds {dtype} of shape {self._shape}; images are uint8, (images, height, width, 3)."
+                f"{self._path} holds {dtype} of shape {self._shape}; images are uint8, (images, height, width, "
+                f"{wanted})."
             )
-        self._channels_first = len(self._shape) == 4 and self._shape[3] not in (1, 3, 4)
+        if len(self._shape) == 3 and self._shape[2] > 1 and self._shape[2] in self._accepted:
+            self._shape = (1, *self._shape)  # one image; no grey image is 3 or 4 pixels wide
+        self._channels_first = len(self._shape) == 4 and self._shape[3] not in self._accepted
         channels = self._shape[1 if self._channels_first else 3] if len(self._shape) == 4 else 1
-        if channels not in (1, 3, 4):
-            raise BadImages(f"{self._path} holds arrays of shape {self._shape}; images have 1, 3 or 4 channels.")
+        if channels not in self._accepted:
+            words = "1, 3 or 4" if len(self._accepted) > 1 else f"{self._accepted[0]}"
+            raise BadImages(
+                f"{self._path} holds arrays of shape {header.shape}; images for this model have {words} channels."
+            )
         if len(self) > MAX_IMAGES or prod(self._shape[1:]) > MAX_PIXELS * channels:
             raise BadImages(f"{self._path} says that it holds arrays of shape {self._shape}, more than can be images.")
         if size != header.file_size:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitedge.errors import BadImages
-from vitedge.images.stream import open_images, tell_shortage
+from vitedge.images.stream import open_images, tell_shortage, tell_skipped
 from vitedge.records import ModelSpec
 
 MAX_BYTES = 8 * 2**30
@@ -35,6 +35,11 @@ class ImageSet:
     """Class of each image, where the source holds it."""
     asked: int = 0
     """Number of images that were asked for."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences on images that could not be read, each by name (the first ten), and on fewer than asked for."""
+        return (*tell_skipped(self.skipped), *([self.shortage] if self.shortage else []))
 
     @property
     def shortage(self) -> str:

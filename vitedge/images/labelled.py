@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from vitedge.errors import BadImages, BadRecipe
 from vitedge.images.arrays import ArrayFile
 from vitedge.images.class_names import Classes, check_range, number_folders, number_labels
-from vitedge.images.preprocess import as_image, prepare_image
-from vitedge.images.sources import SUFFIXES, SYNTHETIC, Candidate, Source, find_source
+from vitedge.images.preprocess import prepare_image, takes_pictures
+from vitedge.images.sources import ARRAY_SUFFIX, SUFFIXES, SYNTHETIC, Candidate, Source, decode
 from vitedge.images.stream import ImageStream
 from vitedge.records import ModelSpec
 
@@ -58,7 +58,9 @@ class LabelledSet:
         return ImageStream(self.open(self, spec), self.count)
 
 
-def find_labelled(source: str | Path, classes: Classes, count: int | None = None, seed: int = 0) -> LabelledSet:
+def find_labelled(
+    source: str | Path, classes: Classes, count: int | None = None, seed: int = 0, *, channels: int = 3
+) -> LabelledSet:
     """Finds labelled images.
 
     Args:
@@ -68,6 +70,7 @@ def find_labelled(source: str | Path, classes: Classes, count: int | None = None
         classes: the classes of the model.
         count: how many images, drawn evenly from the classes; None takes all.
         seed: decides which are drawn.
+        channels: those of the model; other than 1 and 3, class folders hold an ``.npy`` an image.
 
     Raises:
         BadImages: nothing is there, nothing is labelled, or labels do not fit the classes.
@@ -79,17 +82,17 @@ def find_labelled(source: str | Path, classes: Classes, count: int | None = None
         raise BadImages(f"Synthetic images have no classes: --images takes {KINDS}.")
     path = Path(source)
     if path.is_dir():
-        return _folder(path, classes, count, seed)
+        return _folder(path, classes, count, seed, channels)
     if not path.exists():
         raise BadImages(f"There is no {path}; --images takes {KINDS}.")
     if path.suffix.lower() == ".csv":
         return _table(path, classes, count, seed)
     if path.suffix.lower() == ".npz":
-        return _arrays(path, classes, count, seed)
+        return _arrays(path, classes, count, seed, channels)
     raise BadImages(f"{path} tells no classes: --images takes {KINDS}.")
 
 
-def _folder(folder: Path, classes: Classes, count: int | None, seed: int) -> LabelledSet:
+def _folder(folder: Path, classes: Classes, count: int | None, seed: int, channels: int) -> LabelledSet:
     try:
         names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
     except OSError as error:
@@ -100,13 +103,17 @@ def _folder(folder: Path, classes: Classes, count: int | None, seed: int) -> Lab
         numbers, note = number_folders(names, classes)
     except BadImages as error:
         raise BadImages(f"{folder}: {error}") from error
-    items = [Item(name, numbers[place]) for place in sorted(names) for name in _images_below(folder, place)]
+    suffixes = SUFFIXES if takes_pictures(channels) else frozenset({ARRAY_SUFFIX})
+    items = [Item(name, numbers[place]) for place in sorted(names) for name in _images_below(folder, place, suffixes)]
     if not items:
-        raise BadImages(f"The class folders of {folder} hold no images ({', '.join(sorted(SUFFIXES))}).")
+        raise BadImages(
+            f"The class folders of {folder} hold no images ({', '.join(sorted(suffixes))}), which a model of "
+            f"{channels} channels takes."
+        )
     return _set(folder, items, count, seed, partial(_files, folder), note)
 
 
-def _images_below(folder: Path, place: str) -> Iterator[str]:
+def _images_below(folder: Path, place: str, suffixes: frozenset[str]) -> Iterator[str]:
     """Yields the paths of a class folder's images, its sub-folders included, with ``/``."""
     visited: set[str] = set()
     for here, folders, files in os.walk(folder / place, followlinks=True):
@@ -116,7 +123,7 @@ def _images_below(folder: Path, place: str) -> Iterator[str]:
         visited.add(os.path.realpath(here))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+            if Path(name).suffix.lower() in suffixes and not name.startswith("."):
                 yield (Path(here) / name).relative_to(folder).as_posix()
 
 
@@ -156,8 +163,8 @@ def _columns(rows: Sequence[Sequence[str]]) -> tuple[tuple[int, int], Sequence[S
     return (0, 1), rows
 
 
-def _arrays(path: Path, classes: Classes, count: int | None, seed: int) -> LabelledSet:
-    with ArrayFile(path) as array:
+def _arrays(path: Path, classes: Classes, count: int | None, seed: int, channels: int) -> LabelledSet:
+    with ArrayFile(path, channels) as array:
         labels = array.labels()
     if labels is None:
         raise BadImages(f"{path} holds images and no labels; --images takes {KINDS}.")
@@ -231,19 +238,17 @@ def _files(folder: Path, found: LabelledSet, spec: ModelSpec) -> Source:
 def _decode(path: Path, spec: ModelSpec) -> NDArray[np.uint8]:
     if not path.is_file():
         raise BadImages("there is no such file")
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in {*SUFFIXES, ARRAY_SUFFIX}:
         raise BadImages(f"{path.suffix or 'a name without a suffix'} is not that of an image")
-    return find_source(path, spec, 1, 0).candidate(0).pixels()
+    return decode(path, spec)
 
 
 def _elements(path: Path, places: Sequence[int], found: LabelledSet, spec: ModelSpec) -> Source:
-    array = ArrayFile(path)
+    array = ArrayFile(path, spec.in_channels)
 
     def candidate(index: int) -> Candidate:
         place = places[index]
         name, label = found.items[index]
-        return Candidate(
-            name, lambda: prepare_image(as_image(array[place]), spec), partial(array.content, place), label
-        )
+        return Candidate(name, lambda: prepare_image(array[place], spec), partial(array.content, place), label)
 
     return Source(found.title, found.available, len(found.items), candidate, array.close)

@@ -28,38 +28,65 @@ MAX_PIXELS = 89_478_485
 """An image of more pixels is refused as a decompression bomb; Pillow's own limit, 256 MB of 24-bit pixels."""
 
 
-def prepare_image(image: Image.Image, spec: ModelSpec) -> NDArray[np.uint8]:
+def prepare_image(image: Image.Image | NDArray[np.uint8], spec: ModelSpec) -> NDArray[np.uint8]:
     """Opens, resizes and crops an image as `vitedge.records.Preprocessing` says.
 
     The resized side becomes ``floor(image_size / crop)``, as in timm; for ``center`` and a target that is not square
     the image keeps its aspect ratio and covers the enlarged target. 16-bit grey is scaled to 8 bits.
 
     Args:
-        image: an image of any mode with a known range.
-        spec: gives the image size, the number of channels (3, or 1 for grey), and the preprocessing.
+        image: an image of any mode with a known range; or its pixels, ``(height, width)`` or ``(height, width,
+            channels)``, which a model of neither 1 nor 3 channels needs: each channel is resized and cropped alone.
+        spec: gives the image size, the number of channels, and the preprocessing.
 
     Returns:
-        ``(channels, height, width)``, 0 to 255, RGB whatever order the model wants.
+        ``(channels, height, width)``, 0 to 255; RGB where there are three, whatever order the model wants.
 
     Raises:
-        BadImages: a mode whose range is not known, a strip that would become gigabytes, or a model that takes neither
-            colour nor grey images.
+        BadImages: a mode whose range is not known, a strip that would become gigabytes, or a picture for a model of
+            neither 1 nor 3 channels.
         BadRecipe: an interpolation, a crop or a crop mode that does not exist.
     """
-    if spec.in_channels not in (1, 3):
-        raise BadImages(
-            f"{spec.variant} takes {spec.in_channels} channels, and pictures have 3 (colour) or 1 (grey): give an "
-            f"array (.npy) of {spec.in_channels} channels, or synthetic."
-        )
+    if not takes_pictures(spec.in_channels):
+        return _prepare_channels(image, spec)
+    if not isinstance(image, Image.Image):
+        image = as_image(image)
     preprocessing = spec.preprocessing
     upright = ImageOps.exif_transpose(image) if preprocessing.exif else image
     opened = _eight_bits(upright)
     if preprocessing.transparency == "white":
         opened = _opaque(opened)
     image = opened.convert("RGB" if spec.in_channels == 3 else "L")
-    image = _centre_crop(_resize(image, spec), spec)
+    image = _centre_crop(_resize(image, spec), spec, _fill(spec))
     pixels = np.asarray(image, dtype=np.uint8).reshape(*spec.image_size, spec.in_channels)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def takes_pictures(channels: int) -> bool:
+    """Returns whether pictures fit a model of that many channels: 3 (colour) or 1 (grey)."""
+    return channels in (1, 3)
+
+
+def picture_refusal(spec: ModelSpec) -> BadImages:
+    """Returns the error that says why a model of neither 1 nor 3 channels takes no pictures."""
+    return BadImages(
+        f"{spec.variant} takes {spec.in_channels} channels, and pictures have 3 (colour) or 1 (grey): give arrays "
+        f"(.npy) of {spec.in_channels} channels, or synthetic."
+    )
+
+
+def _prepare_channels(image: Image.Image | NDArray[np.uint8], spec: ModelSpec) -> NDArray[np.uint8]:
+    """Resizes and crops every channel of an array ``(height, width, channels)`` as a grey image."""
+    if isinstance(image, Image.Image) or image.shape[2:] != (spec.in_channels,):
+        raise picture_refusal(spec)
+    planes = (Image.fromarray(np.ascontiguousarray(plane)) for plane in image.transpose(2, 0, 1))
+    fills = _fill(spec)
+    return np.stack(
+        [
+            np.asarray(_centre_crop(_resize(plane, spec), spec, (fill,)), np.uint8)
+            for plane, fill in zip(planes, fills, strict=True)
+        ]
+    )
 
 
 def normalize(batch: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -143,15 +170,17 @@ def _scaled_size(size: tuple[int, int], target: tuple[int, int], mode: str) -> t
     return round(width / ratio), round(height / ratio)
 
 
-def _centre_crop(image: Image.Image, spec: ModelSpec) -> Image.Image:
+def _centre_crop(image: Image.Image, spec: ModelSpec, fill: tuple[int, ...]) -> Image.Image:
     """Returns the centre, padded where the image is smaller: with black, or for ``border`` with the mean."""
-    (height, width), preprocessing = spec.image_size, spec.preprocessing
+    (height, width), offset = spec.image_size, spec.preprocessing.crop_offset
     if image.width < width or image.height < height:
-        padded = Image.new(image.mode, (max(width, image.width), max(height, image.height)), _fill(spec))
-        padded.paste(image, ((padded.width - image.width) // 2, (padded.height - image.height) // 2))
+        padded = Image.new(image.mode, (max(width, image.width), max(height, image.height)), fill)
+        missing = padded.width - image.width, padded.height - image.height
+        left, top = (math.ceil(pixels / 2) if offset == "ceil" else pixels // 2 for pixels in missing)
+        padded.paste(image, (left, top))
         image = padded
     margins = image.width - width, image.height - height
-    left, top = (margin // 2 if preprocessing.crop_offset == "floor" else round(margin / 2) for margin in margins)
+    left, top = (round(margin / 2) if offset == "round" else margin // 2 for margin in margins)
     return image.crop((left, top, left + width, top + height))
 
 

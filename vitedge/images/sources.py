@@ -22,12 +22,14 @@ from PIL import Image
 
 from vitedge.errors import BadImages
 from vitedge.images.arrays import ArrayFile
-from vitedge.images.preprocess import MAX_PIXELS, as_image, prepare_image
-from vitedge.images.synthetic import synthesize_image
+from vitedge.images.preprocess import MAX_PIXELS, as_image, picture_refusal, prepare_image, takes_pictures
+from vitedge.images.synthetic import synthesize_channels, synthesize_image
 from vitedge.records import ModelSpec
 
 SYNTHETIC = "synthetic"
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+ARRAY_SUFFIX = ".npy"
+"""Files of one image each, for models of neither 1 nor 3 channels."""
 LIST_SUFFIX = ".txt"
 ARRAY_SUFFIXES = (".npy", ".npz")
 
@@ -63,8 +65,9 @@ def find_source(source: str | Path, spec: ModelSpec, count: int, seed: int) -> S
 
     Args:
         source: ``synthetic``; a folder, searched with its sub-folders; a ``.txt`` list of images, one path a line,
-            relative to the list; one image; or an ``.npy`` or ``.npz`` of uint8 images (NHWC, NCHW or grey NHW; in an
-            ``.npz`` named ``images``, beside which ``labels`` may stand).
+            relative to the list; one image; or an ``.npy`` or ``.npz`` of uint8 images (NHWC, NCHW, grey NHW or one
+            HWC; in an ``.npz`` named ``images``, beside which ``labels`` may stand). For a model of neither 1 nor 3
+            channels a folder and a list hold an ``.npy`` an image.
         spec: image size, channels and preprocessing.
         count: number of images wanted.
         seed: decides which are drawn, or what is synthesized.
@@ -90,6 +93,8 @@ def find_source(source: str | Path, spec: ModelSpec, count: int, seed: int) -> S
     if suffix not in SUFFIXES:
         kinds = ", ".join(sorted(SUFFIXES))
         raise BadImages(f"{path} is no image; --images takes {kinds}, {LIST_SUFFIX}, .npy, .npz or a folder.")
+    if not takes_pictures(spec.in_channels):
+        raise picture_refusal(spec)
     return Source(str(path), 1, 1, lambda _: _file(path.parent, path.name, spec))
 
 
@@ -98,15 +103,20 @@ def _synthetic(spec: ModelSpec, seed: int, index: int) -> Candidate:
         colour = synthesize_image(index, *spec.image_size, seed)
         if spec.in_channels == 3:
             return colour
+        if not takes_pictures(spec.in_channels):
+            return synthesize_channels(index, spec.in_channels, *spec.image_size, seed)
         return np.asarray(as_image(colour.transpose(1, 2, 0)).convert("L"), np.uint8)[None]
 
     return Candidate(f"{SYNTHETIC} {index}", pixels, f"{SYNTHETIC} {seed} {index}".encode)
 
 
 def _folder(folder: Path, spec: ModelSpec, count: int, seed: int) -> Source:
-    names = _drawn(_images_below(folder), seed)
+    suffixes = SUFFIXES if takes_pictures(spec.in_channels) else frozenset({ARRAY_SUFFIX})
+    names = _drawn(_images_below(folder, suffixes), seed)
+    if not names and not takes_pictures(spec.in_channels) and _images_below(folder, SUFFIXES):
+        raise picture_refusal(spec)
     if not names:
-        raise BadImages(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}), nor do its sub-folders.")
+        raise BadImages(f"{folder} holds no images ({', '.join(sorted(suffixes))}), nor do its sub-folders.")
     return _files(folder, names, spec, _taken(folder, count, len(names), seed))
 
 
@@ -135,7 +145,7 @@ def _taken(path: Path, count: int, available: int, seed: int) -> str:
     return f"{path}, {min(count, available)} of {available} images, seed {seed}"
 
 
-def _images_below(folder: Path) -> dict[str, list[str]]:
+def _images_below(folder: Path, suffixes: frozenset[str]) -> dict[str, list[str]]:
     """Returns the names of the images in each sub-folder that has some; follows links, and visits each folder once."""
     found: dict[str, list[str]] = {}
     visited: set[str] = set()
@@ -147,7 +157,7 @@ def _images_below(folder: Path) -> dict[str, list[str]]:
         visited.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         # Hidden files are other systems' notes: macOS leaves a ._NAME.jpg beside every image.
-        images = [name for name in files if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")]
+        images = [name for name in files if Path(name).suffix.lower() in suffixes and not name.startswith(".")]
         if images:
             found[Path(place).relative_to(folder).as_posix()] = images
     return found
@@ -176,10 +186,23 @@ def _drawn(found: Mapping[str, list[str]], seed: int) -> list[str]:
 
 def _file(folder: Path, name: str, spec: ModelSpec) -> Candidate:
     path = folder / name
-    return Candidate(name, partial(_decode, path, spec), path.read_bytes)
+    return Candidate(name, partial(decode, path, spec), path.read_bytes)
 
 
-def _decode(path: Path, spec: ModelSpec) -> NDArray[np.uint8]:
+def decode(path: Path, spec: ModelSpec) -> NDArray[np.uint8]:
+    """Reads and prepares the image in a file: ``(channels, height, width)``.
+
+    Raises:
+        BadImages: a file of several images, more pixels than an image may have, or a picture where the model takes
+            none; Pillow and NumPy raise almost anything where the file is damaged.
+    """
+    if path.stat().st_size == 0:
+        raise BadImages("the file is empty")
+    if path.suffix.lower() == ARRAY_SUFFIX:
+        with ArrayFile(path, spec.in_channels) as array:
+            if len(array) != 1:
+                raise BadImages(f"it holds {len(array)} images, and a file of a folder or list holds one")
+            return prepare_image(array[0], spec)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of bombs, which are refused here, and of odd metadata
         with Image.open(path) as image:
@@ -189,14 +212,14 @@ def _decode(path: Path, spec: ModelSpec) -> NDArray[np.uint8]:
 
 
 def _array(path: Path, spec: ModelSpec, count: int, seed: int) -> Source:
-    with ArrayFile(path) as array:
+    with ArrayFile(path, spec.in_channels) as array:
         chosen, labels = array.drawn(count, seed), array.labels()
 
     def candidate(place: int) -> Candidate:
         index = chosen[place]
         return Candidate(
             f"{path.name} {index}",
-            lambda: prepare_image(as_image(array[index]), spec),
+            lambda: prepare_image(array[index], spec),
             partial(array.content, index),
             None if labels is None else int(labels[index]),
         )

@@ -20,6 +20,9 @@ from vitedge.records import ModelSpec
 CORRUPT_SHARE = 0.05
 """More corrupt images than this are refused; one is always forgiven, however small the set."""
 
+_NAMED = 10
+"""Largest number of skipped images that are named."""
+
 
 class ImageStream:
     """The images of a source, read when they are asked for; an image that cannot be read is replaced by the next.
@@ -198,8 +201,8 @@ def open_images(source: str | Path, spec: ModelSpec, count: int, seed: int = 0) 
     Args:
         source: ``synthetic``; a folder, searched with its sub-folders, from which the images are drawn evenly; a
             ``.txt`` list of images, one path a line, relative to the list; one image file; or an ``.npy`` or ``.npz``
-            of uint8 images (NHWC, NCHW or grey NHW; in an ``.npz`` named ``images``, beside which ``labels`` may
-            stand).
+            of uint8 images (NHWC, NCHW, grey NHW or one HWC; in an ``.npz`` named ``images``, beside which ``labels``
+            may stand). For a model of neither 1 nor 3 channels a folder and a list hold an ``.npy`` an image.
         spec: image size, channels and preprocessing.
         count: how many; fewer come where the source holds fewer, which ``shortage`` says.
         seed: decides which are drawn, or what is synthesized.
@@ -210,8 +213,6 @@ def open_images(source: str | Path, spec: ModelSpec, count: int, seed: int = 0) 
     """
     if count < 1:
         raise BadRecipe(f"The number of images is at least 1; got {count}.")
-    if spec.in_channels not in (1, 3):
-        raise BadImages(f"{spec.variant} takes {spec.in_channels} channels; images have 3 (colour) or 1 (grey).")
     return ImageStream(find_source(source, spec, count, seed), count)
 
 
@@ -220,6 +221,15 @@ def tell_shortage(asked: int, taken: int, source: str) -> str:
     if taken >= asked:
         return ""
     return f"{asked} images were asked for, and only {taken} can be taken of {source}."
+
+
+def tell_skipped(skipped: Mapping[str, str]) -> tuple[str, ...]:
+    """Returns a sentence for each of the first images that could not be read, and their number; nothing for none."""
+    if not skipped:
+        return ()
+    named = [f"skipped: {name}: {reason}" for name, reason in list(skipped.items())[:_NAMED]]
+    unnamed = f", {len(skipped) - _NAMED} of them not named here" if len(skipped) > _NAMED else ""
+    return (*named, f"images that could not be read and were skipped: {len(skipped)}{unnamed}")
 
 
 def _reason(error: Exception) -> str:

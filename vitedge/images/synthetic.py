@@ -26,6 +26,9 @@ SHADE, TEXTURE = 0.3, 0.5
 GAIN = 1.35
 """Amplitude of an octave of the noise over that of the next coarser one."""
 
+FURTHER_SCENE = 10_000_000
+"""Distance of the scenes of one image; more images than that are never made."""
+
 
 class Uniform:
     """Numbers in [0, 1) from the raw words of a PCG64."""
@@ -69,6 +72,17 @@ def synthesize_image(index: int, height: int, width: int, seed: int) -> NDArray[
     red = red_green[leaf]
     scene = np.stack([light + 0.5 * yellow + red, light + 0.5 * yellow - red, light - yellow])
     return np.clip(mean + contrast * scene + 0.5, 0, 255).astype(np.uint8)
+
+
+def synthesize_channels(index: int, channels: int, height: int, width: int, seed: int) -> NDArray[np.uint8]:
+    """Makes the image of that number with any count of channels: three of each of as many scenes as it takes.
+
+    Returns:
+        ``(channels, height, width)``, 0 to 255; the first three are those of `synthesize_image`.
+    """
+    scenes = range(-(-channels // 3))
+    images = [synthesize_image(index + FURTHER_SCENE * scene, height, width, seed) for scene in scenes]
+    return np.concatenate(images)[:channels]
 
 
 def _leaves(uniform: Uniform, height: int, width: int) -> tuple[NDArray[np.intp], Field]:

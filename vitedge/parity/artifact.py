@@ -40,6 +40,8 @@ class ReferenceOutputs:
     tolerance: Tolerance
     image_source: str
     """The phrase of `vitedge.parity.reference.describe` that goes into reports."""
+    notes: tuple[str, ...] = ()
+    """Sentences on images that could not be read, and on fewer than asked for."""
 
 
 def sealed_outputs(bundle: Path, manifest: Manifest) -> ReferenceOutputs:

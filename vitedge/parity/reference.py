@@ -22,7 +22,8 @@ def gather(reference: Reference, images: ImageSet, tolerance: Tolerance, *, feat
         features: take tokens and pooled features, not logits.
     """
     outputs = reference.outputs(images.pixels, features=features)
-    return ReferenceOutputs(ReferenceData(images.pixels, outputs), reference.spec, tolerance, describe(images))
+    data = ReferenceData(images.pixels, outputs)
+    return ReferenceOutputs(data, reference.spec, tolerance, describe(images), images.remarks)
 
 
 def captured(reference: Reference, artifact: Artifact) -> Program:
@@ -37,5 +38,6 @@ def captured(reference: Reference, artifact: Artifact) -> Program:
 
 
 def describe(images: ImageSet) -> str:
-    """Returns the source of the images and the hash of their pixels after resizing and cropping, as one phrase."""
-    return f"{images.source}, SHA-256 {images.sha256[:16]}"
+    """Returns the source of the images, how many were skipped, and the hash of the prepared pixels, as one phrase."""
+    skipped = f", {len(images.skipped)} skipped" if images.skipped else ""
+    return f"{images.source}{skipped}, SHA-256 {images.sha256[:16]}"

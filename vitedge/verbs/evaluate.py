@@ -15,6 +15,7 @@ from vitedge.checkpoints.overrides import parse_overrides
 from vitedge.errors import BadRecipe
 from vitedge.images.class_names import Classes
 from vitedge.images.labelled import find_labelled
+from vitedge.images.stream import tell_shortage
 from vitedge.recipe import check_finite, check_image_size, check_whole
 from vitedge.verbs.subjects import Subject, Weights, checkpoint, find, opened, sizes
 
@@ -63,13 +64,20 @@ def evaluate(
     with ExitStack() as stack:
         rows = list(_rows(found, request, stack, progress))
         classes = _classes(rows, request.weights.overrides)
-        chosen = find_labelled(request.images, classes, request.image_count, request.seed)
+        chosen = find_labelled(
+            request.images, classes, request.image_count, request.seed, channels=rows[0].spec.in_channels
+        )
         count = Count(rows, with_reference=request.against is not None)
         streams = classify(count, chosen, progress)
     stream = streams[0]
     comparisons = count.comparisons()
     reason = _degenerate(count, request) or _missed(comparisons, request.max_drop, count.images)
-    notes = [*([chosen.note] if chosen.note else []), *_differences(rows), *_telling_little(count, classes.count)]
+    shortage = tell_shortage(request.image_count or 0, count.images, chosen.title)
+    notes = [
+        *(note for note in (chosen.note, shortage) if note),
+        *_differences(rows),
+        *_telling_little(count, classes.count),
+    ]
     return Evaluation(
         image_source=chosen.title,
         images=count.images,

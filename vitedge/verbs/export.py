@@ -27,6 +27,7 @@ from vitedge.files.plain import to_dict
 from vitedge.files.replacing import replacing
 from vitedge.images.alike import tell_alike
 from vitedge.images.image_set import load
+from vitedge.images.stream import tell_skipped
 from vitedge.latency.speedup import compare_speed as measure_speed
 from vitedge.latency.speedup import refuse_incomparable
 from vitedge.models.reference import load_reference
@@ -106,8 +107,8 @@ def run_reference(request: ExportRequest, source: ExportSource, built: Built) ->
             "inspect, or name images that differ."
         )
     alike = tell_alike(reference_outputs.data.images)
-    if alike:
-        request.progress(f"note: {alike}")
+    for note in (*reference_outputs.notes, *([alike] if alike else [])):
+        request.progress(f"note: {note}")
     write_reference(request.folder, reference_outputs.data)
     return reference_outputs
 
@@ -127,6 +128,9 @@ def quantize(request: ExportRequest, built: Built) -> Quantized:
         found = quantize_reference(
             built.reference, recipe, target.form, features=built.features(recipe), progress=request.progress
         )
+        if not plans and found.stream is not None and found.observed is not None:
+            for note in (*tell_skipped(found.observed.skipped), *filter(None, [found.stream.shortage])):
+                request.progress(f"note: calibration: {note}")
         missed = found.mixed_precision.search.shortfall
         if missed:
             raise CheckFailed(

@@ -142,7 +142,9 @@ def quantize_reference(
         spec = reference.spec
         if features:
             raise BadRecipe("--max-drop counts classes, and features are none: ask for --min-sqnr instead.")
-        labelled = find_labelled(asked.eval_images, Classes(spec.classes, spec.labels), seed=asked.seed)
+        labelled = find_labelled(
+            asked.eval_images, Classes(spec.classes, spec.labels), seed=asked.seed, channels=spec.in_channels
+        )
         job.count_top1 = partial(count_top1, labelled, spec)
     return _checked(run(job))
 

@@ -92,7 +92,7 @@ def validate(
         found = _validated(
             subject, parts, _Comparison.of_bundle(subject, manifest, against), options or ValidationOptions(), files
         )
-        return replace(found, notes=remarks(subject, manifest))
+        return replace(found, notes=(*found.notes, *remarks(subject, manifest)))
     if of_file(subject) is None:
         suffixes = ", ".join(kind.suffix for kind in FORMATS.values() if kind.suffix)
         raise UnreadableArtifact(f"{subject} is neither a bundle nor one of {suffixes}.")
@@ -191,7 +191,8 @@ def _validated(
     reports: list[ParityReport | StructureReport | OverflowReport] = [*parity, *structure, *watched]
     passed = all(report.passed for report in reports)
     engines = {artifact.path: artifact.engine for _, artifact in parts if artifact.engine is not None}
-    return Validation(str(subject), parity, structure, files, passed, watched, findings, engines)
+    notes = comparison.reference_outputs.notes
+    return Validation(str(subject), parity, structure, files, passed, watched, findings, engines, notes=notes)
 
 
 def _findings(path: Path, artifact: Artifact) -> Sequence[Finding]:

@@ -156,11 +156,14 @@ def _geometry(processor: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, 
         size = {"height": size[0], "width": size[1]}
     size = {key: int(value) for key, value in size.items() if value is not None}
     cropped = processor.get("crop_size") if processor.get("do_center_crop", "crop_size" in processor) else None
+    # The two classes of a processor differ where a margin of padding is odd; the one that the file names counts.
+    found = {"crop_offset": "ceil" if str(processor.get("image_processor_type", "")).endswith("Pil") else "floor"}
     if set(size) == {"height", "width"}:
-        return _squash(edges(size), edges(cropped) if cropped else edges(size)), ()
+        return {**found, **_squash(edges(size), edges(cropped) if cropped else edges(size))}, ()
     if set(size) != {"shortest_edge"}:
         raise _refusal("size", dict(size), "known are height and width, or shortest_edge")
-    return _short_side(processor, size["shortest_edge"], edges(cropped) if cropped else None)
+    geometry, notes = _short_side(processor, size["shortest_edge"], edges(cropped) if cropped else None)
+    return {**found, **geometry}, notes
 
 
 def _squash(size: tuple[int, int], cropped: tuple[int, int]) -> dict[str, Any]:
@@ -168,7 +171,7 @@ def _squash(size: tuple[int, int], cropped: tuple[int, int]) -> dict[str, Any]:
     share = max(shares)
     if any(math.floor(part / share) != whole for part, whole in zip(cropped, size, strict=True)):
         raise _refusal("crop_size", cropped, f"one share of {size[0]} x {size[1]} on both edges")
-    return {"crop": share, "crop_mode": "squash", "crop_offset": "floor"}
+    return {"crop": share, "crop_mode": "squash"}
 
 
 def _short_side(
@@ -182,7 +185,7 @@ def _short_side(
         cropped, edge = (edge, edge), int(edge / float(processor["crop_pct"]))
     if name.startswith("Levit"):
         edge = int(256 / 224 * edge)
-    found = {"crop_mode": "center", "crop_offset": "floor"}
+    found = {"crop_mode": "center"}
     if cropped is None:
         note = "The processor resizes the short side and crops nothing; the centre square is taken here."
         return {**found, "crop": 1.0}, (note,)

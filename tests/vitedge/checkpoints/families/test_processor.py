@@ -22,7 +22,8 @@ from vitedge.checkpoints.families.processor_keys import (
     TIMM_HONOURED,
     TIMM_IRRELEVANT,
 )
-from vitedge.errors import UnknownArchitecture
+from vitedge.checkpoints.overrides import parse_overrides
+from vitedge.errors import BadRecipe, UnknownArchitecture
 from vitedge.records import Origin, Preprocessing
 
 TABLE = Preprocessing((0.1, 0.2, 0.3), (1.0, 2.0, 3.0), "bicubic", 0.9, "rgb")
@@ -111,3 +112,20 @@ def test_every_key_of_transformers_is_known_and_every_default_its_own(name: str)
     for key in HONOURED & set(written) - {"image_processor_type", "default_to_square"}:
         if written[key] is not None:
             assert DEFAULTS[name].get(key) == pytest.approx(written[key]), key
+
+
+@pytest.mark.parametrize(("given", "exif"), [("false", False), ("True", True), (False, False)])
+def test_switches_are_read_as_words(given: str | bool, exif: bool) -> None:
+    assert parse_overrides({"exif": given}) == {"exif": exif}
+
+
+@pytest.mark.parametrize("given", [{"exif": "no"}, {"exif": 0}, {"transparency": "black"}, {"crop_offset": "up"}])
+def test_a_word_that_is_no_choice_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(BadRecipe, match=next(iter(given))):
+        parse_overrides(given)
+
+
+@pytest.mark.parametrize(("name", "offset"), [("CLIPImageProcessorPil", "ceil"), ("CLIPImageProcessor", "floor")])
+def test_the_class_that_is_named_decides_odd_padding(name: str, offset: str) -> None:
+    found, _, _ = find_preprocessing(Hints(preprocessor={"image_processor_type": name}), TABLE, 3)
+    assert found.crop_offset == offset
