@@ -111,3 +111,10 @@ def test_every_key_of_transformers_is_known_and_every_default_its_own(name: str)
     for key in HONOURED & set(written) - {"image_processor_type", "default_to_square"}:
         if written[key] is not None:
             assert DEFAULTS[name].get(key) == pytest.approx(written[key]), key
+
+
+def test_what_is_given_is_no_guess_of_a_table() -> None:
+    given = Hints(overrides={"mean": (0.5,)})
+    origins = find_preprocessing(given, Preprocessing((0.1,) * 3, (0.2,) * 3), 3)[1]
+    assert origins["preprocessing.mean"] is Origin.GIVEN
+    assert origins["preprocessing.std"] is Origin.TABLE
