@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from vitedge.checkpoints.classifier import OWN, HeadChoice, place_head
 from vitedge.checkpoints.families.family import Family, Naming, State
 from vitedge.checkpoints.files.unwrap import AVERAGED, WeightSet, choose
-from vitedge.errors import BadRecipe, WeightsMismatch
-from vitedge.sentences import some
+from vitedge.errors import BadRecipe
 
 LEFT_OVER = (
     (r"(\w*_)?(criterion|criterions|loss|losses|loss_fn|loss_func)", "belongs to the loss"),
@@ -25,15 +27,12 @@ LEFT_OVER = (
 )
 """First parts of names outside an encoder, as regular expressions, to the reason why an export does not need them."""
 
-_HEAD = re.compile(
-    r"(?:.+\.)?(?:fc|classifier|cls|cls_head|linear|linear_head|linear_probe|probe|classification_head|class_head|clf"
-    r"|fc_out|output|out|predictions|mlp_head|head)(?:\.(?:\d+|fc|linear|layer|classifier))*"
-)
-"""Names under which a classifier is kept where the library calls it otherwise."""
-_OWN_HEADS = ("head.weight", "head.fc.weight", "lm_head.weight")
 _CONVERTED = ("huggingface", "google", "cvnets", "simmim")
 """Namings whose converters place the heads themselves."""
-_LAST_NORMS = ("norm.weight", "fc_norm.weight", "final_conv.bn.weight")
+_MOCO = ("base_encoder", "momentum_encoder")
+"""Parts of names under which MoCo v3 keeps the trained encoder and the averaged one."""
+ROOT = "."
+"""Value of ``--weights`` for the encoder whose names have no prefix."""
 _AFTER = ("norm", "fc_norm", "head", "head_dist", "pre_logits", "lm_head")
 """First parts of names that belong to the encoder even where the wrapper leaves them beside it."""
 
@@ -47,6 +46,10 @@ class Selection:
     dropped: Mapping[str, str] = field(default_factory=dict)
     """Name in the file to the reason, for weights of anything but the network."""
     notes: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Name of each weight of ``state`` to the one that it has in the set."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Facts that the names tell: ``pretraining``, the method that has these names."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +64,24 @@ class _Parts:
 
 
 def select(
-    sets: Mapping[str, WeightSet], option: str | None, families: Sequence[Family], where: str, chosen: WeightSet | None
+    sets: Mapping[str, WeightSet],
+    weights: WeightSet,
+    option: str | None,
+    families: Sequence[Family],
+    where: str,
+    *,
+    features: bool = False,
 ) -> Selection:
     """Picks one network out of the sets of a file.
 
     Args:
         sets: all sets, the default one first.
-        option: what ``--weights`` says: a set, a prefix of weight names, a head, or None for the default.
+        weights: the set to look into, of `find_set`.
+        option: what ``--weights`` says: a set, a prefix of weight names, a head, ``.`` for the encoder whose names have
+            no prefix, or None for the default.
         families: those whose signatures count.
         where: the file, for messages.
-        chosen: the set to look into, cleaned; None looks it up by the option.
+        features: whether only features are asked for, so that a head that cannot be placed is left out.
 
     Returns:
         The weights with the encoder's prefix taken off; unchanged where no signature fits under any prefix.
@@ -79,27 +90,20 @@ def select(
         BadRecipe: the option names nothing in the file, or has to choose among several networks or heads.
         WeightsMismatch: a head that cannot be placed.
     """
-    weights = chosen or find_set(sets, option, where)
     wanted = None if option is None or option in sets else _inner(sets, option)
     found = prefixes(weights.state, families)
     head = wanted if wanted is not None and _is_layer(weights.state, wanted) else None
     if not found:
         if wanted is not None:
-            raise BadRecipe(f"{where} has no encoder that vitedge reads under {wanted!r}; leave --weights out.")
+            raise BadRecipe(f"{where} has no encoder that vitedge reads under {option!r}; leave --weights out.")
         return Selection(weights, weights.state)
-    prefix = _prefix(found, None if head else wanted, where)
+    prefix, notes = _prefix(found, None if head else wanted, where)
     others = [other for other in found if other != prefix]
-    naming = found[prefix]
-    parts = _sorted(weights.state, prefix, naming)
+    parts = _sorted(weights.state, prefix, found[prefix])
     alone = wanted is not None and head is None
-    return _assembled(weights, parts, others, _Choice(head, alone, where))
-
-
-@dataclass(frozen=True)
-class _Choice:
-    head: str | None
-    alone: bool
-    where: str
+    choice = HeadChoice(head, alone, features, prefix.rstrip(".") or ".", where)
+    assembled = _assembled(weights, parts, others, choice)
+    return dataclasses.replace(assembled, notes=(*notes, *assembled.notes))
 
 
 def find_set(sets: Mapping[str, WeightSet], option: str | None, where: str) -> WeightSet:
@@ -108,13 +112,28 @@ def find_set(sets: Mapping[str, WeightSet], option: str | None, where: str) -> W
     Raises:
         BadRecipe: it names nothing in the file.
     """
+    return _found(sets, option) or choose(sets, option, where)
+
+
+def _found(sets: Mapping[str, WeightSet], option: str | None) -> WeightSet | None:
     if option is None or option in sets:
-        return choose(sets, option, where)
-    for name, weights in sets.items():
-        inner = option.removeprefix(f"{name}.").rstrip(".")
-        if any(key.startswith(f"{inner}.") for key in weights.state):
-            return weights
-    return choose(sets, option, where)
+        return None
+    if option == ROOT:
+        return next(iter(sets.values()))
+    return next((found for name, found in sets.items() if _holds(found, _within(name, option))), None)
+
+
+def _inner(sets: Mapping[str, WeightSet], option: str) -> str:
+    """Returns the prefix or layer within its set; empty for the root of the set."""
+    return next((inner for name, found in sets.items() if _holds(found, inner := _within(name, option))), option)
+
+
+def _within(name: str, option: str) -> str:
+    return option.removeprefix(f"{name}.").rstrip(".")
+
+
+def _holds(weights: WeightSet, inner: str) -> bool:
+    return not inner or any(key.startswith(f"{inner}.") for key in weights.state)
 
 
 def prefixes(state: State, families: Sequence[Family]) -> dict[str, Naming]:
@@ -134,14 +153,17 @@ def prefixes(state: State, families: Sequence[Family]) -> dict[str, Naming]:
 def _outermost(found: Mapping[str, Naming]) -> dict[str, Naming]:
     """Leaves out what fits within an encoder: the stages of one, or one whose wrapper a signature allows.
 
-    Where a signature that allows a wrapper fits around several encoders of its own kind, those are the encoders.
+    Where a signature that allows a wrapper fits around several encoders of its own kind, those are the encoders. One of
+    the same naming within the names of another is a network of its own.
     """
     kept: dict[str, Naming] = {}
     for start in sorted(found, key=len):
         within = [other for other in found if other != start and other.startswith(start)]
         if sum(found[other] is found[start] for other in within) > 1:
             continue
-        if not any(start.startswith(other) for other in kept):
+        outer = [other for other in kept if start.startswith(other)]
+        stage = re.search(r"(^|\.)(layers|stages|blocks)\.\d+\.$", start)
+        if not outer or (not stage and all(found[other] is found[start] for other in outer)):
             kept[start] = found[start]
     return kept
 
@@ -158,35 +180,34 @@ def _starts(pattern: str, state: Iterable[str]) -> set[str]:
     return {match[1] for name in state if (match := whole.fullmatch(name))}
 
 
-def _inner(sets: Mapping[str, WeightSet], option: str) -> str:
-    for name, weights in sets.items():
-        inner = option.removeprefix(f"{name}.").rstrip(".")
-        if any(key.startswith(f"{inner}.") for key in weights.state):
-            return inner
-    return option.rstrip(".")
-
-
 def _is_layer(state: State, name: str) -> bool:
     return f"{name}.weight" in state and state[f"{name}.weight"].ndim == 2
 
 
-def _prefix(found: Mapping[str, Naming], wanted: str | None, where: str) -> str:
-    """Returns the prefix that is asked for, the only one, or that of averaged weights.
+def _prefix(found: Mapping[str, Naming], wanted: str | None, where: str) -> tuple[str, tuple[str, ...]]:
+    """Returns the prefix that is asked for, the only one, or that of averaged weights; and a note on the choice.
 
     Raises:
         BadRecipe: there are several, and none is asked for or the averaged one.
     """
-    named = ", ".join(start.rstrip(".") or "(no prefix)" for start in found)
+    named = ", ".join(start.rstrip(".") or ROOT for start in found)
     if wanted is not None:
-        fitting = [start for start in found if start.rstrip(".") == wanted or start.startswith(f"{wanted}.")]
+        exact = [start for start in found if start.rstrip(".") == wanted]
+        fitting = exact or [start for start in found if start.startswith(f"{wanted}.")]
         if len(fitting) == 1:
-            return fitting[0]
-        raise BadRecipe(f"{where} has no single encoder under {wanted!r}; --weights can be {named}.")
+            return fitting[0], ()
+        raise BadRecipe(f"{where} has no single encoder under {wanted or ROOT!r}; --weights can be {named}.")
     if len(found) == 1:
-        return next(iter(found))
+        return next(iter(found)), ()
     averaged = [start for start in found if set(start.split(".")) & set(AVERAGED)]
     if len(averaged) == 1:
-        return averaged[0]
+        return averaged[0], ()
+    trained, other = (next((start for start in found if part in start.split(".")), "") for part in _MOCO)
+    if trained and other and len(found) == 2:
+        return trained, (
+            f"There are two encoders, as MoCo v3 writes them, and {trained.rstrip('.')} is taken, as its own "
+            f"evaluation does; --weights {other.rstrip('.')} takes the averaged one.",
+        )
     raise BadRecipe(f"{where} holds {len(found)} encoders, under {named}; choose one with --weights PREFIX.")
 
 
@@ -205,31 +226,41 @@ def _beside(name: str, prefix: str) -> str:
     return name
 
 
-def _assembled(weights: WeightSet, parts: _Parts, others: Sequence[str], choice: _Choice) -> Selection:
+def _assembled(weights: WeightSet, parts: _Parts, others: Sequence[str], choice: HeadChoice) -> Selection:
     state, dropped, rest = dict(parts.inside), {}, dict(parts.outside)
-    for name in [name for name in state if _reason(name, parts.naming)]:
-        dropped[parts.prefix + name] = str(_reason(name, parts.naming))
-        del state[name]
+    names = {**parts.outside, **{name: parts.prefix + name for name in state}}
+    for name in list(state):
+        if reason := _reason(name, parts.naming) or _reason_projector(name, parts):
+            dropped[names[name]] = reason
+            del state[name]
     for name, original in parts.outside.items():
         reason = _reason_outside(name, original, weights.state, others, parts.naming)
         if choice.alone:
-            reason = reason or f"lies outside {parts.prefix.rstrip('.')}, which --weights chooses"
+            reason = reason or f"lies outside {choice.encoder}, which --weights chooses"
         if reason:
             dropped[original] = reason
             del rest[name]
     for name in [name for name in rest if _is_own(name, parts.naming) and name not in state]:
         state[name] = weights.state[rest.pop(name)]
     notes: tuple[str, ...] = ()
-    if parts.naming.name not in _CONVERTED and not choice.alone:
+    if parts.naming.name not in _CONVERTED:
         beside = {name: weights.state[original] for name, original in rest.items()}
-        state, adopted, notes = _with_head(state, beside, choice, dropped)
-        rest = {name: original for name, original in rest.items() if name not in adopted}
-    headed = any(name in state for name in _OWN_HEADS)
-    if parts.naming.name not in _CONVERTED and not headed:
-        dropped |= dict.fromkeys(rest.values(), f"lies outside the encoder {parts.prefix.rstrip('.')}")
-        rest = {}
+        placed = place_head(state, beside, names, choice)
+        state, notes = dict(placed.state), placed.notes
+        dropped |= placed.dropped
+        rest = {name: original for name, original in rest.items() if name not in placed.taken}
+        if not any(f"{own}.weight" in state for own in (*OWN, "lm_head")):
+            dropped |= dict.fromkeys(rest.values(), f"lies outside the encoder {choice.encoder}")
+            rest = {}
     state |= {name: weights.state[original] for name, original in rest.items() if name not in state}
-    return Selection(weights, state, dropped, (*notes, *_said(dropped)))
+    facts = {"pretraining": "MoCo v3"} if set(parts.prefix.split(".")) & set(_MOCO) else {}
+    return Selection(weights, state, dropped, notes, names, facts)
+
+
+def _reason_projector(name: str, parts: _Parts) -> str | None:
+    """Returns why a layer of the projector that MoCo v3 keeps under the name of the head is left out."""
+    moco = set(parts.prefix.split(".")) & set(_MOCO) and "head.0.weight" in parts.inside
+    return "belongs to the projector of pre-training" if moco and name.startswith("head.") else None
 
 
 def _is_own(name: str, naming: Naming) -> bool:
@@ -237,12 +268,6 @@ def _is_own(name: str, naming: Naming) -> bool:
     first = name.split(".", 1)[0]
     signed = any(re.fullmatch(pattern, name) for pattern in naming.signature)
     return signed or first in _AFTER or first.startswith("decoder_")
-
-
-def _said(dropped: Mapping[str, str]) -> tuple[str, ...]:
-    if not dropped:
-        return ()
-    return (f"{len(dropped)} weights are left out, being none of the model's: {some(dropped)}.",)
 
 
 def _reason(name: str, naming: Naming) -> str | None:
@@ -263,63 +288,3 @@ def _reason_outside(name: str, original: str, state: State, others: Sequence[str
     if not weight.is_floating_point() and weight.ndim <= 1 and not original.endswith("num_batches_tracked"):
         return "is a whole number that counts, and no weight"
     return None
-
-
-def _with_head(
-    state: State, beside: State, choice: _Choice, dropped: dict[str, str]
-) -> tuple[State, set[str], tuple[str, ...]]:
-    """Gives the classifier the name that the families know, where the file calls it otherwise.
-
-    Returns:
-        The weights, the names of ``beside`` that were taken, and the notes.
-
-    Raises:
-        BadRecipe: two layers could be the head.
-        WeightsMismatch: a head of another width than the encoder's.
-    """
-    width = next((state[name].shape[0] for name in _LAST_NORMS if name in state), None)
-    if width is None or any(name in state for name in _OWN_HEADS[:2]):
-        return state, set(), ()
-    everything = {**beside, **state}
-    heads = _heads(everything)
-    if choice.head is not None:
-        heads = [head for head in heads if head == choice.head or choice.head.endswith(f".{head}")]
-    if not heads or any(head.split(".")[0] == "head" and head.split(".")[1:2] in (["mlp"],) for head in heads):
-        return state, set(), ()
-    if "head.0.running_mean" in everything:  # the batch norm of MAE's linear probe, which its converter folds
-        return state, set(), ()
-    if len(heads) > 1:
-        raise BadRecipe(
-            f"{choice.where} holds {len(heads)} layers that could be the head, {' and '.join(heads)}; "
-            f"choose one with --weights {heads[0]}, or the encoder alone with --weights and its prefix."
-        )
-    (head,) = heads
-    _check_width(head, everything, int(width))
-    target = "head.fc" if "final_conv.bn.weight" in state else "head"
-    names = {f"{head}.{kind}": f"{target}.{kind}" for kind in ("weight", "bias") if f"{head}.{kind}" in everything}
-    kept = {name: weight for name, weight in state.items() if name not in names}
-    kept |= {new: everything[old] for old, new in names.items()}
-    spare = [name for name in everything if name not in names and _is_other_head(name, everything)]
-    for name in spare:
-        kept.pop(name, None)
-        dropped[name] = f"belongs to another head than {head}, which --weights chooses"
-    return kept, {*names, *spare}, (f"{head} is taken for the head: it is the only layer of that kind and width.",)
-
-
-def _heads(state: State) -> list[str]:
-    layers = [name.removesuffix(".weight") for name in state if name.endswith(".weight") and state[name].ndim == 2]
-    return [layer for layer in layers if _HEAD.fullmatch(layer) and not layer.startswith(("blocks.", "layers."))]
-
-
-def _is_other_head(name: str, state: State) -> bool:
-    return name.rpartition(".")[0] in _heads(state)
-
-
-def _check_width(head: str, state: State, width: int) -> None:
-    taken = state[f"{head}.weight"].shape[1]
-    double = taken == 2 * width and head.rpartition(".")[2] == "linear_head"  # DINOv2's: class token and mean
-    if taken != width and not double:
-        raise WeightsMismatch(
-            f"{head} takes {taken} numbers and the encoder gives {width}, so how they are joined is not known; "
-            "pass the encoder alone with --weights and its prefix, or save the model with one Linear as its head."
-        )

@@ -72,15 +72,17 @@ def read(
     *,
     weights: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    features: bool = False,
     families: Sequence[Family] = FAMILIES,
 ) -> Checkpoint:
     """Opens a checkpoint, finds out what it is, and converts its weights.
 
     Args:
         source: path of a file or folder, ``timm:NAME`` or ``hf:NAME``.
-        weights: which set, where the file holds several; None takes the averaged one.
+        weights: which set, prefix of names or head, where the file holds several; None takes the averaged set.
         overrides: names of `ModelSpec` or `Preprocessing` fields to values, which go before what was found; ``model``
             is the name in timm of the model that the weights are of.
+        features: whether no logits are asked for, so that a head that cannot be placed is left out.
         families: tried in order.
 
     Raises:
@@ -89,12 +91,12 @@ def read(
     given = parse_overrides(overrides or {})
     opened, configuration = _open(source)
     sets = weight_sets(opened.content, source)
-    selection = _selected(sets, weights, families, source)
+    selection = _selected(sets, weights, families, source, features=features)
     chosen = selection.weights
     state, notes = _as_float32(selection.state)
     # A configuration beside the weights was written for them; a training's settings may name another size or crop.
     facts = facts_of(opened.content, opened.metadata)
-    hints = Hints({**facts, **configuration.facts}, opened.preprocessor, given)
+    hints = Hints({**facts, **selection.facts, **configuration.facts}, opened.preprocessor, given)
     try:
         found, converted = recognize(state, hints, families, configuration, source)
         _check_values(converted.state)
@@ -112,18 +114,34 @@ def read(
         tuple(sets),
         dataclasses.replace(spec, notes=notes),
         dict(converted.state),
-        {**chosen.dropped, **selection.dropped, **converted.dropped},
+        {**chosen.dropped, **selection.dropped, **_in_file(converted.dropped, selection.names)},
     )
 
 
-def _selected(sets: Mapping[str, WeightSet], option: str | None, families: Sequence[Family], where: str) -> Selection:
+def _selected(
+    sets: Mapping[str, WeightSet], option: str | None, families: Sequence[Family], where: str, *, features: bool = False
+) -> Selection:
     cleaned = {name: dataclasses.replace(found, state=unwrapped(found.state)) for name, found in sets.items()}
     weights = find_set(cleaned, option, where)
     refuse_forms(weights.state, where)
     refuse_lookalikes(weights.state, where)
     state, notes = masked(weights.state)
-    selection = select(cleaned, option, families, where, dataclasses.replace(weights, state=state))
-    return dataclasses.replace(selection, notes=(*selection.notes, *notes))
+    found = select(cleaned, dataclasses.replace(weights, state=state), option, families, where, features=features)
+    # Wrappers' parts are taken out of names in their order.
+    written = dict(zip(weights.state, sets[weights.name].state, strict=True))
+    dropped = _in_file(found.dropped, written)
+    names = {name: written.get(inner, inner) for name, inner in found.names.items()}
+    return dataclasses.replace(found, dropped=dropped, names=names, notes=(*found.notes, *_left_out(dropped), *notes))
+
+
+def _in_file(dropped: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
+    return {names.get(name, name): reason for name, reason in dropped.items()}
+
+
+def _left_out(dropped: Mapping[str, str]) -> tuple[str, ...]:
+    if not dropped:
+        return ()
+    return (f"{len(dropped)} weights are left out, being none of the model's: {some(dropped)}.",)
 
 
 def _check_alike(sets: Mapping[str, WeightSet], chosen: WeightSet, spec: ModelSpec, families: Sequence[Family]) -> None:
@@ -149,7 +167,7 @@ def _check_alike(sets: Mapping[str, WeightSet], chosen: WeightSet, spec: ModelSp
 def _described(sets: Mapping[str, WeightSet], name: str, families: Sequence[Family]) -> ModelSpec | None:
     """Returns the spec of another set of the file, or None where it is of no known architecture."""
     try:
-        state, _ = _as_float32(_selected(sets, name, families, name).state)
+        state, _ = _as_float32(_selected(sets, name, families, name, features=True).state)
         family, naming, converted = identify(state, Hints(), families)
         return family.infer(converted.state, naming.name, Hints(config=converted.facts))
     except UserError:

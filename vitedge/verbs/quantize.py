@@ -67,7 +67,7 @@ def quantize(
     refuse_existing_file(out, force=force)
     scheme = asked.quantization.scheme if asked.quantization is not None else Precision.INT8
     recipe = resolve(replace(asked, precision=asked.precision or scheme), source)
-    checkpoint = read(source, weights=recipe.weights, overrides=recipe.overrides)
+    checkpoint = read(source, weights=recipe.weights, overrides=recipe.overrides, features=recipe.features)
     refuse_assumed(checkpoint.spec, source, accepted=recipe.accept_assumptions)
     reference = load_reference(checkpoint, recipe.image_size)
     features = recipe.features or reference.spec.classes == 0

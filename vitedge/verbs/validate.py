@@ -157,9 +157,8 @@ class _Comparison:
         from vitedge.models.reference import load_reference  # noqa: PLC0415
         from vitedge.parity.reference import gather  # noqa: PLC0415
 
-        reference = load_reference(
-            read(against.checkpoint, weights=against.weights, overrides=against.overrides), image_size
-        )
+        checkpoint = read(against.checkpoint, weights=against.weights, overrides=against.overrides, features=features)
+        reference = load_reference(checkpoint, image_size)
         images = load(against.images, reference.spec, against.image_count)
         tolerance = against.tolerance or default_tolerance(precision, reference.spec.family)
         found = gather(reference, images, tolerance, features=features or reference.spec.classes == 0)

@@ -56,3 +56,11 @@ def test_a_fact_that_is_given_is_no_guess(tmp_path: Path) -> None:
     assert assumed(spec) == ()
     result = vitedge.export(str(path), tmp_path / "bundle", ExportRecipe(accept_assumptions=True, image_count=2))
     assert result.manifest.recipe["accept_assumptions"] is True
+
+
+def test_notes_vanish_when_they_are_answered(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(seeded(vit()).state_dict(), path)
+    answers = {"heads": 4, "mean": 0.5, "std": 0.5}
+    assert any("--set mean=" in note for note in vitedge.inspect(str(path)).spec.notes)
+    assert vitedge.inspect(str(path), overrides=answers).spec.notes == ()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def test_two_encoders_are_refused_and_chosen(tmp_path: Path) -> None:
         read(path)
     found = read(path, weights="momentum_enc")
     assert torch.equal(found.state["norm.weight"], second["norm.weight"])
-    assert "other encoder base_enc" in found.dropped["base_enc.norm.weight"]
+    assert "other encoder base_enc" in found.dropped["module.base_enc.norm.weight"]
 
 
 def test_teacher_that_is_another_network_is_refused(tmp_path: Path) -> None:
@@ -173,7 +174,8 @@ def test_whole_module_and_quantized_file_name_the_way_out(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [(".metadata", "dcp_to_torch"), ("adapter_config.json", "merge_and_unload")]
+    ("name", "words"),
+    [(".metadata", "dcp_to_torch"), ("__0_0.distcp", "dcp_to_torch"), ("adapter_config.json", "merge_and_unload")],
 )
 def test_folders_name_the_way_out(name: str, words: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("{}")
@@ -191,3 +193,103 @@ def test_relatives_are_named_for_what_they_are(architecture: str, words: str, tm
     assert words in str(relative_of(state, (*LOOKALIKES, *RELATIVES)))
     with pytest.raises(UnknownArchitecture, match=words):
         read(written(tmp_path, state))
+
+
+SMALL = {"depth": 12, "img_size": 32, "num_classes": 0}
+
+
+def moco(**told: Any) -> tuple[nn.Module, dict[str, Any]]:
+    """Returns MoCo v3's encoder and its file: projector, predictor and momentum encoder as its builder names them."""
+    encoder = seeded(timm.create_model("vit_small_patch16_224", num_heads=12, **SMALL))
+    ones = torch.ones
+    projector = {"head.0.weight": ones(8, 384), "head.1.running_mean": ones(8), "head.3.weight": ones(8, 8)}
+    state = named("module.base_encoder.", {**encoder.state_dict(), **projector})
+    state |= named("module.momentum_encoder.", {**encoder.state_dict(), **projector})
+    return encoder, {"epoch": 9, "state_dict": state | {"module.predictor.0.weight": ones(8, 8)}, **told}
+
+
+@pytest.mark.parametrize(
+    ("told", "origin"),
+    [({"arch": "vit_small"}, "config"), ({"args": {"arch": "vit_small"}}, "config"), ({}, "assumed")],
+)
+def test_moco_v3_has_12_heads(told: dict[str, Any], origin: str, tmp_path: Path) -> None:
+    encoder, content = moco(**told)
+    torch.save(content, tmp_path / "moco.pth.tar")
+    loaded = vitedge.load(str(tmp_path / "moco.pth.tar"))
+    assert (loaded.spec.heads, loaded.spec.origins["heads"].value) == ((12,), origin)
+    assert any("--weights momentum_encoder" in note for note in loaded.spec.notes)
+    with torch.no_grad():
+        assert torch.allclose(loaded.module(IMAGES), encoder(IMAGES), atol=1e-5)
+    found = read(str(tmp_path / "moco.pth.tar"), weights="momentum_encoder")
+    assert found.spec.heads == (12,)
+    assert "projector" in found.dropped["module.momentum_encoder.head.0.weight"]
+
+
+def test_dino_file_tells_its_heads(tmp_path: Path) -> None:
+    encoder = seeded(timm.create_model("vit_small_patch16_224", **SMALL)).state_dict()
+    head = {"head.mlp.0.weight": torch.ones(8, 384), "head.last_layer.weight_v": torch.ones(8, 8)}
+    state = named("backbone.", encoder) | head
+    content = {"student": named("module.", state), "teacher": state, "args": argparse.Namespace(arch="vit_small")}
+    torch.save(content, tmp_path / "dino.pth")
+    spec = read(str(tmp_path / "dino.pth")).spec
+    assert (spec.heads, spec.origins["heads"].value) == ((6,), "config")
+    assert not any("MoCo" in note for note in spec.notes)
+
+
+def families() -> dict[str, nn.Module]:
+    """Returns a tiny model of each family, in timm's or transformers' names."""
+    import transformers  # noqa: PLC0415
+
+    hugging = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=8
+    )
+    return {
+        "swin": timm.create_model("swin_tiny_patch4_window7_224", embed_dim=24, depths=(1, 1, 1, 1), num_classes=3),
+        "pit": timm.create_model("pit_ti_224", depth=(1, 1, 1), num_classes=3),
+        "mobilevit": timm.create_model("mobilevit_xxs", num_classes=3),
+        "mobilevitv2": timm.create_model("mobilevitv2_050", num_classes=3),
+        "beit": timm.create_model("beit_base_patch16_224", embed_dim=64, depth=1, num_heads=2, num_classes=3),
+        "vit": transformers.ViTForImageClassification(hugging),
+    }
+
+
+@pytest.mark.parametrize("family", ["swin", "pit", "mobilevit", "mobilevitv2", "beit", "vit"])
+def test_every_family_is_found_under_a_foreign_prefix(family: str, tmp_path: Path) -> None:
+    state = families()[family].state_dict()
+    plain = read(written(tmp_path, state))
+    found = read(written(tmp_path, named("lit.net2.", state) | {"lit.criterion.weight": torch.ones(3)}))
+    assert (found.spec.family, found.spec.widths, found.spec.classes) == (family, plain.spec.widths, plain.spec.classes)
+    assert found.state.keys() == plain.state.keys()
+
+
+def test_encoder_at_the_root_is_chosen_by_a_point(tmp_path: Path) -> None:
+    second = {name: 2 * weight for name, weight in model().state_dict().items()}
+    path = written(tmp_path, named("") | named("copy.", second))
+    with pytest.raises(BadRecipe, match=r"under \., copy; choose one"):
+        read(path)
+    assert torch.equal(read(path, weights=".").state["norm.weight"], model().state_dict()["norm.weight"])
+    assert torch.equal(read(path, weights="copy").state["norm.weight"], second["norm.weight"])
+
+
+@pytest.mark.parametrize("dtype", [torch.qint8, torch.float16])
+def test_dynamic_quantization_names_the_way_out(dtype: torch.dtype, tmp_path: Path) -> None:
+    with pytest.warns(Warning, match="deprecated"):
+        quantized = torch.ao.quantization.quantize_dynamic(model(), {nn.Linear}, dtype=dtype)
+    torch.save(quantized.state_dict(), tmp_path / "q.pth")
+    with pytest.raises(UserError, match=r"quantized.*in float") as caught:
+        read(str(tmp_path / "q.pth"))
+    assert str(caught.value).count(". ") == 0
+
+
+def test_distributed_tensors_name_the_way_out(tmp_path: Path) -> None:
+    from torch.distributed.tensor import DTensor, init_device_mesh  # noqa: PLC0415
+
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        state = {name: DTensor.from_local(weight, mesh) for name, weight in model().state_dict().items()}
+        torch.save(state, tmp_path / "d.pth")
+    finally:
+        torch.distributed.destroy_process_group()
+    with pytest.raises(UserError, match="full_state_dict=True"):
+        read(str(tmp_path / "d.pth"))

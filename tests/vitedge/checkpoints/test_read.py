@@ -81,7 +81,7 @@ def test_checkpoint_carries_everything(tmp_path: Path) -> None:
     assert found.size == (tmp_path / "toy.pth").stat().st_size
     assert found.sha256() == hashlib.sha256((tmp_path / "toy.pth").read_bytes()).hexdigest()
     assert set(found.state) == {"stem.weight", "blocks.0.qkv.weight"}
-    assert found.dropped == {"decoder.w": "reconstructs"}
+    assert found.dropped == {"module.decoder.w": "reconstructs"}
     assert found.spec.variant == SPEC.variant
     assert found.spec.notes[0] == "a toy"
     assert found.weight_sets == (found.weight_set,) == ("state_dict",)

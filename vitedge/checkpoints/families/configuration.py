@@ -54,7 +54,10 @@ def shape_of(state: State, name: str) -> tuple[int, ...]:
         WeightsMismatch: it is missing.
     """
     if name not in state:
-        raise WeightsMismatch(f"The checkpoint lacks the weight {name}; is the file complete?")
+        raise WeightsMismatch(
+            f"There is no weight {name}, which the family needs: this is another architecture or a part of the model; "
+            "pass the whole model's weights."
+        )
     return tuple(state[name].shape)
 
 

@@ -46,7 +46,9 @@ def find_preprocessing(
         mean, std = (sum(values) / len(values) for values in (merged.mean, merged.std))
         merged = dataclasses.replace(merged, mean=(mean,) * channels, std=(std,) * channels)
         origins |= {"preprocessing.mean": Origin.ASSUMED, "preprocessing.std": Origin.ASSUMED}
-    return merged, origins, notes
+    # The values are set afterwards; what is given needs no note.
+    given = {name: Origin.GIVEN for name in origins if name.removeprefix("preprocessing.") in hints.overrides}
+    return merged, origins | given, notes
 
 
 def _from_timm(config: Mapping[str, Any]) -> dict[str, Any]:

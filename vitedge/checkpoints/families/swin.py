@@ -226,6 +226,9 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
     activation, activation_origin = find_activation(hints, "gelu")
     table = Preprocessing(IMAGENET_MEAN, IMAGENET_STD, "bicubic", 1.0 if min(image_size) >= 384 else 0.9)
     preprocessing, preprocessing_origins, notes = find_preprocessing(hints, table, channels)
+    if size_origin in (Origin.TABLE, Origin.ASSUMED):
+        height, width = image_size
+        notes += (f"No file tells the image size: {height}x{width} fits these windows (--set image_size=HxW).",)
     classes = shape_of(state, "head.fc.weight")[0] if "head.fc.weight" in state else 0
     labels = find_labels(hints, classes)
     options, option_origins = _find_options(state, stages, naming)

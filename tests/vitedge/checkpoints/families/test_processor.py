@@ -129,3 +129,10 @@ def test_a_word_that_is_no_choice_is_refused(given: dict[str, Any]) -> None:
 def test_the_class_that_is_named_decides_odd_padding(name: str, offset: str) -> None:
     found, _, _ = find_preprocessing(Hints(preprocessor={"image_processor_type": name}), TABLE, 3)
     assert found.crop_offset == offset
+
+
+def test_what_is_given_is_no_guess_of_a_table() -> None:
+    given = Hints(overrides={"mean": (0.5,)})
+    origins = find_preprocessing(given, Preprocessing((0.1,) * 3, (0.2,) * 3), 3)[1]
+    assert origins["preprocessing.mean"] is Origin.GIVEN
+    assert origins["preprocessing.std"] is Origin.TABLE

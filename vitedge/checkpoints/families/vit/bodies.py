@@ -98,12 +98,18 @@ _AMBIGUOUS = "vit_small"
 """DINO calls its ViT-S with 6 heads so, and MoCo v3 its own with 12."""
 
 
-def published_heads(shape: Shape, name: str) -> tuple[int, Origin, str]:
+_SMALL = (384, 12, 1536)
+MOCO, DINO = "MoCo v3", "DINO"
+"""Methods of pre-training whose weights tell them by their names; they differ in the heads of ViT-S."""
+
+
+def published_heads(shape: Shape, name: str, pretraining: str = "") -> tuple[int, Origin, str]:
     """Returns the heads of the published model with this body, the origin, and a note or the empty string.
 
     Args:
         shape: of the weights; the number of classes and the image size are no part of the body.
         name: of the architecture, as a file says it; empty where none does.
+        pretraining: `MOCO`, `DINO`, or empty: the method that the names of the weights tell.
 
     Returns:
         0 heads where no published model has the body.
@@ -113,6 +119,12 @@ def published_heads(shape: Shape, name: str) -> tuple[int, Origin, str]:
         for pattern, called, heads in _NAMED:
             if called == body and re.search(pattern, name):
                 return heads, Origin.CONFIG, ""
+    if body == _SMALL and pretraining == MOCO:
+        told = name == _AMBIGUOUS
+        note = "These are MoCo v3's names, whose ViT-S has 12 heads: that is assumed (--set heads=6 or 12)."
+        return 12, Origin.CONFIG if told else Origin.ASSUMED, "" if told else note
+    if body == _SMALL and pretraining == DINO and name == _AMBIGUOUS:
+        return 6, Origin.CONFIG, ""
     if shape.stem is not None:
         return HYBRIDS.get((body, shape.stem), 0), Origin.TABLE, ""
     heads, patches = BODIES.get(body, (0, ()))

@@ -9,7 +9,7 @@ from typing import Any
 
 from vitedge.checkpoints.families.family import Hints
 from vitedge.checkpoints.families.heads import told_heads
-from vitedge.checkpoints.families.vit.bodies import Shape, published_heads
+from vitedge.checkpoints.families.vit.bodies import DINO, Shape, published_heads
 from vitedge.errors import UnknownArchitecture
 from vitedge.records import Origin, Preprocessing
 
@@ -90,7 +90,8 @@ def find_heads(shape: Shape, naming: str, hints: Hints) -> tuple[int, Origin, tu
     if told is not None:
         (heads,), origin = told
         return heads, Origin.SHAPE if naming == "google" and origin is Origin.CONFIG else origin, ()
-    heads, origin, note = published_heads(shape, str(hints.config.get("architecture", "")))
+    method = DINO if naming == "dino" else str(hints.config.get("pretraining", ""))
+    heads, origin, note = published_heads(shape, str(hints.config.get("architecture", "")), method)
     if heads:
         return heads, origin, (note,) if note else ()
     for channels in _HEAD_WIDTHS:
@@ -106,6 +107,8 @@ def find_heads(shape: Shape, naming: str, hints: Hints) -> tuple[int, Origin, tu
 def find_brand(shape: Shape, options: Mapping[str, Any], naming: str, hints: Hints) -> str:
     """Returns the name of the method that trained the ViT: ``DeiT``, ``MAE ViT`` and so on."""
     configured = _MODEL_TYPES.get(str(hints.config.get("model_type"))) or _NAMINGS.get(naming)
+    if configured is None and naming == "huggingface" and options["layer_scale"]:
+        configured = "DINOv2 ViT"  # the only one of transformers' ViTs that scales its layers
     if "distillation" in shape.tokens:
         return "DeiT"
     if shape.stem is not None:

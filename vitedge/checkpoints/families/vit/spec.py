@@ -353,9 +353,11 @@ def _named_sizes(hints: Hints) -> Iterator[tuple[tuple[int, int], Origin]]:
 def _guess_grid(cells: int, patch: int, *, prefixed: bool) -> _Grid:
     height = next((edge for edge in range(math.isqrt(max(cells, 0)), 0, -1) if cells % edge == 0), 0)
     if not height or cells // height > 4 * height:
+        edge = math.isqrt(max(cells - 1, 0))
+        square = f" ({edge}x{edge} patches and one more)" if edge and edge * edge == cells - 1 else ""
         raise UnknownArchitecture(
-            f"The {cells} positions of pos_embed form no likely grid of patches; if the image was {patch} pixels high "
-            f"or wide, say --set image_size={patch}x{max(cells, 0) * patch}, and else a token (cls_token) is missing."
+            f"The {cells} positions of pos_embed form no likely grid of patches{square}: a token is "
+            f"missing (cls_token), or the image was one patch high (--set image_size={patch}x{max(cells, 0) * patch})."
         )
     size = (height * patch, cells // height * patch)
     note = (

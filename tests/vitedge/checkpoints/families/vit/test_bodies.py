@@ -11,7 +11,7 @@ from timm.models import deit, model_entrypoint, vision_transformer
 
 from vitedge.checkpoints.families.family import Hints
 from vitedge.checkpoints.families.heads import told_heads
-from vitedge.checkpoints.families.vit.bodies import BODIES, Shape, published_heads
+from vitedge.checkpoints.families.vit.bodies import BODIES, DINO, MOCO, Shape, published_heads
 from vitedge.errors import BadRecipe, UnknownArchitecture
 from vitedge.records import Origin
 
@@ -81,3 +81,13 @@ def test_told_heads() -> None:
         told_heads(Hints(config={"num_heads": (2, 4)}), (32,))
     with pytest.raises(BadRecipe, match="5 do not fit the widths 32"):
         told_heads(Hints(overrides={"heads": (5,)}), (32,))
+
+
+def test_pretraining_tells_the_heads_of_vit_s() -> None:
+    shape = Shape(384, 12, 1536, 0, 3, 16, ("class",), 0, None, 1)
+    assert published_heads(shape, "vit_small", MOCO) == (12, Origin.CONFIG, "")
+    heads, origin, note = published_heads(shape, "", MOCO)
+    assert (heads, origin) == (12, Origin.ASSUMED)
+    assert "--set heads=" in note
+    assert published_heads(shape, "vit_small_patch16_224", MOCO) == (6, Origin.CONFIG, "")
+    assert published_heads(shape, "vit_small", DINO) == (6, Origin.CONFIG, "")

@@ -9,6 +9,7 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import vitedge
 from tests.seeding import seeded
 from tests.vitedge.checkpoints.vit_rebuilding import assert_equal, convert, images_for, rebuild
 from vitedge.checkpoints.families.family import Hints
@@ -184,3 +185,25 @@ def test_a_foreign_weight_is_named() -> None:
     state = _made("ViTModel", "ViTConfig", **PLAIN).state_dict()
     with pytest.raises(WeightsMismatch, match=r"layers\.0\.adapter\.weight"):
         convert({**state, "layers.0.adapter.weight": torch.zeros(2, 2)})
+
+
+@pytest.mark.parametrize("size", [(16, 16), (48, 72)])
+@pytest.mark.parametrize("configured", [True, False])
+@pytest.mark.parametrize("model", ["Dinov2Model", "Dinov2ForImageClassification"])
+def test_dinov2_at_another_size_is_that_of_transformers(
+    model: str, configured: bool, size: tuple[int, int], tmp_path: Path
+) -> None:
+    source = _made(model, "Dinov2Config", **{**SCALED, "layerscale_value": 0.5})
+    source.save_pretrained(tmp_path)
+    path = tmp_path if configured else tmp_path / "alone" / "weights.safetensors"
+    if not configured:
+        path.parent.mkdir()
+        (tmp_path / "model.safetensors").rename(path)
+    loaded = vitedge.load(path, image_size=size, overrides={"heads": 3})
+    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = source(images)
+        if model == "Dinov2Model":
+            assert torch.allclose(loaded.module.forward_features(images), expected.last_hidden_state, atol=1e-4)  # type: ignore[operator]
+        else:
+            assert torch.allclose(loaded.module(images), expected.logits, atol=1e-4)
