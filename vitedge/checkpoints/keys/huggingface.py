@@ -124,6 +124,7 @@ _CLIP_VISION: Table = {
     **_COLUMN,
     "intermediate_size": facts.HIDDEN,
     "projection_dim": Irrelevant("told by the shape of the projection"),
+    "num_labels": Irrelevant("the head is the projection, and has no classes"),
     "attention_dropout": _TRAINING,
     "dropout": _TRAINING,
     "initializer_factor": _WEIGHTS,

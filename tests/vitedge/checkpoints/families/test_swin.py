@@ -260,3 +260,15 @@ def test_mmpretrain_merges_by_unfold() -> None:
     ours = timm.models.swin_transformer.PatchMerging(3, 3, norm_layer=torch.nn.Identity)
     ours.reduction.weight.data = family._unfolded("layers.1.downsample.reduction.weight", weight)
     assert relative_error(ours(image.permute(0, 2, 3, 1)).flatten(1, 2), theirs) < 1e-5
+
+
+@pytest.mark.parametrize("letter", ["t", "s", "b"])
+def test_torchvisions_published_transforms(letter: str) -> None:
+    models = pytest.importorskip("torchvision", reason="pip install torchvision").models
+    with torch.device("meta"):
+        state = getattr(models, f"swin_{letter}")().state_dict()
+    naming = next(naming for naming in family.NAMINGS if not naming.missing(state))
+    found = family.infer(naming.convert(state, Hints()).state, naming.name, Hints()).preprocessing
+    told = getattr(models, f"Swin_{letter.upper()}_Weights").IMAGENET1K_V1.transforms()
+    assert [round(224 / found.crop)] == told.resize_size
+    assert (found.interpolation, list(found.mean)) == (told.interpolation.value, told.mean)

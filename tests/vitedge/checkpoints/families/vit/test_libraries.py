@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.seeding import seeded
-from tests.vitedge.checkpoints.vit_rebuilding import assert_equal, images_for, rebuild
+from tests.vitedge.checkpoints.vit_rebuilding import assert_equal, convert, images_for, rebuild
 from vitedge.checkpoints.families.family import Hints
 from vitedge.records import Origin
 
@@ -163,3 +163,25 @@ def test_mmpretrain_computes_the_same(kind: str) -> None:
     module, spec, _ = rebuild(model.state_dict(), Hints(overrides={"heads": (4,)}))
     assert_equal(module(images_for(spec)), model(images_for(spec)))
     assert (spec.naming, spec.origins["options.pool"]) == ("mmpretrain", Origin.SHAPE)
+
+
+VIT_WEIGHTS = [
+    ("b_16", "IMAGENET1K_V1"), ("b_32", "IMAGENET1K_V1"), ("l_16", "IMAGENET1K_V1"), ("l_32", "IMAGENET1K_V1"),
+    ("b_16", "IMAGENET1K_SWAG_E2E_V1"), ("l_16", "IMAGENET1K_SWAG_E2E_V1"), ("h_14", "IMAGENET1K_SWAG_E2E_V1"),
+    ("h_14", "IMAGENET1K_SWAG_LINEAR_V1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("size", "weights"), VIT_WEIGHTS)
+def test_torchvisions_published_transforms(size: str, weights: str) -> None:
+    models = pytest.importorskip("torchvision", reason="pip install torchvision").models
+    told = getattr(models, f"ViT_{size.upper()}_Weights")[weights].transforms()
+    (edge,) = told.crop_size
+    with torch.device("meta"):
+        state = getattr(models, f"vit_{size}")(image_size=edge).state_dict()
+    _, spec = convert(state)
+    found = spec.preprocessing
+    assert spec.image_size == (edge, edge)
+    assert [round(edge / found.crop)] == told.resize_size
+    assert (found.interpolation, list(found.mean)) == (told.interpolation.value, told.mean)
+    assert any("SWAG" in note for note in spec.notes) == (edge == 224 and size in ("b_16", "l_16"))
