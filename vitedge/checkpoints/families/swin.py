@@ -180,6 +180,9 @@ def _mask_facts(state: State) -> Mapping[str, int]:
     return {}
 
 
+_TORCHVISION_EDGES = {(96, 12): 232, (96, 24): 246, (128, 24): 238}
+"""Width and depth of torchvision's Swin-T, S and B to the short side that their images of 224 pixels are cut from."""
+
 NAMINGS = (
     Naming("simmim", (rf"(encoder\.)?{_TABLE}", r"decoder\.0\.weight"), _from_simmim),
     Naming(
@@ -224,7 +227,11 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
     image_size, size_origin = _find_image_size(stages, patch, hints)
     _check_windows(stages, patch, image_size)
     activation, activation_origin = find_activation(hints, "gelu")
-    table = Preprocessing(IMAGENET_MEAN, IMAGENET_STD, "bicubic", 1.0 if min(image_size) >= 384 else 0.9)
+    crop = 1.0 if min(image_size) >= 384 else 0.9
+    if naming == "torchvision":
+        edge = _TORCHVISION_EDGES.get((stages[0].width, sum(stage.depth for stage in stages)), 256)
+        crop = 224 / edge
+    table = Preprocessing(IMAGENET_MEAN, IMAGENET_STD, "bicubic", crop)
     preprocessing, preprocessing_origins, notes = find_preprocessing(hints, table, channels)
     if size_origin in (Origin.TABLE, Origin.ASSUMED):
         height, width = image_size

@@ -12,6 +12,7 @@ from vitedge.checkpoints.keys import facts, huggingface, timm
 TIMM, HUGGING_FACE, UNKNOWN = "timm", "transformers", ""
 
 _NESTED = ("pretrained_cfg", "model_args")
+_CLIP_PARTS = ("text_config", "text_config_dict", "vision_config", "vision_config_dict")
 _SPELLINGS = {"num_heads": "num_attention_heads", "heads": "num_attention_heads", "act_layer": "hidden_act"}
 """Name of an argument in timm to the one that families read."""
 
@@ -66,9 +67,19 @@ def read(config: Mapping[str, Any], where: str) -> Configuration:
             asked for one of timm's names; empty where there is none.
         where: the file, for messages.
     """
+    config = _vision_part(config)
     library = _library(config)
     keys = tuple(key for key in _keys(config, library) if key.value is not None)
     return Configuration(where, library, keys, _facts(keys, library))
+
+
+def _vision_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns of transformers' CLIP the configuration of its image encoder; any other configuration as it is."""
+    if config.get("model_type") != "clip":
+        return config
+    vision = config.get("vision_config")
+    outer = {key: value for key, value in config.items() if key not in _CLIP_PARTS}
+    return {**outer, **(vision if isinstance(vision, Mapping) else {}), "model_type": "clip_vision_model"}
 
 
 def _library(config: Mapping[str, Any]) -> str:

@@ -120,6 +120,16 @@ _VIT: Table = {
     "pooler_output_size": _POOLER,
     "pooler_act": _POOLER,
 }
+_CLIP_VISION: Table = {
+    **_COLUMN,
+    "intermediate_size": facts.HIDDEN,
+    "projection_dim": Irrelevant("told by the shape of the projection"),
+    "num_labels": Irrelevant("the head is the projection, and has no classes"),
+    "attention_dropout": _TRAINING,
+    "dropout": _TRAINING,
+    "initializer_factor": _WEIGHTS,
+    "logit_scale_init_value": _WEIGHTS,
+}
 _MAE: Table = {
     **_VIT,
     **dict.fromkeys(
@@ -228,6 +238,7 @@ class Class:
 
 _PLAIN: Mapping[str, Any] = {"num_attention_heads": 12, "hidden_act": "gelu", "layer_norm_eps": 1e-12}
 _DINO: Mapping[str, Any] = {**_PLAIN, "layer_norm_eps": 1e-6}
+_CLIP: Mapping[str, Any] = {**_PLAIN, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 _POOLING: Mapping[str, Any] = {**_PLAIN, "use_mean_pooling": True}
 _MOBILE: Mapping[str, Any] = {"patch_size": 2, "output_stride": 32, "layer_norm_eps": 1e-5, "image_size": 256}
 
@@ -238,6 +249,7 @@ CLASSES: Mapping[str, Class] = {
     "vit_msn": Class("vit", _VIT, _DINO),
     "dinov2": Class("vit", _DINOV2, _DINO),
     "dinov2_with_registers": Class("vit", {**_DINOV2, "num_register_tokens": facts.REGISTERS}, _DINO),
+    "clip_vision_model": Class("vit", _CLIP_VISION, _CLIP),
     "beit": Class("beit", _BEIT, _POOLING),
     "data2vec-vision": Class("beit", _BEIT, _POOLING),
     "swin": Class("swin", _SWIN, {"hidden_act": "gelu", "layer_norm_eps": 1e-5, "image_size": 224}),

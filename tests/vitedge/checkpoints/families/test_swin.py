@@ -260,3 +260,54 @@ def test_mmpretrain_merges_by_unfold() -> None:
     ours = timm.models.swin_transformer.PatchMerging(3, 3, norm_layer=torch.nn.Identity)
     ours.reduction.weight.data = family._unfolded("layers.1.downsample.reduction.weight", weight)
     assert relative_error(ours(image.permute(0, 2, 3, 1)).flatten(1, 2), theirs) < 1e-5
+
+
+@pytest.mark.parametrize("letter", ["t", "s", "b"])
+def test_torchvisions_published_transforms(letter: str) -> None:
+    models = pytest.importorskip("torchvision", reason="pip install torchvision").models
+    with torch.device("meta"):
+        state = getattr(models, f"swin_{letter}")().state_dict()
+    naming = next(naming for naming in family.NAMINGS if not naming.missing(state))
+    found = family.infer(naming.convert(state, Hints()).state, naming.name, Hints()).preprocessing
+    told = getattr(models, f"Swin_{letter.upper()}_Weights").IMAGENET1K_V1.transforms()
+    assert [round(224 / found.crop)] == told.resize_size
+    assert (found.interpolation, list(found.mean)) == (told.interpolation.value, told.mean)
+
+
+class UnfoldMerging(torch.nn.Module):
+    """The patch merging of mmpretrain: `torch.nn.Unfold`, then norm and reduction."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(4 * width)
+        self.reduction = torch.nn.Linear(4 * width, 2 * width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = torch.nn.functional.unfold(x.permute(0, 3, 1, 2), 2, stride=2).transpose(1, 2)
+        merged: Tensor = self.reduction(self.norm(pixels))
+        return merged.unflatten(1, (x.shape[1] // 2, x.shape[2] // 2))
+
+
+@torch.no_grad()
+def test_mmpretrain_computes_the_same() -> None:
+    model = tiny_timm()
+    for stage, width in ((1, 24), (2, 48)):
+        model.layers[stage].downsample = UnfoldMerging(width)  # type: ignore[union-attr]
+    seeded(model)
+    names = (
+        (r"patch_embed\.proj\.", "backbone.patch_embed.projection."),
+        (r"patch_embed\.norm\.", "backbone.patch_embed.norm."),
+        (r"layers\.(\d+)\.blocks\.(\d+)\.attn\.", r"backbone.stages.\1.blocks.\2.attn.w_msa."),
+        (r"layers\.(\d+)\.blocks\.(\d+)\.mlp\.fc1\.", r"backbone.stages.\1.blocks.\2.ffn.layers.0.0."),
+        (r"layers\.(\d+)\.blocks\.(\d+)\.mlp\.fc2\.", r"backbone.stages.\1.blocks.\2.ffn.layers.1."),
+        (r"layers\.(\d+)\.blocks\.", r"backbone.stages.\1.blocks."),
+        (r"layers\.(\d+)\.downsample\.", lambda found: f"backbone.stages.{int(found[1]) - 1}.downsample."),
+        (r"norm\.", "backbone.norm3."),
+    )
+    state = {}
+    for name, tensor in model.state_dict().items():
+        renamed = next((re.sub(f"^{old}", new, name) for old, new in names if re.match(old, name)), name)
+        state[renamed] = tensor
+    result = rebuilt(family, builder, state)
+    assert result.spec.naming == "mmpretrain"
+    assert relative_error(result.module(images(32)), model(images(32))) < 1e-5

@@ -32,6 +32,7 @@ _COLUMN = {
 _PLAIN = {**_COLUMN, "intermediate_size": 96}
 _DINO = {**_COLUMN, "mlp_ratio": 2}
 _BIASED = {**_PLAIN, "use_relative_position_bias": True, "use_absolute_position_embeddings": True}
+_CLIP = {**{key: value for key, value in _PLAIN.items() if key != "num_labels"}, "projection_dim": 24}
 _DECODER = {
     "decoder_hidden_size": 16,
     "decoder_num_hidden_layers": 1,
@@ -67,6 +68,7 @@ CLASSES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "vit_msn": ("ViTMSNConfig", "ViTMSNForImageClassification", _PLAIN),
     "dinov2": ("Dinov2Config", "Dinov2ForImageClassification", _DINO),
     "dinov2_with_registers": ("Dinov2WithRegistersConfig", "Dinov2WithRegistersForImageClassification", _DINO),
+    "clip_vision_model": ("CLIPVisionConfig", "CLIPVisionModelWithProjection", _CLIP),
     "beit": ("BeitConfig", "BeitForImageClassification", _BIASED),
     "data2vec-vision": ("Data2VecVisionConfig", "Data2VecVisionForImageClassification", _BIASED),
     "swin": ("SwinConfig", "SwinForImageClassification", _SWIN),

@@ -78,7 +78,7 @@ def hugging_face_outputs(model: Any, images: Tensor) -> Tensor:
         noise = torch.arange(float(cells)).expand(len(images), -1)
         return model(images, noise=noise, return_dict=True).last_hidden_state  # type: ignore[no-any-return]
     found = model(pixel_values=images, return_dict=True)
-    result: Tensor = found.logits if "logits" in found else found.last_hidden_state
+    result: Tensor = next(found[key] for key in ("logits", "image_embeds", "last_hidden_state") if key in found)
     return result
 
 

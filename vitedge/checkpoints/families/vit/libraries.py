@@ -6,8 +6,7 @@ A visual tower's projection becomes the head: its outputs are the image's embedd
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import re
 
 import torch
 
@@ -43,6 +42,7 @@ _MMPRETRAIN: tuple[Rule, ...] = (
     (_MM_BLOCK + r"ffn\.layers\.0\.0" + _KIND, r"blocks.\1.mlp.fc1.\2"),
     (_MM_BLOCK + r"ffn\.layers\.1" + _KIND, r"blocks.\1.mlp.fc2.\2"),
     (r"(?:backbone\.)?ln1" + _KIND, r"norm.\1"),
+    (r"(?:backbone\.)?ln2" + _KIND, r"fc_norm.\1"),  # of out_type="avg_featmap" alone: after the mean of the patches
     (r"head\.layers\.(head|head_dist)" + _KIND, r"\1.\2"),
     (r"head\.layers\.pre_logits" + _KIND, r"pre_logits.fc.\1"),
 )
@@ -87,7 +87,6 @@ _HF_DROPS = {
     r"text_model\..*|text_projection\..*|logit_scale": _TEXT,
     _HF_MODEL + r"embeddings\.position_ids": _POSITION_IDS,
 }
-_VISION_FACTS = ("num_attention_heads", "layer_norm_eps", "hidden_act", "image_size")
 
 
 def convert_torchvision(state: State, _hints: Hints) -> Converted:
@@ -111,6 +110,9 @@ def convert_mmpretrain(state: State, _hints: Hints) -> Converted:
 def convert_clip(state: State, _hints: Hints) -> Converted:
     """Converts the visual tower of OpenAI's CLIP or open_clip, and drops the text tower.
 
+    open_clip's ``pool_type`` and ``final_ln_after_pool`` leave no weight: a tower with ``ln_pre`` is read as one of its
+    class token, and one without it as CLIPA's, as all that open_clip publishes.
+
     Raises:
         WeightsMismatch: a weight that neither tower has.
     """
@@ -120,23 +122,21 @@ def convert_clip(state: State, _hints: Hints) -> Converted:
     weights = dict(renamed.state)
     if "head.weight" in weights:
         weights["head.weight"] = weights["head.weight"].T.contiguous()
+    if "norm_pre.weight" not in weights:  # CLIPA's towers take the mean of the patches and normalize it
+        weights = {re.sub(r"^norm\.", "fc_norm.", name): weight for name, weight in weights.items()}
+        weights["patch_embed.proj.bias"] = torch.zeros(len(weights["patch_embed.proj.weight"]))
     facts = {"hidden_act": "quick_gelu"} if all(name in state for name in _OPENAI) else {}
     return Converted(_as_tower(weights), renamed.dropped, facts)
 
 
-def convert_huggingface_clip(state: State, hints: Hints) -> Converted:
-    """Converts the visual tower of transformers' CLIP, whose configuration may lie in ``vision_config``.
+def convert_huggingface_clip(state: State, _hints: Hints) -> Converted:
+    """Converts the visual tower of transformers' CLIP.
 
     Raises:
         WeightsMismatch: a weight that CLIP does not have, or one part of a joined projection without the others.
     """
     renamed = rename(state, _HUGGING_FACE, _HF_DROPS, "Hugging Face CLIP")
-    return Converted(_as_tower(join_projections(renamed.state)), renamed.dropped, _vision_facts(hints))
-
-
-def _vision_facts(hints: Hints) -> Mapping[str, Any]:
-    vision = hints.config.get("vision_config")
-    return {key: vision[key] for key in _VISION_FACTS if key in vision} if isinstance(vision, Mapping) else {}
+    return Converted(_as_tower(join_projections(renamed.state)), renamed.dropped)
 
 
 def _as_tower(state: State) -> State:

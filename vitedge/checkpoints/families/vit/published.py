@@ -77,6 +77,14 @@ ACTIVATION_DOUBT = (
     "CLIP is published with quick_gelu (OpenAI) and with gelu (most of open_clip), and no shape tells them apart: "
     "{assumed} is assumed (--set activation=gelu or quick_gelu)."
 )
+_POOL_DOUBT = (
+    "open_clip's pool_type and final_ln_after_pool leave no weight: the {pool} is assumed to be the image's embedding."
+)
+_CLIPA_DOUBT = "A tower without the norm before its blocks is CLIPA's: its mean and std are assumed."
+_SWAG_DOUBT = (
+    "torchvision publishes this model twice: trained on ImageNet (assumed here: the short side resized to {edge}, "
+    "bilinear) and SWAG's with a linear head (resized to 224, bicubic: --set interpolation=bicubic --set crop=1)."
+)
 _EMBEDDING_NOTE = "The projection is exported as the head: the outputs are the image's embedding, not normalized."
 
 
@@ -102,6 +110,19 @@ def find_heads(shape: Shape, naming: str, hints: Hints) -> tuple[int, Origin, tu
     raise UnknownArchitecture(
         f"No usual number of heads divides the width of {shape.width}; give it with --set heads=N."
     )
+
+
+def find_pool_origin(naming: str, options: Mapping[str, Any], heads_origin: Origin) -> tuple[Origin, tuple[str, ...]]:
+    """Returns where the pooling is known from, and notes.
+
+    torchvision's and transformers' classes have no choice, and mmpretrain's mean has a norm of its own; open_clip's
+    ``pool_type`` leaves no weight, so that of a body that nobody published is a guess.
+    """
+    if naming == "clip":
+        is_known = heads_origin is Origin.TABLE and options["pre_norm"]
+        note = _POOL_DOUBT.format(pool="class token" if options["pool"] == "class" else "mean of the patches")
+        return (Origin.TABLE, ()) if is_known else (Origin.ASSUMED, (note,))
+    return (Origin.TABLE if naming in ("torchvision", "huggingface-clip") else Origin.SHAPE), ()
 
 
 def find_brand(shape: Shape, options: Mapping[str, Any], naming: str, hints: Hints) -> str:
@@ -149,10 +170,23 @@ def find_recipe(
     """Returns preprocessing and LayerNorm epsilon of the published models of a brand."""
     if naming in CLIP_ACTIVATIONS:
         notes = (_EMBEDDING_NOTE,) if shape.classes else ()
-        return Recipe(Preprocessing(**_CLIP, crop=1.0), 1e-5, notes=notes)
+        if options["pre_norm"]:
+            return Recipe(Preprocessing(**_CLIP, crop=1.0), 1e-5, notes=notes)
+        clipa = Preprocessing(**_IMAGENET, interpolation="bilinear", crop=1.0, crop_mode="squash")
+        return Recipe(clipa, 1e-5, _CLIPA_DOUBT, notes)
     if naming == "torchvision":
-        return Recipe(Preprocessing(**_IMAGENET, interpolation="bilinear", crop=224 / 256), 1e-6)
+        return _torchvision_recipe(shape, image_size)
     return _recipe_of_brand(shape, brand, naming, image_size, options)
+
+
+def _torchvision_recipe(shape: Shape, image_size: tuple[int, int]) -> Recipe:
+    """Returns the transforms that torchvision publishes with its weights: SWAG's are bicubic and crop nothing."""
+    letter = {768: "B", 1024: "L", 1280: "H"}.get(shape.width)
+    if min(image_size) >= 384 or letter == "H":
+        return Recipe(Preprocessing(**_IMAGENET, crop=1.0), 1e-6)
+    edge = 242 if (letter, shape.patch) == ("L", 16) else 256
+    notes = (_SWAG_DOUBT.format(edge=edge),) if shape.patch == 16 and letter else ()
+    return Recipe(Preprocessing(**_IMAGENET, interpolation="bilinear", crop=224 / edge), 1e-6, notes=notes)
 
 
 def _recipe_of_brand(

@@ -33,6 +33,7 @@ from vitedge.checkpoints.families.vit.published import (
     CLIP_ACTIVATIONS,
     find_brand,
     find_heads,
+    find_pool_origin,
     find_recipe,
     find_variant,
 )
@@ -156,6 +157,7 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
     grid = _find_grid(state, shape, hints)
     options["position_prefix"] = grid.prefixed
     heads, heads_origin, heads_notes = find_heads(shape, naming, hints)
+    pool_origin, pool_notes = find_pool_origin(naming, options, heads_origin)
     brand = find_brand(shape, options, naming, hints)
     recipe = find_recipe(shape, brand, naming, grid.size, options)
     preprocessing, origins, notes = find_preprocessing(hints, recipe.preprocessing, shape.in_channels)
@@ -186,7 +188,7 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
         origins={
             **dict.fromkeys(_SHAPE_FIELDS, Origin.SHAPE),
             **{f"options.{key}": Origin.SHAPE for key in options},
-            **({"options.pool": Origin.CONFIG} if hints.config.get("global_pool") else {}),
+            "options.pool": Origin.CONFIG if hints.config.get("global_pool") else pool_origin,
             **({"options.pool_prefix": Origin.CONFIG} if "pool_include_prefix" in hints.config else {}),
             **origins,
             "variant": Origin.TABLE,
@@ -196,7 +198,7 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
             "activation": activation_origin,
             **({"labels": Origin.CONFIG} if labels else {}),
         },
-        notes=(*grid.notes, *heads_notes, *activation_notes, *notes, *recipe.notes),
+        notes=(*grid.notes, *heads_notes, *pool_notes, *activation_notes, *notes, *recipe.notes),
     )
 
 
