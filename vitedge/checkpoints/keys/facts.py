@@ -13,6 +13,7 @@ from vitedge.checkpoints.keys.meaning import (
     Fact,
     each,
     is_count,
+    is_epsilon,
     is_flag,
     is_name,
     is_number,
@@ -71,7 +72,7 @@ HEAD_WIDTHS = _stages(
 )
 CLASSES = Fact("classes", is_count, lambda value, spec: spec.classes in (0, value), lambda spec: spec.classes)
 """An encoder whose head was dropped or never saved has no classes, whatever a configuration says."""
-EPS = Fact("norm_eps", is_positive, lambda value, spec: math.isclose(value, spec.norm_eps), lambda spec: spec.norm_eps)
+EPS = Fact("norm_eps", is_epsilon, lambda value, spec: math.isclose(value, spec.norm_eps), lambda spec: spec.norm_eps)
 ACTIVATION = Fact(
     "activation",
     lambda value: is_name(value) and value.lower() in ACTIVATIONS,
