@@ -18,7 +18,7 @@ from vitedge.checkpoints.keys.meaning import (
     Read,
     Table,
     is_count,
-    is_label_table,
+    is_label_mapping,
     is_name,
     is_size,
 )
@@ -58,7 +58,7 @@ GENERIC: Table = {
     "use_return_dict": _OUTPUTS,
     "tie_last_hidden_states": _OUTPUTS,
     "chunk_size_feed_forward": Irrelevant("a part of the tokens at a time gives the same sums"),
-    "id2label": Read(is_label_table),
+    "id2label": Read(is_label_mapping),
     "label2id": Irrelevant("id2label turned around"),
     "num_labels": facts.CLASSES,
     "per_layer_config": Only(({},)),

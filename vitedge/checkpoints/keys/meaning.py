@@ -98,6 +98,36 @@ def is_label_table(value: Any) -> bool:
     return isinstance(value, (list, tuple))
 
 
+def is_label_mapping(value: Any) -> bool:
+    """Returns whether a value maps whole numbers, zero or more, to names, as ``id2label`` does."""
+    return isinstance(value, Mapping) and is_label_table(value) and all(is_name(name) for name in value.values())
+
+
+def is_epsilon(value: Any) -> bool:
+    """Returns whether a value is a number between zero and one, as the epsilon of a norm is."""
+    return is_number(value) and 0 < value < 1
+
+
+def is_share(value: Any) -> bool:
+    """Returns whether a value is a number above zero and at most one."""
+    return is_number(value) and 0 < value <= 1
+
+
+def is_statistics(value: Any) -> bool:
+    """Returns whether a value is a list of numbers, one for each channel."""
+    return isinstance(value, (list, tuple)) and bool(value) and all(is_number(entry) for entry in value)
+
+
+def is_deviations(value: Any) -> bool:
+    """Returns whether a value is a list of numbers above zero, one for each channel."""
+    return is_statistics(value) and all(entry > 0 for entry in value)
+
+
+def is_input_size(value: Any) -> bool:
+    """Returns whether a value is channels, height and width."""
+    return isinstance(value, (list, tuple)) and len(value) == 3 and all(is_count(n) and n > 0 for n in value)
+
+
 def each(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """Returns the check of a list whose entries are of a kind, or of one such value for all stages."""
     return lambda value: all(kind(entry) for entry in value) if isinstance(value, (list, tuple)) else kind(value)
