@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from vitedge.checkpoints.families.family import Converted, Family, Hints, State
+from vitedge.checkpoints.families.ranks import check_ranks
 from vitedge.checkpoints.families.timm.signature import Known, index, lookup, shapes_of, signature
 from vitedge.checkpoints.families.timm.spec import infer
 from vitedge.checkpoints.files.unwrap import spellings
@@ -84,6 +85,7 @@ def recognize(
         raise
     check_keys(configuration, family.NAME)
     try:
+        check_ranks(converted.state)
         merged = dataclasses.replace(hints, config={**hints.config, **converted.facts})
         spec = family.infer(converted.state, naming.name, merged)
     except (UnknownArchitecture, WeightsMismatch):

@@ -68,11 +68,6 @@ def is_positive(value: Any) -> bool:
     return is_number(value) and value > 0
 
 
-def is_epsilon(value: Any) -> bool:
-    """Returns whether it can be added to a variance: a number above 0 and below 1."""
-    return is_number(value) and 0 < value < 1
-
-
 def is_flag(value: Any) -> bool:
     """Returns whether a value is true or false."""
     return isinstance(value, bool) or value in (0, 1)
