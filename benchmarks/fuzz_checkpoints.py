@@ -148,9 +148,9 @@ def reshape(draw: random.Random, state: State) -> str:
     """Gives a weight another shape."""
     name = draw.choice(sorted(name for name, tensor in state.items() if tensor.ndim))
     tensor = state[name]
-    state[name] = draw.choice(
-        (tensor.flatten(), tensor.unsqueeze(0), tensor[:-1], tensor.transpose(0, -1))
-    ).contiguous()
+    forms = (tensor.flatten(), tensor.unsqueeze(0), tensor[:-1], tensor.transpose(0, -1))
+    # A transposed square is weights of another training for all that a file shows.
+    state[name] = draw.choice([form for form in forms if form.shape != tensor.shape]).contiguous()
     return f"{name} {tuple(tensor.shape)} as {tuple(state[name].shape)}"
 
 

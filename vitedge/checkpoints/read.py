@@ -29,7 +29,7 @@ from vitedge.errors import BadRecipe, UserError, WeightsMismatch
 from vitedge.records import ModelSpec
 from vitedge.sentences import some
 
-_COUNTED = ("num_batches_tracked", "relative_position_index", "position_ids")
+_COUNTED = ("num_batches_tracked", "relative_position_index", "attention_bias_idxs", "position_ids")
 """Last parts of the names of buffers that hold integers: counters and indices."""
 
 

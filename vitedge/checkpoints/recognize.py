@@ -133,7 +133,21 @@ def _as_timm(state: State, known: Sequence[Known], origin: Origin, told: _Told) 
         ]
         assumed = {"variant": Origin.ASSUMED, "options.model": Origin.ASSUMED}
         spec = dataclasses.replace(spec, origins={**spec.origins, **assumed})
+    notes += _other_sizes(known, chosen, spec)
     return Recognized(dataclasses.replace(spec, notes=(*spec.notes, *notes)), Converted(state))
+
+
+def _other_sizes(known: Sequence[Known], chosen: Known, spec: ModelSpec) -> list[str]:
+    """Returns the note on models that compute the same at another image size, where nothing but a name tells it."""
+    alike = [entry for entry in known if entry.function == chosen.function and entry.name != chosen.name]
+    others = [entry for entry in alike if entry.input_size != chosen.input_size]
+    if not others or spec.origins.get("image_size") is not Origin.TABLE:
+        return []
+    height, width = spec.image_size
+    return [
+        f"No file tells the image size: {height}x{width} is that of timm's {chosen.name}, and "
+        f"{_listed([entry.name for entry in others])} has the same weights (--set image_size=HxW)."
+    ]
 
 
 def _others(known: Sequence[Known], sized: str) -> tuple[str, ...]:
