@@ -53,6 +53,10 @@ _DROPS = {
 }
 
 
+_MODEL = r"(?:(?:beit|data2vec_vision)\.)?"
+"""The model within one with a head; Data2Vec's for images is a BEiT by another name."""
+
+
 def _from_timm(state: State, _hints: Hints) -> Converted:
     return _renamed(state, _KEPT, _DROPS, "BEiT")
 
@@ -66,7 +70,7 @@ def _from_simmim(state: State, _hints: Hints) -> Converted:
 def _from_huggingface(state: State, _hints: Hints) -> Converted:
     drops = {
         r".*\.relative_position_index": _INDEX,
-        r"(beit\.)?embeddings\.mask_token": _PRETRAINING,
+        _MODEL + r"embeddings\.mask_token": _PRETRAINING,
         r"lm_head\..*": _PRETRAINING,
     }
     if "beit.layernorm.weight" in state:
@@ -76,13 +80,13 @@ def _from_huggingface(state: State, _hints: Hints) -> Converted:
 
 
 def _block(pattern: str, target: str) -> Rule:
-    return rf"(?:beit\.)?(?:encoder\.layer|layers)\.(\d+)\.{pattern}", rf"blocks.\1.{target}"
+    return rf"{_MODEL}(?:encoder\.layer|layers)\.(\d+)\.{pattern}", rf"blocks.\1.{target}"
 
 
 _HUGGINGFACE: tuple[Rule, ...] = (
-    (r"(?:beit\.)?embeddings\.cls_token", "cls_token"),
-    (r"(?:beit\.)?embeddings\.position_embeddings", "pos_embed"),
-    (r"(?:beit\.)?embeddings\.patch_embeddings\.projection\.(.*)", r"patch_embed.proj.\1"),
+    (_MODEL + r"embeddings\.cls_token", "cls_token"),
+    (_MODEL + r"embeddings\.position_embeddings", "pos_embed"),
+    (_MODEL + r"embeddings\.patch_embeddings\.projection\.(.*)", r"patch_embed.proj.\1"),
     _block(r"layernorm_before\.(.*)", r"norm1.\2"),
     _block(r"layernorm_after\.(.*)", r"norm2.\2"),
     _block(r"lambda_([12])", r"gamma_\2"),
@@ -99,11 +103,11 @@ _HUGGINGFACE: tuple[Rule, ...] = (
     _block(r"(?:intermediate\.dense|mlp\.fc1)\.(.*)", r"mlp.fc1.\2"),
     _block(r"(?:output\.dense|mlp\.fc2)\.(.*)", r"mlp.fc2.\2"),
     (
-        r"(?:beit\.)?(?:encoder\.relative_position_bias|shared_position_bias)\.(relative_position_bias_table)",
+        _MODEL + r"(?:encoder\.relative_position_bias|shared_position_bias)\.(relative_position_bias_table)",
         r"rel_pos_bias.\1",
     ),
-    (r"(?:beit\.)?pooler\.layernorm\.(.*)", r"fc_norm.\1"),
-    (r"(?:beit\.)?layernorm\.(.*)", r"norm.\1"),
+    (_MODEL + r"pooler\.layernorm\.(.*)", r"fc_norm.\1"),
+    (_MODEL + r"layernorm\.(.*)", r"norm.\1"),
     (r"classifier\.(.*)", r"head.\1"),
 )
 
@@ -128,9 +132,9 @@ NAMINGS = (
     Naming(
         "huggingface",
         (
-            r"(beit\.)?(encoder\.layer|layers)\.0\.lambda_1|.*relative_position_bias\.relative_position_bias_table"
-            r"|beit\..*",
-            r"(beit\.)?(encoder\.layer|layers)\.0\.attention\.(attention\.query|q_proj)\.weight",
+            _MODEL + r"(encoder\.layer|layers)\.0\.lambda_1|.*relative_position_bias\.relative_position_bias_table"
+            r"|(beit|data2vec_vision)\..*",
+            _MODEL + r"(encoder\.layer|layers)\.0\.attention\.(attention\.query|q_proj)\.weight",
         ),
         _from_huggingface,
     ),

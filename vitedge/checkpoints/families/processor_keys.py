@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keys of timm's ``pretrained_cfg`` and of Hugging Face's image processors, and their defaults, as data."""
+"""The keys of Hugging Face's image processors, and their defaults, as data.
+
+Those of timm's ``pretrained_cfg`` are in `vitedge.checkpoints.keys.timm`.
+"""
 
 from __future__ import annotations
 
 from types import MappingProxyType
 from typing import Any
-
-TIMM_HONOURED = frozenset({"mean", "std", "interpolation", "crop_pct", "crop_mode", "input_size"})
-"""Keys of ``pretrained_cfg`` that decide what happens to an image; ``input_size`` becomes the image size."""
-
-TIMM_IRRELEVANT = frozenset({"test_input_size", "test_crop_pct", "min_input_size", "fixed_input_size"})
-"""Keys about images that timm's own transform does not read unless asked for the test size."""
 
 HONOURED = frozenset(
     {

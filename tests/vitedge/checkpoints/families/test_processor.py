@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import re
 from typing import Any
 
 import pytest
-from timm.models import PretrainedCfg
 from transformers.processing_utils import ImagesKwargs
 
 from vitedge.checkpoints.families.family import Hints
@@ -19,8 +16,6 @@ from vitedge.checkpoints.families.processor_keys import (
     HONOURED,
     IRRELEVANT,
     REFUSED_UNLESS_FALSE,
-    TIMM_HONOURED,
-    TIMM_IRRELEVANT,
 )
 from vitedge.checkpoints.overrides import parse_overrides
 from vitedge.errors import BadRecipe, UnknownArchitecture
@@ -90,15 +85,6 @@ def test_what_cannot_be_followed_is_refused_by_name(processor: dict[str, Any], k
 def test_a_value_of_timm_that_cannot_be_followed_is_refused_by_name(key: str, value: str) -> None:
     with pytest.raises(UnknownArchitecture, match=f"says {key} = '{value}'"):
         find_preprocessing(Hints(config={key: value}), TABLE, 3)
-
-
-def test_every_key_of_timm_about_images_is_known() -> None:
-    fields = {field.name for field in dataclasses.fields(PretrainedCfg)}
-    about = {name for name in fields if re.search("size|crop|interpolation|mean|std", name)} - {
-        "pool_size",
-        "test_pool_size",
-    }
-    assert about == TIMM_HONOURED | TIMM_IRRELEVANT
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
