@@ -176,6 +176,8 @@ def test_a_bias_of_the_keys_changes_nothing() -> None:
     assert relative_error(model(images(32)), expected) < 1e-5
 
 
+# Under inference_mode as wherever a reference runs: transformers keeps BEiT's index of positions for the whole process,
+# and one that was made in that mode is refused by a model that records gradients.
 HF_KINDS = {
     "blocks": {},
     "shared": {"use_relative_position_bias": False, "use_shared_relative_position_bias": True},
@@ -187,6 +189,7 @@ HF_KINDS = {
 
 @pytest.mark.parametrize("kind", HF_KINDS)
 @pytest.mark.parametrize("on_disk", [True, False])
+@torch.inference_mode()
 def test_huggingface_classifier_gives_the_logits_of_transformers(kind: str, on_disk: bool, tmp_path: Path) -> None:
     config = tiny_config(**HF_KINDS[kind])
     model = seeded(transformers.BeitForImageClassification(config))
@@ -203,6 +206,7 @@ def test_huggingface_classifier_gives_the_logits_of_transformers(kind: str, on_d
 
 @pytest.mark.parametrize("pooling", [True, False])
 @pytest.mark.parametrize("mean", [True, False])
+@torch.inference_mode()
 def test_huggingface_encoder_gives_the_hidden_state_of_transformers(pooling: bool, mean: bool) -> None:
     model = seeded(transformers.BeitModel(tiny_config(use_mean_pooling=mean), add_pooling_layer=pooling))
     result = rebuilt(family, builder, dict(model.state_dict()), Hints(config=model.config.to_dict()))
@@ -215,6 +219,7 @@ def test_huggingface_encoder_gives_the_hidden_state_of_transformers(pooling: boo
 
 
 @pytest.mark.parametrize("mean", [True, False])
+@torch.inference_mode()
 def test_huggingface_masked_image_model_leaves_its_encoder(mean: bool) -> None:
     config = tiny_config(use_mask_token=True, use_mean_pooling=mean)
     model = seeded(transformers.BeitForMaskedImageModeling(config))
