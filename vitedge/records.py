@@ -53,6 +53,20 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class BlockWidths:
+    """The widths of one transformer block, and the tokens that it merges."""
+
+    heads: int
+    """Heads of attention; 0 where attention has none, as MobileViT v2's."""
+    head_width: int
+    """Channels of a head."""
+    mlp: int
+    """Units of the MLP's hidden layer."""
+    merge: int = 0
+    """Tokens that the block merges into others, between attention and MLP."""
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """A model as its checkpoint describes it: enough to build the module that the weights fit, and to feed it.
 
@@ -92,6 +106,9 @@ class ModelSpec:
     """Names of the classes, or empty."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further settings of the family's builder; the family's module lists the keys, and no other is accepted."""
+    blocks: tuple[BlockWidths, ...] = ()
+    """One entry per transformer block in order of execution, where pruning or merging made blocks differ within a
+    stage; empty: all blocks are as ``widths``, ``heads`` and ``mlp_ratios`` say of their stage."""
     origins: Mapping[str, Origin] = field(default_factory=dict)
     """Field name (``preprocessing.mean`` and ``options.KEY`` included) to the source of its value."""
     notes: tuple[str, ...] = ()
@@ -355,6 +372,20 @@ class CheckpointIdentity:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A change of the model itself, such as pruning, that its weights went through."""
+
+    verb: str
+    """``prune``."""
+    source: CheckpointIdentity
+    """The weights before it."""
+    recipe: Mapping[str, Any]
+    """What was asked for, as plain values."""
+    result: Mapping[str, Any]
+    """What was done, as plain values."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """``manifest.json`` of a bundle: its artifacts, their origin, and the results of all checks."""
 
@@ -378,6 +409,8 @@ class Manifest:
     """
     speed: SpeedComparison | None = None
     """Latency beside that of float files; None where that was not asked for."""
+    steps: tuple[Step, ...] = ()
+    """Changes of the model before the export, oldest first; parity is measured against the model after the last."""
 
 
 @dataclass(frozen=True)

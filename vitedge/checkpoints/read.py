@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from vitedge.checkpoints import saved
 from vitedge.checkpoints.encoders import Selection, find_set, select
 from vitedge.checkpoints.families.family import Family, Hints, State
 from vitedge.checkpoints.families.table import FAMILIES
@@ -26,7 +27,7 @@ from vitedge.checkpoints.keys.configuration import Configuration
 from vitedge.checkpoints.overrides import apply_overrides, parse_overrides
 from vitedge.checkpoints.recognize import recognize
 from vitedge.errors import BadRecipe, UserError, WeightsMismatch
-from vitedge.records import ModelSpec
+from vitedge.records import ModelSpec, Step
 from vitedge.sentences import some
 
 _COUNTED = ("num_batches_tracked", "relative_position_index", "attention_bias_idxs", "position_ids")
@@ -51,6 +52,8 @@ class Checkpoint:
     """float32 weights in timm's names; views of the file where its format allows."""
     dropped: Mapping[str, str] = field(default_factory=dict)
     """Name in the file to the reason, for what the export does not need."""
+    steps: tuple[Step, ...] = ()
+    """What vitedge did to the weights before, oldest first."""
 
     @property
     def container(self) -> str:
@@ -90,6 +93,9 @@ def read(
     """
     given = parse_overrides(overrides or {})
     opened, configuration = _open(source)
+    described = saved.described(opened.metadata, source)
+    if described is not None:
+        return _as_saved(opened, described, given, source)
     sets = weight_sets(opened.content, source)
     selection = _selected(sets, weights, families, source, features=features)
     chosen = selection.weights
@@ -116,6 +122,20 @@ def read(
         dict(converted.state),
         {**chosen.dropped, **selection.dropped, **_in_file(converted.dropped, selection.names)},
     )
+
+
+def _as_saved(opened: Container, described: saved.Saved, given: Mapping[str, Any], source: str) -> Checkpoint:
+    """Returns a checkpoint that vitedge wrote, whose spec the file holds."""
+    settled = sorted(name for name in given if name not in saved.SETTABLE)
+    if settled:
+        raise BadRecipe(
+            f"{source} was written by vitedge, and its {', '.join(settled)} cannot be set: say it when the original "
+            f"checkpoint is pruned; here there are {', '.join(saved.SETTABLE)}."
+        )
+    _check_values(opened.content)
+    spec = apply_overrides(described.spec, given)
+    file = dataclasses.replace(opened, content=None)
+    return Checkpoint(source, file, saved.SET, (saved.SET,), spec, dict(opened.content), steps=described.steps)
 
 
 def _selected(

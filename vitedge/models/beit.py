@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from vitedge.checkpoints.families.family import State
 from vitedge.models.activations import ACTIVATIONS
+from vitedge.models.blocks import set_widths
 from vitedge.models.positions import check_multiple, resize_tokens
 from vitedge.models.relative_positions import resample_biases
 from vitedge.records import ModelSpec, Origin
@@ -58,7 +59,7 @@ def build(spec: ModelSpec) -> nn.Module:
     for part in module.modules():
         if isinstance(part, Mlp):
             part.act = ACTIVATIONS[spec.activation]()
-    return module.eval()
+    return set_widths(module, spec).eval()
 
 
 def resize(state: State, spec: ModelSpec, image_size: tuple[int, int]) -> tuple[State, ModelSpec]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vitedge.checkpoints.families.family import State
 from vitedge.checkpoints.families.mobilevit.structure import size_notes, total_stride
+from vitedge.models.blocks import set_widths
 from vitedge.models.positions import check_multiple
 from vitedge.records import ModelSpec, Origin
 
@@ -46,6 +47,7 @@ def build_network(spec: ModelSpec, block: str, extra: list[dict[str, Any]]) -> n
     for part in network.modules():
         if isinstance(part, (nn.LayerNorm, nn.GroupNorm)):
             part.eps = spec.norm_eps
+    set_widths(network, spec)
     return cast("nn.Module", network.to_empty(device=torch.get_default_device()).eval())
 
 

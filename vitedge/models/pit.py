@@ -15,6 +15,7 @@ from vitedge.checkpoints.families.family import State
 from vitedge.checkpoints.families.pit import grid_of
 from vitedge.errors import ImpossibleSize
 from vitedge.models.activations import ACTIVATIONS
+from vitedge.models.blocks import set_widths
 from vitedge.models.positions import resize_grid
 from vitedge.records import ModelSpec, Origin
 
@@ -41,6 +42,7 @@ def build(spec: ModelSpec) -> nn.Module:
         for part in list(module.modules()):
             if isinstance(part, Mlp):
                 part.act = ACTIVATIONS[spec.activation]()
+    set_widths(module, spec)
     return cast("nn.Module", module.to_empty(device=torch.get_default_device()).eval())
 
 

@@ -26,6 +26,7 @@ from torch.nn import functional
 from vitedge.checkpoints.families.family import State
 from vitedge.errors import ImpossibleSize
 from vitedge.models.activations import ACTIVATIONS
+from vitedge.models.blocks import set_widths
 from vitedge.models.positions import check_multiple
 from vitedge.models.relative_positions import resample_biases
 from vitedge.records import ModelSpec, Origin
@@ -59,7 +60,7 @@ def build(spec: ModelSpec) -> nn.Module:
     _set_merge_norms(module, spec.options.get("merge_norm_eps", spec.norm_eps))
     if spec.options.get("pad_first", False):
         _pad_first(module)
-    return module.eval()
+    return set_widths(module, spec).eval()
 
 
 def resize(state: State, spec: ModelSpec, image_size: tuple[int, int]) -> tuple[State, ModelSpec]:

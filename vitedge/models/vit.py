@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from vitedge.checkpoints.families.family import State
 from vitedge.models.activations import ACTIVATIONS
+from vitedge.models.blocks import set_widths
 from vitedge.models.positions import Resampling, check_multiple, resize_tokens
 from vitedge.records import ModelSpec, Origin
 
@@ -137,7 +138,7 @@ def build(spec: ModelSpec) -> nn.Module:
         module = ClassAndMeanTransformer(spec.classes, **settings)
     else:
         module = VisionTransformer(num_classes=spec.classes, **settings)
-    return module.eval()
+    return set_widths(module, spec).eval()
 
 
 def _settings(spec: ModelSpec, options: Mapping[str, Any]) -> dict[str, Any]:
