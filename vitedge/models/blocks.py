@@ -172,17 +172,16 @@ def _layer(like: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
             layer = nn.Conv2d(inputs, outputs, 1, bias=bias is not None)
         else:
             layer = nn.Linear(inputs, outputs, bias=bias is not None)
-    _replace(layer, "weight", weight, like.weight.requires_grad)  # type: ignore[arg-type]
+    layer.requires_grad_(cast("Tensor", like.weight).requires_grad)
+    _replace(layer, "weight", weight)
     if bias is not None:
-        _replace(layer, "bias", bias, like.bias.requires_grad)  # type: ignore[arg-type]
+        _replace(layer, "bias", bias)
     return layer.train(like.training)
 
 
-def _replace(module: nn.Module, name: str, value: Tensor, requires_grad: bool | None = None) -> None:
+def _replace(module: nn.Module, name: str, value: Tensor) -> None:
     """Puts another value in the place of a parameter or buffer, of the same kind."""
-    old = getattr(module, name)
     if name in dict(module.named_buffers(recurse=False)):
         module.register_buffer(name, value.detach(), persistent=name not in module._non_persistent_buffers_set)
         return
-    needed = old.requires_grad if requires_grad is None else requires_grad
-    setattr(module, name, nn.Parameter(value.detach().clone(), requires_grad=needed))
+    setattr(module, name, nn.Parameter(value.detach().clone(), requires_grad=getattr(module, name).requires_grad))

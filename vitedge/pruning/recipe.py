@@ -144,7 +144,7 @@ def check_sparsity(value: str | float) -> None:
     Raises:
         BadRecipe: names the option.
     """
-    if isinstance(value, str) or isinstance(value, bool) or not 0 <= value < 1:
+    if isinstance(value, (str, bool)) or not 0 <= value < 1:
         raise BadRecipe(
             f"--sparsity is 2:4, or the fraction of the weights that becomes zero, from 0 to below 1; got {value}."
         )
