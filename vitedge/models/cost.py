@@ -41,6 +41,15 @@ def cost(spec: ModelSpec, state: State, source: str) -> Cost:
     )
 
 
+@torch.no_grad()
+def count_gmacs(spec: ModelSpec) -> float:
+    """Counts the multiply-accumulates of one image, in 10^9, on torch's meta device."""
+    module = skeleton(spec).requires_grad_(requires_grad=False)
+    with FlopCounterMode(display=False) as counter:
+        module(torch.empty((1, spec.in_channels, *spec.image_size), device="meta"))
+    return float(counter.get_total_flops()) / 2e9
+
+
 @contextmanager
 def _activation_sizes(module: nn.Module) -> Iterator[list[int]]:
     """Yields a list to which every leaf module that is executed within the block appends its output's elements."""

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from vitedge.images.preprocess import normalize
 from vitedge.models.blocks import transformer_blocks
-from vitedge.models.reference import Reference
+from vitedge.models.cost import count_gmacs
+from vitedge.models.reference import BUILDERS, Reference
 from vitedge.records import ModelSpec, Preprocessing
 
 BATCH = 8
@@ -34,6 +35,15 @@ class Batches:
         """Returns the number of images."""
         return len(self.pixels)
 
+    @property
+    def counts(self) -> list[int]:
+        """Number of images of each batch."""
+        return [min(self.size, len(self) - start) for start in range(0, len(self), self.size)]
+
+    def first(self, count: int) -> Batches:
+        """Returns the first images alone."""
+        return replace(self, pixels=self.pixels[:count])
+
     def __iter__(self) -> Iterator[Tensor]:
         """Yields float32 tensors ``(images, channels, height, width)``."""
         for start in range(0, len(self.pixels), self.size):
@@ -50,11 +60,20 @@ class Draft:
     images: Batches
     spec: ModelSpec
     """Of the module as it is now; `settle` brings it up to date."""
+    gmacs: float
+    """Multiply-accumulates of one image in the dense model, in 10^9."""
 
     @staticmethod
     def of(dense: Reference, images: Batches) -> Draft:
         """Returns a draft that is still the dense model."""
-        return Draft(copy.deepcopy(dense.module), dense, images, dense.spec)
+        return Draft(copy.deepcopy(dense.module), dense, images, dense.spec, count_gmacs(dense.spec))
+
+    def outputs(self, batch: Tensor) -> Tensor:
+        """Returns the logits of a batch, or the tokens of an encoder; ``(images, …)``."""
+        if self.spec.classes:
+            logits: Tensor = self.module(batch)
+            return logits
+        return BUILDERS[self.spec.family].features(self.module, batch)[0]  # type: ignore[no-any-return]
 
     def settle(self) -> None:
         """Writes the widths of the module's blocks into the spec."""

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many units each part keeps, so that a budget holds and least is lost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from vitedge.errors import BadRecipe
+from vitedge.pruning.ranking import Ranking
+
+_HALVINGS = 80
+
+
+def allocate(rankings: Sequence[Ranking], prices: Mapping[str, float], budget: float, wish: str) -> dict[str, int]:
+    """Chooses the number of units that each part keeps.
+
+    The sum of what is lost is minimized under the budget by a Lagrange multiplier, found by halving; what is left of
+    the budget is then spent on the units that gain most for their price.
+
+    Args:
+        rankings: with what each number of units loses.
+        prices: name of a part to the cost of one of its units.
+        budget: the cost of all units that stay.
+        wish: what was asked for, for the message.
+
+    Returns:
+        Name of a part to the number of units that stay.
+
+    Raises:
+        BadRecipe: the smallest widths cost more than the budget.
+    """
+    least = {ranking.part.name: ranking.part.sizes[0] for ranking in rankings}
+    if _cost(least, prices) > budget * (1 + 1e-9):
+        raise BadRecipe(
+            f"{wish} cannot be met: one head and {max(ranking.part.multiple for ranking in rankings)} units are the "
+            f"least that a block keeps, and that costs {_cost(least, prices) / budget:.2f} times as much; ask for more."
+        )
+    low, high = 0.0, 1.0
+    while _cost(_at(rankings, prices, high), prices) > budget and high < 1e30:
+        high *= 16
+    for _ in range(_HALVINGS):
+        middle = math.sqrt(max(low, high * 1e-18) * high)
+        if _cost(_at(rankings, prices, middle), prices) > budget:
+            low = middle
+        else:
+            high = middle
+    chosen = _at(rankings, prices, high)
+    if _cost(chosen, prices) > budget:
+        chosen = least
+    return _spend(rankings, prices, budget, chosen)
+
+
+def _at(rankings: Sequence[Ranking], prices: Mapping[str, float], multiplier: float) -> dict[str, int]:
+    """Returns the sizes of least loss plus ``multiplier`` times cost."""
+    chosen = {}
+    for ranking in rankings:
+        price = prices[ranking.part.name] * multiplier
+        chosen[ranking.part.name] = min(ranking.losses, key=lambda size: ranking.losses[size] + price * size)
+    return chosen
+
+
+def _spend(
+    rankings: Sequence[Ranking], prices: Mapping[str, float], budget: float, chosen: dict[str, int]
+) -> dict[str, int]:
+    """Makes parts wider while the budget allows it, those first whose step gains most for its price."""
+    left = budget - _cost(chosen, prices)
+    while True:
+        steps = []
+        for ranking in rankings:
+            name = ranking.part.name
+            size = chosen[name]
+            wider = next((other for other in ranking.part.sizes if other > size), None)
+            if wider is not None and (wider - size) * prices[name] <= left * (1 + 1e-9):
+                price = max((wider - size) * prices[name], 1e-30)
+                steps.append(((ranking.losses[size] - ranking.losses[wider]) / price, name, wider, price))
+        if not steps:
+            return chosen
+        _, name, wider, price = max(steps)
+        chosen[name] = wider
+        left -= price
+
+
+def _cost(sizes: Mapping[str, int], prices: Mapping[str, float]) -> float:
+    return sum(size * prices[name] for name, size in sizes.items())

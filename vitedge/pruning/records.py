@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The records of pruning. Frozen dataclasses without behaviour; they go into the metadata of the pruned file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class PartRecord:
+    """Units of one part, and the refit of the layer behind them."""
+
+    part: str
+    """Name of the module, such as ``blocks.0.mlp``."""
+    kind: str
+    """``heads``, ``mlp`` or ``expansion``."""
+    units: int
+    kept: int
+    error_before: float | None = None
+    """Squared error of the layer behind them relative to the power of its output, with the old weights; None where it
+    was not refitted."""
+    error_after: float | None = None
+    """The same with the refitted weights, on the calibration images."""
+    rank: int | None = None
+    """Directions of the layer's inputs that the calibration images show."""
+    inputs: int | None = None
+    """Inputs of the layer that are left."""
+
+
+@dataclass(frozen=True)
+class Structured:
+    """Heads and units that were taken away."""
+
+    criterion: str
+    parts: tuple[PartRecord, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far the pruned model is from the dense one, on images."""
+
+    images: int
+    image_source: str
+    sqnr_db: float
+    """Centred SQNR of the outputs, in dB."""
+    agreement: float | None
+    """Share of images with the dense model's top-1 class; None without classes."""
+
+
+@dataclass(frozen=True)
+class FrontierPoint:
+    """One of the models that were looked at, or the dense one."""
+
+    name: str
+    macs: float
+    """Multiply-accumulates, relative to the dense model."""
+    sqnr_db: float | None
+    """Centred SQNR against the dense model in dB; None for the dense model itself."""
+    top1: float | None = None
+    """Share of correct images of ``--eval``; None where it was not counted."""
+    milliseconds: float | None = None
+    """Median latency where it was measured."""
+
+
+@dataclass(frozen=True)
+class PruningRecord:
+    """Everything that pruning did to a model."""
+
+    images: int
+    """Calibration images."""
+    image_source: str
+    gmacs: tuple[float, float]
+    """Multiply-accumulates of one image in 10^9, before and after."""
+    parameters: tuple[int, int]
+    """Before and after."""
+    structured: Structured | None
+    distance: Distance
+    """To the dense model, on the calibration images."""
+    frontier: tuple[FrontierPoint, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Name of each stage to its wall time."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PruningResult:
+    """The result of `vitedge.prune`."""
+
+    path: str
+    """The file that was written."""
+    size: int
+    """Bytes."""
+    variant: str
+    record: PruningRecord
+    failed: str = ""
+    """The budget that was exceeded, and by how much, or empty."""

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes heads and hidden units away where they are missed least, and has the layers behind them refitted.
+
+The parts are ranked on the dense model; a budget is shared out between them (`allocation`); then each block is
+narrowed in the order of execution (`refitting`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from vitedge.errors import BadRecipe
+from vitedge.pruning.allocation import allocate
+from vitedge.pruning.draft import Batches, Draft
+from vitedge.pruning.journal import Journal
+from vitedge.pruning.observe import input_moments, row_weights
+from vitedge.pruning.parts import Kind, Part, find_parts, narrow
+from vitedge.pruning.ranking import Ranking, by_activation, magnitudes, normalized, taylor
+from vitedge.pruning.recipe import Criterion, PruningRecipe
+from vitedge.pruning.records import PartRecord, Structured
+from vitedge.pruning.refitting import Refitting, refit_classifiers, set_refit, weight_of
+from vitedge.pruning.repair import Refit
+
+_SENSED = 600.0
+"""GMACs that the influence of rows is measured with: 34 images of a ViT-B, and more of smaller models."""
+_RANKED = 2400.0
+"""GMACs that units are ranked with."""
+_LEAST = 32
+"""Images for either, at least."""
+_OPTIONS = {"heads": (Kind.HEADS,), "mlp": (Kind.MLP, Kind.EXPANSION)}
+
+
+def rank(draft: Draft, recipe: PruningRecipe, journal: Journal, progress: Callable[[str], None]) -> list[Ranking]:
+    """Ranks the units of all parts of a draft that is still dense.
+
+    Raises:
+        BadRecipe: the architecture has no parts that are known.
+    """
+    module = draft.module
+    parts = find_parts(module, recipe.multiple)
+    if draft.spec.family == "timm" or not parts:
+        raise BadRecipe(
+            f"{draft.spec.variant} cannot be pruned: vitedge knows it by its name in timm alone, and not which of its "
+            "layers belong together; --sparsity 2:4 needs no such knowledge."
+        )
+    if recipe.criterion is Criterion.MAGNITUDE:
+        return normalized([(part, magnitudes(module, part)) for part in parts])
+    kept = journal.read("ranking")
+    if kept is not None:
+        return [_restored(part, kept) for part in parts]
+    images = _some(draft, _RANKED)
+    progress(f"ranking the units of {len(parts)} parts on {len(images)} images")
+    if recipe.criterion is Criterion.TAYLOR:
+        rankings = normalized(taylor(module, parts, images, draft.outputs))
+    else:
+        weights = row_weights(module, parts, _some(draft, _SENSED), draft.outputs)
+        moments = input_moments(module, parts, images, weights)
+        rankings = [by_activation(part, weight_of(module, part), moments.pop(part.name)) for part in parts]
+    tensors = {}
+    for ranking in rankings:
+        tensors[f"{ranking.part.name}.order"] = torch.tensor(ranking.order)
+        tensors[f"{ranking.part.name}.losses"] = torch.tensor(list(ranking.losses.values()), dtype=torch.float64)
+    journal.write("ranking", tensors)
+    return rankings
+
+
+def _some(draft: Draft, gmacs: float) -> Batches:
+    """Returns as many images as the dense model computes with so many multiply-accumulates."""
+    return draft.images.first(max(_LEAST, int(gmacs / draft.gmacs)))
+
+
+def _restored(part: Part, kept: Mapping[str, torch.Tensor]) -> Ranking:
+    losses = zip(part.sizes, kept[f"{part.name}.losses"].tolist(), strict=True)
+    return Ranking(part, tuple(kept[f"{part.name}.order"].tolist()), dict(losses))
+
+
+def sizes_of_fractions(rankings: Sequence[Ranking], recipe: PruningRecipe) -> dict[str, int]:
+    """Shares out what ``--heads`` and ``--mlp`` leave.
+
+    Returns:
+        Name of every part to the number of its units that stay.
+
+    Raises:
+        BadRecipe: there are none of those units, or a fraction would leave a part empty.
+    """
+    sizes = {ranking.part.name: ranking.part.units for ranking in rankings}
+    for option, kinds in _OPTIONS.items():
+        fraction = getattr(recipe, option)
+        if fraction is None:
+            continue
+        chosen = [ranking for ranking in rankings if ranking.part.kind in kinds]
+        if not chosen:
+            raise BadRecipe(f"--{option} {fraction:g}: this model has no {option} that could be removed; leave it out.")
+        total = sum(ranking.part.units for ranking in chosen)
+        # To the nearest number of units that can be met: steps are as wide as the target's kernels want them.
+        step = min(ranking.part.multiple for ranking in chosen)
+        budget = round(fraction * total / step) * step
+        sizes |= allocate(chosen, dict.fromkeys(sizes, 1.0), budget, f"--{option} {fraction:g}")
+    return sizes
+
+
+def prune_structured(
+    draft: Draft,
+    recipe: PruningRecipe,
+    rankings: Sequence[Ranking],
+    sizes: Mapping[str, int],
+    journal: Journal,
+    progress: Callable[[str], None],
+) -> Structured:
+    """Narrows the parts of a draft to given sizes, in place.
+
+    Args:
+        draft: still dense.
+        recipe: whether to refit.
+        rankings: of all parts, in order of execution.
+        sizes: name of a part to the number of units that stay.
+        journal: keeps what was refitted.
+        progress: is told in one line what begins.
+    """
+    parts = [ranking.part for ranking in rankings]
+    walk = None
+    if recipe.repair:
+        weights = row_weights(draft.module, parts, _some(draft, _SENSED), draft.outputs)
+        walk = Refitting(draft, parts, weights, journal)
+    records: list[PartRecord] = []
+    for ranking in rankings:
+        part, size = ranking.part, sizes[ranking.part.name]
+        is_first = all(record.kept == record.units for record in records)
+        kept = ranking.kept(size)
+        done = None
+        if walk is not None and not (is_first and size == part.units):
+            progress(f"{part.name}: {size} of {part.units} {part.kind.value}")
+            done = walk.refitted(part, kept)
+        narrow(draft.module, part, kept)
+        if done is not None:
+            set_refit(draft.module, part, done)
+        records.append(_record(part, size, done))
+    if walk is not None:
+        refit_classifiers(draft, journal)
+    draft.settle()
+    return Structured(recipe.criterion.value, tuple(records), _notes(records, len(draft.images)))
+
+
+def _record(part: Part, size: int, done: Refit | None) -> PartRecord:
+    if done is None:
+        return PartRecord(part.name, part.kind.value, part.units, size)
+    return PartRecord(
+        part.name,
+        part.kind.value,
+        part.units,
+        size,
+        done.error_before,
+        done.error_after,
+        done.rank,
+        done.weight.shape[1],
+    )
+
+
+def _notes(records: Sequence[PartRecord], images: int) -> tuple[str, ...]:
+    short = [record for record in records if record.rank is not None and record.rank < (record.inputs or 0)]
+    if not short:
+        return ()
+    return (
+        f"{images} images show fewer directions than {len(short)} layers have inputs ({short[0].part}: {short[0].rank} "
+        f"of {short[0].inputs}): there the refit keeps to the old weights; more --image-count settles it.",
+    )
