@@ -9,6 +9,9 @@ from vitedge.checkpoints.families.family import Hints
 from vitedge.errors import BadRecipe, UnknownArchitecture
 from vitedge.records import Origin
 
+_KEYS = ("num_heads", "heads", "num_attention_heads")
+"""Keys of heads as configurations write them; the last is the one that families read."""
+
 
 def told_heads(hints: Hints, widths: Sequence[int]) -> tuple[tuple[int, ...], Origin] | None:
     """Returns the heads of each stage as the user or a configuration tells them, or None.
@@ -31,10 +34,11 @@ def told_heads(hints: Hints, widths: Sequence[int]) -> tuple[tuple[int, ...], Or
         heads *= len(widths)
     if len(heads) != len(widths) or any(h < 1 or w % h for w, h in zip(widths, heads, strict=True)):
         kind = BadRecipe if origin is Origin.GIVEN else UnknownArchitecture
-        raise kind(
-            f"The heads {_written(heads)} do not fit the widths {_written(widths)}: "
-            "give one divisor of each width with --set heads=."
-        )
+        key = next((key for key in _KEYS if hints.config.get(key)), "")
+        told = f"The heads {_written(heads)} do not"
+        if origin is Origin.CONFIG:
+            told = f"The configuration says {key} = {_written(heads)}, which does not"
+        raise kind(f"{told} fit the widths {_written(widths)}: give one divisor of each width with --set heads=.")
     return heads, origin
 
 

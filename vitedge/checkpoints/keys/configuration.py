@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from vitedge.checkpoints.keys import facts, huggingface, timm
+from vitedge.checkpoints.keys.meaning import Read, Table, is_size
 
 TIMM, HUGGING_FACE, UNKNOWN = "timm", "transformers", ""
 
 _NESTED = ("pretrained_cfg", "model_args")
 _CLIP_PARTS = ("text_config", "text_config_dict", "vision_config", "vision_config_dict")
+_READ: Table = {**{key: huggingface.GENERIC[key] for key in ("id2label", "num_labels")}, "image_size": Read(is_size)}
 _SPELLINGS = {"num_heads": "num_attention_heads", "heads": "num_attention_heads", "act_layer": "hidden_act"}
 """Name of an argument in timm to the one that families read."""
 
@@ -127,6 +129,9 @@ def _facts(keys: tuple[Key, ...], library: str) -> dict[str, Any]:
 
 def table_of(configuration: Configuration, family: str) -> Mapping[str, Mapping[str, Any]]:
     """Returns for each section of a configuration its keys' meanings, where its weights are of a family."""
+    if family == timm.NAMED:
+        top = {**_READ, **timm.CONFIG}
+        return {"": {**top, **timm.BY_NAME}, "pretrained_cfg": timm.CONFIG, "model_args": timm.BY_NAME}
     arguments = timm.MODEL_ARGS[family]
     if configuration.library == TIMM:
         top = {**huggingface.GENERIC, **timm.CONFIG}

@@ -159,7 +159,7 @@ _BEIT: Table = {
     "use_absolute_position_embeddings": facts.option("position_embedding"),
     "use_relative_position_bias": facts.option("block_bias"),
     "use_shared_relative_position_bias": facts.option("shared_bias"),
-    "layer_scale_init_value": facts.option("layer_scale"),
+    "layer_scale_init_value": facts.LAYER_SCALE,
     "drop_path_rate": _TRAINING,
     "use_mean_pooling": facts.MEAN_POOLING,
     **dict.fromkeys(
