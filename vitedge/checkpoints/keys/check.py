@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitedge.checkpoints.keys import timm
-from vitedge.checkpoints.keys.configuration import HUGGING_FACE, TIMM, Configuration, Key, table_of
-from vitedge.checkpoints.keys.meaning import Fact, Meaning, Only, Read
+from vitedge.checkpoints.keys.configuration import HUGGING_FACE, OPEN_CLIP, TIMM, Configuration, Key, table_of
+from vitedge.checkpoints.keys.meaning import Fact, Meaning, is_possible
 from vitedge.errors import UnknownArchitecture, WeightsMismatch
 from vitedge.records import ModelSpec
 from vitedge.sentences import abridged, some
@@ -51,7 +51,7 @@ def check_values(configuration: Configuration) -> None:
 
 def _check_values(configuration: Configuration, family: str) -> None:
     for key in configuration.keys:
-        if not _is_possible(_meaning(configuration, key, family), key.value):
+        if not is_possible(_meaning(configuration, key, family), key.value):
             raise UnknownArchitecture(
                 f"{configuration.where} says {key.written} = {abridged(key.value)}, which vitedge cannot build this "
                 "model with; take the key out of the file if the weights were trained without it."
@@ -102,10 +102,10 @@ def _check_numbers(configuration: Configuration, spec: ModelSpec) -> None:
 
 def _check_family(configuration: Configuration, family: str) -> None:
     """An architecture that is registered by the user may be of any family: `_architecture_note` speaks of it."""
-    if configuration.family == family or configuration.library not in (TIMM, HUGGING_FACE):
+    key = {TIMM: "architecture", HUGGING_FACE: "model_type", OPEN_CLIP: "vision_cfg"}.get(configuration.library)
+    if configuration.family == family or key is None:
         return
     if configuration.family or configuration.library == HUGGING_FACE:
-        key = "architecture" if configuration.library == TIMM else "model_type"
         raise UnknownArchitecture(
             f"{configuration.where} says {key} = {abridged(configuration.facts[key])}, but the names of the weights "
             f"are those of the family {family}; pass the configuration that belongs to these weights, or the file of "
@@ -121,12 +121,6 @@ def _is_unknown(configuration: Configuration, key: Key, family: str) -> bool:
     """Returns whether a key is in no table; names with an underscore in front and empty values say nothing."""
     says_nothing = key.name.startswith("_") or key.value in ("", [], {})
     return not says_nothing and _meaning(configuration, key, family) is None
-
-
-def _is_possible(meaning: Meaning | None, value: Any) -> bool:
-    if isinstance(meaning, (Fact, Read)):
-        return meaning.kind(value)
-    return not isinstance(meaning, Only) or value in meaning.values
 
 
 def _architecture_note(configuration: Configuration, spec: ModelSpec) -> tuple[str, ...]:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from vitedge.checkpoints.keys import facts, huggingface, timm
+from vitedge.checkpoints.keys import facts, huggingface, open_clip, timm
 from vitedge.checkpoints.keys.meaning import Read, Table, is_size
 
-TIMM, HUGGING_FACE, UNKNOWN = "timm", "transformers", ""
+TIMM, HUGGING_FACE, OPEN_CLIP, UNKNOWN = "timm", "transformers", "open_clip", ""
 
 _NESTED = ("pretrained_cfg", "model_args")
 _CLIP_PARTS = ("text_config", "text_config_dict", "vision_config", "vision_config_dict")
@@ -23,7 +23,7 @@ class Key(NamedTuple):
     """One key of a configuration."""
 
     section: str
-    """``model_args``, ``pretrained_cfg``, or empty for the top level."""
+    """``model_args``, ``pretrained_cfg``, one of open_clip's, or empty for the top level."""
     name: str
     value: Any
 
@@ -40,7 +40,7 @@ class Configuration:
     where: str
     """The file, for messages."""
     library: str
-    """``timm``, ``transformers``, or empty where the file does not say."""
+    """``timm``, ``transformers``, ``open_clip``, or empty where the file does not say."""
     keys: tuple[Key, ...]
     """Every key that says something: not null, and not replaced by the same key elsewhere in the file."""
     facts: Mapping[str, Any]
@@ -57,6 +57,8 @@ class Configuration:
         """The family that the configuration is of; empty where it does not say or is of none."""
         if self.library == TIMM:
             return timm.family_of(str(self.facts["architecture"]))
+        if self.library == OPEN_CLIP:
+            return "vit"
         entry = huggingface.CLASSES.get(self.model_type)
         return entry.family if entry else ""
 
@@ -69,6 +71,13 @@ def read(config: Mapping[str, Any], where: str) -> Configuration:
             asked for one of timm's names; empty where there is none.
         where: the file, for messages.
     """
+    if open_clip.is_open_clip(config):
+        built = open_clip.as_timm(config, where)
+        if built is None:
+            keys = tuple(Key(*entry) for entry in open_clip.entries(config) if entry[2] is not None)
+            told = open_clip.told({(key.section, key.name): key.value for key in keys})
+            return Configuration(where, OPEN_CLIP, keys, {**told, "vision_cfg": config["model_cfg"]["vision_cfg"]})
+        config = built
     config = _vision_part(config)
     library = _library(config)
     keys = tuple(key for key in _keys(config, library) if key.value is not None)
@@ -132,6 +141,8 @@ def table_of(configuration: Configuration, family: str) -> Mapping[str, Mapping[
     if family == timm.NAMED:
         top = {**_READ, **timm.CONFIG}
         return {"": {**top, **timm.BY_NAME}, "pretrained_cfg": timm.CONFIG, "model_args": timm.BY_NAME}
+    if configuration.library == OPEN_CLIP:
+        return open_clip.TABLES
     arguments = timm.MODEL_ARGS[family]
     if configuration.library == TIMM:
         top = {**huggingface.GENERIC, **timm.CONFIG}

@@ -137,6 +137,13 @@ def is_input_size(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == 3 and all(is_count(n) and n > 0 for n in value)
 
 
+def is_possible(meaning: Meaning | None, value: Any) -> bool:
+    """Returns whether a value is one that a key of this meaning can have."""
+    if isinstance(meaning, (Fact, Read)):
+        return meaning.kind(value)
+    return not isinstance(meaning, Only) or value in meaning.values
+
+
 def each(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """Returns the check of a list whose entries are of a kind, or of one such value for all stages."""
     return lambda value: all(kind(entry) for entry in value) if isinstance(value, (list, tuple)) else kind(value)

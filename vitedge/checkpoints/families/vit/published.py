@@ -112,12 +112,16 @@ def find_heads(shape: Shape, naming: str, hints: Hints) -> tuple[int, Origin, tu
     )
 
 
-def find_pool_origin(naming: str, options: Mapping[str, Any], heads_origin: Origin) -> tuple[Origin, tuple[str, ...]]:
+def find_pool_origin(
+    naming: str, options: Mapping[str, Any], heads_origin: Origin, hints: Hints
+) -> tuple[Origin, tuple[str, ...]]:
     """Returns where the pooling is known from, and notes.
 
     torchvision's and transformers' classes have no choice, and mmpretrain's mean has a norm of its own; open_clip's
     ``pool_type`` leaves no weight, so that of a body that nobody published is a guess.
     """
+    if hints.config.get("global_pool"):
+        return Origin.CONFIG, ()
     if naming == "clip":
         is_known = heads_origin is Origin.TABLE and options["pre_norm"]
         note = _POOL_DOUBT.format(pool="class token" if options["pool"] == "class" else "mean of the patches")

@@ -157,7 +157,7 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
     grid = _find_grid(state, shape, hints)
     options["position_prefix"] = grid.prefixed
     heads, heads_origin, heads_notes = find_heads(shape, naming, hints)
-    pool_origin, pool_notes = find_pool_origin(naming, options, heads_origin)
+    pool_origin, pool_notes = find_pool_origin(naming, options, heads_origin, hints)
     brand = find_brand(shape, options, naming, hints)
     recipe = find_recipe(shape, brand, naming, grid.size, options)
     preprocessing, origins, notes = find_preprocessing(hints, recipe.preprocessing, shape.in_channels)
@@ -188,7 +188,7 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
         origins={
             **dict.fromkeys(_SHAPE_FIELDS, Origin.SHAPE),
             **{f"options.{key}": Origin.SHAPE for key in options},
-            "options.pool": Origin.CONFIG if hints.config.get("global_pool") else pool_origin,
+            "options.pool": pool_origin,
             **({"options.pool_prefix": Origin.CONFIG} if "pool_include_prefix" in hints.config else {}),
             **origins,
             "variant": Origin.TABLE,
