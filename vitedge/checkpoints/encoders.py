@@ -27,7 +27,7 @@ LEFT_OVER = (
 )
 """First parts of names outside an encoder, as regular expressions, to the reason why an export does not need them."""
 
-_CONVERTED = ("huggingface", "google", "cvnets", "simmim")
+_CONVERTED = ("huggingface", "huggingface-siglip", "google", "cvnets", "simmim")
 """Namings whose converters place the heads themselves."""
 _MOCO = ("base_encoder", "momentum_encoder")
 """Parts of names under which MoCo v3 keeps the trained encoder and the averaged one."""

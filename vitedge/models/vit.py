@@ -33,7 +33,7 @@ OPTIONS: Mapping[str, Any] = {
     "pre_norm": False,  # a norm before the first block, and no bias in the patch embedding (CLIP)
     "final_norm": "tokens",  # "tokens", "pooled" (fc_norm, after pooling) or "none"
     # "class", "mean" or "max" of the patches, "avgmax" (half the sum of these two), or "class+mean" (class and mean
-    # joined; DINOv2's classifier)
+    # joined; DINOv2's classifier), or "map" (attention of one learned query to the patches; SigLIP)
     "pool": "class",
     "pool_prefix": False,  # a pooling of patches takes the prefix tokens in, too
     "position_prefix": True,  # the position embedding has entries for prefix tokens, too
@@ -47,7 +47,7 @@ OPTIONS: Mapping[str, Any] = {
 }
 """Keys that a ViT's ``options`` may hold, to the values that a missing key stands for."""
 
-_POOLS = {"class": "token", "mean": "avg", "max": "max", "avgmax": "avgmax", "class+mean": "token"}
+_POOLS = {"class": "token", "mean": "avg", "max": "max", "avgmax": "avgmax", "class+mean": "token", "map": "map"}
 
 
 # The subclasses below keep timm's signature of forward_head, a boolean argument included.

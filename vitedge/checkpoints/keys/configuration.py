@@ -13,7 +13,10 @@ from vitedge.checkpoints.keys.meaning import Read, Table, is_size
 TIMM, HUGGING_FACE, OPEN_CLIP, UNKNOWN = "timm", "transformers", "open_clip", ""
 
 _NESTED = ("pretrained_cfg", "model_args")
-_CLIP_PARTS = ("text_config", "text_config_dict", "vision_config", "vision_config_dict")
+_VISION_PARTS = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
+"""``model_type`` of models of images and text to that of their image encoder."""
+_LABELS = ("id2label", "label2id", "num_labels")
+_TWO_PARTS = ("text_config", "text_config_dict", "vision_config", "vision_config_dict")
 _READ: Table = {**{key: huggingface.GENERIC[key] for key in ("id2label", "num_labels")}, "image_size": Read(is_size)}
 _SPELLINGS = {"num_heads": "num_attention_heads", "heads": "num_attention_heads", "act_layer": "hidden_act"}
 """Name of an argument in timm to the one that families read."""
@@ -85,12 +88,14 @@ def read(config: Mapping[str, Any], where: str) -> Configuration:
 
 
 def _vision_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns of transformers' CLIP the configuration of its image encoder; any other configuration as it is."""
-    if config.get("model_type") != "clip":
+    """Returns of transformers' CLIP or SigLIP the configuration of its image encoder; any other as it is."""
+    encoder = _VISION_PARTS.get(str(config.get("model_type")))
+    if encoder is None:
         return config
     vision = config.get("vision_config")
-    outer = {key: value for key, value in config.items() if key not in _CLIP_PARTS}
-    return {**outer, **(vision if isinstance(vision, Mapping) else {}), "model_type": "clip_vision_model"}
+    outer = {key: value for key, value in config.items() if key not in _TWO_PARTS}
+    labels = {key: outer[key] for key in _LABELS if key in outer}
+    return {**outer, **(vision if isinstance(vision, Mapping) else {}), **labels, "model_type": encoder}
 
 
 def _library(config: Mapping[str, Any]) -> str:

@@ -129,7 +129,7 @@ def _swiglu_hidden(value: Any, spec: ModelSpec) -> bool:
 
 POOL = Fact(
     "options.pool",
-    lambda value: value in ("", "token", "avg", "max", "avgmax"),
+    lambda value: value in ("", "token", "avg", "max", "avgmax", "map"),
     _pools,
     lambda spec: spec.options["pool"],
 )

@@ -10,6 +10,7 @@ from typing import Any
 from vitedge.checkpoints.families.family import Hints
 from vitedge.checkpoints.families.heads import told_heads
 from vitedge.checkpoints.families.vit.bodies import DINO, Shape, published_heads
+from vitedge.checkpoints.families.vit.siglip import NAME as SIGLIP
 from vitedge.errors import UnknownArchitecture
 from vitedge.records import Origin, Preprocessing
 
@@ -56,7 +57,14 @@ _CROPS = {
 """Brands trained with ImageNet's mean and std to their crop: timm's, and for MAE, HPM and DINO that of their own
 evaluation (256 to 224). None: by the image size."""
 _MODEL_TYPES = {"vit_mae": "MAE ViT", "dinov2": "DINOv2 ViT", "dinov2_with_registers": "DINOv2 ViT"}
-_NAMINGS = {"mae": "MAE ViT", "hpm": "HPM ViT", "dino": "DINO ViT", "dinov2": "DINOv2 ViT", "deit3": "DeiT-III"}
+_NAMINGS = {
+    "mae": "MAE ViT",
+    "hpm": "HPM ViT",
+    "dino": "DINO ViT",
+    "dinov2": "DINOv2 ViT",
+    "deit3": "DeiT-III",
+    SIGLIP: "SigLIP ViT",
+}
 
 
 _CLASSIFIER_DOUBT = (
@@ -178,6 +186,8 @@ def find_recipe(
             return Recipe(Preprocessing(**_CLIP, crop=1.0), 1e-5, notes=notes)
         clipa = Preprocessing(**_IMAGENET, interpolation="bilinear", crop=1.0, crop_mode="squash")
         return Recipe(clipa, 1e-5, _CLIPA_DOUBT, notes)
+    if naming == SIGLIP:
+        return Recipe(Preprocessing(**_HALF, crop=1.0, crop_mode="squash"), 1e-6)
     if naming == "torchvision":
         return _torchvision_recipe(shape, image_size)
     return _recipe_of_brand(shape, brand, naming, image_size, options)

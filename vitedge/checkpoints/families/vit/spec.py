@@ -27,6 +27,7 @@ from vitedge.checkpoints.families.vit import google as vit_google
 from vitedge.checkpoints.families.vit import huggingface as vit_huggingface
 from vitedge.checkpoints.families.vit import libraries as vit_libraries
 from vitedge.checkpoints.families.vit import pytorch as vit_pytorch
+from vitedge.checkpoints.families.vit import siglip as vit_siglip
 from vitedge.checkpoints.families.vit.bodies import Shape
 from vitedge.checkpoints.families.vit.published import (
     ACTIVATION_DOUBT,
@@ -101,6 +102,7 @@ NAMINGS = (
         ),
         vit_libraries.convert_huggingface_clip,
     ),
+    Naming(vit_siglip.NAME, vit_siglip.SIGNATURE, vit_siglip.convert),
     Naming(
         "hpm",
         (_PATCHES, _POSITIONS, _ATTENTION, r"decoder_embed\.weight", r"decoder_\w+_losspred\..*"),
@@ -297,6 +299,8 @@ def _pool_of(state: State, shape: Shape, hints: Hints) -> str:
     joined = "head.weight" in state and "pre_logits.fc.weight" not in state
     if joined and _dimensions(state, "head.weight", 2)[1] == 2 * shape.width:
         return "class+mean"
+    if "attn_pool.latent" in state:
+        return "map"
     configured = _POOLS.get(str(hints.config.get("global_pool")))
     if configured and (configured != "class" or "class" in shape.tokens):
         return configured
@@ -315,6 +319,8 @@ def _find_activation(options: dict[str, Any], naming: str, hints: Hints) -> tupl
         return assumed, Origin.ASSUMED, () if given else (ACTIVATION_DOUBT.format(assumed=assumed),)
     # timm marks the CLIP encoders that were trained with the sigmoid form in the architecture's name.
     default = "quick_gelu" if "quickgelu" in str(hints.config.get("architecture")) else "gelu"
+    if naming == vit_siglip.NAME:
+        default = "gelu_tanh"
     return (*find_activation(hints, default), ())
 
 
