@@ -141,6 +141,8 @@ def prefixes(state: State, families: Sequence[Family]) -> dict[str, Naming]:
     found: dict[str, Naming] = {}
     for family in families:
         for naming in family.NAMINGS:
+            if naming.is_last:
+                continue
             starts = _starts(naming.signature[0], state)
             for pattern in naming.signature[1:]:
                 starts = starts & _starts(pattern, state) if starts else starts

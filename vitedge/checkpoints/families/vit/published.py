@@ -10,6 +10,8 @@ from typing import Any
 from vitedge.checkpoints.families.family import Hints
 from vitedge.checkpoints.families.heads import told_heads
 from vitedge.checkpoints.families.vit.bodies import DINO, Shape, published_heads
+from vitedge.checkpoints.families.vit.encoder import NAME as PYTORCH
+from vitedge.checkpoints.families.vit.encoder import notes_of
 from vitedge.checkpoints.families.vit.siglip import NAME as SIGLIP
 from vitedge.errors import UnknownArchitecture
 from vitedge.records import Origin, Preprocessing
@@ -128,8 +130,11 @@ def find_pool_origin(
     torchvision's and transformers' classes have no choice, and mmpretrain's mean has a norm of its own; open_clip's
     ``pool_type`` leaves no weight, so that of a body that nobody published is a guess.
     """
-    if hints.config.get("global_pool"):
-        return Origin.CONFIG, ()
+    told = (Origin.CONFIG, ()) if hints.config.get("global_pool") else None
+    if naming == PYTORCH:
+        return (told or (Origin.ASSUMED, ()))[0], notes_of(hints)
+    if told:
+        return told
     if naming == "clip":
         is_known = heads_origin is Origin.TABLE and options["pre_norm"]
         note = _POOL_DOUBT.format(pool="class token" if options["pool"] == "class" else "mean of the patches")
@@ -188,6 +193,9 @@ def find_recipe(
         return Recipe(clipa, 1e-5, _CLIPA_DOUBT, notes)
     if naming == SIGLIP:
         return Recipe(Preprocessing(**_HALF, crop=1.0, crop_mode="squash"), 1e-6)
+    if naming == PYTORCH:
+        crop = 1.0 if min(image_size) >= 384 else 0.9
+        return Recipe(Preprocessing(**_IMAGENET, crop=crop), 1e-5, _ENCODER_DOUBT.replace("encoder", "model"))
     if naming == "torchvision":
         return _torchvision_recipe(shape, image_size)
     return _recipe_of_brand(shape, brand, naming, image_size, options)

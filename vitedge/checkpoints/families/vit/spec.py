@@ -23,6 +23,7 @@ from vitedge.checkpoints.families.configuration import (
 )
 from vitedge.checkpoints.families.family import Hints, Naming, State
 from vitedge.checkpoints.families.processor import find_preprocessing
+from vitedge.checkpoints.families.vit import encoder as vit_encoder
 from vitedge.checkpoints.families.vit import google as vit_google
 from vitedge.checkpoints.families.vit import huggingface as vit_huggingface
 from vitedge.checkpoints.families.vit import libraries as vit_libraries
@@ -135,6 +136,7 @@ NAMINGS = (
         (_PATCHES, _POSITIONS, r"(backbone\.)?blocks(\.\d+)?\.\d+\.attn\.qkv\.weight"),
         vit_pytorch.convert,
     ),
+    Naming(vit_encoder.NAME, vit_encoder.SIGNATURE, vit_encoder.convert, is_last=True),
 )
 
 _POOLS = {"token": "class", "avg": "mean", "max": "max", "avgmax": "avgmax"}
@@ -158,6 +160,9 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
     options = _read_options(state, shape, hints)
     grid = _find_grid(state, shape, hints)
     options["position_prefix"] = grid.prefixed
+    more_origins: dict[str, Origin] = {}
+    if naming == vit_encoder.NAME:
+        options["norm_first"], more_origins["options.norm_first"] = vit_encoder.find_norm_first(state, hints.config)
     heads, heads_origin, heads_notes = find_heads(shape, naming, hints)
     pool_origin, pool_notes = find_pool_origin(naming, options, heads_origin, hints)
     brand = find_brand(shape, options, naming, hints)
@@ -198,6 +203,7 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
             "image_size": grid.origin,
             "norm_eps": Origin.TABLE if eps is None else Origin.CONFIG,
             "activation": activation_origin,
+            **more_origins,
             **({"labels": Origin.CONFIG} if labels else {}),
         },
         notes=(*grid.notes, *heads_notes, *pool_notes, *activation_notes, *notes, *recipe.notes),
@@ -317,6 +323,8 @@ def _find_activation(options: dict[str, Any], naming: str, hints: Hints) -> tupl
         assumed = CLIP_ACTIVATIONS[naming]
         given = "activation" in hints.overrides
         return assumed, Origin.ASSUMED, () if given else (ACTIVATION_DOUBT.format(assumed=assumed),)
+    if naming == vit_encoder.NAME and "hidden_act" not in hints.config:
+        return "gelu", Origin.ASSUMED, ()
     # timm marks the CLIP encoders that were trained with the sigmoid form in the architecture's name.
     default = "quick_gelu" if "quickgelu" in str(hints.config.get("architecture")) else "gelu"
     if naming == vit_siglip.NAME:
