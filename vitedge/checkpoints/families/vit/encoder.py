@@ -180,7 +180,7 @@ def notes_of(hints: Hints) -> tuple[str, ...]:
     if not untold:
         return ()
     return (
-        "No weight of PyTorch's nn.TransformerEncoder tells where its norms are, its activation, or what the head reads: "
+        "No weight of nn.TransformerEncoder tells where its norms are, its activation, or what the head reads: "
         f"assumed here ({', '.join(untold)}).",
     )
 

@@ -128,7 +128,9 @@ def convert_clip(state: State, hints: Hints) -> Converted:
         weights = {re.sub(r"^norm\.", "fc_norm.", name): weight for name, weight in weights.items()}
     if is_bare:
         weights["patch_embed.proj.bias"] = torch.zeros(len(weights["patch_embed.proj.weight"]))
-    facts = {"hidden_act": "quick_gelu"} if all(name in state for name in _OPENAI) else {}
+    # OpenAI's code has one activation and one pooling.
+    is_openai = all(name in state for name in _OPENAI)
+    facts = {"hidden_act": "quick_gelu", "global_pool": "token"} if is_openai else {}
     return Converted(_as_tower(weights), renamed.dropped, facts)
 
 

@@ -166,7 +166,7 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
     heads, heads_origin, heads_notes = find_heads(shape, naming, hints)
     pool_origin, pool_notes = find_pool_origin(naming, options, heads_origin, hints)
     brand = find_brand(shape, options, naming, hints)
-    recipe = find_recipe(shape, brand, naming, grid.size, options)
+    recipe = find_recipe(shape, brand, naming, grid.size, options, hints)
     preprocessing, origins, notes = find_preprocessing(hints, recipe.preprocessing, shape.in_channels)
     if recipe.ambiguous:
         origins, more = _doubt(origins, recipe.ambiguous)
