@@ -13,6 +13,12 @@ def short(error: BaseException) -> str:
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
+def abridged(value: object) -> str:
+    """Returns how Python writes a value, in at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def some(names: Iterable[str], most: int = 3) -> str:
     """Returns the first few names, and the number of the others."""
     listed = list(names)

@@ -6,7 +6,12 @@ from __future__ import annotations
 from vitedge.errors import BadRecipe
 from vitedge.records import ModelSpec, Origin
 
-_MENDED_BY = {"options.stride": "image_size", "options.position_prefix": "image_size"}
+_MENDED_BY = {
+    "options.stride": "image_size",
+    "options.position_prefix": "image_size",
+    "options.norm_first": "norm_first",
+    "options.pool": "pool",
+}
 """Fact to the one that settles it with `--set`."""
 _ANY_SIZE = ("swin", "mobilevit", "mobilevitv2")
 """Families without position embeddings: their weights mean the same at every image size."""

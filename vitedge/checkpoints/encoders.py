@@ -27,7 +27,7 @@ LEFT_OVER = (
 )
 """First parts of names outside an encoder, as regular expressions, to the reason why an export does not need them."""
 
-_CONVERTED = ("huggingface", "google", "cvnets", "simmim")
+_CONVERTED = ("huggingface", "huggingface-siglip", "google", "cvnets", "simmim")
 """Namings whose converters place the heads themselves."""
 _MOCO = ("base_encoder", "momentum_encoder")
 """Parts of names under which MoCo v3 keeps the trained encoder and the averaged one."""
@@ -141,6 +141,8 @@ def prefixes(state: State, families: Sequence[Family]) -> dict[str, Naming]:
     found: dict[str, Naming] = {}
     for family in families:
         for naming in family.NAMINGS:
+            if naming.is_last:
+                continue
             starts = _starts(naming.signature[0], state)
             for pattern in naming.signature[1:]:
                 starts = starts & _starts(pattern, state) if starts else starts

@@ -28,6 +28,7 @@ LOOKALIKES: Relatives = (
 RELATIVES: Relatives = (
     ((r"roi_heads\.|rpn\.",), "it is a detector (Faster or Mask R-CNN); pass the weights of its backbone alone"),
     ((r"transformer\.(encoder|decoder)\.layers\.", r"class_embed|query_embed"), "it is a detector like DETR"),
+    ((r"layers\.\d+\.multihead_attn\.",), "it holds PyTorch's nn.TransformerDecoder, which reads another network's"),
     ((r"token_embedding\.weight|text_model\.embeddings|embeddings\.word_embeddings",), "it is a text encoder"),
     ((r"(^|\.)layer\d\.\d+\.conv1\.weight", r"(^|\.)bn1\."), "it is a ResNet, and no transformer"),
     ((r"dwconv\.weight|conv_dw\.weight", r"grn\.|\.gamma$", r"(downsample_layers|stages)\."), "it is a ConvNeXt"),
@@ -35,6 +36,8 @@ RELATIVES: Relatives = (
 )
 """Networks of no family, in the order in which they are looked for."""
 
+_DINO_WIDTHS = (384, 768, 1024, 1536)
+"""Widths of DINOv2's encoders."""
 _MOST = 0.5
 """Share of a signature from which on its family may be called the nearest."""
 
@@ -65,11 +68,14 @@ def identify(state: State, hints: Hints, families: Sequence[Family], where: str 
     tried = list(spellings(state))
     for spelling in tried:
         for family, naming in _namings(families):
-            if not naming.missing(spelling):
+            if not naming.is_last and not naming.missing(spelling):
                 return Identified(family, naming, naming.convert(spelling, hints))
-    relative = relative_of(tried[-1])
+    relative = relative_of(tried[-1]) or _lone_layer(state)
     if relative:
         raise UnknownArchitecture(f"{where} is of no architecture that vitedge reads: {relative}.")
+    for family, naming in _namings(families):
+        if naming.is_last and not naming.missing(tried[-1]):
+            return Identified(family, naming, naming.convert(tried[-1], hints))
     raise UnknownArchitecture(f"{where} is of no architecture that vitedge reads: {_nearest(tried, families)}")
 
 
@@ -91,6 +97,21 @@ def relative_of(state: State, relatives: Relatives = RELATIVES) -> str | None:
     return None
 
 
+def _lone_layer(state: State) -> str | None:
+    """Returns what a file is that holds a linear layer and nothing else, as DINOv2's hub has its heads."""
+    weight = state.get("weight")
+    if weight is None or weight.ndim != 2 or not set(state) <= {"weight", "bias"}:
+        return None
+    classes, taken = weight.shape
+    is_of_blocks = taken in (5 * width for width in _DINO_WIDTHS)
+    return f"it is a linear layer alone, which makes {classes} numbers of {taken}, " + (
+        "as DINOv2's hub has a linear_head over the last four blocks, which vitedge does not read; export the encoder "
+        "with --features"
+        if is_of_blocks
+        else "such as the linear_head of DINOv2's hub; save it with its encoder in one file, under the name linear_head"
+    )
+
+
 def _namings(families: Sequence[Family]) -> Iterable[tuple[Family, Naming]]:
     return ((family, naming) for family in families for naming in family.NAMINGS)
 
@@ -99,6 +120,7 @@ def _nearest(tried: Sequence[State], families: Sequence[Family]) -> str:
     scored = [
         (_score(naming, spelling), order, family, naming, spelling)
         for order, (family, naming) in enumerate(_namings(families))
+        if not naming.is_last
         for spelling in tried
     ]
     score, _, family, naming, spelling = max(scored, key=lambda entry: (entry[0], -entry[1]))

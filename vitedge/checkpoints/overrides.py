@@ -21,6 +21,9 @@ _TYPES: dict[str, Any] = {
 }
 _TRUTHS = {"true": True, "false": False}
 _TYPES["model"] = str  # a name in timm: it chooses the architecture, and is no field
+_OPTIONS = {"pool": str, "norm_first": bool}
+"""Options of a ViT that the user may state, to their types."""
+_TYPES.update(_OPTIONS)
 _PREPROCESSING = tuple(field.name for field in dataclasses.fields(Preprocessing))
 
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -28,6 +31,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "crop_mode": (lambda value: value in ("center", "squash", "border"), "center, squash or border"),
     "crop_offset": (lambda value: value in ("round", "floor", "ceil"), "round, floor or ceil"),
     "transparency": (lambda value: value in ("white", "dropped"), "white or dropped"),
+    "pool": (lambda value: value in ("class", "mean", "max", "avgmax"), "class, mean, max or avgmax"),
     "channel_order": (lambda value: value in ("rgb", "bgr"), "rgb or bgr"),
     "activation": (
         lambda value: value in ACTIVATIONS.values(),
@@ -73,6 +77,9 @@ def apply_overrides(spec: ModelSpec, given: Mapping[str, Any]) -> ModelSpec:
     for name in ("mean", "std"):
         if len(values.get(name, ())) == 1:
             values[name] *= spec.in_channels
+    options = {name: values.pop(name) for name in _OPTIONS if name in values}
+    for name, value in options.items():
+        _check_option(spec, name, value)
     for name in values.keys() - set(_PREPROCESSING):
         if spec.origins.get(name) is Origin.SHAPE and getattr(spec, name) != values[name]:
             raise BadRecipe(
@@ -81,14 +88,25 @@ def apply_overrides(spec: ModelSpec, given: Mapping[str, Any]) -> ModelSpec:
     image = {name: value for name, value in values.items() if name in _PREPROCESSING}
     own = {name: value for name, value in values.items() if name not in image}
     marks = {**dict.fromkeys(own, Origin.GIVEN), **{f"preprocessing.{name}": Origin.GIVEN for name in image}}
+    marks |= {f"options.{name}": Origin.GIVEN for name in options}
     changed = dataclasses.replace(
         spec,
         **own,
         preprocessing=dataclasses.replace(spec.preprocessing, **image),
+        options={**spec.options, **options},
         origins={**spec.origins, **marks},
     )
     _check_lengths(changed, values)
     return changed
+
+
+def _check_option(spec: ModelSpec, name: str, value: Any) -> None:
+    if spec.family != "vit" or name not in spec.options:
+        raise BadRecipe(f"{name} cannot be set: it is known of {spec.variant}; leave it out.")
+    if spec.origins[f"options.{name}"] is Origin.SHAPE and spec.options[name] != value:
+        raise BadRecipe(f"{name} cannot be {value}: the weights say {spec.options[name]}; leave it out.")
+    if value == "class" and "class" not in spec.tokens:
+        raise BadRecipe(f"{name} cannot be class: there is no class token; take mean.")
 
 
 def _check_lengths(spec: ModelSpec, values: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from vitedge.checkpoints.identify import identify, refuse_lookalikes
 from vitedge.checkpoints.keys import check
 from vitedge.checkpoints.keys import configuration as configurations
 from vitedge.checkpoints.keys.configuration import Configuration
+from vitedge.checkpoints.keys.processor import check_processor
 from vitedge.checkpoints.overrides import apply_overrides, parse_overrides
 from vitedge.checkpoints.recognize import recognize
 from vitedge.errors import BadRecipe, UserError, WeightsMismatch
@@ -104,6 +105,7 @@ def read(
     facts = facts_of(opened.content, opened.metadata)
     hints = Hints({**facts, **selection.facts, **configuration.facts}, opened.preprocessor, given)
     try:
+        check_processor(opened.preprocessor)
         found, converted = recognize(state, hints, families, configuration, source)
         _check_values(converted.state)
         spec = apply_overrides(found, given)

@@ -13,7 +13,7 @@ from vitedge.checkpoints.families.timm.signature import Known, index, lookup, sh
 from vitedge.checkpoints.families.timm.spec import infer
 from vitedge.checkpoints.files.unwrap import spellings
 from vitedge.checkpoints.identify import identify
-from vitedge.checkpoints.keys.check import check_keys
+from vitedge.checkpoints.keys.check import check_keys, check_values
 from vitedge.checkpoints.keys.configuration import TIMM, Configuration
 from vitedge.errors import BadRecipe, UnknownArchitecture, WeightsMismatch
 from vitedge.records import ModelSpec, Origin
@@ -119,6 +119,7 @@ def _given(name: str, state: State, known: Sequence[Known], told: _Told) -> Reco
 
 def _as_timm(state: State, known: Sequence[Known], origin: Origin, told: _Told) -> Recognized:
     """Reads weights as the first of the models, with a note that names those of them that compute something else."""
+    check_values(told.configuration)
     chosen = known[0]
     spec = infer(state, chosen, origin, told.hints)
     if told.arguments:

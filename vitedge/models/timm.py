@@ -40,10 +40,13 @@ def build(spec: ModelSpec) -> nn.Module:
     arguments = spec.options.get("arguments", {})
     try:
         return _created(name, spec.image_size, {**settings, **arguments})
-    except (TypeError, ValueError, AssertionError) as error:
-        if not arguments:
+    except ImpossibleSize:
+        raise
+    except Exception as error:
+        if not arguments and spec.image_size == index()[name].input_size[1:]:
             raise
-        told = ", ".join(f"{key} = {value!r}" for key, value in arguments.items())
+        height, width = spec.image_size
+        told = ", ".join(f"{key} = {value!r}" for key, value in {"img_size": (height, width), **arguments}.items())
         raise UnknownArchitecture(f"timm's {name} cannot be built with {told}: {short(error)}.") from error
 
 

@@ -18,7 +18,7 @@ from timm.layers.mlp import SwiGLUPacked
 from timm.layers.padding import pad_same
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.resnetv2 import ResNetV2, create_resnetv2_stem
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from vitedge.checkpoints.families.family import State
@@ -34,9 +34,10 @@ OPTIONS: Mapping[str, Any] = {
     "pre_norm": False,  # a norm before the first block, and no bias in the patch embedding (CLIP)
     "final_norm": "tokens",  # "tokens", "pooled" (fc_norm, after pooling) or "none"
     # "class", "mean" or "max" of the patches, "avgmax" (half the sum of these two), or "class+mean" (class and mean
-    # joined; DINOv2's classifier)
+    # joined; DINOv2's classifier), or "map" (attention of one learned query to the patches; SigLIP)
     "pool": "class",
     "pool_prefix": False,  # a pooling of patches takes the prefix tokens in, too
+    "norm_first": True,  # or after attention and MLP, and after adding their inputs (PyTorch's nn.TransformerEncoder)
     "position_prefix": True,  # the position embedding has entries for prefix tokens, too
     "registers": 0,
     "mlp": "plain",  # or "swiglu": fc1 computes gate and value at once
@@ -48,7 +49,7 @@ OPTIONS: Mapping[str, Any] = {
 }
 """Keys that a ViT's ``options`` may hold, to the values that a missing key stands for."""
 
-_POOLS = {"class": "token", "mean": "avg", "max": "max", "avgmax": "avgmax", "class+mean": "token"}
+_POOLS = {"class": "token", "mean": "avg", "max": "max", "avgmax": "avgmax", "class+mean": "token", "map": "map"}
 
 
 # The subclasses below keep timm's signature of forward_head, a boolean argument included.
@@ -97,6 +98,16 @@ class DistillationTokenTransformer(VisionTransformerDistilled):
         """Takes the class token and, unless ``pre_logits``, applies the head."""
         logits: Tensor = x[:, 0] if pre_logits else self.head(x[:, 0])
         return logits
+
+
+class PostNormBlock(Block):
+    """A block whose norms follow the sums, as in "Attention Is All You Need" (arXiv 1706.03762)."""
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:  # noqa: FBT001, FBT002
+        """Maps tokens ``(batch, tokens, width)`` to tokens of the same shape."""
+        x = self.norm1(x + self.attn(x, attn_mask=attn_mask, is_causal=is_causal))
+        tokens: Tensor = self.norm2(x + self.mlp(x))
+        return tokens
 
 
 class SameConv2d(nn.Conv2d):
@@ -167,6 +178,8 @@ def _settings(spec: ModelSpec, options: Mapping[str, Any]) -> dict[str, Any]:
         "act_layer": ACTIVATIONS[spec.activation],
         "weight_init": "skip",
     }
+    if not options["norm_first"]:
+        settings["block_fn"] = PostNormBlock
     if options["mlp"] == "swiglu":
         settings["mlp_layer"] = SwiGLUPacked
     if options["stem"]:

@@ -55,7 +55,12 @@ def _facts(spec: ModelSpec) -> Iterable[tuple[str, str]]:
     for name in ("crop_offset", "exif", "transparency"):
         if getattr(spec.preprocessing, name) != getattr(Preprocessing, name):
             yield f"preprocessing.{name}", _text(getattr(spec.preprocessing, name))
-    for name in (name for name, value in spec.options.items() if value):
+    told = {
+        name.removeprefix("options.")
+        for name, origin in spec.origins.items()
+        if origin in (Origin.ASSUMED, Origin.GIVEN)
+    }
+    for name in (name for name, value in spec.options.items() if value or name in told):
         value = spec.options[name]
         yield f"options.{name}", _text(value)
     if spec.labels:

@@ -113,10 +113,9 @@ def edges(size: Any) -> tuple[int, int]:
 
 def find_labels(hints: Hints, classes: int) -> tuple[str, ...]:
     """Returns the class names of ``label_names`` or ``id2label``; none where they are generic or of another number."""
-    names = hints.config.get("label_names")
-    if not names:
-        table = hints.config.get("id2label") or {}
-        names = [text for _, text in sorted((int(key), text) for key, text in table.items())]
+    names = next((hints.config[key] for key in ("label_names", "labels", "id2label") if hints.config.get(key)), ())
+    if isinstance(names, Mapping):
+        names = [text for _, text in sorted((int(key), text) for key, text in names.items())]
     labels = tuple(str(name) for name in names)
     is_generic = all(re.fullmatch(r"LABEL_\d+", label) for label in labels)
     return () if is_generic or len(labels) != classes else labels

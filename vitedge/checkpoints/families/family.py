@@ -55,6 +55,8 @@ class Naming:
     """Regular expressions; each has to match a whole weight name of the checkpoint."""
     convert: Callable[[State, Hints], Converted]
     """Renames, splits, joins and transposes weights into timm's. Raises WeightsMismatch for what it cannot place."""
+    is_last: bool = False
+    """Whether it is tried only where no other naming fits, and no other network is known to have such names."""
 
     def missing(self, keys: Iterable[str]) -> tuple[str, ...]:
         """Returns the expressions of the signature that no weight name matches; none when the naming fits."""

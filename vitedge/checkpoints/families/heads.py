@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from vitedge.checkpoints.families.family import Hints
 from vitedge.errors import BadRecipe, UnknownArchitecture
 from vitedge.records import Origin
+from vitedge.sentences import abridged
+
+_KEYS = ("head_width", "num_heads", "heads", "num_attention_heads")
+"""Keys of heads as configurations write them; the last is the one that families read."""
 
 
 def told_heads(hints: Hints, widths: Sequence[int]) -> tuple[tuple[int, ...], Origin] | None:
@@ -31,10 +35,11 @@ def told_heads(hints: Hints, widths: Sequence[int]) -> tuple[tuple[int, ...], Or
         heads *= len(widths)
     if len(heads) != len(widths) or any(h < 1 or w % h for w, h in zip(widths, heads, strict=True)):
         kind = BadRecipe if origin is Origin.GIVEN else UnknownArchitecture
-        raise kind(
-            f"The heads {_written(heads)} do not fit the widths {_written(widths)}: "
-            "give one divisor of each width with --set heads=."
-        )
+        key = next((key for key in _KEYS if hints.config.get(key)), "")
+        told = f"The heads {_written(heads)} do not"
+        if origin is Origin.CONFIG:
+            told = f"The configuration says {key} = {abridged(hints.config[key])}, which does not"
+        raise kind(f"{told} fit the widths {_written(widths)}: give one divisor of each width with --set heads=.")
     return heads, origin
 
 

@@ -11,7 +11,13 @@ from typing import Any
 
 from vitedge.checkpoints.families.configuration import edges
 from vitedge.checkpoints.families.family import Hints
-from vitedge.checkpoints.families.processor_keys import DEFAULTS, HONOURED, IRRELEVANT, REFUSED_UNLESS_FALSE
+from vitedge.checkpoints.families.processor_keys import (
+    DEFAULTS,
+    HONOURED,
+    IRRELEVANT,
+    OF_ONE_CLASS,
+    REFUSED_UNLESS_FALSE,
+)
 from vitedge.errors import UnknownArchitecture
 from vitedge.records import Origin, Preprocessing
 
@@ -27,7 +33,7 @@ def find_preprocessing(
     Args:
         hints: the configuration.
         table: what the family's published models use.
-        channels: of the model's input; a mean and a std of another length are averaged over.
+        channels: of the model's input; a mean and a std of the table that have another length are averaged over.
 
     Returns:
         The preprocessing, the origin of each of its fields, and notes.
@@ -41,11 +47,17 @@ def find_preprocessing(
         f"preprocessing.{field.name}": Origin.CONFIG if field.name in found else Origin.TABLE
         for field in dataclasses.fields(Preprocessing)
     }
+    for name, key in (("mean", "image_mean"), ("std", "image_std")):
+        if name not in found and len(getattr(table, name)) != channels:
+            found[name] = (sum(getattr(table, name)) / len(getattr(table, name)),)
+            origins[f"preprocessing.{name}"] = Origin.ASSUMED
+        elif name in found and len(found[name]) not in (1, channels) and name not in hints.overrides:
+            raise _refusal(
+                key if name in processor else name, found[name], f"one number, or {channels} for {channels} channels"
+            )
+        if name in found and len(found[name]) == 1:
+            found[name] *= channels
     merged = dataclasses.replace(table, **found)
-    if len(merged.mean) != channels:
-        mean, std = (sum(values) / len(values) for values in (merged.mean, merged.std))
-        merged = dataclasses.replace(merged, mean=(mean,) * channels, std=(std,) * channels)
-        origins |= {"preprocessing.mean": Origin.ASSUMED, "preprocessing.std": Origin.ASSUMED}
     # The values are set afterwards; what is given needs no note.
     given = {name: Origin.GIVEN for name in origins if name.removeprefix("preprocessing.") in hints.overrides}
     return merged, origins | given, notes
@@ -85,6 +97,9 @@ def _from_hugging_face(stated: Mapping[str, Any]) -> tuple[dict[str, Any], tuple
         return {}, ()
     processor = {**_defaults(stated), **{key: value for key, value in stated.items() if value is not None}}
     _refuse_unknown(processor)
+    name = str(processor.get("image_processor_type", ""))
+    if name:
+        processor = {key: value for key, value in processor.items() if name.startswith(OF_ONE_CLASS.get(key, ""))}
     # Asked to convert, a processor lays transparency over white; the library's loader drops it before the others.
     transparency = "white" if processor.get("do_convert_rgb") else "dropped"
     found: dict[str, Any] = {"exif": True, "transparency": transparency}
@@ -129,19 +144,19 @@ def _statistics(processor: Mapping[str, Any]) -> dict[str, Any]:
     k = 255.0 * float(processor.get("rescale_factor", 1 / 255)) if processor.get("do_rescale", True) else 255.0
     if not k > 0 or not math.isfinite(k):
         raise _refusal("rescale_factor", processor["rescale_factor"], "a positive number")
-    mean, std = ([0.0] * 3, [1.0] * 3)
+    mean, std = [0.0], [1.0]
     if processor.get("do_normalize", False):
         if "image_mean" not in processor or "image_std" not in processor:
             raise _refusal("do_normalize", processor["do_normalize"], "with image_mean and image_std")
-        mean, std = (_three(processor[key]) for key in ("image_mean", "image_std"))
+        mean, std = (_numbers(processor[key]) for key in ("image_mean", "image_std"))
     elif "do_normalize" not in processor and k == 1:
         return {}  # a file without the key and without a class: the family's table knows better
     step = -1 if processor.get("do_flip_channel_order") else 1
     return {"mean": tuple(value / k for value in mean[::step]), "std": tuple(value / k for value in std[::step])}
 
 
-def _three(value: Any) -> list[float]:
-    return [float(value)] * 3 if isinstance(value, (int, float)) else [float(one) for one in value]
+def _numbers(value: Any) -> list[float]:
+    return [float(one) for one in (value if isinstance(value, (list, tuple)) else (value,))]
 
 
 def _geometry(processor: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -180,7 +195,7 @@ def _short_side(
     processor: Mapping[str, Any], edge: int, cropped: tuple[int, int] | None
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     name = str(processor.get("image_processor_type", ""))
-    if "crop_pct" in processor and not name.startswith("Levit"):
+    if "crop_pct" in processor:
         # ConvNeXt's processor: below 384 pixels a centre crop of the enlarged image, else both edges at once.
         if edge >= 384:
             return _squash((edge, edge), (edge, edge)), ()

@@ -53,6 +53,9 @@ IRRELEVANT = frozenset(
 REFUSED_UNLESS_FALSE = frozenset({"do_pad"})
 """Switches of steps that vitedge does not have."""
 
+OF_ONE_CLASS = {"crop_pct": "ConvNext", "do_flip_channel_order": "MobileViT"}
+"""Key to the start of the name of the one class that reads it; where a file names no class it is taken to be of it."""
+
 _SQUASH = {"do_resize": True, "do_rescale": True, "do_normalize": True, "rescale_factor": 1 / 255}
 _HALF: dict[str, Any] = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 _CLIP = {

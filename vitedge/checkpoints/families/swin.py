@@ -183,6 +183,11 @@ def _mask_facts(state: State) -> Mapping[str, int]:
 _TORCHVISION_EDGES = {(96, 12): 232, (96, 24): 246, (128, 24): 238}
 """Width and depth of torchvision's Swin-T, S and B to the short side that their images of 224 pixels are cut from."""
 
+_RESIZE_DOUBT = (
+    "torchvision publishes no Swin of this body, and its weights do not say how images are resized: the short side is "
+    "taken to be resized to 256 for a crop of 224 pixels, in that proportion (--set crop=…)."
+)
+
 NAMINGS = (
     Naming("simmim", (rf"(encoder\.)?{_TABLE}", r"decoder\.0\.weight"), _from_simmim),
     Naming(
@@ -229,10 +234,12 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
     activation, activation_origin = find_activation(hints, "gelu")
     crop = 1.0 if min(image_size) >= 384 else 0.9
     if naming == "torchvision":
-        edge = _TORCHVISION_EDGES.get((stages[0].width, sum(stage.depth for stage in stages)), 256)
-        crop = 224 / edge
+        edge = _TORCHVISION_EDGES.get((stages[0].width, sum(stage.depth for stage in stages)))
+        crop = 224 / (edge or 256)
     table = Preprocessing(IMAGENET_MEAN, IMAGENET_STD, "bicubic", crop)
     preprocessing, preprocessing_origins, notes = find_preprocessing(hints, table, channels)
+    if naming == "torchvision" and not edge and preprocessing_origins["preprocessing.crop"] is Origin.TABLE:
+        notes += (_RESIZE_DOUBT,)
     if size_origin in (Origin.TABLE, Origin.ASSUMED):
         height, width = image_size
         notes += (f"No file tells the image size: {height}x{width} fits these windows (--set image_size=HxW).",)

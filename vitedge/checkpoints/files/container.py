@@ -51,7 +51,7 @@ class Container:
     content: Any
     """The saved object: weights, or a nested mapping with weights somewhere in it."""
     config: Mapping[str, Any] = field(default_factory=dict)
-    """``config.json`` of a folder, or empty."""
+    """``config.json`` or ``open_clip_config.json`` of a folder, or empty."""
     preprocessor: Mapping[str, Any] = field(default_factory=dict)
     """``preprocessor_config.json`` of a folder, or empty."""
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -63,8 +63,11 @@ class Container:
 
     @property
     def configured_by(self) -> str:
-        """The path of ``config.json``, for messages."""
-        return str((self.path if self.kind == _HUGGING_FACE else self.path.parent) / folders.CONFIG)
+        """The path of the configuration, for messages."""
+        found = [file for file in self.files if file.name in folders.CONFIGS]
+        return str(
+            found[0] if found else (self.path if self.kind == _HUGGING_FACE else self.path.parent) / folders.CONFIG
+        )
 
     def sha256(self) -> str:
         """Returns the SHA-256 of the file; for a folder, of the sorted list of its files' names and hashes."""

@@ -52,8 +52,8 @@ def facts_of(content: Any, metadata: Mapping[str, str]) -> dict[str, Any]:
     Returns:
         ``architecture`` (a name), ``num_heads`` (an int, or a tuple with one a stage), ``input_size`` (height and
         width in pixels), ``mean``, ``std``, ``crop_pct``, ``interpolation``, ``global_pool``, ``layer_norm_eps``,
-        ``hidden_act``, ``output_stride`` and ``label_names``, as far as they are there. The settings of an averaged
-        or trained set, and the file's own entries, go before metadata.
+        ``hidden_act``, ``norm_first``, ``output_stride`` and ``label_names``, as far as they are there. The settings of
+        an averaged or trained set, and the file's own entries, go before metadata.
     """
     found: dict[str, Any] = {}
     for settings in _settings(content, metadata):
@@ -153,6 +153,10 @@ def _one_of(*names: str) -> Parser:
     return lambda value: value if value in names else None
 
 
+def _flag(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
 def _texts(value: Any) -> tuple[str, ...] | None:
     good = isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value)
     return tuple(value) if good and value else None
@@ -169,6 +173,7 @@ _KEYS: Mapping[str, tuple[str, Parser]] = {
     "global_pool": ("global_pool", _one_of("avg", "token")),
     **dict.fromkeys(("layer_norm_eps", "norm_eps"), ("layer_norm_eps", _number)),
     "hidden_act": ("hidden_act", _name),
+    "norm_first": ("norm_first", _flag),
     "output_stride": ("output_stride", _counts),
     **dict.fromkeys(("label_names", "class_names"), ("label_names", _texts)),
 }

@@ -13,7 +13,10 @@ from vitedge.files.json_file import read_json
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")
 SHARDED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 CONFIG = "config.json"
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+CONFIGS = (CONFIG, OPEN_CLIP_CONFIG)
 PREPROCESSOR = "preprocessor_config.json"
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".npz")
 LARGEST_JSON = 16 * 2**20
@@ -52,15 +55,29 @@ def beside(file: Path) -> Beside:
         UnreadableCheckpoint: the configuration cannot be used.
     """
     folder = file.parent
-    if not (folder / CONFIG).is_file():
+    path = folder / _config_of(file)
+    if not path.is_file():
         return Beside()
-    if file.name not in SINGLE:
+    if file.name not in (*SINGLE, *OPEN_CLIP):
         others = [other for other in folder.iterdir() if other.suffix in SUFFIXES and other.name != file.name]
-        if others or not _is_of_a_model(folder / CONFIG):
-            return Beside(notes=_not_read(folder) if others else ())
-    extras = tuple(folder / name for name in (CONFIG, PREPROCESSOR) if (folder / name).is_file())
-    config, preprocessor = (_optional(folder / name) for name in (CONFIG, PREPROCESSOR))
-    return Beside(config, preprocessor, extras, (f"{folder / CONFIG} is read as the configuration of these weights.",))
+        if others or not _is_of_a_model(path):
+            return Beside(notes=_not_read(path) if others else ())
+    found, extras = _configured(path)
+    return Beside(*found, extras, (f"{path} is read as the configuration of these weights.",))
+
+
+def _config_of(file: Path) -> str:
+    """Returns the name of a file's configuration: open_clip's has one of its own, also beside one of transformers."""
+    is_alone = not (file.parent / CONFIG).is_file() and (file.parent / OPEN_CLIP_CONFIG).is_file()
+    return OPEN_CLIP_CONFIG if file.name in OPEN_CLIP or is_alone else CONFIG
+
+
+def _configured(path: Path) -> tuple[tuple[Mapping[str, Any], Mapping[str, Any]], tuple[Path, ...]]:
+    """Returns a configuration and that of its processor, which open_clip has in the same file, and the files read."""
+    names = (path.name,) if path.name == OPEN_CLIP_CONFIG else (path.name, PREPROCESSOR)
+    extras = tuple(path.parent / name for name in names if (path.parent / name).is_file())
+    processor = _optional(path.parent / PREPROCESSOR) if PREPROCESSOR in names else {}
+    return (_optional(path), processor), extras
 
 
 def _is_of_a_model(path: Path) -> bool:
@@ -69,14 +86,14 @@ def _is_of_a_model(path: Path) -> bool:
         config = _json(path)
     except UnreadableCheckpoint:
         return False
-    return bool({"model_type", "architecture", "architectures"} & set(config))
+    return bool({"model_type", "architecture", "architectures", "model_cfg"} & set(config))
 
 
-def _not_read(folder: Path) -> tuple[str, ...]:
-    if not _is_of_a_model(folder / CONFIG):
+def _not_read(path: Path) -> tuple[str, ...]:
+    if not _is_of_a_model(path):
         return ()
     return (
-        f"{folder / CONFIG} is not read, because the folder holds other weights, too; pass the folder, or state what "
+        f"{path} is not read, because the folder holds other weights, too; pass the folder, or state what "
         "the weights do not tell (--set heads=…).",
     )
 
@@ -87,13 +104,16 @@ def find(folder: Path) -> Folder:
     Raises:
         UnreadableCheckpoint: no weights, or an index or configuration that cannot be used.
     """
-    extras = [folder / name for name in (CONFIG, PREPROCESSOR) if (folder / name).is_file()]
-    config, preprocessor = (_optional(folder / name) for name in (CONFIG, PREPROCESSOR))
+    (config, preprocessor), extras = _configured(folder / _config_of(folder / SINGLE[0]))
     for single, index in zip(SINGLE, SHARDED, strict=True):
         if (folder / single).is_file():
-            return Folder({folder / single: None}, config, preprocessor, tuple(extras))
+            return Folder({folder / single: None}, config, preprocessor, extras)
         if (folder / index).is_file():
             return Folder(_shards(folder / index), config, preprocessor, (*extras, folder / index))
+    for name in OPEN_CLIP:
+        if (folder / name).is_file():
+            (config, preprocessor), extras = _configured(folder / OPEN_CLIP_CONFIG)
+            return Folder({folder / name: None}, config, preprocessor, extras)
     raise UnreadableCheckpoint(no_weights(folder))
 
 

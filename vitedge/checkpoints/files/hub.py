@@ -12,7 +12,7 @@ from vitedge.checkpoints.files import folders
 from vitedge.errors import HubUnreachable
 
 SCHEMES = ("timm:", "hf:")
-_CONFIGURATION = (folders.CONFIG, folders.PREPROCESSOR)
+_CONFIGURATION = (folders.CONFIG, folders.PREPROCESSOR, folders.OPEN_CLIP_CONFIG)
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
 
@@ -61,7 +61,10 @@ def _snapshot(source: str, repository: str, revision: str | None) -> Path:
     folder = _download(source, repository, revision, (*_CONFIGURATION, *_SAFETENSORS))
     if any((folder / name).exists() for name in _SAFETENSORS[:2]):
         return folder
-    return _download(source, repository, revision, (*_CONFIGURATION, *_PICKLES))
+    folder = _download(source, repository, revision, (*_CONFIGURATION, *_PICKLES))
+    if any((folder / name).exists() for name in _PICKLES[:2]) or not (folder / folders.OPEN_CLIP_CONFIG).exists():
+        return folder
+    return _download(source, repository, revision, (*_CONFIGURATION, *folders.OPEN_CLIP))
 
 
 def _download(source: str, repository: str, revision: str | None, patterns: tuple[str, ...]) -> Path:

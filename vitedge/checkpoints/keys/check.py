@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitedge.checkpoints.keys import timm
-from vitedge.checkpoints.keys.configuration import HUGGING_FACE, TIMM, Configuration, Key, table_of
-from vitedge.checkpoints.keys.meaning import Fact, Meaning, Only, Read
+from vitedge.checkpoints.keys.configuration import HUGGING_FACE, OPEN_CLIP, TIMM, Configuration, Key, table_of
+from vitedge.checkpoints.keys.meaning import Fact, Meaning, is_possible
 from vitedge.errors import UnknownArchitecture, WeightsMismatch
 from vitedge.records import ModelSpec
-from vitedge.sentences import some
+from vitedge.sentences import abridged, some
 
 _LABELS = ("label_names", "labels", "id2label")
-_SHOWN = 60
 
 
 def check_keys(configuration: Configuration, family: str) -> None:
@@ -38,10 +37,23 @@ def check_keys(configuration: Configuration, family: str) -> None:
             f"{'them' if len(unknown) > 1 else 'it'} out of the file if the weights need nothing of "
             f"{'them' if len(unknown) > 1 else 'it'}."
         )
+    _check_values(configuration, family)
+
+
+def check_values(configuration: Configuration) -> None:
+    """Refuses values that no model can have, where timm builds the model by its name and judges all other keys.
+
+    Raises:
+        UnknownArchitecture: names the key, its value, the file, and what to do.
+    """
+    _check_values(configuration, timm.NAMED)
+
+
+def _check_values(configuration: Configuration, family: str) -> None:
     for key in configuration.keys:
-        if not _is_possible(_meaning(configuration, key, family), key.value):
+        if not is_possible(_meaning(configuration, key, family), key.value):
             raise UnknownArchitecture(
-                f"{configuration.where} says {key.written} = {_short(key.value)}, which vitedge cannot build this "
+                f"{configuration.where} says {key.written} = {abridged(key.value)}, which vitedge cannot build this "
                 "model with; take the key out of the file if the weights were trained without it."
             )
 
@@ -60,27 +72,43 @@ def check_agreement(configuration: Configuration, spec: ModelSpec, given: Mappin
     Raises:
         WeightsMismatch: names the key, its value, the file, and what the model has instead.
     """
-    if spec.family not in timm.MODEL_ARGS:
+    if spec.family not in (*timm.MODEL_ARGS, timm.NAMED):
         return ()
     for key in configuration.keys:
         meaning = _meaning(configuration, key, spec.family)
         if isinstance(meaning, Fact) and meaning.field not in given and not meaning.agrees(key.value, spec):
             raise WeightsMismatch(
-                f"{configuration.where} says {key.written} = {_short(key.value)}, but the model that the weights fit "
-                f"has {_short(meaning.shown(spec))}; pass the configuration that belongs to these weights."
+                f"{configuration.where} says {key.written} = {abridged(key.value)}, but the model that the weights fit "
+                f"has {abridged(meaning.shown(spec))}; pass the configuration that belongs to these weights."
             )
-    return (*_architecture_note(configuration), *_label_note(configuration, spec))
+    if "labels" not in given:
+        _check_numbers(configuration, spec)
+    return (*_architecture_note(configuration, spec), *_label_note(configuration, spec))
+
+
+def _check_numbers(configuration: Configuration, spec: ModelSpec) -> None:
+    """Refuses names of classes under other numbers than the outputs have: each would be the name of another class."""
+    for key in configuration.keys:
+        if key.name not in _LABELS or not isinstance(key.value, Mapping) or not spec.classes:
+            continue
+        numbers = sorted(int(number) for number in key.value)
+        if numbers != list(range(len(numbers))) or not numbers:
+            told = f"names the classes {some(map(str, numbers))}" if numbers else "names no class"
+            raise WeightsMismatch(
+                f"{configuration.where} {told} in {key.written}, and the outputs of the head are those of classes "
+                f"0 to {spec.classes - 1}; mend the key, or take it out (--set labels=…)."
+            )
 
 
 def _check_family(configuration: Configuration, family: str) -> None:
     """An architecture that is registered by the user may be of any family: `_architecture_note` speaks of it."""
-    if configuration.family == family or configuration.library not in (TIMM, HUGGING_FACE):
+    key = {TIMM: "architecture", HUGGING_FACE: "model_type", OPEN_CLIP: "vision_cfg"}.get(configuration.library)
+    if configuration.family == family or key is None:
         return
     if configuration.family or configuration.library == HUGGING_FACE:
-        key = "architecture" if configuration.library == TIMM else "model_type"
         raise UnknownArchitecture(
-            f"{configuration.where} says {key} = {_short(configuration.facts[key])}, but the names of the weights are "
-            f"those of the family {family}; pass the configuration that belongs to these weights, or the file of "
+            f"{configuration.where} says {key} = {abridged(configuration.facts[key])}, but the names of the weights "
+            f"are those of the family {family}; pass the configuration that belongs to these weights, or the file of "
             "weights alone, outside of its folder."
         )
 
@@ -95,18 +123,13 @@ def _is_unknown(configuration: Configuration, key: Key, family: str) -> bool:
     return not says_nothing and _meaning(configuration, key, family) is None
 
 
-def _is_possible(meaning: Meaning | None, value: Any) -> bool:
-    if isinstance(meaning, (Fact, Read)):
-        return meaning.kind(value)
-    return not isinstance(meaning, Only) or value in meaning.values
-
-
-def _architecture_note(configuration: Configuration) -> tuple[str, ...]:
+def _architecture_note(configuration: Configuration, spec: ModelSpec) -> tuple[str, ...]:
     name = str(configuration.facts.get("architecture", ""))
-    if configuration.library != TIMM or timm.family_of(name):
+    is_known = name == spec.variant if spec.family == timm.NAMED else timm.family_of(name)
+    if configuration.library != TIMM or is_known:
         return ()
     return (
-        f"{configuration.where} names the architecture {_short(name)}, which is not one of timm's for these weights: "
+        f"{configuration.where} names the architecture {abridged(name)}, which is not one of timm's for these weights: "
         "what its own code changes is not known.",
     )
 
@@ -119,8 +142,3 @@ def _label_note(configuration: Configuration, spec: ModelSpec) -> tuple[str, ...
                 f"{spec.classes}: the names are left out (--set labels=…).",
             )
     return ()
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

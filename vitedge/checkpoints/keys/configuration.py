@@ -7,12 +7,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from vitedge.checkpoints.keys import facts, huggingface, timm
+from vitedge.checkpoints.keys import facts, huggingface, open_clip, timm
+from vitedge.checkpoints.keys.meaning import Read, Table, is_size
 
-TIMM, HUGGING_FACE, UNKNOWN = "timm", "transformers", ""
+TIMM, HUGGING_FACE, OPEN_CLIP, UNKNOWN = "timm", "transformers", "open_clip", ""
 
 _NESTED = ("pretrained_cfg", "model_args")
-_CLIP_PARTS = ("text_config", "text_config_dict", "vision_config", "vision_config_dict")
+_VISION_PARTS = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
+"""``model_type`` of models of images and text to that of their image encoder."""
+_LABELS = ("id2label", "label2id", "num_labels")
+_TWO_PARTS = ("text_config", "text_config_dict", "vision_config", "vision_config_dict")
+_READ: Table = {**{key: huggingface.GENERIC[key] for key in ("id2label", "num_labels")}, "image_size": Read(is_size)}
 _SPELLINGS = {"num_heads": "num_attention_heads", "heads": "num_attention_heads", "act_layer": "hidden_act"}
 """Name of an argument in timm to the one that families read."""
 
@@ -21,7 +26,7 @@ class Key(NamedTuple):
     """One key of a configuration."""
 
     section: str
-    """``model_args``, ``pretrained_cfg``, or empty for the top level."""
+    """``model_args``, ``pretrained_cfg``, one of open_clip's, or empty for the top level."""
     name: str
     value: Any
 
@@ -38,7 +43,7 @@ class Configuration:
     where: str
     """The file, for messages."""
     library: str
-    """``timm``, ``transformers``, or empty where the file does not say."""
+    """``timm``, ``transformers``, ``open_clip``, or empty where the file does not say."""
     keys: tuple[Key, ...]
     """Every key that says something: not null, and not replaced by the same key elsewhere in the file."""
     facts: Mapping[str, Any]
@@ -55,6 +60,8 @@ class Configuration:
         """The family that the configuration is of; empty where it does not say or is of none."""
         if self.library == TIMM:
             return timm.family_of(str(self.facts["architecture"]))
+        if self.library == OPEN_CLIP:
+            return "vit"
         entry = huggingface.CLASSES.get(self.model_type)
         return entry.family if entry else ""
 
@@ -67,6 +74,13 @@ def read(config: Mapping[str, Any], where: str) -> Configuration:
             asked for one of timm's names; empty where there is none.
         where: the file, for messages.
     """
+    if open_clip.is_open_clip(config):
+        built = open_clip.as_timm(config, where)
+        if built is None:
+            keys = tuple(Key(*entry) for entry in open_clip.entries(config) if entry[2] is not None)
+            told = open_clip.told({(key.section, key.name): key.value for key in keys})
+            return Configuration(where, OPEN_CLIP, keys, {**told, "vision_cfg": config["model_cfg"]["vision_cfg"]})
+        config = built
     config = _vision_part(config)
     library = _library(config)
     keys = tuple(key for key in _keys(config, library) if key.value is not None)
@@ -74,12 +88,14 @@ def read(config: Mapping[str, Any], where: str) -> Configuration:
 
 
 def _vision_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns of transformers' CLIP the configuration of its image encoder; any other configuration as it is."""
-    if config.get("model_type") != "clip":
+    """Returns of transformers' CLIP or SigLIP the configuration of its image encoder; any other as it is."""
+    encoder = _VISION_PARTS.get(str(config.get("model_type")))
+    if encoder is None:
         return config
     vision = config.get("vision_config")
-    outer = {key: value for key, value in config.items() if key not in _CLIP_PARTS}
-    return {**outer, **(vision if isinstance(vision, Mapping) else {}), "model_type": "clip_vision_model"}
+    outer = {key: value for key, value in config.items() if key not in _TWO_PARTS}
+    labels = {key: outer[key] for key in _LABELS if key in outer}
+    return {**outer, **(vision if isinstance(vision, Mapping) else {}), **labels, "model_type": encoder}
 
 
 def _library(config: Mapping[str, Any]) -> str:
@@ -127,6 +143,11 @@ def _facts(keys: tuple[Key, ...], library: str) -> dict[str, Any]:
 
 def table_of(configuration: Configuration, family: str) -> Mapping[str, Mapping[str, Any]]:
     """Returns for each section of a configuration its keys' meanings, where its weights are of a family."""
+    if family == timm.NAMED:
+        top = {**_READ, **timm.CONFIG}
+        return {"": {**top, **timm.BY_NAME}, "pretrained_cfg": timm.CONFIG, "model_args": timm.BY_NAME}
+    if configuration.library == OPEN_CLIP:
+        return open_clip.TABLES
     arguments = timm.MODEL_ARGS[family]
     if configuration.library == TIMM:
         top = {**huggingface.GENERIC, **timm.CONFIG}

@@ -14,9 +14,9 @@ from vitedge.checkpoints.keys.meaning import (
     each,
     is_count,
     is_epsilon,
+    is_first_scale,
     is_flag,
     is_name,
-    is_number,
     is_positive,
     is_size,
     per_stage,
@@ -49,16 +49,17 @@ def _hidden(spec: ModelSpec) -> tuple[int, ...]:
     return tuple(int(width * ratio) for width, ratio in zip(spec.widths, spec.mlp_ratios, strict=True))
 
 
-def option(name: str, *, off: Any = False) -> Fact:
-    """Returns the fact of a part that is there or not: anything but the value ``off`` and zero switches it on."""
+def option(name: str, kind: Callable[[Any], bool] = is_flag) -> Fact:
+    """Returns the fact of a part that is there or not: any value but false and zero switches it on."""
     return Fact(
         f"options.{name}",
-        lambda value: is_flag(value) or is_number(value),
-        lambda value, spec: bool(value) == (spec.options[name] != off),
-        lambda spec: spec.options[name] != off,
+        kind,
+        lambda value, spec: bool(value) == bool(spec.options[name]),
+        lambda spec: bool(spec.options[name]),
     )
 
 
+LAYER_SCALE = option("layer_scale", is_first_scale)
 HEADS = _stages("heads", lambda spec: spec.heads)
 DEPTHS = _stages("depths", lambda spec: spec.depths)
 WIDTH = _equal("widths", is_count, lambda spec: spec.widths[0])
@@ -128,7 +129,7 @@ def _swiglu_hidden(value: Any, spec: ModelSpec) -> bool:
 
 POOL = Fact(
     "options.pool",
-    lambda value: value in ("", "token", "avg", "max", "avgmax"),
+    lambda value: value in ("", "token", "avg", "max", "avgmax", "map"),
     _pools,
     lambda spec: spec.options["pool"],
 )

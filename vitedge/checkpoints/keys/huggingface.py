@@ -130,6 +130,13 @@ _CLIP_VISION: Table = {
     "initializer_factor": _WEIGHTS,
     "logit_scale_init_value": _WEIGHTS,
 }
+_SIGLIP: Table = {
+    **_COLUMN,
+    "intermediate_size": facts.HIDDEN,
+    "attention_dropout": _TRAINING,
+    "vision_use_head": Irrelevant("told by the names of the weights; a classifier reads the mean of the patches"),
+    "initializer_factor": _WEIGHTS,
+}
 _MAE: Table = {
     **_VIT,
     **dict.fromkeys(
@@ -159,7 +166,7 @@ _BEIT: Table = {
     "use_absolute_position_embeddings": facts.option("position_embedding"),
     "use_relative_position_bias": facts.option("block_bias"),
     "use_shared_relative_position_bias": facts.option("shared_bias"),
-    "layer_scale_init_value": facts.option("layer_scale"),
+    "layer_scale_init_value": facts.LAYER_SCALE,
     "drop_path_rate": _TRAINING,
     "use_mean_pooling": facts.MEAN_POOLING,
     **dict.fromkeys(
@@ -250,6 +257,7 @@ CLASSES: Mapping[str, Class] = {
     "dinov2": Class("vit", _DINOV2, _DINO),
     "dinov2_with_registers": Class("vit", {**_DINOV2, "num_register_tokens": facts.REGISTERS}, _DINO),
     "clip_vision_model": Class("vit", _CLIP_VISION, _CLIP),
+    "siglip_vision_model": Class("vit", _SIGLIP, {**_DINO, "hidden_act": "gelu_pytorch_tanh"}),
     "beit": Class("beit", _BEIT, _POOLING),
     "data2vec-vision": Class("beit", _BEIT, _POOLING),
     "swin": Class("swin", _SWIN, {"hidden_act": "gelu", "layer_norm_eps": 1e-5, "image_size": 224}),

@@ -13,6 +13,10 @@ LARGEST = 10**6
 """No width, depth, size or ratio of a vision transformer comes near it: a larger number is damage."""
 
 
+DEEPEST = 1000
+"""Most layers of a network that is built to be held against its weights."""
+
+
 @dataclass(frozen=True)
 class Fact:
     """A key that says what the spec of the model says, too: read from the key, or told by the weights."""
@@ -63,6 +67,11 @@ def is_count(value: Any) -> bool:
     return is_number(value) and value >= 0 and int(value) == value
 
 
+def is_depth(value: Any) -> bool:
+    """Returns whether a value is a likely number of layers."""
+    return is_count(value) and value <= DEEPEST
+
+
 def is_positive(value: Any) -> bool:
     """Returns whether a value is a number above zero."""
     return is_number(value) and value > 0
@@ -71,6 +80,11 @@ def is_positive(value: Any) -> bool:
 def is_flag(value: Any) -> bool:
     """Returns whether a value is true or false."""
     return isinstance(value, bool) or value in (0, 1)
+
+
+def is_first_scale(value: Any) -> bool:
+    """Returns whether a value is what the scales of layers start at: zero or false means that there are none."""
+    return isinstance(value, bool) or (is_number(value) and value >= 0)
 
 
 def is_name(value: Any) -> bool:
@@ -89,13 +103,13 @@ def is_size(value: Any) -> bool:
 def is_label_table(value: Any) -> bool:
     """Returns whether a value is a list of names, or a mapping with a number in front of each."""
     if isinstance(value, Mapping):
-        return all(str(key).isdecimal() for key in value)
-    return isinstance(value, (list, tuple))
+        return all(str(key).isdecimal() for key in value) and all(is_name(name) for name in value.values())
+    return isinstance(value, (list, tuple)) and all(is_name(name) for name in value)
 
 
 def is_label_mapping(value: Any) -> bool:
     """Returns whether a value maps whole numbers, zero or more, to names, as ``id2label`` does."""
-    return isinstance(value, Mapping) and is_label_table(value) and all(is_name(name) for name in value.values())
+    return isinstance(value, Mapping) and is_label_table(value)
 
 
 def is_epsilon(value: Any) -> bool:
@@ -121,6 +135,13 @@ def is_deviations(value: Any) -> bool:
 def is_input_size(value: Any) -> bool:
     """Returns whether a value is channels, height and width."""
     return isinstance(value, (list, tuple)) and len(value) == 3 and all(is_count(n) and n > 0 for n in value)
+
+
+def is_possible(meaning: Meaning | None, value: Any) -> bool:
+    """Returns whether a value is one that a key of this meaning can have."""
+    if isinstance(meaning, (Fact, Read)):
+        return meaning.kind(value)
+    return not isinstance(meaning, Only) or value in meaning.values
 
 
 def each(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:

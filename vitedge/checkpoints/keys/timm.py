@@ -16,11 +16,14 @@ from vitedge.checkpoints.keys.meaning import (
     Only,
     Read,
     Table,
+    each,
+    is_depth,
     is_deviations,
     is_input_size,
     is_label_table,
     is_name,
     is_share,
+    is_size,
     is_statistics,
 )
 
@@ -81,7 +84,7 @@ _VIT: Table = {
     "scale_attn_norm": Only((False,)),
     "scale_mlp_norm": Only((False,)),
     "proj_bias": Only((True,)),
-    "init_values": facts.option("layer_scale"),
+    "init_values": facts.LAYER_SCALE,
     "class_token": facts.CLASS_TOKEN,
     "pos_embed": Only(("learn",)),
     "no_embed_class": facts.NO_EMBED_CLASS,
@@ -117,7 +120,7 @@ _BEIT: Table = {
     "swiglu_mlp": Only((False,)),
     "scale_mlp": Only((False,)),
     "norm_layer": Only(()),
-    "init_values": facts.option("layer_scale"),
+    "init_values": facts.LAYER_SCALE,
     "use_abs_pos_emb": facts.option("position_embedding"),
     "use_rel_pos_bias": facts.option("block_bias"),
     "use_shared_rel_pos_bias": facts.option("shared_bias"),
@@ -195,6 +198,16 @@ MODEL_ARGS: Mapping[str, Table] = {
     "mobilevitv2": _MOBILEVIT,
 }
 """Family to the arguments of its class of timm."""
+
+NAMED = "timm"
+"""Value of `ModelSpec.family` of a model that timm builds by its name."""
+BY_NAME: Table = {
+    "num_classes": facts.CLASSES,
+    "in_chans": facts.CHANNELS,
+    "img_size": Read(is_size),
+    **dict.fromkeys(("depth", "depths", "layers", "num_layers"), Read(each(is_depth))),
+}
+"""Arguments of a model that timm builds by its name, whose values are checked here; timm judges the others."""
 
 CONFIG: Table = {
     # config.json itself

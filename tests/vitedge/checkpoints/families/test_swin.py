@@ -249,6 +249,7 @@ def test_torchvision_computes_the_same() -> None:
     model = seeded(torchvision.models.SwinTransformer([2, 2], 24, [2, 2, 2], [2, 4, 8], [4, 4], num_classes=5).eval())
     result = rebuilt(family, builder, model.state_dict(), Hints(overrides={"image_size": (40, 40)}))
     assert result.spec.naming == "torchvision"
+    assert any("do not say how images are resized" in note for note in result.spec.notes)
     assert relative_error(result.module(images(40)), model(images(40))) < 1e-5
 
 
@@ -268,7 +269,9 @@ def test_torchvisions_published_transforms(letter: str) -> None:
     with torch.device("meta"):
         state = getattr(models, f"swin_{letter}")().state_dict()
     naming = next(naming for naming in family.NAMINGS if not naming.missing(state))
-    found = family.infer(naming.convert(state, Hints()).state, naming.name, Hints()).preprocessing
+    spec = family.infer(naming.convert(state, Hints()).state, naming.name, Hints())
+    found = spec.preprocessing
+    assert not any("do not say how images are resized" in note for note in spec.notes)
     told = getattr(models, f"Swin_{letter.upper()}_Weights").IMAGENET1K_V1.transforms()
     assert [round(224 / found.crop)] == told.resize_size
     assert (found.interpolation, list(found.mean)) == (told.interpolation.value, told.mean)

@@ -32,7 +32,8 @@ _COLUMN = {
 _PLAIN = {**_COLUMN, "intermediate_size": 96}
 _DINO = {**_COLUMN, "mlp_ratio": 2}
 _BIASED = {**_PLAIN, "use_relative_position_bias": True, "use_absolute_position_embeddings": True}
-_CLIP = {**{key: value for key, value in _PLAIN.items() if key != "num_labels"}, "projection_dim": 24}
+_TOWER = {key: value for key, value in _PLAIN.items() if key != "num_labels"}
+_CLIP = {**_TOWER, "projection_dim": 24}
 _DECODER = {
     "decoder_hidden_size": 16,
     "decoder_num_hidden_layers": 1,
@@ -69,6 +70,7 @@ CLASSES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "dinov2": ("Dinov2Config", "Dinov2ForImageClassification", _DINO),
     "dinov2_with_registers": ("Dinov2WithRegistersConfig", "Dinov2WithRegistersForImageClassification", _DINO),
     "clip_vision_model": ("CLIPVisionConfig", "CLIPVisionModelWithProjection", _CLIP),
+    "siglip_vision_model": ("SiglipVisionConfig", "SiglipVisionModel", _TOWER),
     "beit": ("BeitConfig", "BeitForImageClassification", _BIASED),
     "data2vec-vision": ("Data2VecVisionConfig", "Data2VecVisionForImageClassification", _BIASED),
     "swin": ("SwinConfig", "SwinForImageClassification", _SWIN),

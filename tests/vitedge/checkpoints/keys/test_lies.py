@@ -28,6 +28,10 @@ TRANSFORMERS: tuple[tuple[str, Any], ...] = (
     ("id2label", {"surprise": "a"}),
     ("id2label", ["a"]),
     ("id2label", {"0": 7}),
+    ("id2label", {}),
+    ("id2label", {"1": "a", "2": "b", "3": "c", "4": "d", "5": "e"}),
+    ("qkv_bias", 7),
+    ("num_attention_heads", 7),
     *((key, HUGE) for key in ("hidden_size", "num_hidden_layers", "num_labels", "patch_size", "image_size")),
     *((key, [1, 2]) for key in ("hidden_size", "num_labels", "patch_size", "layer_norm_eps", "intermediate_size")),
 )
@@ -40,7 +44,10 @@ TIMM: tuple[tuple[str, Any], ...] = (
     ("crop_mode", [1]),
     ("mean", "big"),
     ("mean", 7),
+    ("mean", [0.5, 0.5]),
     ("std", [[1]]),
+    ("label_names", [1, 2, 3, 4, 5]),
+    ("label_names", {"7": "a"}),
     ("std", [0.5, 0.0, 0.5]),
     ("input_size", 7),
     ("num_classes", HUGE),
@@ -61,12 +68,27 @@ def timm_model() -> tuple[dict[str, Tensor], dict[str, Any]]:
     return copied(timm.create_model(name, **tiny).state_dict()), {"architecture": name, "model_args": tiny}
 
 
+@pytest.fixture(scope="module")
+def named_model() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A model that timm builds by its name."""
+    name = "xcit_nano_12_p16_224"
+    return copied(timm.create_model(name, num_classes=5).state_dict()), {"architecture": name, "num_classes": 5}
+
+
 def refusal(folder: Path, state: dict[str, Tensor], config: dict[str, Any]) -> str:
     save_file(state, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config, default=str))
     with pytest.raises(UserError) as caught:
         vitedge.load(folder)
     return str(caught.value)
+
+
+BY_NAME: tuple[tuple[str, Any], ...] = (
+    *((key, value) for key, value in TIMM if key not in ("num_classes", "in_chans")),
+    ("input_size", "big"),
+    ("label_names", 7),
+    ("crop_pct", float("nan")),
+)
 
 
 @pytest.mark.parametrize(("key", "value"), TRANSFORMERS)
@@ -76,7 +98,7 @@ def test_a_configuration_of_transformers_that_lies_is_refused(
     state, config = transformers_model
     told = refusal(tmp_path, state, {**config, key: value})
     assert key in told
-    assert "config.json" in told
+    assert "config.json" in told or key == "num_attention_heads"
 
 
 @pytest.mark.parametrize(("key", "value"), TIMM)
@@ -86,4 +108,25 @@ def test_a_pretrained_cfg_that_lies_is_refused(
     state, config = timm_model
     told = refusal(tmp_path, state, {**config, "pretrained_cfg": {"input_size": [3, 32, 32], key: value}})
     assert key in told
-    assert "config.json" in told
+    assert "config.json" in told or value == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(("key", "value"), BY_NAME)
+def test_a_lie_of_a_model_that_is_built_by_its_name_is_refused(
+    key: str, value: Any, named_model: tuple[dict[str, Tensor], dict[str, Any]], tmp_path: Path
+) -> None:
+    state, config = named_model
+    told = refusal(tmp_path, state, {**config, "pretrained_cfg": {key: value}})
+    assert key in told
+    assert "config.json" in told or key in ("interpolation", "crop_mode", "mean")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("depth", 10**9), ("embed_dim", -3), ("embed_dim", 10**12), ("img_size", "big")],
+)
+def test_an_argument_that_timm_cannot_build_with_is_refused(
+    key: str, value: Any, named_model: tuple[dict[str, Tensor], dict[str, Any]], tmp_path: Path
+) -> None:
+    state, config = named_model
+    assert key in refusal(tmp_path, state, {**config, "model_args": {key: value}})

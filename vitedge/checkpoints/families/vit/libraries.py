@@ -107,11 +107,11 @@ def convert_mmpretrain(state: State, _hints: Hints) -> Converted:
     return rename(state, _MMPRETRAIN, {}, "mmpretrain")
 
 
-def convert_clip(state: State, _hints: Hints) -> Converted:
+def convert_clip(state: State, hints: Hints) -> Converted:
     """Converts the visual tower of OpenAI's CLIP or open_clip, and drops the text tower.
 
-    open_clip's ``pool_type`` and ``final_ln_after_pool`` leave no weight: a tower with ``ln_pre`` is read as one of its
-    class token, and one without it as CLIPA's, as all that open_clip publishes.
+    open_clip's ``pool_type`` and ``final_ln_after_pool`` leave no weight: where no configuration says them, a tower
+    with ``ln_pre`` is read as one of its class token, and one without it as CLIPA's, as all that open_clip publishes.
 
     Raises:
         WeightsMismatch: a weight that neither tower has.
@@ -122,10 +122,15 @@ def convert_clip(state: State, _hints: Hints) -> Converted:
     weights = dict(renamed.state)
     if "head.weight" in weights:
         weights["head.weight"] = weights["head.weight"].T.contiguous()
-    if "norm_pre.weight" not in weights:  # CLIPA's towers take the mean of the patches and normalize it
+    is_bare = "norm_pre.weight" not in weights
+    # CLIPA, whose tower is bare, normalizes the mean of its patches.
+    if hints.config.get("final_ln_after_pool", is_bare):
         weights = {re.sub(r"^norm\.", "fc_norm.", name): weight for name, weight in weights.items()}
+    if is_bare:
         weights["patch_embed.proj.bias"] = torch.zeros(len(weights["patch_embed.proj.weight"]))
-    facts = {"hidden_act": "quick_gelu"} if all(name in state for name in _OPENAI) else {}
+    # OpenAI's code has one activation and one pooling.
+    is_openai = all(name in state for name in _OPENAI)
+    facts = {"hidden_act": "quick_gelu", "global_pool": "token"} if is_openai else {}
     return Converted(_as_tower(weights), renamed.dropped, facts)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 from vitedge.checkpoints.families.family import Hints
 from vitedge.checkpoints.families.heads import told_heads
 from vitedge.checkpoints.families.vit.bodies import DINO, Shape, published_heads
+from vitedge.checkpoints.families.vit.encoder import NAME as PYTORCH
+from vitedge.checkpoints.families.vit.encoder import notes_of
+from vitedge.checkpoints.families.vit.siglip import NAME as SIGLIP
 from vitedge.errors import UnknownArchitecture
 from vitedge.records import Origin, Preprocessing
 
@@ -56,7 +60,14 @@ _CROPS = {
 """Brands trained with ImageNet's mean and std to their crop: timm's, and for MAE, HPM and DINO that of their own
 evaluation (256 to 224). None: by the image size."""
 _MODEL_TYPES = {"vit_mae": "MAE ViT", "dinov2": "DINOv2 ViT", "dinov2_with_registers": "DINOv2 ViT"}
-_NAMINGS = {"mae": "MAE ViT", "hpm": "HPM ViT", "dino": "DINO ViT", "dinov2": "DINOv2 ViT", "deit3": "DeiT-III"}
+_NAMINGS = {
+    "mae": "MAE ViT",
+    "hpm": "HPM ViT",
+    "dino": "DINO ViT",
+    "dinov2": "DINOv2 ViT",
+    "deit3": "DeiT-III",
+    SIGLIP: "SigLIP ViT",
+}
 
 
 _CLASSIFIER_DOUBT = (
@@ -78,13 +89,23 @@ ACTIVATION_DOUBT = (
     "{assumed} is assumed (--set activation=gelu or quick_gelu)."
 )
 _POOL_DOUBT = (
-    "open_clip's pool_type and final_ln_after_pool leave no weight: the {pool} is assumed to be the image's embedding."
+    "open_clip's pool_type and final_ln_after_pool leave no weight: the {pool} is assumed to be the image's embedding "
+    "(--set pool=class or mean, or open_clip_config.json beside the file)."
+)
+_PUBLISHED_POOL = (
+    "No file says what open_clip makes the image's embedding of: the class token is taken, as in all its published "
+    "models of this body; one that was trained with another pool_type needs --set pool=mean."
 )
 _CLIPA_DOUBT = "A tower without the norm before its blocks is CLIPA's: its mean and std are assumed."
 _SWAG_DOUBT = (
     "torchvision publishes this model twice: trained on ImageNet (assumed here: the short side resized to {edge}, "
     "bilinear) and SWAG's with a linear head (resized to 224, bicubic: --set interpolation=bicubic --set crop=1)."
 )
+_TRANSFORMS_DOUBT = (
+    "torchvision publishes no model of this body, and its weights do not say how images are resized: the transforms of "
+    "its published ones are taken (--set crop=…, --set interpolation=…)."
+)
+_TORCHVISION_BODIES = ((768, 12, 3072), (1024, 24, 4096), (1280, 32, 5120))
 _EMBEDDING_NOTE = "The projection is exported as the head: the outputs are the image's embedding, not normalized."
 
 
@@ -112,16 +133,25 @@ def find_heads(shape: Shape, naming: str, hints: Hints) -> tuple[int, Origin, tu
     )
 
 
-def find_pool_origin(naming: str, options: Mapping[str, Any], heads_origin: Origin) -> tuple[Origin, tuple[str, ...]]:
+def find_pool_origin(
+    naming: str, options: Mapping[str, Any], heads_origin: Origin, hints: Hints
+) -> tuple[Origin, tuple[str, ...]]:
     """Returns where the pooling is known from, and notes.
 
     torchvision's and transformers' classes have no choice, and mmpretrain's mean has a norm of its own; open_clip's
-    ``pool_type`` leaves no weight, so that of a body that nobody published is a guess.
+    ``pool_type`` leaves no weight, so that of a body that nobody published is a guess, and that of a published one the
+    published.
     """
+    told = (Origin.CONFIG, ()) if hints.config.get("global_pool") else None
+    if naming == PYTORCH:
+        return (told or (Origin.ASSUMED, ()))[0], notes_of(hints)
+    if told:
+        return told
     if naming == "clip":
-        is_known = heads_origin is Origin.TABLE and options["pre_norm"]
+        is_published = heads_origin is Origin.TABLE and options["pre_norm"]
         note = _POOL_DOUBT.format(pool="class token" if options["pool"] == "class" else "mean of the patches")
-        return (Origin.TABLE, ()) if is_known else (Origin.ASSUMED, (note,))
+        notes = () if "pool" in hints.overrides else (_PUBLISHED_POOL if is_published else note,)
+        return Origin.TABLE if is_published else Origin.ASSUMED, notes
     return (Origin.TABLE if naming in ("torchvision", "huggingface-clip") else Origin.SHAPE), ()
 
 
@@ -165,9 +195,11 @@ def find_variant(shape: Shape, heads: int, brand: str, options: Mapping[str, Any
 
 
 def find_recipe(
-    shape: Shape, brand: str, naming: str, image_size: tuple[int, int], options: Mapping[str, Any]
+    shape: Shape, brand: str, naming: str, image_size: tuple[int, int], options: Mapping[str, Any], hints: Hints
 ) -> Recipe:
     """Returns preprocessing and LayerNorm epsilon of the published models of a brand."""
+    if naming == SIGLIP:
+        return Recipe(Preprocessing(**_HALF, crop=1.0, crop_mode="squash"), 1e-6)
     if naming in CLIP_ACTIVATIONS:
         notes = (_EMBEDDING_NOTE,) if shape.classes else ()
         if options["pre_norm"]:
@@ -175,7 +207,13 @@ def find_recipe(
         clipa = Preprocessing(**_IMAGENET, interpolation="bilinear", crop=1.0, crop_mode="squash")
         return Recipe(clipa, 1e-5, _CLIPA_DOUBT, notes)
     if naming == "torchvision":
-        return _torchvision_recipe(shape, image_size)
+        recipe = _torchvision_recipe(shape, image_size)
+        is_published = (shape.width, shape.depth, shape.hidden) in _TORCHVISION_BODIES
+        is_told = "crop" in hints.overrides or "crop_pct" in hints.config
+        return recipe if is_published or is_told else dataclasses.replace(recipe, notes=(_TRANSFORMS_DOUBT,))
+    if naming == PYTORCH:
+        crop = 1.0 if min(image_size) >= 384 else 0.9
+        return Recipe(Preprocessing(**_IMAGENET, crop=crop), 1e-5, _ENCODER_DOUBT.replace("encoder", "model"))
     return _recipe_of_brand(shape, brand, naming, image_size, options)
 
 

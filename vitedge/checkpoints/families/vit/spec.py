@@ -23,10 +23,12 @@ from vitedge.checkpoints.families.configuration import (
 )
 from vitedge.checkpoints.families.family import Hints, Naming, State
 from vitedge.checkpoints.families.processor import find_preprocessing
+from vitedge.checkpoints.families.vit import encoder as vit_encoder
 from vitedge.checkpoints.families.vit import google as vit_google
 from vitedge.checkpoints.families.vit import huggingface as vit_huggingface
 from vitedge.checkpoints.families.vit import libraries as vit_libraries
 from vitedge.checkpoints.families.vit import pytorch as vit_pytorch
+from vitedge.checkpoints.families.vit import siglip as vit_siglip
 from vitedge.checkpoints.families.vit.bodies import Shape
 from vitedge.checkpoints.families.vit.published import (
     ACTIVATION_DOUBT,
@@ -101,6 +103,7 @@ NAMINGS = (
         ),
         vit_libraries.convert_huggingface_clip,
     ),
+    Naming(vit_siglip.NAME, vit_siglip.SIGNATURE, vit_siglip.convert),
     Naming(
         "hpm",
         (_PATCHES, _POSITIONS, _ATTENTION, r"decoder_embed\.weight", r"decoder_\w+_losspred\..*"),
@@ -133,6 +136,7 @@ NAMINGS = (
         (_PATCHES, _POSITIONS, r"(backbone\.)?blocks(\.\d+)?\.\d+\.attn\.qkv\.weight"),
         vit_pytorch.convert,
     ),
+    Naming(vit_encoder.NAME, vit_encoder.SIGNATURE, vit_encoder.convert, is_last=True),
 )
 
 _POOLS = {"token": "class", "avg": "mean", "max": "max", "avgmax": "avgmax"}
@@ -156,10 +160,13 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
     options = _read_options(state, shape, hints)
     grid = _find_grid(state, shape, hints)
     options["position_prefix"] = grid.prefixed
+    more_origins: dict[str, Origin] = {}
+    if naming == vit_encoder.NAME:
+        options["norm_first"], more_origins["options.norm_first"] = vit_encoder.find_norm_first(state, hints.config)
     heads, heads_origin, heads_notes = find_heads(shape, naming, hints)
-    pool_origin, pool_notes = find_pool_origin(naming, options, heads_origin)
+    pool_origin, pool_notes = find_pool_origin(naming, options, heads_origin, hints)
     brand = find_brand(shape, options, naming, hints)
-    recipe = find_recipe(shape, brand, naming, grid.size, options)
+    recipe = find_recipe(shape, brand, naming, grid.size, options, hints)
     preprocessing, origins, notes = find_preprocessing(hints, recipe.preprocessing, shape.in_channels)
     if recipe.ambiguous:
         origins, more = _doubt(origins, recipe.ambiguous)
@@ -188,7 +195,7 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
         origins={
             **dict.fromkeys(_SHAPE_FIELDS, Origin.SHAPE),
             **{f"options.{key}": Origin.SHAPE for key in options},
-            "options.pool": Origin.CONFIG if hints.config.get("global_pool") else pool_origin,
+            "options.pool": pool_origin,
             **({"options.pool_prefix": Origin.CONFIG} if "pool_include_prefix" in hints.config else {}),
             **origins,
             "variant": Origin.TABLE,
@@ -196,6 +203,7 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
             "image_size": grid.origin,
             "norm_eps": Origin.TABLE if eps is None else Origin.CONFIG,
             "activation": activation_origin,
+            **more_origins,
             **({"labels": Origin.CONFIG} if labels else {}),
         },
         notes=(*grid.notes, *heads_notes, *pool_notes, *activation_notes, *notes, *recipe.notes),
@@ -297,6 +305,8 @@ def _pool_of(state: State, shape: Shape, hints: Hints) -> str:
     joined = "head.weight" in state and "pre_logits.fc.weight" not in state
     if joined and _dimensions(state, "head.weight", 2)[1] == 2 * shape.width:
         return "class+mean"
+    if "attn_pool.latent" in state:
+        return "map"
     configured = _POOLS.get(str(hints.config.get("global_pool")))
     if configured and (configured != "class" or "class" in shape.tokens):
         return configured
@@ -313,8 +323,12 @@ def _find_activation(options: dict[str, Any], naming: str, hints: Hints) -> tupl
         assumed = CLIP_ACTIVATIONS[naming]
         given = "activation" in hints.overrides
         return assumed, Origin.ASSUMED, () if given else (ACTIVATION_DOUBT.format(assumed=assumed),)
+    if naming == vit_encoder.NAME and "hidden_act" not in hints.config:
+        return "gelu", Origin.ASSUMED, ()
     # timm marks the CLIP encoders that were trained with the sigmoid form in the architecture's name.
     default = "quick_gelu" if "quickgelu" in str(hints.config.get("architecture")) else "gelu"
+    if naming == vit_siglip.NAME:
+        default = "gelu_tanh"
     return (*find_activation(hints, default), ())
 
 

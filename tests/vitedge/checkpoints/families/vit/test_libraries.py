@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tests.seeding import seeded
 from tests.vitedge.checkpoints.vit_rebuilding import assert_equal, convert, images_for, rebuild
 from vitedge.checkpoints.families.family import Hints
+from vitedge.checkpoints.overrides import apply_overrides
 from vitedge.records import Origin
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -22,15 +23,16 @@ def test_torchvision_computes_the_same() -> None:
     model = seeded(torchvision.models.VisionTransformer(32, 8, 2, 4, 64, 96, num_classes=5))
     module, spec, _ = rebuild(model.state_dict(), Hints(overrides={"heads": (4,)}))
     assert (spec.naming, spec.norm_eps, spec.preprocessing.interpolation) == ("torchvision", 1e-6, "bilinear")
+    assert any("do not say how images are resized" in note for note in spec.notes)
     assert_equal(module(images_for(spec)), model(images_for(spec)))
 
 
 class ClipBlock(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, hidden: int = 96) -> None:
         super().__init__()
         self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
         self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.mlp = nn.ModuleDict({"c_fc": nn.Linear(width, 96), "c_proj": nn.Linear(96, width)})
+        self.mlp = nn.ModuleDict({"c_fc": nn.Linear(width, hidden), "c_proj": nn.Linear(hidden, width)})
 
     def forward(self, x: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
         normed = self.ln_1(x)
@@ -42,13 +44,16 @@ class ClipBlock(nn.Module):
 class ClipTower(nn.Module):
     """The visual tower of CLIP (arXiv 2103.00020) under OpenAI's names, which open_clip shares."""
 
-    def __init__(self, width: int = 64, heads: int = 4) -> None:
+    def __init__(
+        self, width: int = 64, heads: int = 4, depth: int = 2, hidden: int = 96, patch: int = 8, cells: int = 16
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, width, 8, 8, bias=False)
+        self.conv1 = nn.Conv2d(3, width, patch, patch, bias=False)
         self.class_embedding = nn.Parameter(torch.zeros(width))
-        self.positional_embedding = nn.Parameter(torch.zeros(17, width))
+        self.positional_embedding = nn.Parameter(torch.zeros(cells + 1, width))
         self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.transformer = nn.ModuleDict({"resblocks": nn.ModuleList([ClipBlock(width, heads) for _ in range(2)])})
+        blocks = nn.ModuleList([ClipBlock(width, heads, hidden) for _ in range(depth)])
+        self.transformer = nn.ModuleDict({"resblocks": blocks})
         self.proj = nn.Parameter(torch.zeros(width, 24))
 
     def forward(self, image: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
@@ -100,6 +105,24 @@ def test_a_tower_without_its_first_norm_is_clipas() -> None:
         x = block(x, nn.functional.gelu)
     assert_equal(module(images_for(spec)), model.ln_post(x[:, 1:].mean(1)) @ model.proj)
     assert spec.origins["options.pool"] is Origin.ASSUMED
+
+
+@pytest.mark.parametrize(
+    ("pool", "is_openai", "is_noted"),
+    [(None, False, True), ("mean", False, False), ("class", False, False), (None, True, False)],
+)
+@torch.no_grad()
+def test_the_pooling_of_a_published_body_is_noted_and_can_be_said(
+    pool: str | None, is_openai: bool, is_noted: bool
+) -> None:
+    """A tower of ViT-B/32's shapes, whose pooling open_clip lets a training choose; its weights take no memory."""
+    with torch.device("meta"):
+        model = ClipTower(768, 12, depth=12, hidden=3072, patch=32, cells=49)
+    state = {f"visual.{name}": torch.zeros(1).expand(tensor.shape) for name, tensor in model.state_dict().items()}
+    state |= {name: torch.tensor(7) for name in ("input_resolution", "context_length", "vocab_size") if is_openai}
+    _, spec = convert(state, Hints(overrides={} if pool is None else {"pool": pool}))
+    assert any("needs --set pool=mean" in note for note in spec.notes) == is_noted
+    assert apply_overrides(spec, {} if pool is None else {"pool": pool}).options["pool"] == (pool or "class")
 
 
 class MmBlock(nn.Module):
@@ -184,4 +207,5 @@ def test_torchvisions_published_transforms(size: str, weights: str) -> None:
     assert spec.image_size == (edge, edge)
     assert [round(edge / found.crop)] == told.resize_size
     assert (found.interpolation, list(found.mean)) == (told.interpolation.value, told.mean)
+    assert not any("do not say how images are resized" in note for note in spec.notes)
     assert any("SWAG" in note for note in spec.notes) == (edge == 224 and size in ("b_16", "l_16"))
