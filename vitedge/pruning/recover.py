@@ -84,6 +84,7 @@ def recover(
     rate = default_learning_rate(draft.spec) if learning_rate is None else learning_rate
     settings = {"batch": BATCH, "learning_rate": rate}
     file = StateFile(state_path, key_of(draft, images, recipe, settings) if state_path else "")
+    progress(f"Recovery: computing the dense model's outputs for {images.count} images …")
     with _trainable(draft) as (student, teacher), torch.enable_grad():
         learning = _Learning(student, teacher, RecoveryImages(images, BATCH, recipe.seed), recipe.epochs, rate)
         learning.restore(file.read())
@@ -164,7 +165,7 @@ class _Learning:
         self._total = epochs * images.batches
         self._points = min(CURVE, self._total)
         parameters = list(student.module.parameters())
-        self._optimizer = torch.optim.AdamW(parameters, rate, weight_decay=0.0)
+        self._optimizer = torch.optim.AdamW(parameters, rate, weight_decay=0.0, fused=True)
         self._wanted = teacher.all(images.held_out)
         self._loss = Loss(self._wanted)
         self._targets = self._kept_targets()
