@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from vitedge.accuracy.records import Evaluation
     from vitedge.latency.sampling import Rule
     from vitedge.models.reference import Reference
+    from vitedge.pruning.recipe import PruningRecipe
+    from vitedge.pruning.records import PruningResult
     from vitedge.quantization.records import QuantizationResult
     from vitedge.recipe import ExportRecipe
     from vitedge.records import BenchReport, Validation
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from vitedge.verbs.records import ExportResult, Inspection
     from vitedge.verbs.validate import ReferenceOptions
 
-__all__ = ["bench", "evaluate", "export", "inspect", "load", "quantize", "validate"]
+__all__ = ["bench", "evaluate", "export", "inspect", "load", "prune", "quantize", "validate"]
 
 
 def inspect(
@@ -133,6 +135,42 @@ def export(
         compare_speed=compare_speed,
         progress=progress or _quiet,
     )
+
+
+def prune(
+    source: str | Path,
+    out: str | Path,
+    recipe: PruningRecipe,
+    *,
+    force: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> PruningResult:
+    """Makes a checkpoint smaller, refits what is left, and measures the distance to the dense model.
+
+    Args:
+        source: a file, a Hugging Face folder, ``timm:NAME`` or ``hf:NAME``.
+        out: the ``.safetensors`` file to write: plain weights with their spec, which every other verb and `load` read;
+            what is there stays until the new one is complete.
+        recipe: what to remove, how to choose it, and the images for both.
+        force: replace the file that is there.
+        progress: is told in one line what begins.
+
+    Returns:
+        What was removed, what is left of the multiply-accumulates, and the distance to the dense model.
+
+    Raises:
+        UserError: the checkpoint, the images, the recipe or the output cannot be used.
+        CheckFailed: the dense model's outputs are degenerate.
+
+    Example:
+        >>> from vitedge.pruning.recipe import PruningRecipe
+        >>> result = vitedge.prune("mystery.pth", "small.safetensors", PruningRecipe(mlp=0.85, images="photos"))
+        >>> result.record.distance.sqnr_db > 30, vitedge.load("small.safetensors").spec.blocks[0].heads
+        (True, 2)
+    """
+    from vitedge.verbs.prune import prune as run
+
+    return run(str(source), Path(out), recipe, force=force, progress=progress or _quiet)
 
 
 def quantize(

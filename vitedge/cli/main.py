@@ -23,6 +23,7 @@ from vitedge.cli.export import export
 from vitedge.cli.inspect import inspect
 from vitedge.cli.kit import kit
 from vitedge.cli.profiles import profiles
+from vitedge.cli.prune import prune
 from vitedge.cli.quantize import quantize
 from vitedge.cli.validate import validate
 from vitedge.errors import VitedgeError
@@ -32,6 +33,7 @@ from vitedge.stopping import obeying_signals, stopped_by
 COMMANDS: Mapping[str, Callable[..., None] | typer.Typer] = {
     "inspect": inspect,
     "export": export,
+    "prune": prune,
     "quantize": quantize,
     "validate": validate,
     "evaluate": evaluate,

@@ -50,6 +50,29 @@ def parse_engine_batch(text: str | None) -> tuple[int, ...] | None:
     return int(sizes[0]), int(sizes[-1])
 
 
+def parse_merge(text: str | None) -> int | tuple[int, ...] | None:
+    """Returns the tokens that each block merges: of ``13``, or one a block of ``0,0,16,16``; None of None.
+
+    Raises:
+        BadRecipe: anything else.
+    """
+    if text is None:
+        return None
+    entries = text.split(",")
+    if not all(entry.strip().isdecimal() for entry in entries):
+        raise BadRecipe(f"--merge is a number of tokens, such as 13, or one a block, such as 0,0,16,16; got {text!r}.")
+    counts = tuple(int(entry) for entry in entries)
+    return counts if len(counts) > 1 else counts[0]
+
+
+def parse_sparsity(text: str | None) -> str | float | None:
+    """Returns the number in a text such as ``0.5``; another text is left for the recipe to refuse, or is ``2:4``."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
 def with_model(pairs: list[str] | None, model: str | None) -> list[str] | None:
     """Returns the pairs of ``--set`` with that of ``--model`` after them."""
     return pairs if model is None else [*(pairs or ()), f"model={model}"]

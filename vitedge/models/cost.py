@@ -42,11 +42,16 @@ def cost(spec: ModelSpec, state: State, source: str) -> Cost:
 
 
 @torch.no_grad()
-def count_gmacs(spec: ModelSpec) -> float:
-    """Counts the multiply-accumulates of one image, in 10^9, on torch's meta device."""
-    module = skeleton(spec).requires_grad_(requires_grad=False)
+def count_gmacs(spec: ModelSpec, module: nn.Module | None = None) -> float:
+    """Counts the multiply-accumulates of one image, in 10^9, on torch's meta device.
+
+    Args:
+        spec: the model.
+        module: on the meta device, where it is another than the spec builds.
+    """
+    counted = (module or skeleton(spec)).requires_grad_(requires_grad=False)
     with FlopCounterMode(display=False) as counter:
-        module(torch.empty((1, spec.in_channels, *spec.image_size), device="meta"))
+        counted(torch.empty((1, spec.in_channels, *spec.image_size), device="meta"))
     return float(counter.get_total_flops()) / 2e9
 
 

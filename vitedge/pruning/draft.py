@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from timm.models.byobnet import BottleneckBlock
 from torch import Tensor, nn
 
 from vitedge.images.preprocess import normalize
@@ -80,4 +82,14 @@ class Draft:
         blocks = tuple(block.widths for block in transformer_blocks(self.module))
         merged = [old.merge for old in self.spec.blocks] or [0] * len(blocks)
         found = tuple(replace(block, merge=merge) for block, merge in zip(blocks, merged, strict=True))
-        self.spec = replace(self.spec, blocks=found)
+        options = {**self.spec.options}
+        if "expansions" in options:
+            options["expansions"] = _expansions(self.module, options["expansions"])
+        self.spec = replace(self.spec, blocks=found, options=options)
+
+
+def _expansions(module: nn.Module, stages: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Returns the channels inside of each inverted residual, stage by stage as the spec has them."""
+    blocks: list[Any] = [part for part in module.modules() if isinstance(part, BottleneckBlock)]
+    found = iter(blocks)
+    return [[next(found).conv2_kxk.conv.out_channels for _ in stage] for stage in stages]

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verb ``prune``: a checkpoint and images in, a smaller model out, with what that cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vitedge.accuracy.count import count_top1
+from vitedge.calibration.cache import hash_key
+from vitedge.checkpoints import saved
+from vitedge.checkpoints.assumptions import refuse_assumed
+from vitedge.checkpoints.read import read
+from vitedge.errors import BadRecipe, CheckFailed
+from vitedge.files.plain import to_dict
+from vitedge.files.replacing import refuse_existing_file, replacing_file
+from vitedge.images.class_names import Classes
+from vitedge.images.image_set import ImageSet, load
+from vitedge.images.labelled import find_labelled
+from vitedge.images.stream import open_images
+from vitedge.models.cost import count_gmacs
+from vitedge.models.reference import Reference, load_reference
+from vitedge.parity.metrics import compare, degeneracy
+from vitedge.pruning.costs import count_prices
+from vitedge.pruning.draft import Batches, Draft
+from vitedge.pruning.journal import Journal
+from vitedge.pruning.recipe import PruningRecipe
+from vitedge.pruning.records import Distance, FrontierPoint, PruningRecord, PruningResult, Recovery, Structured
+from vitedge.pruning.recover import recover
+from vitedge.pruning.structured import prune_structured, rank, sizes_of_fractions
+from vitedge.records import CheckpointIdentity, Step
+from vitedge.verbs.pruned_latency import Clock, find_sizes
+
+Progress = Callable[[str], None]
+_RECOVERY_IMAGES = 1_000_000
+"""Most images that a model learns from."""
+
+
+def prune(
+    source: str,
+    out: Path,
+    recipe: PruningRecipe,
+    *,
+    force: bool = False,
+    progress: Progress = lambda _text: None,
+) -> PruningResult:
+    """Writes a pruned model: plain weights with its spec, which every other verb reads.
+
+    Args:
+        source: a file, a folder, ``timm:NAME`` or ``hf:NAME``.
+        out: the ``.safetensors`` file to write; what is there stays until the new one is complete.
+        recipe: what is to be pruned, and how.
+        force: replace a file that is there.
+        progress: called with one line a stage.
+
+    Raises:
+        UserError: the checkpoint, the images, the recipe or the output is not usable.
+        CheckFailed: the outputs of the dense model are degenerate, so that nothing could be compared with them.
+    """
+    if out.suffix != saved.SUFFIX:
+        raise BadRecipe(
+            f"A pruned model is a {saved.SUFFIX} file; name the output {out.with_suffix(saved.SUFFIX).name}."
+        )
+    refuse_existing_file(out, force=force)
+    if recipe.images is None:
+        raise BadRecipe(
+            "Pruning ranks and refits on images, and assumes none: add --images DIR, a list, an array, or the word "
+            "synthetic."
+        )
+    checkpoint = read(source, weights=recipe.weights, overrides=recipe.overrides)
+    refuse_assumed(checkpoint.spec, source, accepted=recipe.accept_assumptions)
+    dense = load_reference(checkpoint, recipe.image_size)
+    images = load(recipe.images, dense.spec, recipe.image_count, recipe.seed)
+    job = Job(dense, images, recipe, progress, out)
+    job.check(source)
+    identity = CheckpointIdentity(checkpoint.source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
+    journal = Journal(_key(identity, recipe, images))
+    record, draft = job.run(journal)
+    step = Step("prune", identity, to_dict(recipe), to_dict(record))
+    with replacing_file(out) as partial:
+        saved.save(partial, draft.module.state_dict(), draft.spec, (*checkpoint.steps, step))
+    journal.clear()
+    job.state_path.unlink(missing_ok=True)
+    return PruningResult(str(out), out.stat().st_size, draft.spec.variant, record, job.missed(record))
+
+
+def _key(identity: CheckpointIdentity, recipe: PruningRecipe, images: ImageSet) -> str:
+    """Returns the digest of everything that decides what pruning computes."""
+    parts = {"weights": identity.sha256, "set": identity.weight_set, "images": images.sha256}
+    return hash_key({**parts, "recipe": repr(to_dict(recipe)), "torch": torch.__version__})
+
+
+@dataclass
+class Job:
+    """One pruning: the dense model, what was asked for, and what was seen on the way."""
+
+    dense: Reference
+    images: ImageSet
+    recipe: PruningRecipe
+    progress: Progress
+    out: Path
+    seconds: dict[str, float] = field(default_factory=dict)
+    frontier: list[FrontierPoint] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def state_path(self) -> Path:
+        """Returns where an unfinished recovery is kept."""
+        return self.out.with_name(f".{self.out.name}.recovery")
+
+    @property
+    def features(self) -> bool:
+        """Whether the model has no classes, so that tokens and pooled features are compared."""
+        return self.dense.spec.classes == 0
+
+    def check(self, source: str) -> None:
+        """Refuses a dense model that nothing can be compared with, and evaluation images that do not fit.
+
+        Raises:
+            CheckFailed: its outputs are degenerate.
+            BadRecipe: classes are to be counted, and there are none.
+        """
+        self.reference = self.dense.outputs(self.images.pixels, features=self.features)
+        unusable = degeneracy(self.reference)
+        if unusable:
+            raise CheckFailed(
+                f"{source}: {unusable}, on {self.images.source}: check the checkpoint with vitedge inspect, or name "
+                "images that differ."
+            )
+        self.notes += [f"skipped: {name}: {reason}" for name, reason in self.images.skipped.items()]
+        if len(self.images.pixels) < self.recipe.image_count:
+            self.notes.append(
+                f"{self.images.source} has {len(self.images.pixels)} images; {self.recipe.image_count} were asked for."
+            )
+        if self.recipe.eval_images is not None and self.features:
+            raise BadRecipe("--eval counts classes, and features are none: ask for --min-sqnr instead.")
+
+    def run(self, journal: Journal) -> tuple[PruningRecord, Draft]:
+        """Prunes, step by step, and measures after each of them."""
+        draft = Draft.of(self.dense, Batches(self.images.pixels, self.dense.spec.preprocessing))
+        before = (draft.gmacs, _parameters(draft))
+        self._measure("dense", draft)
+        structured = recovery = None
+        if self.recipe.is_structured:
+            with self._timed("structured"):
+                structured = self._structured(draft, journal)
+            self._measure("fewer heads and units", draft)
+        if self.recipe.recover is not None:
+            with self._timed("recovery"):
+                recovery = self._recovered(draft)
+            self._measure("recovered", draft)
+        notes = (*self.notes, *(structured.notes if structured else ()), *self._resumed(journal))
+        record = PruningRecord(
+            images=len(self.images.pixels),
+            image_source=self.images.source,
+            gmacs=(before[0], self.frontier[-1].macs * before[0]),
+            parameters=(before[1], _parameters(draft)),
+            structured=structured,
+            recovery=recovery,
+            distance=self._distance(draft),
+            frontier=tuple(self.frontier),
+            seconds=self.seconds,
+            notes=notes,
+        )
+        return record, draft
+
+    def missed(self, record: PruningRecord) -> str:
+        """Returns the budget that the result exceeds, or the empty string."""
+        asked, found = self.recipe, record.distance.sqnr_db
+        if asked.min_sqnr is not None and not found >= asked.min_sqnr:
+            return f"{found:.1f} dB centred SQNR against the dense model, and {asked.min_sqnr:g} dB were asked for"
+        first, last = self.frontier[0].top1, self.frontier[-1].top1
+        if asked.max_drop is not None and first is not None and last is not None:
+            drop = 100 * (first - last)
+            if drop > asked.max_drop:
+                return f"{drop:.2f} points of top-1 are lost, and {asked.max_drop:g} were allowed"
+        return ""
+
+    def _structured(self, draft: Draft, journal: Journal) -> Structured:
+        rankings = rank(draft, self.recipe, journal, self.progress)
+        recipe = self.recipe
+        if recipe.macs is not None:
+            prices = count_prices(draft.spec, recipe.multiple)
+            sizes = prices.sizes(rankings, recipe.macs, f"--macs {recipe.macs:g}")
+        elif recipe.latency is not None:
+            clock = Clock(self.dense, recipe.runtime, self.progress)
+            prices = count_prices(draft.spec, recipe.multiple)
+            sizes, took = find_sizes(clock, rankings, prices, recipe.latency)
+            self.notes.append(f"It takes {took:.3f} of the dense model's time in {recipe.runtime} here.")
+        else:
+            sizes = sizes_of_fractions(rankings, recipe)
+        return prune_structured(draft, recipe, rankings, sizes, journal, self.progress)
+
+    def _recovered(self, draft: Draft) -> Recovery:
+        recipe = self.recipe
+        stream = open_images(str(recipe.recover), draft.spec, _RECOVERY_IMAGES, recipe.seed)
+        done = recover(draft, stream, recipe, progress=self.progress, state_path=self.state_path)
+        self.notes += [done.note] * bool(done.note)
+        return done
+
+    def _measure(self, name: str, draft: Draft) -> None:
+        """Adds what the draft is now to the frontier."""
+        top1 = None
+        if self.recipe.eval_images is not None:
+            self.progress(f"counting top-1: {name}")
+            top1 = self._top1(draft)
+        module = Reference(draft.module, draft.spec)
+        sqnr = None if name == "dense" else self._distance(draft).sqnr_db
+        macs = count_gmacs(module.spec) / draft.gmacs
+        self.frontier.append(FrontierPoint(name, macs, sqnr, top1))
+
+    def _top1(self, draft: Draft) -> float:
+        spec = draft.spec
+        classes = Classes(spec.classes, spec.labels)
+        labelled = find_labelled(
+            str(self.recipe.eval_images), classes, seed=self.recipe.seed, channels=spec.in_channels
+        )
+        module = Reference(draft.module, spec)
+
+        def scores(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            return module.outputs(pixels, features=False)["logits"]
+
+        right, images = count_top1(labelled, spec, scores)
+        return right / images
+
+    def _distance(self, draft: Draft) -> Distance:
+        found: Mapping[str, Any] = Reference(draft.module, draft.spec).outputs(
+            self.images.pixels, features=self.features
+        )
+        parity = compare(self.reference, found, None if self.features else "logits")[-1]
+        return Distance(len(self.images.pixels), self.images.source, parity.centred_sqnr_db, parity.agreement)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        self.seconds[stage] = round(time.monotonic() - begun, 2)
+
+    def _resumed(self, journal: Journal) -> tuple[str, ...]:
+        if not journal.resumed:
+            return ()
+        return (f"{journal.resumed} results were those of an earlier run that had not ended.",)
+
+
+def _parameters(draft: Draft) -> int:
+    return sum(parameter.numel() for parameter in draft.module.parameters())
