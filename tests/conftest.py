@@ -3,18 +3,61 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from tests.bad_files import VIT
 from vitedge.recipe import ExportRecipe
+
+
+def pytest_collection_finish() -> None:
+    """Keeps the libraries and tests, millions of objects that stay, out of every pass of the garbage collector."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeps calibrations of tests out of the user's cache; fixtures of a module name a cache of their own."""
     monkeypatch.setenv("VITEDGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _torchlib_read_once() -> Iterator[None]:
+    """Keeps the translations of PyTorch's operators, which `torch.onnx.export` reads from their sources every time.
+
+    That is 0.4 s, a third of what the export of a tiny model takes; an export that adds its own has its own copy.
+    """
+    read = functools.cache(ONNXRegistry.from_torchlib)
+
+    def copied(**opset: int) -> ONNXRegistry:
+        registry = copy.copy(read(**opset))
+        registry.functions = {operator: list(entries) for operator, entries in registry.functions.items()}
+        return registry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(copied))
+        yield
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread of PyTorch, and no word of transformers: for modules that run hundreds of tiny models."""
+    from tests.family_files import quiet  # noqa: PLC0415 - it imports transformers, which takes seconds
+
+    quiet()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from timm.models._pretrained import PretrainedCfg
 from torch import Tensor
 
 import vitedge
-from tests.family_files import copied, quiet
+from tests.family_files import copied
 from tests.seeding import seeded
 from tests.vitedge.checkpoints.keys import models
 from vitedge.checkpoints.families.configuration import ACTIVATIONS
@@ -35,13 +34,7 @@ HUGGING_FACE = [(kind, key) for kind in models.CLASSES for key in models.fields_
 TIMM = [(kind, name) for kind in models.ARCHITECTURES for name in models.arguments_of(kind)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    quiet()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def written(folder: Path, state: dict[str, Tensor], config: dict[str, Any]) -> str:
