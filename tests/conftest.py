@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 import gc
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from torch.onnx._internal.exporter._registration import ONNXRegistry
 
+from tests import repeated_work
 from tests.bad_files import VIT
 from vitedge.recipe import ExportRecipe
 
@@ -31,20 +29,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _torchlib_read_once() -> Iterator[None]:
-    """Keeps the translations of PyTorch's operators, which `torch.onnx.export` reads from their sources every time.
-
-    That is 0.4 s, a third of what the export of a tiny model takes; an export that adds its own has its own copy.
-    """
-    read = functools.cache(ONNXRegistry.from_torchlib)
-
-    def copied(**opset: int) -> ONNXRegistry:
-        registry = copy.copy(read(**opset))
-        registry.functions = {operator: list(entries) for operator, entries in registry.functions.items()}
-        return registry
-
+def _repeated_work() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(copied))
+        repeated_work.do_once(patch)
         yield
 
 
