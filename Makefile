@@ -1,8 +1,9 @@
-# `make demo` shows the whole job on embedded models; `make test` checks the tree. Both install what they need into .venv.
+# `make demo` shows the whole job on embedded models; `make test` checks the tree, and `make test-all` more models of the same kinds.
+# Each installs what it needs into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types floors docs install clean
+.PHONY: demo test test-all lint types floors docs install clean
 
 install: .venv/installed
 
@@ -16,8 +17,13 @@ install: .venv/installed
 demo: install
 	$(BIN)/vitedge demo
 
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal   # two workers of two threads each would wait for one another
+
 test: install lint types floors
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal   # two workers of two threads each would wait for one another
+	$(PYTEST) -m "not slow"
+
+test-all: install lint types floors   # with the tests marked slow: more models and options of a kind that `make test` has
+	$(PYTEST)
 
 lint: install
 	$(BIN)/ruff check .

@@ -3,18 +3,48 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests import repeated_work
 from tests.bad_files import VIT
 from vitedge.recipe import ExportRecipe
+
+
+def pytest_collection_finish() -> None:
+    """Keeps the libraries and tests, millions of objects that stay, out of every pass of the garbage collector."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeps calibrations of tests out of the user's cache; fixtures of a module name a cache of their own."""
     monkeypatch.setenv("VITEDGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _repeated_work() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        repeated_work.do_once(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread of PyTorch, and no word of transformers: for modules that run hundreds of tiny models."""
+    from tests.family_files import quiet  # noqa: PLC0415 - it imports transformers, which takes seconds
+
+    quiet()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from onnx import numpy_helper
 from torch import Tensor
 
 import vitedge
-from tests.family_files import quiet
 from tests.family_matrix import Made, Shelf, assert_same, images, run
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact
@@ -32,13 +30,7 @@ BLOCKS = {
 """A weight to alter, and the block that it is in."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    quiet()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

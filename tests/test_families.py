@@ -7,7 +7,6 @@ vitedge's own parity check.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 import vitedge
-from tests.family_files import Case, quiet
+from tests.family_files import Case
 from tests.family_matrix import CASES, WHOLE, Made, Shelf, assert_same, images, run
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact
@@ -29,13 +28,7 @@ ONE_OF_EACH = tuple({(CASES[name].family, CASES[name].classes == 0): name for na
 """One checkpoint of each family, with a head and without: half precision and other sizes are the same for the rest."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    quiet()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

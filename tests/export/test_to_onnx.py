@@ -35,7 +35,12 @@ PLAIN: dict[str, object] = {"batch": 1, "opset": None, "precision": "fp32"}
 """The recipe of a file of which nothing is asked."""
 FIXED = ("vit", "pit", "swin", "mobilevit", "mobilevitv2")
 """Models whose graphs for one image are of different kinds: DeiT and BEiT join their tokens as ViT does."""
-OF_OTHER_OPSETS = tuple((name, "dynamic", opset) for name in ("swin", "mobilevitv2") for opset in (17, NEWEST_OPSET))
+OF_OTHER_OPSETS = (
+    ("swin", "dynamic", 17),
+    ("mobilevitv2", "dynamic", NEWEST_OPSET),
+    pytest.param("swin", "dynamic", NEWEST_OPSET, marks=pytest.mark.slow),
+    pytest.param("mobilevitv2", "dynamic", 17, marks=pytest.mark.slow),
+)
 """GELU and windows in one, a group norm and a linear attention in the other: what opsets spell differently."""
 
 

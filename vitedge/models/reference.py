@@ -148,12 +148,13 @@ def load_reference(checkpoint: Checkpoint, image_size: tuple[int, int] | None = 
         ImpossibleSize: the family cannot be rebuilt at that size; the message names sizes that can.
     """
     builder = BUILDERS[checkpoint.spec.family]
-    check_fit(skeleton(checkpoint.spec), checkpoint.state, checkpoint.source)
+    module = skeleton(checkpoint.spec)
+    check_fit(module, checkpoint.state, checkpoint.source)
     state, spec = checkpoint.state, checkpoint.spec
     if image_size is not None and image_size != spec.image_size:
         _refuse_huge(image_size)
         state, spec = builder.resize(state, spec, image_size)
-    module = skeleton(spec)
+        module = skeleton(spec)
     module.load_state_dict(state, strict=True, assign=True)
     _materialize(module)
     return Reference(module.eval().requires_grad_(requires_grad=False), spec)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import tempfile
 from collections.abc import Callable, Mapping
@@ -29,13 +30,18 @@ def program(build: Build, inputs: Mapping[str, np.ndarray], opset: str = "iOS16"
 
     The settings are further ones of coremltools' ``convert``.
     """
+    ct = _coremltools()
+    with quiet():
+        return _read(ct, _mil(ct, build, inputs, opset), opset, settings)
+
+
+@functools.cache
+def _coremltools() -> Any:
+    """The package, which collects garbage at every conversion: 0.2 s over all that is imported, if it is not frozen."""
     ct = load_coremltools()
-    gc.freeze()  # coremltools collects garbage at every conversion, which takes 0.2 s over all that is imported
-    try:
-        with quiet():
-            return _read(ct, _mil(ct, build, inputs, opset), opset, settings)
-    finally:
-        gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    return ct
 
 
 def executed(build: Build, inputs: Mapping[str, np.ndarray], opset: str = "iOS16", compute: str = "declared") -> Any:

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +128,7 @@ CASES: list[tuple[str, str, dict[str, Scheme]]] = [
 
 
 @pytest.fixture(scope="module")
-def vit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str], Path]]:
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
     """Package of a tiny ViT by deployment target and precision."""
     found: dict[tuple[str, str], Path] = {}
     program = captured("vit")
@@ -140,9 +139,7 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str
             lower(program, ResolvedRecipe(precision=precision, coreml_target=target), path, ())
         return found[target, precision]
 
-    gc.freeze()  # coremltools collects garbage at every conversion
-    yield package
-    gc.unfreeze()
+    return package
 
 
 def compress(model: Any, schemes: Mapping[str, Scheme]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import timm
@@ -143,13 +143,17 @@ def _turned(value: Any) -> Any:
     raise AssertionError(f"a new key without a value to try: give one for the default {value!r}")
 
 
-def settings_with(model_type: str, key: str, value: Any) -> dict[str, Any]:
-    """The settings of the tiny model with one key changed."""
-    settings = {**CLASSES[model_type][2], **_WITH.get(key, {})}
-    if key in ("id2label", "label2id"):
-        settings.pop("num_labels")
-        return {**settings, "id2label": _OTHER["id2label"], "label2id": _OTHER["label2id"]}
-    return {**settings, key: value}
+def settings_with(model_type: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the tiny model with some keys changed."""
+    settings = dict(CLASSES[model_type][2])
+    for key, value in values.items():
+        settings.update(_WITH.get(key, {}))
+        if key in ("id2label", "label2id"):
+            settings.pop("num_labels", None)
+            settings.update(id2label=_OTHER["id2label"], label2id=_OTHER["label2id"])
+        else:
+            settings[key] = value
+    return settings
 
 
 ARCHITECTURES: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
@@ -248,7 +252,7 @@ def values_of(name: str, default: Any) -> tuple[Any, ...]:
     return (_turned(default),) if default is not None else (True, False)
 
 
-def made_by_timm(kind: str, arguments: dict[str, Any], images: Tensor) -> tuple[nn.Module, Tensor] | None:
+def made_by_timm(kind: str, arguments: Mapping[str, Any], images: Tensor) -> tuple[nn.Module, Tensor] | None:
     """The model of timm with these arguments, and its logits, or None where timm itself refuses them."""
     name, _, tiny = ARCHITECTURES[kind]
     made: Callable[..., nn.Module] = timm.create_model
