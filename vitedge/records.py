@@ -50,6 +50,8 @@ class Preprocessing:
     """Whether an image is rotated as its EXIF tag says: transformers' loader does, timm's does not."""
     transparency: str = "white"
     """``white``: laid over white; ``dropped``: the alpha channel is ignored, as timm and transformers do."""
+    resizer: str = "pillow"
+    """Library that resizes: ``pillow``, or ``torch`` as transformers' classes that need torchvision."""
 
 
 @dataclass(frozen=True)

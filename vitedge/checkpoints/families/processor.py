@@ -87,7 +87,9 @@ def _from_hugging_face(stated: Mapping[str, Any]) -> tuple[dict[str, Any], tuple
     _refuse_unknown(processor)
     # Asked to convert, a processor lays transparency over white; the library's loader drops it before the others.
     transparency = "white" if processor.get("do_convert_rgb") else "dropped"
-    found: dict[str, Any] = {"exif": True, "transparency": transparency}
+    # The two classes of a processor resize with different libraries; the one that the file names counts.
+    resizer = "pillow" if str(processor.get("image_processor_type", "")).endswith("Pil") else "torch"
+    found: dict[str, Any] = {"exif": True, "transparency": transparency, "resizer": resizer}
     if "do_flip_channel_order" in processor:
         found["channel_order"] = "bgr" if processor["do_flip_channel_order"] else "rgb"
     if "resample" in processor:
