@@ -69,6 +69,8 @@ def test_grey_images_get_the_average_and_a_crop_beyond_the_image_is_kept() -> No
         ({"do_resize": False}, "do_resize"),
         ({"size": {"longest_edge": 224}}, "size"),
         ({"resample": 5}, "resample"),
+        ({"size": {"height": 10**12, "width": 32}}, "size"),
+        ({"size": {"shortest_edge": 32}, "crop_size": 10**12}, "crop_size"),
         ({"do_pad": True}, "do_pad"),
         ({"do_sharpen": True}, "do_sharpen"),
         ({"rescale_factor": 0}, "rescale_factor"),
