@@ -65,6 +65,25 @@ def prepare_image(image: Image.Image | NDArray[np.uint8], spec: ModelSpec) -> ND
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
+def geometry(spec: ModelSpec) -> str:
+    """Returns a sentence that says how a picture gets the model's size, for whoever prepares it without vitedge.
+
+    Where a way to scale of Apple's Vision (``VNImageCropAndScaleOption``) does the same, it names it.
+    """
+    preprocessing = spec.preprocessing
+    crop, mode = preprocessing.crop, preprocessing.crop_mode
+    height, width = (math.floor(side / crop) for side in spec.image_size)
+    how = {
+        "squash": f"to {width} x {height} pixels whatever its aspect",
+        "border": f"by its long side to fit into {width} x {height} pixels, with the mean around it",
+    }.get(mode, f"by its short side to cover {width} x {height} pixels")
+    then = "" if crop == 1 and mode != "center" else ", and cut to the centre"
+    then += ", with black around it" if crop > 1 else ""
+    scaling = {"center": "centerCrop", "squash": "scaleFill"}.get(mode) if crop == 1 else None
+    vision = f"; Vision: {scaling}" if scaling else ""
+    return f"A picture is resized {how} ({preprocessing.interpolation}){then}{vision}."
+
+
 def takes_pictures(channels: int) -> bool:
     """Returns whether pictures fit a model of that many channels: 3 (colour) or 1 (grey)."""
     return channels in (1, 3)
