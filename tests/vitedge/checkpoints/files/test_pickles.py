@@ -13,9 +13,8 @@ import resource
 import struct
 import subprocess
 import sys
-import types
-import sys
 import time
+import types
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
