@@ -98,7 +98,7 @@ def read(
     facts = facts_of(opened.content, opened.metadata)
     hints = Hints({**facts, **selection.facts, **configuration.facts}, opened.preprocessor, given)
     try:
-        found, converted = recognize(state, hints, families, configuration, source)
+        found, converted = recognize(state, hints, families, configuration, source, features=features)
         _check_values(converted.state)
         spec = apply_overrides(found, given)
         keys = check.check_agreement(configuration, spec, given)
