@@ -44,8 +44,7 @@ class Preprocessing:
     crop_mode: str = "center"
     """Side that is resized: ``center``: the short one; ``squash``: both; ``border``: the long one, ``mean`` around."""
     crop_offset: str = "round"
-    """Place of a crop whose margin is odd: ``round`` to even as timm and torchvision, or ``floor`` as transformers;
-    ``ceil`` crops as ``floor``, and pads with the larger half before the image as transformers' ``Pil`` classes."""
+    """Rounding of half an odd margin: ``round`` to even (timm), ``floor`` (transformers), ``ceil`` of padding (``Pil``)."""
     exif: bool = True
     """Whether an image is rotated as its EXIF tag says: transformers' loader does, timm's does not."""
     transparency: str = "white"
@@ -87,8 +86,7 @@ class ModelSpec:
     norm_eps: float
     """Epsilon of the layer norms."""
     activation: str
-    """``gelu`` (exact), ``gelu_tanh``, ``quick_gelu``, ``silu``, ``relu``, or another of
-    `vitedge.models.activations.ACTIVATIONS`."""
+    """``gelu`` (exact), ``gelu_tanh``, ``relu`` or another of `vitedge.models.activations.ACTIVATIONS`."""
     preprocessing: Preprocessing
     labels: tuple[str, ...] = ()
     """Names of the classes, or empty."""
