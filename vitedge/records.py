@@ -44,7 +44,7 @@ class Preprocessing:
     crop_mode: str = "center"
     """Side that is resized: ``center``: the short one; ``squash``: both; ``border``: the long one, ``mean`` around."""
     crop_offset: str = "round"
-    """Rounding of half an odd margin: ``round`` to even (timm), ``floor`` (transformers), ``ceil`` (``Pil``, padding)."""
+    """Rounding of an odd margin: ``round`` (timm), ``floor`` (transformers), ``ceil`` (``Pil``, padding)."""
     exif: bool = True
     """Whether an image is rotated as its EXIF tag says: transformers' loader does, timm's does not."""
     transparency: str = "white"
