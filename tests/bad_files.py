@@ -91,6 +91,30 @@ def huge_header(folder: Path) -> Path:
     return content(struct.pack("<Q", 1 << 60) + b'{"a":' + bytes(1000), "weights.safetensors")(folder)
 
 
+def listing_metadata(folder: Path) -> Path:
+    """Metadata of 15 MB whose text would become five million Python lists, each within no other."""
+    return _with_metadata(folder, "[" + "[]," * 5_000_000 + "1]")
+
+
+def nested_metadata(folder: Path) -> Path:
+    """Metadata of a million lists within each other."""
+    return _with_metadata(folder, "[" * 1_000_000)
+
+
+def _with_metadata(folder: Path, text: str) -> Path:
+    tensor = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    header = json.dumps({"__metadata__": {"num_heads": text}, "w": tensor}).encode()
+    return content(struct.pack("<Q", len(header)) + header + bytes(4), "weights.safetensors")(folder)
+
+
+def sparse_header(folder: Path) -> Path:
+    """A safetensors file of 4 GB, nothing of it on the disk, 3 GB of which claim to be its header."""
+    path = content(struct.pack("<Q", 3 << 30) + b"{", "weights.safetensors")(folder)
+    with path.open("r+b") as file:
+        file.truncate(4 << 30)
+    return path
+
+
 def zip_bomb(folder: Path) -> Path:
     """A quarter of a gigabyte of zeros where the weights should be, in a quarter of a megabyte of file."""
     torch.save({"a.weight": torch.zeros(4)}, folder / "good.pth")

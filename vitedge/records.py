@@ -44,12 +44,13 @@ class Preprocessing:
     crop_mode: str = "center"
     """Side that is resized: ``center``: the short one; ``squash``: both; ``border``: the long one, ``mean`` around."""
     crop_offset: str = "round"
-    """Place of a crop whose margin is odd: ``round`` to even as timm and torchvision, or ``floor`` as transformers;
-    ``ceil`` crops as ``floor``, and pads with the larger half before the image as transformers' ``Pil`` classes."""
+    """Rounding of an odd margin: ``round`` (timm), ``floor`` (transformers), ``ceil`` (``Pil``, padding)."""
     exif: bool = True
     """Whether an image is rotated as its EXIF tag says: transformers' loader does, timm's does not."""
     transparency: str = "white"
     """``white``: laid over white; ``dropped``: the alpha channel is ignored, as timm and transformers do."""
+    resizer: str = "pillow"
+    """Library that resizes: ``pillow``, or ``torch`` as transformers' classes that need torchvision."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,7 @@ class ModelSpec:
     norm_eps: float
     """Epsilon of the layer norms."""
     activation: str
-    """``gelu`` (exact), ``gelu_tanh``, ``quick_gelu``, ``silu``, ``relu``, or another of
-    `vitedge.models.activations.ACTIVATIONS`."""
+    """``gelu`` (exact), ``gelu_tanh``, ``relu`` or another of `vitedge.models.activations.ACTIVATIONS`."""
     preprocessing: Preprocessing
     labels: tuple[str, ...] = ()
     """Names of the classes, or empty."""

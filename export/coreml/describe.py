@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vitedge.files.plain import to_dict
+from vitedge.images.preprocess import geometry
 from vitedge.mlprogram.modules import BLOCKS, MODULES
 from vitedge.recipe import ResolvedRecipe
 from vitedge.records import Preprocessing
@@ -77,12 +78,12 @@ def _input_sentence(program: Program, recipe: ResolvedRecipe) -> str:
     size = f"{width} x {height} pixels"
     if recipe.input == "uint8":
         kind = {1: "Grey", 3: "RGB"}.get(program.spec.in_channels, f"{program.spec.in_channels}-channel")
-        return f"{kind} image of {size}, 0 to 255; the normalization is inside."
+        return f"{kind} image of {size}, 0 to 255; the normalization is inside. {geometry(program.spec)}"
     preprocessing: Preprocessing = program.spec.preprocessing
     planes = _planes(program.spec.in_channels, preprocessing)
     return (
         f"Image of {size}, {planes} scaled to 0 to 1, less the mean "
-        f"{preprocessing.mean}, divided by {preprocessing.std}."
+        f"{preprocessing.mean}, divided by {preprocessing.std}. {geometry(program.spec)}"
     )
 
 

@@ -24,6 +24,8 @@ _VARINT, _LENGTH_DELIMITED = 0, 2
 _MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = 7, 5, 9
 _TENSOR_TYPED_DATA = (4, 5, 6, 7, 10, 11)
 """Fields that hold elements as numbers of one type, as some exporters write them."""
+_MOST_FIELDS = 2**20
+"""Fields of one message, nodes and weights of a graph among them; MobileViT v2 has 3000."""
 
 Buffer = mmap.mmap
 Field = tuple[int, int, int, int]
@@ -112,14 +114,14 @@ def _external_length(path: Path, tensor: onnx.TensorProto) -> int:
 
 def _fields(buffer: Buffer, start: int, end: int) -> Iterator[Field]:
     """Yields the fields of a protobuf message that lies between two offsets."""
-    position = start
+    position, count = start, 0
     while position < end:
-        tag = position
+        tag, count = position, count + 1
         key, position = _varint(buffer, position)
         number, wire_type = key >> 3, key & 7
         value, position = _varint(buffer, position)
-        if wire_type not in (_VARINT, _LENGTH_DELIMITED):
-            raise IndexError("a wire type that no field of these messages has")
+        if number == 0 or wire_type not in (_VARINT, _LENGTH_DELIMITED) or count > _MOST_FIELDS:
+            raise IndexError("a number or a wire type that no field of these messages has, or fields without end")
         content = position
         position += value if wire_type == _LENGTH_DELIMITED else 0
         if position > end:

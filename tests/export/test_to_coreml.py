@@ -21,6 +21,7 @@ from vitedge.export.coreml import quiet as coreml_quiet
 from vitedge.export.coreml.quiet import load_coremltools
 from vitedge.export.coreml.weights import numbers
 from vitedge.export.to_coreml import lower
+from vitedge.images.preprocess import geometry
 from vitedge.mlprogram.package import read_package
 from vitedge.mlprogram.program import Literal, MLProgram, read_program
 from vitedge.program.capture import capture
@@ -260,6 +261,8 @@ def test_the_package_describes_itself_without_a_date(packaged: Package) -> None:
     assert json.loads(metadata.userDefined["vitedge.recipe"])["precision"] == "fp16"
     assert json.loads(metadata.userDefined["vitedge.preprocessing"])["mean"] == [0.5, 0.4, 0.3]
     assert "tiny vit" in metadata.shortDescription
+    (image,) = mil.package.model.description.input
+    assert image.shortDescription.endswith(geometry(packaged("vit", **LABELLED).program.spec))
     assert all(feature.shortDescription for feature in mil.package.model.description.output)
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vitedge.checkpoints.families.family import State
+from vitedge.checkpoints.families.family import Converted, State
 from vitedge.errors import BadRecipe, WeightsMismatch
 
 _HEAD = re.compile(
@@ -17,7 +17,7 @@ _HEAD = re.compile(
 """Names under which a classifier is kept where the library calls it otherwise."""
 OWN = ("head", "head.fc")
 """Names that the families give to the classifier."""
-_BLOCKS = ("blocks.", "layers.", "stages.", "transformers.", "patch_embed.", "stem.")
+_BLOCKS = ("blocks.", "layers.", "stages.", "transformers.", "patch_embed.", "stem.", "pools.")
 """Starts of names within an encoder."""
 _LAST_NORMS = ("norm.weight", "fc_norm.weight", "final_conv.bn.weight")
 
@@ -87,6 +87,25 @@ def place_head(state: State, beside: State, names: Mapping[str, str], choice: He
             return _without(heads, layers, state)
         raise
     return _with(head, layers, state, f"{layers.title(head)} is taken for the head, by its name and width.")
+
+
+def without_odd_head(converted: Converted) -> Converted:
+    """Leaves a head out that does not take the encoder's features; for those who ask for features alone.
+
+    Args:
+        converted: weights in the families' names, whose head a converter may have placed.
+    """
+    state = converted.state
+    width = next((int(state[name].shape[0]) for name in _LAST_NORMS if name in state), None)
+    own = next((head for head in OWN if f"{head}.weight" in state), None)
+    if width is None or own is None or "pre_logits.fc.weight" in state:
+        return converted
+    shape = state[f"{own}.weight"].shape
+    if len(shape) != 2 or int(shape[1]) in (width, 2 * width):
+        return converted
+    gone = {name: "belongs to a head of another width: features need none" for name in state if name.startswith("head")}
+    kept = {name: weight for name, weight in state.items() if name not in gone}
+    return Converted(kept, {**converted.dropped, **gone}, converted.facts)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "interpolation": (lambda value: value in ("bicubic", "bilinear", "lanczos", "nearest"), "bicubic, bilinear, …"),
     "crop_mode": (lambda value: value in ("center", "squash", "border"), "center, squash or border"),
     "crop_offset": (lambda value: value in ("round", "floor", "ceil"), "round, floor or ceil"),
+    "resizer": (lambda value: value in ("pillow", "torch"), "pillow or torch"),
     "transparency": (lambda value: value in ("white", "dropped"), "white or dropped"),
     "pool": (lambda value: value in ("class", "mean", "max", "avgmax"), "class, mean, max or avgmax"),
     "channel_order": (lambda value: value in ("rgb", "bgr"), "rgb or bgr"),

@@ -106,7 +106,7 @@ def read(
     hints = Hints({**facts, **selection.facts, **configuration.facts}, opened.preprocessor, given)
     try:
         check_processor(opened.preprocessor)
-        found, converted = recognize(state, hints, families, configuration, source)
+        found, converted = recognize(state, hints, families, configuration, source, features=features)
         _check_values(converted.state)
         spec = apply_overrides(found, given)
         keys = check.check_agreement(configuration, spec, given)

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from vitedge.checkpoints.classifier import without_odd_head
 from vitedge.checkpoints.families.family import Converted, Family, Hints, State
 from vitedge.checkpoints.families.ranks import check_ranks
 from vitedge.checkpoints.families.timm.signature import Known, index, lookup, shapes_of, signature
@@ -47,7 +48,13 @@ class Recognized(NamedTuple):
 
 
 def recognize(
-    state: State, hints: Hints, families: Sequence[Family], configuration: Configuration, where: str
+    state: State,
+    hints: Hints,
+    families: Sequence[Family],
+    configuration: Configuration,
+    where: str,
+    *,
+    features: bool = False,
 ) -> Recognized:
     """Finds out which architecture weights are of.
 
@@ -61,6 +68,7 @@ def recognize(
         families: tried in order.
         configuration: whose keys have to be known; where no family claims the weights, a key that says why goes first.
         where: the file, for messages.
+        features: whether no logits are asked for, so that a head which takes anything else is left out.
 
     Raises:
         UnknownArchitecture: neither knows it, or a key of the configuration is not known.
@@ -84,6 +92,7 @@ def recognize(
         check_keys(configuration, configuration.family)
         raise
     check_keys(configuration, family.NAME)
+    converted = without_odd_head(converted) if features else converted
     try:
         check_ranks(converted.state)
         merged = dataclasses.replace(hints, config={**hints.config, **converted.facts})

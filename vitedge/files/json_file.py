@@ -36,6 +36,15 @@ def read_json(path: Path, most_bytes: int) -> Any:
         text = file.read(most_bytes + 1)
     if len(text) > most_bytes:
         raise ValueError(f"it has {path.stat().st_size} bytes, and more than {most_bytes} are not read")
+    return parse_json(text)
+
+
+def parse_json(text: bytes) -> Any:
+    """Returns the content of a JSON document, counted before it is parsed.
+
+    Raises:
+        ValueError: as of `read_json`.
+    """
     opened = text.count(b"{") + text.count(b"[")
     if opened > MOST_CONTAINERS or text.count(b",") + opened > MOST_VALUES:
         raise ValueError("it holds millions of values")

@@ -2,7 +2,8 @@
 """Prepares images for a model with Pillow and NumPy alone, so that a bundle can be checked without PyTorch.
 
 The result equals timm's evaluation transform (``create_transform(..., is_training=False)``) bit for bit, and what
-transformers' image processors resize and crop to within one level of 255.
+transformers' image processors resize and crop to within one level of 255. PyTorch is needed where it resized for the
+model's processor, and nowhere else.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ INTERPOLATIONS = {
     "lanczos": Image.Resampling.LANCZOS,
     "nearest": Image.Resampling.NEAREST,
 }
+
+RESIZERS = ("pillow", "torch")
 
 MAX_PIXELS = 89_478_485
 """An image of more pixels is refused as a decompression bomb; Pillow's own limit, 256 MB of 24-bit pixels."""
@@ -45,7 +48,7 @@ def prepare_image(image: Image.Image | NDArray[np.uint8], spec: ModelSpec) -> ND
     Raises:
         BadImages: a mode whose range is not known, a strip that would become gigabytes, or a picture for a model of
             neither 1 nor 3 channels.
-        BadRecipe: an interpolation, a crop or a crop mode that does not exist.
+        BadRecipe: an interpolation, a crop, a crop mode or a resizer that does not exist.
     """
     if not takes_pictures(spec.in_channels):
         return _prepare_channels(image, spec)
@@ -60,6 +63,25 @@ def prepare_image(image: Image.Image | NDArray[np.uint8], spec: ModelSpec) -> ND
     image = _centre_crop(_resize(image, spec), spec, _fill(spec))
     pixels = np.asarray(image, dtype=np.uint8).reshape(*spec.image_size, spec.in_channels)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def geometry(spec: ModelSpec) -> str:
+    """Returns a sentence that says how a picture gets the model's size, for whoever prepares it without vitedge.
+
+    Where a way to scale of Apple's Vision (``VNImageCropAndScaleOption``) does the same, it names it.
+    """
+    preprocessing = spec.preprocessing
+    crop, mode = preprocessing.crop, preprocessing.crop_mode
+    height, width = (math.floor(side / crop) for side in spec.image_size)
+    how = {
+        "squash": f"to {width} x {height} pixels whatever its aspect",
+        "border": f"by its long side to fit into {width} x {height} pixels, with the mean around it",
+    }.get(mode, f"by its short side to cover {width} x {height} pixels")
+    then = "" if crop == 1 and mode != "center" else ", and cut to the centre"
+    then += ", with black around it" if crop > 1 else ""
+    scaling = {"center": "centerCrop", "squash": "scaleFill"}.get(mode) if crop == 1 else None
+    vision = f"; Vision: {scaling}" if scaling else ""
+    return f"A picture is resized {how} ({preprocessing.interpolation}){then}{vision}."
 
 
 def takes_pictures(channels: int) -> bool:
@@ -147,7 +169,30 @@ def _resize(image: Image.Image, spec: ModelSpec) -> Image.Image:
     size = _scaled_size(image.size, (width, height), preprocessing.crop_mode)
     if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:  # a strip of 1 x 100000 pixels would become gigabytes
         raise BadImages(f"An image of {image.width} x {image.height} pixels is too long to be resized by one side.")
+    if preprocessing.resizer not in RESIZERS:
+        raise BadRecipe(f"There is no resizer {preprocessing.resizer!r}; choose from {', '.join(RESIZERS)}.")
+    if preprocessing.resizer == "torch" and preprocessing.interpolation != "nearest":
+        return _resize_by_torch(image, size, preprocessing.interpolation)
     return image.resize(size, INTERPOLATIONS[preprocessing.interpolation])
+
+
+def _resize_by_torch(image: Image.Image, size: tuple[int, int], interpolation: str) -> Image.Image:
+    """Resizes to ``(width, height)`` with the kernel for uint8 that torchvision uses on tensors.
+
+    It filters along the width first, Pillow along the edge first that leaves less to do; each rounds and clips in
+    between, so that a kernel that overshoots (bicubic, lanczos) gives other pixels. Its weights have 16 bits.
+    """
+    import torch  # noqa: PLC0415 - only images that it resized for the model's processor need it
+
+    pixels = torch.from_numpy(np.array(image, np.uint8)).reshape(1, image.height, image.width, -1).permute(0, 3, 1, 2)
+    try:
+        resized = torch.nn.functional.interpolate(pixels, size=size[::-1], mode=interpolation, antialias=True)
+    except (ValueError, NotImplementedError) as error:
+        raise BadRecipe(
+            f"PyTorch {torch.__version__} cannot resize with {interpolation}: install torch>=2.12, "
+            "or pass --set resizer=pillow."
+        ) from error
+    return as_image(resized[0].permute(1, 2, 0).numpy())
 
 
 def _scaled_size(size: tuple[int, int], target: tuple[int, int], mode: str) -> tuple[int, int]:

@@ -52,7 +52,7 @@ def _facts(spec: ModelSpec) -> Iterable[tuple[str, str]]:
         yield "norm_eps", f"{spec.norm_eps:g}"
     for name in ("mean", "std", "interpolation", "crop_mode", "crop", "channel_order"):
         yield f"preprocessing.{name}", _text(getattr(spec.preprocessing, name))
-    for name in ("crop_offset", "exif", "transparency"):
+    for name in ("crop_offset", "exif", "transparency", "resizer"):
         if getattr(spec.preprocessing, name) != getattr(Preprocessing, name):
             yield f"preprocessing.{name}", _text(getattr(spec.preprocessing, name))
     told = {

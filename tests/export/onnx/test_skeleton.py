@@ -45,3 +45,13 @@ def test_weights_beside_the_file_belong_to_it(tmp_path: Path) -> None:
     (tmp_path / "m.data").unlink()
     with pytest.raises(UnreadableArtifact, match=r"keeps its weights in m\.data, which is not beside it"):
         artifact.describe(path)
+
+
+@pytest.mark.parametrize("repeated", [b"", b"\x08\x07"])
+def test_gigabytes_of_nothing_are_not_walked_through(repeated: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(repeated * 1_100_000)
+    with path.open("r+b") as file:
+        file.truncate(4 * 2**30)
+    with pytest.raises(UnreadableArtifact, match="not an ONNX model"):
+        artifact.describe(path)

@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import vitedge
+from tests.family_matrix import CASES
 from tests.vitedge.checkpoints.test_encoders import IMAGES, body, head, model, written
 from vitedge.checkpoints.families.family import State
 from vitedge.checkpoints.read import read
 from vitedge.errors import BadRecipe, WeightsMismatch
+from vitedge.models.reference import load_reference
 from vitedge.recipe import ExportRecipe
 
 LONE = {"aux_classifier.classifier.weight": torch.ones(7, 50)}
@@ -70,3 +73,28 @@ def test_note_says_how_the_head_was_found(tmp_path: Path) -> None:
     assert "model.fc.weight" in found.dropped
     with pytest.raises(BadRecipe, match="lies within the encoder"):
         read(path, weights="model.backbone.blocks.0.attn.qkv")
+
+
+@pytest.mark.parametrize(
+    ("name", "odd"),
+    [
+        ("vit google", ("head/kernel", (99, 5))),
+        ("mobilevit cvnets", ("classifier.fc.weight", (5, 99))),
+        ("pit naver", ("head.weight", (5, 99))),
+    ],
+)
+def test_a_head_that_a_converter_places_is_dropped_for_features(
+    name: str, odd: tuple[str, tuple[int, int]], tmp_path: Path
+) -> None:
+    case = CASES[name]
+    source = case.source()
+    key, shape = odd
+    changed = {**source.state, key: torch.ones(shape)}
+    path = case.write(replace(source, state=changed), tmp_path / "model")
+    with pytest.raises(WeightsMismatch, match="head"):
+        load_reference(read(path, overrides=dict(case.given)))
+    found = read(path, features=True, overrides=dict(case.given))
+    assert found.spec.classes == 0
+    assert [dropped for dropped in found.dropped if dropped.startswith("head")]
+    tokens, _ = load_reference(found).deployed(uint8=False, features=True)(torch.randn(1, 3, *found.spec.image_size))
+    assert torch.isfinite(tokens).all()

@@ -12,7 +12,7 @@ from timm.data import create_transform
 
 from tests.vitedge.images.specs import make_spec
 from vitedge.errors import BadImages, BadRecipe
-from vitedge.images.preprocess import as_image, normalize, prepare_image
+from vitedge.images.preprocess import as_image, geometry, normalize, prepare_image
 from vitedge.records import Preprocessing
 
 PHOTOS = [Image.fromarray(photo) for photo in load_sample_images().images]
@@ -114,3 +114,23 @@ def test_arrays_become_images() -> None:
     assert np.array_equal(np.asarray(as_image(grey)), grey)
     assert np.array_equal(np.asarray(as_image(grey[..., None])), grey)
     assert as_image(np.zeros((3, 4, 4), np.uint8)).mode == "RGBA"
+
+
+@pytest.mark.parametrize(
+    ("mode", "crop", "said"),
+    [
+        ("center", 0.875, "by its short side to cover 64 x 36 pixels (bicubic), and cut to the centre."),
+        (
+            "center",
+            1.0,
+            "by its short side to cover 56 x 32 pixels (bicubic), and cut to the centre; Vision: centerCrop.",
+        ),
+        ("squash", 1.0, "to 56 x 32 pixels whatever its aspect (bicubic); Vision: scaleFill."),
+        ("squash", 0.5, "to 112 x 64 pixels whatever its aspect (bicubic), and cut to the centre."),
+        ("border", 1.0, "by its long side to fit into 56 x 32 pixels, with the mean around it (bicubic)."),
+    ],
+)
+def test_the_geometry_is_said_to_whoever_prepares_a_picture(mode: str, crop: float, said: str) -> None:
+    spec = make_spec((32, 56), crop=crop)
+    spec = replace(spec, preprocessing=replace(spec.preprocessing, crop_mode=mode))
+    assert geometry(spec) == f"A picture is resized {said}"

@@ -118,23 +118,20 @@ PADDED: list[tuple[str, dict[str, Any]]] = [
 """A centre crop that is larger than the image, by odd margins: the two classes of a processor differ."""
 
 
-def _check_processor(
-    name: str, suffix: str, keys: dict[str, Any], images: list[Image.Image], share: float = 0.0
-) -> None:
-    """Compares a class with what is read of a file that names it: a share of the values may be over a level apart."""
+def _check_processor(name: str, suffix: str, keys: dict[str, Any], images: list[Image.Image]) -> None:
+    """Compares a class with what is read of a file that names it."""
     processor = getattr(pytest.importorskip("transformers"), f"{name}ImageProcessor{suffix}")(**keys)
     stated = {"image_processor_type": type(processor).__name__, **keys}
     found, _, _ = find_preprocessing(Hints(preprocessor=stated), TABLE, 3)
     spec = replace(make_spec((32, 32)), preprocessing=found)
     scale = np.asarray(found.std)[:, None, None] * 255
-    over = []
     for image in images:
         loaded = ImageOps.exif_transpose(_plain(image))  # as transformers.image_utils.load_image does
         if found.transparency == "dropped":
             loaded = loaded.convert("RGB")
         expected = np.asarray(processor(loaded, return_tensors="np")["pixel_values"][0]) * scale
-        over.append((np.abs(expected - _levels(image, spec)) > 1.01).mean())
-    assert np.mean(over) <= share
+        apart = np.abs(expected - _levels(image, spec)).max()
+        assert apart <= 1.01, (image.mode, image.size, image.info, apart)
 
 
 @pytest.mark.parametrize("suffix", ["Pil", ""])
@@ -146,12 +143,11 @@ def test_transformers(name: str, keys: dict[str, Any], suffix: str) -> None:
 
 @pytest.mark.parametrize(("interpolation", "resample"), [("bilinear", 2), ("bicubic", 3)])
 def test_two_hundred_odd_images(interpolation: str, resample: int) -> None:
-    """PyTorch's bicubic kernel for uint8 rounds its weights so coarsely that some pixels depart from Pillow's."""
     assert len(ODD_IMAGES) >= 200
     _check_timm({"interpolation": interpolation, "crop_pct": 0.875, "crop_mode": "center"}, (32, 32), ODD_IMAGES)
     _check_timm({"interpolation": interpolation, "crop_pct": 0.9, "crop_mode": "squash"}, (32, 32), ODD_IMAGES)
     squash = {"size": {"height": 32, "width": 32}, "resample": resample}
     short = {"size": {"shortest_edge": 37}, "crop_size": {"height": 32, "width": 32}, "resample": resample}
-    for suffix, share in (("Pil", 0.0), ("", 0.005 if interpolation == "bicubic" else 0.0)):
-        _check_processor("ViT", suffix, squash, ODD_IMAGES, share)
-        _check_processor("CLIP", suffix, short, ODD_IMAGES, share)
+    for suffix in ("Pil", ""):
+        _check_processor("ViT", suffix, squash, ODD_IMAGES)
+        _check_processor("CLIP", suffix, short, ODD_IMAGES)

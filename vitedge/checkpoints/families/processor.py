@@ -23,6 +23,8 @@ from vitedge.records import Origin, Preprocessing
 
 _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers, which ``preprocessor_config.json`` uses."""
+_LARGEST_EDGE = 2**15
+"""Pixels of an edge that images are resized to."""
 
 
 def find_preprocessing(
@@ -102,7 +104,9 @@ def _from_hugging_face(stated: Mapping[str, Any]) -> tuple[dict[str, Any], tuple
         processor = {key: value for key, value in processor.items() if name.startswith(OF_ONE_CLASS.get(key, ""))}
     # Asked to convert, a processor lays transparency over white; the library's loader drops it before the others.
     transparency = "white" if processor.get("do_convert_rgb") else "dropped"
-    found: dict[str, Any] = {"exif": True, "transparency": transparency}
+    # The two classes of a processor resize with different libraries; the one that the file names counts.
+    resizer = "pillow" if str(processor.get("image_processor_type", "")).endswith("Pil") else "torch"
+    found: dict[str, Any] = {"exif": True, "transparency": transparency, "resizer": resizer}
     if "do_flip_channel_order" in processor:
         found["channel_order"] = "bgr" if processor["do_flip_channel_order"] else "rgb"
     if "resample" in processor:
@@ -173,6 +177,9 @@ def _geometry(processor: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, 
         size = {"height": size[0], "width": size[1]}
     size = {key: int(value) for key, value in size.items() if value is not None}
     cropped = processor.get("crop_size") if processor.get("do_center_crop", "crop_size" in processor) else None
+    for key, lengths in (("size", tuple(size.values())), ("crop_size", edges(cropped) if cropped else ())):
+        if not all(1 <= length <= _LARGEST_EDGE for length in lengths):
+            raise _refusal(key, processor[key], f"edges of 1 to {_LARGEST_EDGE} pixels")
     # The two classes of a processor differ where a margin of padding is odd; the one that the file names counts.
     found = {"crop_offset": "ceil" if str(processor.get("image_processor_type", "")).endswith("Pil") else "floor"}
     if set(size) == {"height", "width"}:

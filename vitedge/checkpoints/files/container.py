@@ -26,6 +26,8 @@ from vitedge.sentences import short
 
 LARGEST_HEADER = 32 * 2**20
 """Bytes of a safetensors header; the format itself allows 100 MB, weights of a vision transformer need 100 kB."""
+MOST_TENSORS = 20_000
+"""Tensors of a safetensors file; a ViT-g has 600, with averages and the state of an optimizer 3000."""
 
 _FOREIGN = (
     (b"version https://git-lfs", "is a Git LFS pointer, not the weights; run git lfs pull where it came from"),
@@ -156,12 +158,23 @@ def read_safetensors(path: Path) -> tuple[State, Mapping[str, str]]:
         )
     try:
         with safe_open(path, framework="pt") as opened:
+            _check_count(path, len(opened.keys()))
             return {name: opened.get_tensor(name) for name in opened.keys()}, dict(opened.metadata() or {})  # noqa: SIM118
+    except UnreadableCheckpoint:
+        raise
     except Exception as error:
         # SafetensorError for the header; PyTorch's own kinds for element types it does not have.
         raise UnreadableCheckpoint(
             f"{path} is damaged: it cannot be read as safetensors ({short(error)}); fetch it again."
         ) from error
+
+
+def _check_count(path: Path, tensors: int) -> None:
+    if tensors > MOST_TENSORS:
+        raise UnreadableCheckpoint(
+            f"{path} is refused: it holds {tensors} tensors, and no vision transformer has more than {MOST_TENSORS}; "
+            "pass the weights of one model."
+        )
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ vocabulary.
 
 from __future__ import annotations
 
-import json
 import math
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -17,12 +16,16 @@ from typing import Any
 
 import torch
 
+from vitedge.files.json_file import parse_json
+
 PLACES = ("args", "hyper_parameters", "hparams", "config", "cfg", "model_config", "model_args", "opt")
 """Entries of a file that hold a training's settings, the first one going before the others."""
 DEEPEST = 4
 """Levels of nesting that are looked into, such as ``config.MODEL.SWIN.NUM_HEADS``."""
 _MOST = 2000
 """Entries looked at; a training has some hundred settings."""
+_LONGEST_TEXT = 2**20
+"""Characters of a text that are read as JSON; names of 22 000 classes have half as many."""
 _NESTS = (
     *PLACES,
     "model_kwargs",
@@ -101,8 +104,10 @@ def _entries(settings: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _from_text(text: str) -> Any:
+    if len(text) > _LONGEST_TEXT:
+        return text
     try:
-        return json.loads(text)
+        return parse_json(text.encode("utf-8", "replace"))
     except ValueError:
         return [part.strip() for part in text.split(",")] if "," in text else text
 

@@ -25,7 +25,12 @@ _RUNNERS = ("builtins", "os", "posix", "nt", "sys", "subprocess", "shutil", "imp
 _RUNS = "nothing was run; take the weights from a source you trust, best as .safetensors."
 _WAYS_OUT = (
     (
-        r"quanti|QInt|QUInt|torch\.q|rebuild_qtensor|torchao|bitsandbytes|per_channel_affine|per_tensor_affine",
+        r"torchao\.",
+        "its weights are quantized by torchao; save the dense state_dict, from before quantize_ or with each such "
+        "weight's dequantize(), pass that, and quantize with vitedge quantize.",
+    ),
+    (
+        r"quanti|QInt|QUInt|torch\.q|rebuild_qtensor|bitsandbytes|per_channel_affine|per_tensor_affine",
         "its weights are quantized; pass those in float that it was made from, and quantize with vitedge quantize.",
     ),
     (

@@ -181,7 +181,7 @@ _BEIT: Table = {
 _SWIN: Table = {
     **_TRANSFORMER,
     **_BACKBONE,
-    "image_size": Read(is_size),
+    "image_size": facts.IMAGE_SIZE,
     "patch_size": facts.PATCH,
     "embed_dim": facts.WIDTH,
     "hidden_size": facts.LAST_WIDTH,

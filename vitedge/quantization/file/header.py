@@ -17,6 +17,8 @@ FORMAT_VERSION = 2
 """Version of the format that is written; older ones are read."""
 ENTRY = "vitedge.json"
 """Name of the archive's entry that holds the header."""
+LARGEST_TEXT = 64 * 2**20
+"""Bytes of an entry that is JSON; the program of a ViT-L with all its nodes has a few million."""
 _UNSIGNED = ("uint8", "uint16")
 _OPTIONS_OF_FIXED = {
     "images": "--images",
@@ -56,6 +58,7 @@ def read_header(path: Path) -> ProgramHeader:
         raise UnreadableArtifact(f"There is no {path}.")
     try:
         with zipfile.ZipFile(path) as archive:
+            check_entries(archive)
             content = json.loads(archive.read(_place(archive)))
         if is_readable(content["format_version"]):
             return _header(content)
@@ -64,6 +67,15 @@ def read_header(path: Path) -> ProgramHeader:
     raise UnreadableArtifact(
         f"{path} has format {content['format_version']}; this vitedge reads {FORMAT_VERSION} and older."
     )
+
+
+def check_entries(archive: zipfile.ZipFile) -> None:
+    """Raises ValueError where an entry would take more memory than it has bytes, or a text more than a program has."""
+    for entry in archive.infolist():
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{entry.filename} is compressed, which PyTorch never does")
+        if entry.filename.endswith(".json") and entry.file_size > LARGEST_TEXT:
+            raise ValueError(f"{entry.filename} has {entry.file_size} bytes, and no program more than {LARGEST_TEXT}")
 
 
 def is_readable(version: object) -> bool:

@@ -21,7 +21,7 @@ from vitedge.files.bundle import ReferenceData
 from vitedge.files.plain import from_dict, to_dict
 from vitedge.program.program import Program
 from vitedge.quantization.file.archive import refuse_code
-from vitedge.quantization.file.header import ENTRY, FORMAT_VERSION, SUFFIX, is_readable
+from vitedge.quantization.file.header import ENTRY, FORMAT_VERSION, SUFFIX, check_entries, is_readable
 from vitedge.quantization.records import QuantizationRecord
 from vitedge.records import CheckpointIdentity, ModelSpec, TensorSpec
 
@@ -77,6 +77,8 @@ def read_model(path: Path) -> Model:
     try:
         if not zipfile.is_zipfile(path):
             raise UnreadableArtifact(f"{path} is not a {SUFFIX} file, or is cut short.")
+        with zipfile.ZipFile(path) as archive:
+            check_entries(archive)
         refuse_code(path)
         exported = torch.export.load(path, extra_files=extra)
         if not extra[ENTRY]:

@@ -69,6 +69,8 @@ def test_grey_images_get_the_average_and_a_crop_beyond_the_image_is_kept() -> No
         ({"do_resize": False}, "do_resize"),
         ({"size": {"longest_edge": 224}}, "size"),
         ({"resample": 5}, "resample"),
+        ({"size": {"height": 10**12, "width": 32}}, "size"),
+        ({"size": {"shortest_edge": 32}, "crop_size": 10**12}, "crop_size"),
         ({"do_pad": True}, "do_pad"),
         ({"do_sharpen": True}, "do_sharpen"),
         ({"rescale_factor": 0}, "rescale_factor"),
@@ -105,16 +107,21 @@ def test_switches_are_read_as_words(given: str | bool, exif: bool) -> None:
     assert parse_overrides({"exif": given}) == {"exif": exif}
 
 
-@pytest.mark.parametrize("given", [{"exif": "no"}, {"exif": 0}, {"transparency": "black"}, {"crop_offset": "up"}])
+@pytest.mark.parametrize(
+    "given", [{"exif": "no"}, {"exif": 0}, {"transparency": "black"}, {"crop_offset": "up"}, {"resizer": "cv2"}]
+)
 def test_a_word_that_is_no_choice_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(BadRecipe, match=next(iter(given))):
         parse_overrides(given)
 
 
-@pytest.mark.parametrize(("name", "offset"), [("CLIPImageProcessorPil", "ceil"), ("CLIPImageProcessor", "floor")])
-def test_the_class_that_is_named_decides_odd_padding(name: str, offset: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "offset", "resizer"),
+    [("CLIPImageProcessorPil", "ceil", "pillow"), ("CLIPImageProcessor", "floor", "torch")],
+)
+def test_the_class_that_is_named_decides_odd_padding_and_who_resizes(name: str, offset: str, resizer: str) -> None:
     found, _, _ = find_preprocessing(Hints(preprocessor={"image_processor_type": name}), TABLE, 3)
-    assert found.crop_offset == offset
+    assert (found.crop_offset, found.resizer) == (offset, resizer)
 
 
 def test_what_is_given_is_no_guess_of_a_table() -> None:

@@ -243,3 +243,11 @@ def test_a_file_of_a_configured_folder_brings_its_configuration(tmp_path: Path, 
     assert open_container(other).config == {"model_type": "vit"}
     (tmp_path / "config.json").write_text('{"port": 80}')
     assert (open_container(other).config, open_container(other).notes) == ({}, ())
+
+
+def test_a_header_of_hundreds_of_thousands_of_tensors_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "many.safetensors"
+    nothing = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({f"t{number}": nothing for number in range(20_001)}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    assert "holds 20001 tensors" in refusal(path)

@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import time
+import types
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +81,20 @@ def test_whole_module_is_refused_with_its_class_and_the_way_out(tmp_path: Path, 
     FORMATS[kind](torch.nn.Sequential(torch.nn.Linear(2, 2)), path)
     with pytest.raises(RefusedPickle, match=r"torch\.nn\.modules.*save model\.state_dict\(\)"):
         open_container(path)
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy"])
+def test_weights_of_torchao_are_refused_with_the_way_to_dense_ones(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = "torchao.dtypes.affine_quantized_tensor"
+    for name in ("torchao", "torchao.dtypes", place):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    weight = type("AffineQuantizedTensor", (), {"__module__": place})
+    monkeypatch.setattr(sys.modules[place], "AffineQuantizedTensor", weight, raising=False)
+    FORMATS[kind]({"model": {"a.weight": weight(), "a.bias": torch.ones(2)}}, tmp_path / "a.pth")
+    with pytest.raises(RefusedPickle, match=r"AffineQuantizedTensor: .* by torchao; save the dense state_dict"):
+        open_container(tmp_path / "a.pth")
 
 
 def test_newer_protocol_says_so(tmp_path: Path) -> None:

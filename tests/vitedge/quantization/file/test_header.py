@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,8 @@ import pytest
 
 from tests.vitedge.quantization.file.headers import CONTENT, with_activations, with_batch, written
 from vitedge.errors import BadRecipe, UnreadableArtifact
-from vitedge.quantization.file.header import FORMAT_VERSION, ProgramHeader, fixed_entries, read_header
+from vitedge.quantization.file.header import FORMAT_VERSION, LARGEST_TEXT, ProgramHeader, fixed_entries, read_header
+from vitedge.quantization.file.model import read_model
 
 
 def test_what_was_fixed_is_read(tmp_path: Path) -> None:
@@ -59,3 +63,15 @@ def test_an_entry_that_fits_is_accepted(asked: dict[str, Any], tmp_path: Path) -
 def test_an_entry_that_was_fixed_is_refused(asked: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(BadRecipe, match=r"quantize the checkpoint anew"):
         fixed_entries(str(written(tmp_path / "m.pt2")), asked)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
+def test_an_entry_that_claims_much_is_not_read(compression: int, tmp_path: Path) -> None:
+    path = tmp_path / "m.pt2"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("archive/extra/vitedge.json", json.dumps(CONTENT).ljust(LARGEST_TEXT + 1))
+    with pytest.raises(UnreadableArtifact, match="is not a") as caught:
+        read_header(path)
+    assert re.search("compressed|no program more", str(caught.value.__cause__))
+    with pytest.raises(UnreadableArtifact, match=r"compressed|no program more"):
+        read_model(path)
