@@ -14,7 +14,7 @@ from vitedge import registry
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "api.md"
 
-VERBS = ("inspect", "load", "export", "quantize", "validate", "bench", "evaluate")
+VERBS = ("inspect", "load", "export", "prune", "quantize", "validate", "bench", "evaluate")
 
 HEAD = """# The Python API
 
@@ -56,6 +56,8 @@ SECTIONS = (
             "vitedge.recipe.ExportRecipe",
             "vitedge.recipe.QuantizationRecipe",
             "vitedge.recipe",
+            "vitedge.pruning.recipe.PruningRecipe",
+            "vitedge.pruning.recipe",
             "vitedge.records.Tolerance",
             "vitedge.verbs.validate.ReferenceOptions",
             "vitedge.verbs.evaluate.EvaluationRequest",
@@ -75,7 +77,10 @@ SECTIONS = (
             "vitedge.records.Manifest",
             "vitedge.records.Validation",
             "vitedge.records.BenchReport",
-            "vitedge.records",
+            "vitedge.records.model",
+            "vitedge.records.bundle",
+            "vitedge.records.parity",
+            "vitedge.records.latency",
             "vitedge.models.records",
             "vitedge.verbs.records",
             "vitedge.files.plain.to_dict",
@@ -85,6 +90,7 @@ SECTIONS = (
     Section(
         "Results of quantize", "", ("vitedge.quantization.records.QuantizationResult", "vitedge.quantization.records")
     ),
+    Section("Results of prune", "", ("vitedge.pruning.records.PruningResult", "vitedge.pruning.records")),
     Section("Results of evaluate", "", ("vitedge.accuracy.records.Evaluation", "vitedge.accuracy.records")),
     Section(
         "The kit for a Mac",

@@ -83,6 +83,8 @@ class Source:
             found = inside[rest]
         except KeyError:
             raise KeyError(f"there is no {name}") from None
+        if isinstance(found, griffe.Alias):
+            found = found.final_target
         if package != PACKAGE or not isinstance(found, griffe.Object):
             raise KeyError(f"{name} is not an object of {PACKAGE}")
         return found

@@ -11,62 +11,75 @@ import typer
 from vitedge.cli.options import AcceptAssumptions, AsJson, ImageSize, Model, Overrides, Source, Weights
 from vitedge.cli.values import parse_merge, parse_overrides, parse_size, parse_sparsity, with_model
 
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="FILE.safetensors", help="The file to write.")]
+Images = Annotated[
+    str | None, typer.Option(metavar="DIR|LIST|ARRAY|synthetic", help="Images to rank and refit on; none is assumed.")
+]
+ImageCount = Annotated[int | None, typer.Option(min=2, help="How many of them; 256 if not given.")]
+Heads = Annotated[float | None, typer.Option(metavar="F", help="Fraction of the heads that is kept.")]
+Mlp = Annotated[float | None, typer.Option(metavar="F", help="Fraction of the hidden units that is kept.")]
+Macs = Annotated[
+    float | None, typer.Option(metavar="F", help="Fraction of the multiply-accumulates; widths are chosen.")
+]
+Latency = Annotated[
+    float | None, typer.Option(metavar="F", help="Fraction of the time on this machine; widths are chosen.")
+]
+Sparsity = Annotated[
+    str | None, typer.Option(metavar="2:4|S", help="2:4, or the fraction of the weights that becomes zero.")
+]
+Merge = Annotated[
+    str | None, typer.Option(metavar="R|R,R,…", help="Tokens that each block merges, or one number a block.")
+]
+CriterionName = Annotated[
+    str | None, typer.Option(metavar="activation|taylor|magnitude", help="How heads and units are ranked.")
+]
+SelectionName = Annotated[
+    str | None, typer.Option(metavar="sparsegpt|wanda|magnitude", help="How the zeros of --sparsity are selected.")
+]
+Multiple = Annotated[int | None, typer.Option(help="Hidden widths stay multiples of it; 8 if not given.")]
+RuntimeName = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Runtime of --latency; onnxruntime if not given.")
+]
+Recover = Annotated[str | None, typer.Option(metavar="DIR|LIST|ARRAY", help="Images to learn from the dense model on.")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the images of --recover.")]
+MaxDrop = Annotated[float | None, typer.Option(metavar="POINTS", help="Budget: top-1 that may be lost on --eval.")]
+Labelled = Annotated[
+    str | None, typer.Option("--eval", metavar="LABELLED_DIR", help="Images that top-1 is counted on.")
+]
+MinSqnr = Annotated[float | None, typer.Option(metavar="DB", help="Budget: centred SQNR against the dense model.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the images.")]
+Repair = Annotated[bool, typer.Option("--repair/--no-repair", help="Refit the layers behind what is removed.")]
+Parts = Annotated[bool, typer.Option("--parts", help="Show every part.")]
+
 
 def prune(
     source: Source,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.safetensors", help="The file to write.")],
-    images: Annotated[
-        str | None,
-        typer.Option(metavar="DIR|LIST|ARRAY|synthetic", help="Images to rank and refit on; none is assumed."),
-    ] = None,
-    image_count: Annotated[int | None, typer.Option(min=2, help="How many of them; 256 if not given.")] = None,
-    heads: Annotated[float | None, typer.Option(metavar="F", help="Fraction of the heads that is kept.")] = None,
-    mlp: Annotated[float | None, typer.Option(metavar="F", help="Fraction of the hidden units that is kept.")] = None,
-    macs: Annotated[
-        float | None, typer.Option(metavar="F", help="Fraction of the multiply-accumulates; widths are chosen.")
-    ] = None,
-    latency: Annotated[
-        float | None, typer.Option(metavar="F", help="Fraction of the time on this machine; widths are chosen.")
-    ] = None,
-    sparsity: Annotated[
-        str | None, typer.Option(metavar="2:4|S", help="2:4, or the fraction of the weights that becomes zero.")
-    ] = None,
-    merge: Annotated[
-        str | None, typer.Option(metavar="R|R,R,…", help="Tokens that each block merges, or one number a block.")
-    ] = None,
-    criterion: Annotated[
-        str | None, typer.Option(metavar="activation|taylor|magnitude", help="How heads and units are ranked.")
-    ] = None,
-    selection: Annotated[
-        str | None, typer.Option(metavar="sparsegpt|wanda|magnitude", help="How the zeros of --sparsity are selected.")
-    ] = None,
-    multiple: Annotated[int | None, typer.Option(help="Hidden widths stay multiples of it; 8 if not given.")] = None,
-    runtime: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Runtime of --latency; onnxruntime if not given.")
-    ] = None,
-    recover: Annotated[
-        str | None, typer.Option(metavar="DIR|LIST|ARRAY", help="Images to learn from the dense model on.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the images of --recover.")] = None,
-    max_drop: Annotated[
-        float | None, typer.Option(metavar="POINTS", help="Budget: top-1 that may be lost on --eval.")
-    ] = None,
-    labelled: Annotated[
-        str | None, typer.Option("--eval", metavar="LABELLED_DIR", help="Images that top-1 is counted on.")
-    ] = None,
-    min_sqnr: Annotated[
-        float | None, typer.Option(metavar="DB", help="Budget: centred SQNR against the dense model.")
-    ] = None,
+    output: Output,
+    images: Images = None,
+    image_count: ImageCount = None,
+    heads: Heads = None,
+    mlp: Mlp = None,
+    macs: Macs = None,
+    latency: Latency = None,
+    sparsity: Sparsity = None,
+    merge: Merge = None,
+    criterion: CriterionName = None,
+    selection: SelectionName = None,
+    multiple: Multiple = None,
+    runtime: RuntimeName = None,
+    recover: Recover = None,
+    epochs: Epochs = None,
+    max_drop: MaxDrop = None,
+    labelled: Labelled = None,
+    min_sqnr: MinSqnr = None,
     image_size: ImageSize = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the images.")] = None,
+    seed: Seed = None,
     weights: Weights = None,
     overrides: Overrides = None,
     model: Model = None,
     *,
-    repair: Annotated[
-        bool, typer.Option("--repair/--no-repair", help="Refit the layers behind what is removed.")
-    ] = True,
-    parts: Annotated[bool, typer.Option("--parts", help="Show every part.")] = False,
+    repair: Repair = True,
+    parts: Parts = False,
     accept_assumptions: AcceptAssumptions = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the file that is there.")] = False,
     json: AsJson = False,
@@ -77,23 +90,23 @@ def prune(
         "mlp": mlp,
         "macs": macs,
         "latency": latency,
-        "sparsity": parse_sparsity(sparsity),
-        "merge": parse_merge(merge),
+        "runtime": runtime,
+        "multiple": multiple,
         "criterion": criterion,
         "selection": selection,
-        "multiple": multiple,
-        "runtime": runtime,
+        "recover": recover,
+        "epochs": epochs,
         "images": images,
         "image_count": image_count,
         "seed": seed,
-        "image_size": parse_size(image_size),
-        "recover": recover,
-        "epochs": epochs,
         "weights": weights,
-        "overrides": parse_overrides(with_model(overrides, model)) or None,
         "max_drop": max_drop,
-        "eval_images": labelled,
         "min_sqnr": min_sqnr,
+        "sparsity": parse_sparsity(sparsity),
+        "merge": parse_merge(merge),
+        "image_size": parse_size(image_size),
+        "overrides": parse_overrides(with_model(overrides, model)) or None,
+        "eval_images": labelled,
     }
     from vitedge.pruning.recipe import PruningRecipe
     from vitedge.render.prune import render

@@ -16,6 +16,7 @@ from timm.models import beit
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vitedge.errors import WeightsMismatch
 from vitedge.records import BlockWidths, ModelSpec
 
 
@@ -72,14 +73,20 @@ def set_widths(module: nn.Module, spec: ModelSpec) -> nn.Module:
     """Returns a module, built as its stages say, with the widths of ``spec.blocks``; its weights are then unspecified.
 
     Raises:
-        ValueError: the number of blocks is another one, or a block would get wider.
+        WeightsMismatch: there is another number of blocks, or a block would get wider.
     """
     if not spec.blocks:
         return module
     blocks = transformer_blocks(module)
+    if len(blocks) != len(spec.blocks):
+        raise WeightsMismatch(f"The spec has the widths of {len(spec.blocks)} blocks, and the model {len(blocks)}.")
     for block, widths in zip(blocks, spec.blocks, strict=True):
-        if widths.heads > block.heads or widths.mlp > block.hidden or widths.head_width != block.head_width:
-            raise ValueError(f"{block.name} is {block.widths}, and cannot become {widths}")
+        fits = min(1, block.heads) <= widths.heads <= block.heads and 0 < widths.mlp <= block.hidden
+        if not fits or widths.head_width != block.head_width:
+            raise WeightsMismatch(
+                f"The spec's {block.name} has {widths.heads} heads of {widths.head_width} channels and {widths.mlp} "
+                f"hidden units, and the model's {block.heads} of {block.head_width} and {block.hidden}."
+            )
         narrow_heads(block, range(widths.heads))
         narrow_mlp(block, range(widths.mlp))
     return module

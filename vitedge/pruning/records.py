@@ -83,7 +83,7 @@ class Distance:
 
 
 @dataclass(frozen=True)
-class FrontierPoint:
+class PrunedPoint:
     """One of the models that were looked at, or the dense one."""
 
     name: str
@@ -112,7 +112,7 @@ class PruningRecord:
     recovery: Recovery | None
     distance: Distance
     """To the dense model, on the calibration images."""
-    frontier: tuple[FrontierPoint, ...] = ()
+    frontier: tuple[PrunedPoint, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Name of each stage to its wall time."""
     notes: tuple[str, ...] = ()

@@ -33,7 +33,7 @@ from vitedge.pruning.costs import count_prices
 from vitedge.pruning.draft import Batches, Draft
 from vitedge.pruning.journal import Journal
 from vitedge.pruning.recipe import PruningRecipe
-from vitedge.pruning.records import Distance, FrontierPoint, PruningRecord, PruningResult, Recovery, Structured
+from vitedge.pruning.records import Distance, PrunedPoint, PruningRecord, PruningResult, Recovery, Structured
 from vitedge.pruning.recover import recover
 from vitedge.pruning.structured import prune_structured, rank, sizes_of_fractions
 from vitedge.records import CheckpointIdentity, Step
@@ -108,7 +108,7 @@ class Job:
     progress: Progress
     out: Path
     seconds: dict[str, float] = field(default_factory=dict)
-    frontier: list[FrontierPoint] = field(default_factory=list)
+    frontier: list[PrunedPoint] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -215,7 +215,7 @@ class Job:
         module = Reference(draft.module, draft.spec)
         sqnr = None if name == "dense" else self._distance(draft).sqnr_db
         macs = count_gmacs(module.spec) / draft.gmacs
-        self.frontier.append(FrontierPoint(name, macs, sqnr, top1))
+        self.frontier.append(PrunedPoint(name, macs, sqnr, top1))
 
     def _top1(self, draft: Draft) -> float:
         spec = draft.spec

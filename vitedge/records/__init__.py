@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The records that stages take and return: the one vocabulary of the package.
+
+Frozen dataclasses without behaviour; `vitedge.files.plain` turns them into plain JSON values and back. Nothing here
+imports a framework, so a bundle can be read where PyTorch is not installed.
+"""
+
+from vitedge.records.bundle import Artifact, Manifest, TensorSpec, Validation
+from vitedge.records.latency import BenchReport, LatencyRatio, LatencyReport, Quantiles, SpeedComparison
+from vitedge.records.model import BlockWidths, CheckpointIdentity, ModelSpec, Origin, Preprocessing, Step
+from vitedge.records.parity import (
+    Finding,
+    OutputParity,
+    OverflowReport,
+    ParityReport,
+    StructureReport,
+    Tolerance,
+    ValueRange,
+)
+
+__all__ = [
+    "Artifact",
+    "BenchReport",
+    "BlockWidths",
+    "CheckpointIdentity",
+    "Finding",
+    "LatencyRatio",
+    "LatencyReport",
+    "Manifest",
+    "ModelSpec",
+    "Origin",
+    "OutputParity",
+    "OverflowReport",
+    "ParityReport",
+    "Preprocessing",
+    "Quantiles",
+    "SpeedComparison",
+    "Step",
+    "StructureReport",
+    "TensorSpec",
+    "Tolerance",
+    "Validation",
+    "ValueRange",
+]

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measurements of latency."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Statistics of latency samples, in milliseconds. A percentile is None where there are too few samples for it."""
+
+    minimum: float
+    median: float
+    mean: float
+    p90: float
+    p95: float | None
+    p99: float | None
+    cov: float
+    """Coefficient of variation: standard deviation divided by the mean."""
+    drift: float
+    """Median of the last third of the samples divided by that of the first third, minus one."""
+
+
+@dataclass(frozen=True)
+class LatencyReport:
+    """The latency of one artifact in one runtime."""
+
+    subject: str
+    """Path or name of what was measured."""
+    runtime: str
+    """A key of `vitedge.registry.RUNTIMES`."""
+    device: Mapping[str, Any]
+    """Model, OS, processor, clocks, temperature, versions, threads, provider that really ran."""
+    batch: int
+    samples: int
+    """Number of timed inferences, each of one batch."""
+    load_ms: float
+    first_ms: float
+    """Time of the first inference after loading."""
+    peak_memory_mb: float
+    """Peak memory of the process that ran it, libraries included, in 10^6 bytes."""
+    file_size: int
+    """Bytes on disk."""
+    quantiles: Quantiles
+    stable: bool
+    """False where the spread did not become steady during warm-up, or the drift exceeds 3 %."""
+    raw_ms: tuple[float, ...] = ()
+    """All samples in the order of measurement."""
+
+
+@dataclass(frozen=True)
+class LatencyRatio:
+    """The ratio of two latencies, measured in turn and in separate processes."""
+
+    subject: str
+    baseline: str
+    ratio: float
+    """Median of subject / baseline; below one is faster than the baseline."""
+    low: float
+    high: float
+    """Bounds of the 95 % bootstrap interval."""
+    verdict: str
+    """``faster``, ``slower``, ``no difference``, or ``no conclusion`` where the measurement allows none."""
+
+
+@dataclass(frozen=True)
+class SpeedComparison:
+    """The latency of a quantized file beside float files of the same export, measured in turn on one machine."""
+
+    text: str
+    """The result in one line."""
+    ratios: tuple[LatencyRatio, ...] = ()
+    """Quantized over fp32, and quantized over fp16."""
+    milliseconds: Mapping[str, float] = field(default_factory=dict)
+    """Precision to the median time of one inference."""
+    unfused: tuple[str, ...] = ()
+    """Quantized operations that ONNX Runtime computes in float nevertheless, as ``MODULE: OPERATION``."""
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """The latencies of all subjects of one `vitedge.bench`, and their ratios to the first."""
+
+    reports: tuple[LatencyReport, ...]
+    ratios: tuple[LatencyRatio, ...] = ()
+    inconclusive: str = ""
+    """Reason why no conclusion is drawn from the times, one sentence, or empty."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Name of each artifact of a bundle that was not measured, to the reason."""
