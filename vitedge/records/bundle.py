@@ -96,5 +96,9 @@ class Validation:
     """Path of each engine to its `Artifact.engine`."""
     size: int | None = None
     """Bytes of the bundle, where its manifest was written anew."""
+    checkpoint: CheckpointIdentity | None = None
+    """The weights that a bundle was made from; None for an artifact alone."""
+    steps: tuple[Step, ...] = ()
+    """What was done to them before, oldest first."""
     notes: tuple[str, ...] = ()
     """Remarks about links to files elsewhere, ignored files, and images skipped or fewer than asked for."""

@@ -16,6 +16,7 @@ from vitedge.export.formats import FORMATS
 from vitedge.records import Artifact
 from vitedge.render.following import kit_command
 from vitedge.render.parity import report_table
+from vitedge.render.prune import step_lines
 from vitedge.render.screen import document, lines, next_command, show, table
 from vitedge.verbs.records import ExportResult
 
@@ -29,6 +30,7 @@ def render(result: ExportResult, *, as_json: bool) -> None:
     show(_artifact_table(manifest.artifacts))
     report_table(manifest.parity, manifest.structure)
     lines(
+        *step_lines(manifest.steps),
         *(f"note: {artifact.path}: {note}" for artifact in manifest.artifacts for note in artifact.notes),
         *(f"note: {note}" for note in manifest.spec.notes),
         *dict.fromkeys(line for record in manifest.quantization.values() for line in _quantized(record)),

@@ -8,8 +8,9 @@ from typing import Any
 
 from rich import filesize
 
-from vitedge.records import ModelSpec, Origin, Preprocessing
+from vitedge.records import BlockWidths, ModelSpec, Origin, Preprocessing
 from vitedge.render.following import export_command
+from vitedge.render.prune import step_lines
 from vitedge.render.screen import document, lines, next_command, short_path, show, table
 from vitedge.verbs.records import Inspection
 
@@ -28,11 +29,12 @@ def render(result: Inspection, *, options: Sequence[str] = (), as_json: bool) ->
     drawn.add_row("file", short_path(result.source), f"{result.container}, {filesize.decimal(result.size)}")
     drawn.add_row("weights", _weight_sets(result), f"{spec.naming} names")
     for name, value in sorted(_facts(spec), key=lambda fact: spec.origins.get(fact[0]) is not Origin.ASSUMED):
-        drawn.add_row(name.rpartition(".")[2].replace("_", " "), value, _origin(spec, name))
+        drawn.add_row(_title(name), value, _origin(spec, name))
     show(drawn)
     cost = result.cost
     lines(
         f"{cost.parameters:,} parameters, {cost.gmacs:.2f} GMACs, {cost.activations_mb:.1f} MB of activations",
+        *step_lines(result.steps),
         *(f"left out: {name} ({reason})" for name, reason in _grouped(result.dropped)),
         *(f"note: {note}" for note in spec.notes),
         next_command(export_command(result.source, options)),
@@ -55,6 +57,7 @@ def _facts(spec: ModelSpec) -> Iterable[tuple[str, str]]:
     for name in ("crop_offset", "exif", "transparency", "resizer"):
         if getattr(spec.preprocessing, name) != getattr(Preprocessing, name):
             yield f"preprocessing.{name}", _text(getattr(spec.preprocessing, name))
+    yield from _widths(spec.blocks)
     told = {
         name.removeprefix("options.")
         for name, origin in spec.origins.items()
@@ -66,6 +69,20 @@ def _facts(spec: ModelSpec) -> Iterable[tuple[str, str]]:
     if spec.labels:
         more = f", … ({len(spec.labels)})" if len(spec.labels) > _NAMED else ""
         yield "labels", ", ".join(spec.labels[:_NAMED]) + more
+
+
+def _title(name: str) -> str:
+    """Returns the name of a field as it is shown: without its record's, unless the record is that of each block."""
+    owner, _, field = name.rpartition(".")
+    return f"{field} of each block" if owner == "blocks" else field.replace("_", " ")
+
+
+def _widths(blocks: Sequence[BlockWidths]) -> Iterable[tuple[str, str]]:
+    """Yields the widths of the blocks of a pruned model, one number a block."""
+    for name in ("heads", "mlp", "merge"):
+        values = [getattr(block, name) for block in blocks]
+        if any(values):
+            yield f"blocks.{name}", _text(values)
 
 
 def _origin(spec: ModelSpec, name: str) -> str:

@@ -4,14 +4,20 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from rich import filesize
 from rich.table import Table
 
 from vitedge.pruning.records import PruningRecord, PruningResult, Structured
+from vitedge.records import Step
 from vitedge.render.following import export_command
 from vitedge.render.screen import document, lines, next_command, show, table
+
+_SHOWN = ("heads", "mlp", "macs", "latency", "sparsity", "merge", "recover", "epochs")
+"""Entries of a recipe that say what was done."""
 
 
 def render(done: PruningResult, *, parts: bool, as_json: bool) -> None:
@@ -33,6 +39,24 @@ def render(done: PruningResult, *, parts: bool, as_json: bool) -> None:
         next_command(export_command(shlex.quote(done.path))),
     )
     return None
+
+
+def step_lines(steps: Sequence[Step]) -> Iterator[str]:
+    """Yields a line for each step that weights went through: what was asked for, and the distance to what was before.
+
+    The distance to the dense model is what a step cost; parity is measured against the model that it left.
+    """
+    for step in steps:
+        asked = " ".join(f"--{name} {_said(step.recipe[name])}" for name in _SHOWN if step.recipe.get(name))
+        found = step.result["distance"]["sqnr_db"]
+        yield (
+            f"step: {step.verb} {asked} of {Path(step.source.source).name} ({step.source.sha256[:12]}): "
+            f"{found:.1f} dB centred SQNR against it"
+        )
+
+
+def _said(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _counts(record: PruningRecord) -> Iterator[str]:

@@ -9,6 +9,7 @@ from vitedge.files.plain import from_dict
 from vitedge.records import Finding, Validation
 from vitedge.render.engine import kernel_table
 from vitedge.render.parity import finding_lines, layer_table, overflow_table, report_table
+from vitedge.render.prune import step_lines
 from vitedge.render.screen import document, lines, show
 
 
@@ -27,6 +28,7 @@ def render(result: Validation, *, kernels: bool = False, as_json: bool) -> None:
         if kernels and engine.layers is not None:
             show(kernel_table(engine.layers), f"{path}, kernel by kernel:")
     lines(
+        *step_lines(result.steps),
         *(f"{path}: {engine.builder} {engine.version}: {summary(engine)}" for path, engine in engines.items()),
         *(line for finding in result.findings for line in finding_lines(finding)),
         *(f"note: {note}" for note in result.notes),

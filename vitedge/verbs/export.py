@@ -206,6 +206,7 @@ def seal(
         latency=None,
         quantization=_quantization(source, quantized),
         speed=timed.speed,
+        steps=source.content.steps,
         files={REFERENCE: hash_file(request.folder / REFERENCE)},
         versions=registry.environment(),
     )

@@ -35,4 +35,5 @@ def inspect(source: str, *, weights: str | None = None, overrides: Mapping[str, 
         spec=checkpoint.spec,
         cost=cost,
         dropped=checkpoint.dropped,
+        steps=checkpoint.steps,
     )

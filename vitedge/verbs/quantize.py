@@ -77,7 +77,8 @@ def quantize(
     job = quantize_reference(reference, recipe, strictest(targets(recipe)), features=features, progress=progress)
     identity = CheckpointIdentity(checkpoint.source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
     done = record(job)
-    model = Model(job.program(recipe.batch, recipe.input), done, identity, ReferenceData(images.pixels, outputs))
+    program, data = job.program(recipe.batch, recipe.input), ReferenceData(images.pixels, outputs)
+    model = Model(program, done, identity, data, checkpoint.steps)
     with replacing_file(out) as partial:
         write_model(partial, model)
     return QuantizationResult(str(out), out.stat().st_size, identity, reference.spec.variant, done, done.missed)

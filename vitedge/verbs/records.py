@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vitedge.models.records import Cost
-from vitedge.records import Manifest, ModelSpec
+from vitedge.records import Manifest, ModelSpec, Step
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Inspection:
     cost: Cost
     dropped: Mapping[str, str] = field(default_factory=dict)
     """Name of each weight that the export does not need, to the reason."""
+    steps: tuple[Step, ...] = ()
+    """What vitedge did to the weights before, oldest first."""
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,8 @@ def validate(
         found = _validated(
             subject, parts, _Comparison.of_bundle(subject, manifest, against), options or ValidationOptions(), files
         )
-        return replace(found, notes=(*found.notes, *remarks(subject, manifest)))
+        notes = (*found.notes, *remarks(subject, manifest))
+        return replace(found, checkpoint=manifest.checkpoint, steps=manifest.steps, notes=notes)
     if of_file(subject) is None:
         suffixes = ", ".join(kind.suffix for kind in FORMATS.values() if kind.suffix)
         raise UnreadableArtifact(f"{subject} is neither a bundle nor one of {suffixes}.")

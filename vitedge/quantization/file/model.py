@@ -23,7 +23,7 @@ from vitedge.program.program import Program
 from vitedge.quantization.file.archive import refuse_code
 from vitedge.quantization.file.header import ENTRY, FORMAT_VERSION, SUFFIX, check_entries, is_readable
 from vitedge.quantization.records import QuantizationRecord
-from vitedge.records import CheckpointIdentity, ModelSpec, TensorSpec
+from vitedge.records import CheckpointIdentity, ModelSpec, Step, TensorSpec
 
 _REFERENCE_OUTPUTS = "reference.npz.base64"
 
@@ -37,6 +37,8 @@ class Model:
     checkpoint: CheckpointIdentity
     reference_outputs: ReferenceData
     """Images and the float reference's outputs for them, so that an export can be compared without the reference."""
+    steps: tuple[Step, ...] = ()
+    """What was done to the weights before they were quantized, oldest first."""
 
 
 def write_model(path: Path, model: Model) -> None:
@@ -55,6 +57,7 @@ def write_model(path: Path, model: Model) -> None:
         "blocks": list(program.blocks),
         "record": to_dict(model.record),
         "checkpoint": to_dict(model.checkpoint),
+        "steps": [to_dict(step) for step in model.steps],
     }
     extra = {
         ENTRY: json.dumps(content, ensure_ascii=True, allow_nan=False),
@@ -110,7 +113,9 @@ def _model(path: Path, exported: ExportedProgram, content: dict[str, Any], refer
         tuple(content["blocks"]),
     )
     record = from_dict(QuantizationRecord, content["record"])
-    return Model(program, record, from_dict(CheckpointIdentity, content["checkpoint"]), reference_outputs)
+    identity = from_dict(CheckpointIdentity, content["checkpoint"])
+    steps = tuple(from_dict(Step, entry) for entry in content.get("steps", ()))
+    return Model(program, record, identity, reference_outputs, steps)
 
 
 def _packed(data: ReferenceData) -> str:
