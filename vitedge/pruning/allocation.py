@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from vitedge.errors import BadRecipe
 from vitedge.pruning.ranking import Ranking
@@ -12,7 +13,28 @@ from vitedge.pruning.ranking import Ranking
 _HALVINGS = 80
 
 
-def allocate(rankings: Sequence[Ranking], prices: Mapping[str, float], budget: float, wish: str) -> dict[str, int]:
+@dataclass(frozen=True)
+class Budget:
+    """A fraction of a cost that is kept."""
+
+    option: str
+    """What was asked for, such as ``macs``."""
+    fraction: float
+    whole: float
+    """The cost of everything."""
+    fixed: float = 0.0
+    """The part of it that no unit has."""
+    step: float = 0.0
+    """What is kept is rounded to a multiple of it; 0 where it is not."""
+
+    @property
+    def left(self) -> float:
+        """Returns the cost that units may have."""
+        kept = self.fraction * self.whole - self.fixed
+        return round(kept / self.step) * self.step if self.step else kept
+
+
+def allocate(rankings: Sequence[Ranking], prices: Mapping[str, float], budget: Budget) -> dict[str, int]:
     """Chooses the number of units that each part keeps.
 
     The sum of what is lost is minimized under the budget by a Lagrange multiplier, found by halving; what is left of
@@ -21,34 +43,36 @@ def allocate(rankings: Sequence[Ranking], prices: Mapping[str, float], budget: f
     Args:
         rankings: with what each number of units loses.
         prices: name of a part to the cost of one of its units.
-        budget: the cost of all units that stay.
-        wish: what was asked for, for the message.
+        budget: for all of them together.
 
     Returns:
         Name of a part to the number of units that stay.
 
     Raises:
-        BadRecipe: the smallest widths cost more than the budget.
+        BadRecipe: the smallest widths cost more than the budget; with the fraction that can be met.
     """
     least = {ranking.part.name: ranking.part.sizes[0] for ranking in rankings}
-    if _cost(least, prices) > budget * (1 + 1e-9):
+    smallest, left = _cost(least, prices), budget.left
+    if smallest > left * (1 + 1e-9):
+        reached = math.ceil(1000 * (budget.fixed + smallest) / budget.whole) / 1000
         raise BadRecipe(
-            f"{wish} cannot be met: one head and {max(ranking.part.multiple for ranking in rankings)} units are the "
-            f"least that a block keeps, and that costs {_cost(least, prices) / budget:.2f} times as much; ask for more."
+            f"--{budget.option} {budget.fraction:g} cannot be met: with one head and "
+            f"{max(ranking.part.sizes[0] for ranking in rankings)} hidden units in every block, {reached:g} is left; "
+            "ask for that or more."
         )
     low, high = 0.0, 1.0
-    while _cost(_at(rankings, prices, high), prices) > budget and high < 1e30:
+    while _cost(_at(rankings, prices, high), prices) > left and high < 1e30:
         high *= 16
     for _ in range(_HALVINGS):
         middle = math.sqrt(max(low, high * 1e-18) * high)
-        if _cost(_at(rankings, prices, middle), prices) > budget:
+        if _cost(_at(rankings, prices, middle), prices) > left:
             low = middle
         else:
             high = middle
     chosen = _at(rankings, prices, high)
-    if _cost(chosen, prices) > budget:
+    if _cost(chosen, prices) > left:
         chosen = least
-    return _spend(rankings, prices, budget, chosen)
+    return _spend(rankings, prices, left, chosen)
 
 
 def _at(rankings: Sequence[Ranking], prices: Mapping[str, float], multiplier: float) -> dict[str, int]:

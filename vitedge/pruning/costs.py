@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from vitedge.models.cost import count_gmacs
 from vitedge.models.reference import skeleton
-from vitedge.pruning.allocation import allocate
+from vitedge.pruning.allocation import Budget, allocate
 from vitedge.pruning.parts import find_parts, narrow
 from vitedge.pruning.ranking import Ranking
 from vitedge.records import ModelSpec
@@ -24,14 +24,14 @@ class Prices:
     units: Mapping[str, float]
     """Name of a part to the cost of one of its units."""
 
-    def sizes(self, rankings: Sequence[Ranking], fraction: float, wish: str) -> dict[str, int]:
+    def sizes(self, rankings: Sequence[Ranking], fraction: float, option: str) -> dict[str, int]:
         """Returns the number of units that each part keeps, so that a fraction of the whole cost stays.
 
         Raises:
             BadRecipe: what cannot be removed costs more than that.
         """
         removable = sum(ranking.part.units * self.units[ranking.part.name] for ranking in rankings)
-        return allocate(rankings, self.units, fraction * self.whole - (self.whole - removable), wish)
+        return allocate(rankings, self.units, Budget(option, fraction, self.whole, self.whole - removable))
 
 
 def count_prices(spec: ModelSpec, multiple: int) -> Prices:

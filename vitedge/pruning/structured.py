@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from vitedge.errors import BadRecipe
-from vitedge.pruning.allocation import allocate
+from vitedge.pruning.allocation import Budget, allocate
 from vitedge.pruning.draft import Batches, Draft
 from vitedge.pruning.journal import Journal
 from vitedge.pruning.observe import input_moments, row_weights
@@ -96,8 +96,7 @@ def sizes_of_fractions(rankings: Sequence[Ranking], recipe: PruningRecipe) -> di
         total = sum(ranking.part.units for ranking in chosen)
         # To the nearest number of units that can be met: steps are as wide as the target's kernels want them.
         step = min(ranking.part.multiple for ranking in chosen)
-        budget = round(fraction * total / step) * step
-        sizes |= allocate(chosen, dict.fromkeys(sizes, 1.0), budget, f"--{option} {fraction:g}")
+        sizes |= allocate(chosen, dict.fromkeys(sizes, 1.0), Budget(option, fraction, total, step=step))
     return sizes
 
 

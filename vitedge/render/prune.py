@@ -69,8 +69,8 @@ def _distance(record: PruningRecord) -> str:
     found = record.distance
     agreement = "" if found.agreement is None else f", {found.agreement:.1%} of the images keep their top-1"
     return (
-        f"against the dense model: {found.sqnr_db:.1f} dB centred SQNR{agreement} "
-        f"({found.images} images: {found.image_source})"
+        f"against the dense model: {found.sqnr_db:.1f} dB centred SQNR{agreement} on {found.images} images "
+        f"({found.image_source})"
     )
 
 

@@ -36,10 +36,13 @@ from vitedge.pruning.recipe import PruningRecipe
 from vitedge.pruning.records import Distance, PrunedPoint, PruningRecord, PruningResult, Recovery, Structured
 from vitedge.pruning.recover import recover
 from vitedge.pruning.structured import prune_structured, rank, sizes_of_fractions
+from vitedge.quantization.file.header import SUFFIX as QUANTIZED
 from vitedge.records import CheckpointIdentity, Step
 from vitedge.verbs.pruned_latency import Clock, find_sizes
 
 Progress = Callable[[str], None]
+MEASURED = 64
+"""Further images that the distance to the dense model is measured on: on those of a refit it would look too small."""
 _RECOVERY_IMAGES = 1_000_000
 """Most images that a model learns from."""
 
@@ -65,6 +68,8 @@ def prune(
         UserError: the checkpoint, the images, the recipe or the output is not usable.
         CheckFailed: the outputs of the dense model are degenerate, so that nothing could be compared with them.
     """
+    if Path(source).suffix == QUANTIZED:
+        raise BadRecipe(f"{source} is quantized: prune the checkpoint that it was made from, then quantize.")
     if out.suffix != saved.SUFFIX:
         raise BadRecipe(
             f"A pruned model is a {saved.SUFFIX} file; name the output {out.with_suffix(saved.SUFFIX).name}."
@@ -78,7 +83,7 @@ def prune(
     checkpoint = read(source, weights=recipe.weights, overrides=recipe.overrides)
     refuse_assumed(checkpoint.spec, source, accepted=recipe.accept_assumptions)
     dense = load_reference(checkpoint, recipe.image_size)
-    images = load(recipe.images, dense.spec, recipe.image_count, recipe.seed)
+    images = load(recipe.images, dense.spec, recipe.image_count + MEASURED, recipe.seed)
     job = Job(dense, images, recipe, progress, out)
     job.check(source)
     identity = CheckpointIdentity(checkpoint.source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
@@ -111,6 +116,15 @@ class Job:
     frontier: list[PrunedPoint] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        """Holds every few images out, so that both sets have all classes of a sorted folder."""
+        pixels = self.images.pixels
+        spare = max(0, len(pixels) - self.recipe.image_count)
+        held = np.zeros(len(pixels), bool)
+        held[np.linspace(0, len(pixels) - 1, spare).round().astype(int)] = True
+        self.fitted = pixels[~held]
+        self.measured = pixels[held] if spare > 1 else pixels
+
     @property
     def state_path(self) -> Path:
         """Returns where an unfinished recovery is kept."""
@@ -128,7 +142,7 @@ class Job:
             CheckFailed: its outputs are degenerate.
             BadRecipe: classes are to be counted, and there are none.
         """
-        self.reference = self.dense.outputs(self.images.pixels, features=self.features)
+        self.reference = self.dense.outputs(self.measured, features=self.features)
         unusable = degeneracy(self.reference)
         if unusable:
             raise CheckFailed(
@@ -136,16 +150,19 @@ class Job:
                 "images that differ."
             )
         self.notes += [f"skipped: {name}: {reason}" for name, reason in self.images.skipped.items()]
-        if len(self.images.pixels) < self.recipe.image_count:
+        if len(self.fitted) < self.recipe.image_count:
+            self.notes.append(f"{len(self.fitted)} images were found; {self.recipe.image_count} were asked for.")
+        if self.measured is self.images.pixels:
             self.notes.append(
-                f"{self.images.source} has {len(self.images.pixels)} images; {self.recipe.image_count} were asked for."
+                "There are no images beside those of the refit, so the distance is measured on these, and looks too "
+                "small."
             )
         if self.recipe.eval_images is not None and self.features:
             raise BadRecipe("--eval counts classes, and features are none: ask for --min-sqnr instead.")
 
     def run(self, journal: Journal) -> tuple[PruningRecord, Draft]:
         """Prunes, step by step, and measures after each of them."""
-        draft = Draft.of(self.dense, Batches(self.images.pixels, self.dense.spec.preprocessing))
+        draft = Draft.of(self.dense, Batches(self.fitted, self.dense.spec.preprocessing))
         before = (draft.gmacs, _parameters(draft))
         self._measure("dense", draft)
         structured = recovery = None
@@ -159,7 +176,7 @@ class Job:
             self._measure("recovered", draft)
         notes = (*self.notes, *(structured.notes if structured else ()), *self._resumed(journal))
         record = PruningRecord(
-            images=len(self.images.pixels),
+            images=len(self.fitted),
             image_source=self.images.source,
             gmacs=(before[0], self.frontier[-1].macs * before[0]),
             parameters=(before[1], _parameters(draft)),
@@ -189,7 +206,7 @@ class Job:
         recipe = self.recipe
         if recipe.macs is not None:
             prices = count_prices(draft.spec, recipe.multiple)
-            sizes = prices.sizes(rankings, recipe.macs, f"--macs {recipe.macs:g}")
+            sizes = prices.sizes(rankings, recipe.macs, "macs")
         elif recipe.latency is not None:
             clock = Clock(self.dense, recipe.runtime, self.progress)
             prices = count_prices(draft.spec, recipe.multiple)
@@ -232,11 +249,9 @@ class Job:
         return right / images
 
     def _distance(self, draft: Draft) -> Distance:
-        found: Mapping[str, Any] = Reference(draft.module, draft.spec).outputs(
-            self.images.pixels, features=self.features
-        )
+        found: Mapping[str, Any] = Reference(draft.module, draft.spec).outputs(self.measured, features=self.features)
         parity = compare(self.reference, found, None if self.features else "logits")[-1]
-        return Distance(len(self.images.pixels), self.images.source, parity.centred_sqnr_db, parity.agreement)
+        return Distance(len(self.measured), self.images.source, parity.centred_sqnr_db, parity.agreement)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

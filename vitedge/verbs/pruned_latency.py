@@ -92,10 +92,9 @@ def find_sizes(
         BadRecipe: the smallest widths take longer.
     """
     prices = _prices(clock, rankings, macs)
-    wish = f"--latency {fraction:g}"
     asked, best = fraction, None
     for turn in range(_ROUNDS):
-        sizes = prices.sizes(rankings, asked, wish)
+        sizes = prices.sizes(rankings, asked, "latency")
         found = clock.ratios({"pruned": narrowed(clock.dense.module, rankings, sizes)})["pruned"]
         clock.progress(f"try {turn + 1}: {found:.3f} of the dense time, {fraction:g} asked for")
         if best is None or abs(found - fraction) < abs(best[1] - fraction):

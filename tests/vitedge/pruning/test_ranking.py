@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vitedge.errors import BadRecipe
-from vitedge.pruning.allocation import allocate
+from vitedge.pruning.allocation import Budget, allocate
 from vitedge.pruning.observe import Moments
 from vitedge.pruning.parts import Kind, Part
 from vitedge.pruning.ranking import Ranking, by_activation
@@ -60,12 +60,12 @@ def test_a_budget_is_shared_out_as_an_exhaustive_search_does() -> None:
         rankings.append(Ranking(part, tuple(range(6)), losses))
         prices[part.name] = 1.0 + number
     budget = 20.0
-    found = allocate(rankings, prices, budget, "wish")
+    found = allocate(rankings, prices, Budget("mlp", 1.0, budget))
     choices = itertools.product(*(ranking.part.sizes for ranking in rankings))
     affordable = [
         choice for choice in choices if sum(s * p for s, p in zip(choice, prices.values(), strict=True)) <= budget
     ]
     best = min(sum(r.losses[s] for r, s in zip(rankings, choice, strict=True)) for choice in affordable)
     assert sum(ranking.losses[found[ranking.part.name]] for ranking in rankings) <= 1.2 * best
-    with pytest.raises(BadRecipe, match="wish cannot be met"):
-        allocate(rankings, prices, 3.0, "wish")
+    with pytest.raises(BadRecipe, match=r"--mlp 0.1 cannot be met: .* 0.3 is left"):
+        allocate(rankings, prices, Budget("mlp", 0.1, 20.0))

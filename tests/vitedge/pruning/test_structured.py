@@ -78,7 +78,7 @@ def test_prices_add_up_to_the_cost_of_the_pruned_model(kind: str, tmp_path: Path
     recipe = PruningRecipe(macs=0.8, criterion="magnitude", repair=False)
     journal = Journal("key", tmp_path)
     rankings = rank(draft, recipe, journal, quiet)
-    sizes = count_prices(dense.spec, 8).sizes(rankings, 0.8, "--macs 0.8")
+    sizes = count_prices(dense.spec, 8).sizes(rankings, 0.8, "macs")
     prune_structured(draft, recipe, rankings, sizes, journal, quiet)
     assert 0.7 < count_gmacs(draft.spec) / count_gmacs(dense.spec) <= 0.8001
 
