@@ -9,10 +9,11 @@ import pytest
 from onnx import helper, numpy_helper
 
 from tests.export import tiny
-from vitedge.export.tensorrt.eligibility import is_sparse, remarks
+from vitedge.export.tensorrt.eligibility import remarks
 from vitedge.export.tensorrt.graph import OnnxGraph, read_graph
 from vitedge.export.tensorrt.readiness import check_graph
 from vitedge.export.to_onnx import lower
+from vitedge.program.sparsity import is_two_of_four
 from vitedge.recipe import ResolvedRecipe
 
 WIDE = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
@@ -21,10 +22,10 @@ SPARSE = WIDE * np.tile([1, 0, 0, 1], 2).astype(np.float32)
 
 
 def test_four_weights_in_a_row_hold_two_zeros() -> None:
-    assert is_sparse(SPARSE)
-    assert not is_sparse(WIDE)
-    assert not is_sparse(SPARSE.T)  # the pattern lies along the other axis
-    assert not is_sparse(np.zeros((2, 6)))  # six is no multiple of four
+    assert is_two_of_four(SPARSE)
+    assert not is_two_of_four(WIDE)
+    assert not is_two_of_four(SPARSE.T)  # the pattern lies along the other axis
+    assert not is_two_of_four(np.zeros((2, 6)))  # six is no multiple of four
 
 
 @pytest.mark.parametrize("form", ["MatMul", "MatMul with a transposition", "Gemm", "Conv", "dequantized"])
