@@ -10,12 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from vitedge.export.tensorrt.attention import attentions_of, head_width
 from vitedge.export.tensorrt.graph import OnnxGraph
@@ -40,11 +34,6 @@ def _on_attentions(graph: OnnxGraph) -> Iterator[str]:
 
 
 def _on_sparse_weights(graph: OnnxGraph) -> Iterator[str]:
-    sparse, weights = count_sparse(graph.model, partial(_numbers, graph))
+    sparse, weights = count_sparse(graph.model, graph.numbers)
     if sparse:
         yield f"{sparse} of {weights} weights are 2:4 sparse, for the sparse tensor cores of SM 8.0 and later"
-
-
-def _numbers(graph: OnnxGraph, name: str) -> NDArray[Any] | None:
-    tensor = graph.constant(name)
-    return None if tensor is None else np.asarray(numpy_helper.to_array(tensor))

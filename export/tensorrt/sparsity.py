@@ -4,18 +4,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
+from vitedge.export.tensorrt.graph import OnnxGraph
+from vitedge.export.tensorrt.request import EngineRequest
 from vitedge.program.sparsity import is_two_of_four
 
 Read = Callable[[str], "NDArray[Any] | None"]
 """Returns the numbers of a stored tensor by its name; None where nothing of that name is stored."""
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "MatMulInteger", "MatMulNBits")
 _OF_WEIGHTS = ("DequantizeLinear", "Cast", "Transpose")
+_OPTION = "sparse_weights"
+"""Name in `vitedge.export.tensorrt.classic_options.OPTIONS`."""
+_FIRST = 80
+"""The first compute capability with sparse tensor cores: Ampere."""
 _PAIR = 2
 """Axes of a matrix."""
 
@@ -30,6 +37,23 @@ def count_sparse(model: ModelProto, read: Read) -> tuple[int, int]:
     producers = {name: node for node in model.graph.node for name in node.output}
     found = [is_two_of_four(weight) for weight in _weights(model, producers, read)]
     return sum(found), len(found)
+
+
+def with_sparse_kernels(request: EngineRequest, graph: OnnxGraph, capability: str) -> EngineRequest:
+    """Returns a request that lets the classic builder choose sparse kernels, where they can be faster.
+
+    It does so where a weight is 2:4 and the GPU has sparse tensor cores, unless the request says otherwise. The builder
+    times them against dense ones, and takes the faster.
+
+    Args:
+        request: of the engine.
+        graph: of its file.
+        capability: of the GPU, such as ``SM87``.
+    """
+    if _OPTION in request.options or int(capability.removeprefix("SM")) < _FIRST:
+        return request
+    sparse, _ = count_sparse(graph.model, graph.numbers)
+    return replace(request, options={**request.options, _OPTION: True}) if sparse else request
 
 
 def _weights(model: ModelProto, producers: Mapping[str, NodeProto], read: Read) -> Iterator[NDArray[Any]]:

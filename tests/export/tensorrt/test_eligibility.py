@@ -12,6 +12,8 @@ from tests.export import tiny
 from vitedge.export.tensorrt.eligibility import remarks
 from vitedge.export.tensorrt.graph import OnnxGraph, read_graph
 from vitedge.export.tensorrt.readiness import check_graph
+from vitedge.export.tensorrt.request import EngineRequest
+from vitedge.export.tensorrt.sparsity import with_sparse_kernels
 from vitedge.export.to_onnx import lower
 from vitedge.program.sparsity import is_two_of_four
 from vitedge.recipe import ResolvedRecipe
@@ -33,6 +35,24 @@ def test_the_pattern_is_looked_for_along_the_axis_that_is_summed_over(form: str)
     for weight, expected in ((SPARSE, 1), (WIDE, 0), (np.ascontiguousarray(SPARSE.T.reshape(6, 8)), 0)):
         found = remarks(OnnxGraph(_model(form, weight)))
         assert len(found) == expected, (form, found)
+
+
+@pytest.mark.parametrize(
+    ("weight", "capability", "options", "expected"),
+    [
+        (SPARSE, "SM80", {"tf32": True}, {"tf32": True, "sparse_weights": True}),
+        (SPARSE, "SM120", {}, {"sparse_weights": True}),
+        (SPARSE, "SM75", {}, {}),  # Turing has no sparse tensor cores
+        (WIDE, "SM87", {}, {}),
+        (SPARSE, "SM87", {"sparse_weights": False}, {"sparse_weights": False}),
+    ],
+)
+def test_sparse_kernels_are_allowed_where_weights_and_gpu_have_them(
+    weight: np.ndarray, capability: str, options: dict[str, bool], expected: dict[str, bool]
+) -> None:
+    request = EngineRequest(Path("a.onnx"), Path("a.engine"), (capability,), options=options)
+    graph = OnnxGraph(_model("Gemm", weight))
+    assert with_sparse_kernels(request, graph, capability).options == expected
 
 
 def _model(form: str, weight: np.ndarray) -> onnx.ModelProto:
