@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -22,7 +22,7 @@ from vitedge.models.blocks import TransformerBlock, transformer_blocks
 from vitedge.pruning.draft import Draft
 from vitedge.pruning.recipe import TWO_OF_FOUR, PruningRecipe, Selection
 from vitedge.pruning.records import SparseLayer, Sparsification
-from vitedge.pruning.replay import Replay, layer_inputs
+from vitedge.pruning.stream import BlockStream, Tap
 from vitedge.pruning.zeroing import Pattern, make_sparse
 
 OUTPUTS = 8
@@ -34,15 +34,6 @@ _FOR_CORES = (
     "and other GPUs gain no time from them."
 )
 _FOR_STORAGE = "These zeros shrink what is stored sparse or compressed; no device gains time from them."
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Layers of a block that read the same value."""
-
-    watched: nn.Module
-    """The module whose input it is."""
-    layers: tuple[tuple[str, nn.Module], ...]
 
 
 def sparsify(
@@ -71,12 +62,14 @@ def sparsify(
         reasons = sorted({record.reason for record in records.values()}) or ["there is no transformer block"]
         raise BadRecipe(f"No layer can become {pattern} sparse: {reasons[0]}; ask for --sparsity 0.5, or leave it out.")
     with torch.no_grad():
-        replay = Replay(draft.module, blocks, draft.images)
+        stream = BlockStream(draft.module, draft.images, [block.name for block in blocks])
         for index, block in enumerate(blocks):
             progress(f"zeroing weights, block {index + 1} of {len(blocks)} …")
-            for source in _sources(block, replay):
-                _sparsify_layers(block, source, replay, records, (pattern, recipe.selection))
-            replay.leave(block)
+            stream.advance(block.name)
+            for tap, names in _sources(block, stream).items():
+                asked = {name: layers[name] for name in names if records[name].pattern}
+                for name, error in _sparsify_layers(asked, (pattern, recipe.selection), stream, tap):
+                    records[name] = replace(records[name], error=error)
     note = _FOR_CORES if pattern == TWO_OF_FOUR else _FOR_STORAGE
     found = tuple(replace(record, zeros=_zeros(layers[record.name])) for record in records.values())
     return Sparsification(str(pattern), str(recipe.selection), len(draft.images), found, note)
@@ -111,45 +104,34 @@ def _record(name: str, layer: nn.Module, pattern: Pattern) -> SparseLayer:
     return SparseLayer(name, shape, asked, 0.0, fitting, reason)
 
 
-def _sources(block: TransformerBlock, replay: Replay) -> list[_Source]:
-    """Returns what the layers of a block read, in order of execution."""
-    layers = {layer: name for name, layer in _layers(block)}
-    found = layer_inputs(block, next(replay.inputs(block)), (*layers, block.attention))
-    # BEiT's attention multiplies by the weight of this layer itself, and never calls it.
-    uncalled = block.attention.qkv if getattr(block.attention, "qkv", None) not in (None, *found) else None
-    values: dict[int, _Source] = {}
-    for module, value in found.items():
-        layer = uncalled if module is block.attention else module
-        if layer is None:
-            continue
-        source = values.get(id(value), _Source(module, ()))
-        values[id(value)] = replace(source, layers=(*source.layers, (layers[layer], layer)))
-    return list(values.values())
+def _sources(block: TransformerBlock, stream: BlockStream) -> dict[Tap, list[str]]:
+    """Returns the values that layers of a block read, to the names of those that read the same one."""
+    names = [name for name, _ in _layers(block)]
+    # Attention hands its input to this layer, and BEiT's multiplies by the layer's weight without calling it.
+    taps = [Tap(name.removesuffix(".qkv"), is_input=True) for name in names]
+    values = next(stream.tapped(taps))
+    first: dict[int, Tap] = {}
+    found: dict[Tap, list[str]] = {}
+    for name, tap, value in zip(names, taps, values, strict=True):
+        found.setdefault(first.setdefault(id(value), tap), []).append(name)
+    return found
 
 
 def _sparsify_layers(
-    block: TransformerBlock,
-    source: _Source,
-    replay: Replay,
-    records: dict[str, SparseLayer],
-    how: tuple[Pattern, Selection],
-) -> None:
-    asked = [(name, layer) for name, layer in source.layers if records[name].pattern]
-    if not asked:
-        return
-    moments = _moments(block, source, replay)
-    for name, layer in asked:
-        records[name] = replace(records[name], error=_sparsify_layer(layer, how, moments))
+    layers: dict[str, nn.Module], how: tuple[Pattern, Selection], stream: BlockStream, tap: Tap
+) -> Iterator[tuple[str, float]]:
+    """Makes the weights of layers that read one value sparse, in place; yields name and relative error of each."""
+    moments = _moments(stream, tap, next(iter(layers.values()))) if layers else None
+    for name, layer in layers.items():
+        if moments is not None:
+            yield name, _sparsify_layer(layer, how, moments)
 
 
-def _moments(block: TransformerBlock, source: _Source, replay: Replay) -> InputStatistics:
-    """Returns the second moments of a value over all images."""
-    first = source.layers[0][1]
-    elements = int(cast("Tensor", first.weight).shape[1])
-    moments = InputStatistics.empty(1, elements)
-    for call in replay.inputs(block):
-        value = layer_inputs(block, call, (source.watched,), stop_at=source.watched)[source.watched]
-        moments.add(convolution_rows(value, Window((1, 1))) if isinstance(first, nn.Conv2d) else linear_rows(value))
+def _moments(stream: BlockStream, tap: Tap, layer: nn.Module) -> InputStatistics:
+    """Returns the second moments of what a layer reads, over all images."""
+    moments = InputStatistics.empty(1, int(cast("Tensor", layer.weight).shape[1]))
+    for (value,) in stream.tapped([tap]):
+        moments.add(convolution_rows(value, Window((1, 1))) if isinstance(layer, nn.Conv2d) else linear_rows(value))
     return moments
 
 

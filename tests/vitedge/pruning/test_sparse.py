@@ -1,6 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vitedge.pruning.sparse` and the walk through the blocks, `vitedge.pruning.replay`."""
-
 from __future__ import annotations
 
 import copy
@@ -17,7 +15,6 @@ from vitedge.files.plain import from_dict, to_dict
 from vitedge.models.blocks import transformer_blocks
 from vitedge.models.reference import Reference
 from vitedge.program.sparsity import is_two_of_four
-from vitedge.pruning import replay
 from vitedge.pruning.draft import Batches, Draft
 from vitedge.pruning.recipe import PruningRecipe, Selection
 from vitedge.pruning.records import Sparsification
@@ -30,7 +27,10 @@ LAYERS = {"vit": 8, "deit": 8, "beit": 8, "pit": 8, "swin": 6, "mobilevit": 4, "
 def draft(name: str, count: int = 12, module: nn.Module | None = None) -> Draft:
     pixels = np.random.default_rng(3).integers(0, 256, (count, 3, tiny.SIZE, tiny.SIZE), dtype=np.uint8)
     dense = Reference(tiny.model(name) if module is None else module, tiny.spec(name))
-    return Draft.of(dense, Batches(pixels, dense.spec.preprocessing))
+    images = Batches(pixels, dense.spec.preprocessing)
+    return Draft(
+        copy.deepcopy(dense.module), dense, images, dense.spec, gmacs=1.0
+    )  # not counted here
 
 
 @cache
@@ -61,40 +61,12 @@ def test_what_tensor_cores_take_has_the_pattern_and_everything_else_is_as_it_was
     assert "processors" in record.note
 
 
-@pytest.mark.parametrize("name", tiny.NAMES)
-def test_what_a_block_reads_comes_from_the_sparse_model(name: str) -> None:
-    begun = draft(name)
-    blocks = transformer_blocks(begun.module)
-    walk = replay.Replay(begun.module, blocks, begun.images)
-    with torch.no_grad():
-        for block in blocks:
-            expected = _inputs(begun.module, block.module, next(iter(begun.images)))
-            for _ in range(2):
-                calls = list(walk.inputs(block))
-                assert len(calls) == 2
-                assert torch.equal(calls[0][0][0], expected)
-            for parameter in block.module.parameters():
-                parameter.mul_(0.9)
-            walk.leave(block)
-
-
 def _inputs(module: nn.Module, part: nn.Module, images: torch.Tensor) -> torch.Tensor:
     found: list[torch.Tensor] = []
     handle = part.register_forward_pre_hook(lambda _module, arguments: found.append(arguments[0]))
     module(images)
     handle.remove()
     return found[0]
-
-
-def test_activations_that_do_not_fit_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun = draft("vit")
-    monkeypatch.setattr(replay, "LARGEST_CACHE", 50_000)
-    sparsify(begun, PruningRecipe(sparsity="2:4"))
-    expected, _ = made("vit")
-    for (key, found), value in zip(
-        begun.module.state_dict().items(), expected.module.state_dict().values(), strict=True
-    ):
-        torch.testing.assert_close(found, value, rtol=1e-3, atol=1e-4, msg=key)
 
 
 def test_errors_are_those_of_the_layers_and_the_update_has_the_smallest() -> None:
@@ -105,12 +77,12 @@ def test_errors_are_those_of_the_layers_and_the_update_has_the_smallest() -> Non
     begun, record = made("vit", Selection.WANDA)
     layers = {one.name: one for one in record.layers}
     images = torch.cat(list(begun.images))
-    sparse, dense = (one.get_submodule("blocks.0.attn.qkv") for one in (begun.module, begun.dense.module))
+    sparse, dense = (one.get_submodule("blocks.1.mlp.fc2") for one in (begun.module, begun.dense.module))
     with torch.no_grad():
         read = _inputs(begun.module, sparse, images)
         expected = dense(read)
         ratio = float((sparse(read) - expected).norm() / (expected - expected.mean((0, 1))).norm())
-    assert layers["blocks.0.attn.qkv"].error == pytest.approx(ratio, rel=1e-3)
+    assert layers["blocks.1.mlp.fc2"].error == pytest.approx(ratio, rel=1e-3)
 
 
 def test_a_fraction_is_for_every_layer_and_helps_no_tensor_core() -> None:
