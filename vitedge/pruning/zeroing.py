@@ -24,8 +24,8 @@ from vitedge.pruning.recipe import TWO_OF_FOUR, Selection
 
 COLUMNS = 128
 """Columns among which a fraction of zeros is selected at once, and between two products of whole matrices."""
-ITERATIONS = 48
-"""Largest number of steps of conjugate gradients."""
+ITERATIONS = 24
+"""Largest number of steps of conjugate gradients: within a few percent of the optimum in layers of 3072 inputs."""
 TOLERANCE = 1e-4
 """Norm of the gradient, relative to that without the kept elements, at which they end."""
 Pattern = str | float

@@ -16,7 +16,7 @@ from vitedge.errors import CheckFailed
 from vitedge.export.coreml.artifact import check, describe
 from vitedge.export.coreml.expected_weights import expected_weights
 from vitedge.export.coreml.sparse import scattered
-from vitedge.export.coreml.weights import compare_weights
+from vitedge.export.coreml.weights import Weight, compare_weights
 from vitedge.export.to_coreml import lower
 from vitedge.mlprogram.interpreter import MLProgramInterpreter
 from vitedge.mlprogram.package import read_package
@@ -27,6 +27,7 @@ from vitedge.program.program import Program
 from vitedge.program.structure import find_structure
 from vitedge.quantization.insert import insert
 from vitedge.recipe import ResolvedRecipe
+from vitedge.records import Artifact
 
 TO_DENSE, OF_INTEGERS = "constexpr_sparse_to_dense", "constexpr_sparse_blockwise_shift_scale"
 SPARSE = 8
@@ -52,6 +53,18 @@ def computed(mil: MLProgram, images: Tensor) -> Tensor:
     return torch.cat([interpreter.run({"image": one})["logits"] for one in images.split(1)])
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sparse")
+
+
+@cache
+def package(folder: Path, target: str, precision: str, scheme: str, *, sparse: bool = True) -> Artifact:
+    """Lowered once."""
+    recipe = ResolvedRecipe(formats=("coreml",), precision=precision, coreml_target=target)
+    return lower(program(scheme, sparse=sparse), recipe, folder / f"{target} {precision} {sparse}.mlpackage", ())
+
+
 @pytest.mark.parametrize(
     ("target", "precision", "scheme", "kinds"),
     [
@@ -62,11 +75,10 @@ def computed(mil: MLProgram, images: Tensor) -> Tensor:
     ],
 )
 def test_zeros_are_not_stored_and_the_package_computes_the_same(
-    tmp_path: Path, target: str, precision: str, scheme: str, kinds: tuple[int, int]
+    folder: Path, target: str, precision: str, scheme: str, kinds: tuple[int, int]
 ) -> None:
-    source, out = program(scheme), tmp_path / "model.mlpackage"
-    recipe = ResolvedRecipe(formats=("coreml",), precision=precision, coreml_target=target)
-    artifact = lower(source, recipe, out, ())
+    source, artifact = program(scheme), package(folder, target, precision, scheme)
+    out = folder / artifact.path
     mil = read_program(read_package(out))
     found = [operation.kind for operation in mil.operations]
     assert (found.count(TO_DENSE), found.count(OF_INTEGERS)) == kinds
@@ -80,26 +92,21 @@ def test_zeros_are_not_stored_and_the_package_computes_the_same(
     assert tiny.relative_error(result, expected) < 5e-2
 
 
-def test_a_dense_model_is_stored_as_before_and_a_sparse_one_is_smaller(tmp_path: Path) -> None:
-    recipe = ResolvedRecipe(formats=("coreml",), precision="fp16")
-    dense, sparse = (
-        lower(program(sparse=sparse), recipe, tmp_path / f"{sparse}.mlpackage", ()) for sparse in (False, True)
-    )
-    kinds = {operation.kind for operation in read_program(read_package(tmp_path / "False.mlpackage")).operations}
+def test_a_dense_model_is_stored_as_before_and_a_sparse_one_is_smaller(folder: Path) -> None:
+    sparse, dense = package(folder, "iOS17", "fp16", ""), package(folder, "iOS17", "fp16", "", sparse=False)
+    kinds = {operation.kind for operation in read_program(read_package(folder / dense.path)).operations}
     assert TO_DENSE not in kinds
     assert dense.size - sparse.size == pytest.approx(7 / 16 * 2 * 12 * 48 * 48 * 2, rel=0.1)
 
 
-def test_a_damaged_mask_or_value_is_found(tmp_path: Path) -> None:
-    source, out = program(), tmp_path / "model.mlpackage"
-    lower(source, ResolvedRecipe(formats=("coreml",), precision="fp16"), out, ())
-    weights = expected_weights(source)
-    damaged = {name: value for name, value in weights.items() if "fc1" in name}
-    name, weight = next((name, weight) for name, weight in damaged.items() if weight.value.ndim == 2)
+def test_a_value_that_differs_is_found(folder: Path) -> None:
+    weights = expected_weights(program())
+    name, weight = next((name, one) for name, one in weights.items() if "fc1" in name and one.value.ndim == 2)
     changed = weight.value.copy()
     changed[0, 1] *= 1.5
-    with pytest.raises(CheckFailed, match="1 of 9216 values differ"):
-        compare_weights(read_program(read_package(out)), {**weights, name: type(weight)(changed, weight.module)})
+    found = read_program(read_package(folder / package(folder, "iOS17", "fp16", "").path))
+    with pytest.raises(CheckFailed, match=r"blocks_0_mlp_fc1_weight.* 1 of 9216 values differ .* at \[0, 1\]"):
+        compare_weights(found, {**weights, name: Weight(changed, weight.module)})
 
 
 def test_a_mask_marks_as_many_values_as_there_are() -> None:
