@@ -22,6 +22,7 @@ from vitedge.export.coreml.graph import to_coreml_graph
 from vitedge.export.coreml.package import write_package
 from vitedge.export.coreml.quantized import add_conversions, check_forms
 from vitedge.export.coreml.quiet import load_coremltools, quiet
+from vitedge.export.coreml.sparse import store_sparse
 from vitedge.files.digest import hash_file, hash_listing
 from vitedge.mlprogram.package import MANIFEST, MODEL, WEIGHTS
 from vitedge.program.program import Program
@@ -69,10 +70,13 @@ def lower(program: Program, recipe: ResolvedRecipe, out: Path, float32_modules: 
         add_conversions(ct)
         lowered = to_mil(ct, graph, image, outputs, settings)
         blocks = values_of(lowered, graph, graph.blocks)
+        sparse = store_sparse(ct, lowered, target)
         model = to_model(ct, lowered, settings)
     message = model.get_spec()
-    describe(message, program, recipe, graph.paths(), blocks)
+    describe(message, program, recipe, graph.paths(), blocks, sparse)
     write_package(out, message, Path(model.weights_dir) / "weight.bin")
+    if sparse:
+        notes = (*notes, f"{sparse} weights are stored sparse: the file is smaller, and no faster for it.")
     if image.dtype == "uint8" and not settings.image:
         notes = (*notes, "The input is a multi-array of 0 to 255: Core ML takes one RGB or grey image at a time.")
     return _artifact(program, recipe, out, target=target.name, blocks=blocks, notes=notes)

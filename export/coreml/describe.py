@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from vitedge.files.plain import to_dict
 from vitedge.images.preprocess import geometry
+from vitedge.mlprogram.description import metadata
 from vitedge.mlprogram.modules import BLOCKS, MODULES
+from vitedge.mlprogram.program import MLProgram
 from vitedge.recipe import ResolvedRecipe
 from vitedge.records import Preprocessing
 from vitedge.registry import UNINSTALLED, versions
@@ -22,6 +24,10 @@ LABEL = "classLabel"
 LABEL_PROBABILITIES = "classLabel_probs"
 PREFIX = "vitedge."
 """Prefix of the metadata keys under which a package carries vitedge's records, as JSON."""
+SPARSE = "constexpr_sparse_to_dense"
+"""Operation that expands a weight that is stored sparse."""
+_SPARSE = f"{PREFIX}sparse"
+"""Key of the number of weights that vitedge stored so."""
 _COREMLTOOLS = "com.github.apple.coremltools."
 _OUTPUTS = {
     "logits": "Class scores before the softmax, {shape}.",
@@ -33,7 +39,12 @@ _OUTPUTS = {
 
 
 def describe(
-    model: Any, program: Program, recipe: ResolvedRecipe, modules: Sequence[str], blocks: Mapping[str, str]
+    model: Any,
+    program: Program,
+    recipe: ResolvedRecipe,
+    modules: Sequence[str],
+    blocks: Mapping[str, str],
+    sparse: int = 0,
 ) -> None:
     """Fills the metadata of a ``CoreML.Specification.Model``, without coremltools' date.
 
@@ -43,16 +54,17 @@ def describe(
         recipe: how.
         modules: paths of the modules that values are called after.
         blocks: as in `vitedge.records.Artifact`.
+        sparse: how many weights are stored sparse.
     """
     installed = versions(("vitedge", "coremltools", "torch"))
     version = installed.get("vitedge", UNINSTALLED)
     spec = program.spec
-    metadata = model.description.metadata
+    fields = model.description.metadata
     height, width = spec.image_size
-    metadata.shortDescription = f"{spec.variant}, {width} x {height} pixels, {recipe.precision}"
-    metadata.author = f"exported by vitedge {version}"
-    metadata.license = "that of the checkpoint"
-    metadata.versionString = version
+    fields.shortDescription = f"{spec.variant}, {width} x {height} pixels, {recipe.precision}"
+    fields.author = f"exported by vitedge {version}"
+    fields.license = "that of the checkpoint"
+    fields.versionString = version
     entries = {
         f"{_COREMLTOOLS}version": installed["coremltools"],
         f"{_COREMLTOOLS}source": f"torch=={installed['torch']}",
@@ -64,13 +76,21 @@ def describe(
         MODULES: _json(tuple(modules)),
         BLOCKS: _json(dict(blocks)),
     }
-    metadata.userDefined.clear()
-    metadata.userDefined.update(entries)
+    if sparse:
+        entries[_SPARSE] = _json(sparse)
+    fields.userDefined.clear()
+    fields.userDefined.update(entries)
     for feature in model.description.input:
         feature.shortDescription = _input_sentence(program, recipe)
     shapes = {output.name: " x ".join(str(edge) for edge in output.shape) for output in program.outputs}
     for feature in model.description.output:
         feature.shortDescription = _OUTPUTS[feature.name].format(shape=shapes.get(feature.name, ""))
+
+
+def stores_sparse(program: MLProgram) -> bool:
+    """Returns whether vitedge stored weights of a package sparse, as they are, and nobody any others since."""
+    found = sum(operation.kind == SPARSE for operation in program.operations)
+    return found > 0 and metadata(program.package, _SPARSE) == found
 
 
 def _input_sentence(program: Program, recipe: ResolvedRecipe) -> str:

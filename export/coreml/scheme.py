@@ -5,14 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vitedge.export.coreml.describe import PREFIX
+from vitedge.export.coreml.describe import PREFIX, SPARSE, stores_sparse
 from vitedge.mlprogram import description
 from vitedge.mlprogram.program import MLProgram
 from vitedge.recipe import SCHEMES
 
 COMPRESSED = "compressed"
 """Stands for weights that are stored in another form than those of vitedge's schemes."""
-_INTEGERS = frozenset(("constexpr_affine_dequantize", "constexpr_blockwise_shift_scale"))
+_INTEGERS = frozenset(
+    ("constexpr_affine_dequantize", "constexpr_blockwise_shift_scale", "constexpr_sparse_blockwise_shift_scale")
+)
 _NIBBLES = frozenset(("int4", "uint4"))
 _SCHEMES: Mapping[tuple[bool, bool], str] = {
     (False, True): "int8",
@@ -34,6 +36,8 @@ def scheme_of(program: MLProgram) -> str:
     """
     kinds = {operation.kind for operation in program.operations}
     constants = {kind for kind in kinds if kind.startswith("constexpr_")}
+    if stores_sparse(program):
+        constants -= {SPARSE}  # the numbers are as the scheme has them
     if not constants and "quantize" not in kinds:
         return ""
     if not constants or constants - _INTEGERS:

@@ -13,9 +13,10 @@ from itertools import chain
 import numpy as np
 
 from vitedge.errors import CheckFailed
-from vitedge.export.coreml.describe import PREFIX
+from vitedge.export.coreml.describe import PREFIX, SPARSE, stores_sparse
+from vitedge.export.coreml.sparse import scattered
 from vitedge.mlprogram.blobs import Array
-from vitedge.mlprogram.program import Argument, MLProgram, Named
+from vitedge.mlprogram.program import Argument, Literal, MLProgram, Named, Operation
 
 SMALLEST = 16
 """Constants with fewer values are shapes, axes and scales that the lowering makes itself."""
@@ -32,8 +33,11 @@ _CONVERTED = re.compile(r"(_to_fp16|_to_fp32|_cast_fp16|_quantized|_palettized|_
 _STORED: Mapping[str, Mapping[str, str]] = {
     "constexpr_affine_dequantize": {"quantized_data": "", "scale": "_scale", "zero_point": "_zero_point"},
     "constexpr_blockwise_shift_scale": {"data": "", "scale": "_scale", "offset": "_zero_point"},
+    "constexpr_sparse_blockwise_shift_scale": {"nonzero_data": "", "scale": "_scale", "offset": "_zero_point"},
 }
 """The stored parts of a quantized weight: operation, to its parameters, to the suffix of their names."""
+_SPARSE = {"constexpr_sparse_to_dense": "mask", "constexpr_sparse_blockwise_shift_scale": "data_mask"}
+"""Operation that takes a sparse value to the parameter that has its mask."""
 _LIFTED = re.compile(r"^(p|b|c)_")
 """Prefix that ``torch.export`` gives the name of a parameter, a buffer or a constant."""
 
@@ -89,7 +93,8 @@ def compare_weights(program: MLProgram, weights: Mapping[str, Weight]) -> str:
     Raises:
         CheckFailed: a constant that differs from its weight, or a constant or a weight without its counterpart.
     """
-    compressed = any(operation.kind.startswith("constexpr_") for operation in program.operations)
+    kinds = {operation.kind for operation in program.operations if operation.kind.startswith("constexpr_")}
+    compressed = kinds - {SPARSE} if stores_sparse(program) else kinds
     if compressed and not any(_is_integer(weight.value) for weight in weights.values()):
         return "compressed weights, which equal no weight of the reference: they are not compared"
     wanted = {name: weight for name, weight in weights.items() if weight.value.size >= SMALLEST}
@@ -123,21 +128,54 @@ def _tally(program: MLProgram, wanted: Mapping[str, Weight]) -> _Tally:
 
 
 def quantized_parts(program: MLProgram) -> Iterator[tuple[str, Array]]:
-    """Yields name and value of the stored parts of every quantized weight: integers, scales and zero points."""
+    """Yields name and value of the stored parts of every quantized weight: integers, scales and zero points.
+
+    The integers of a sparse one are the dense ones.
+    """
     constants = dict(program.constants())
     for operation in program.operations:
         for parameter, suffix in _STORED.get(operation.kind, {}).items():
-            held: Argument | None = operation.attributes.get(parameter) or operation.inputs.get(parameter, (None,))[0]
-            held = constants.get(held.name) if isinstance(held, Named) else held
+            held = _held(operation, parameter, constants)
+            dense = None if suffix else _dense(operation, constants)
             if held is not None:
-                yield f"{plain(operation.name)}{suffix}", held.decode()
+                yield f"{plain(operation.name)}{suffix}", held.decode() if dense is None else dense
 
 
 def numbers(program: MLProgram) -> Iterator[tuple[str, Array]]:
-    """Yields name and value of every numeric constant."""
-    for name, literal in program.constants():
-        if literal.type.shape is not None and literal.type.dtype not in ("string", "bool"):
+    """Yields name and value of every numeric constant; of sparse ones the dense value."""
+    constants = dict(program.constants())
+    parts: set[str] = set()
+    for operation in program.operations:
+        dense = _dense(operation, constants)
+        if dense is not None:
+            parts.update(operation.reads())
+            if operation.kind not in _STORED:
+                yield operation.name, dense
+    for name, literal in constants.items():
+        if literal.type.shape is not None and literal.type.dtype not in ("string", "bool") and name not in parts:
             yield name, literal.decode()
+
+
+def _held(operation: Operation, parameter: str, constants: Mapping[str, Literal]) -> Literal | None:
+    """Returns the constant that is a parameter of an operation; None where there is none, or another makes it."""
+    held: Argument | None = operation.attributes.get(parameter) or operation.inputs.get(parameter, (None,))[0]
+    return constants.get(held.name) if isinstance(held, Named) else held
+
+
+def _dense(operation: Operation, constants: Mapping[str, Literal]) -> Array | None:
+    """Returns the dense numbers that a sparse constant holds; None for what is none, or is made of others.
+
+    Raises:
+        CheckFailed: the mask does not fit the numbers.
+    """
+    parts = (_held(operation, name, constants) for name in ("nonzero_data", _SPARSE.get(operation.kind, ""), "shape"))
+    data, mask, shape = (None if part is None else part.decode() for part in parts)
+    if operation.kind not in _SPARSE or data is None or mask is None:
+        return None
+    dense = scattered(data, mask, None if shape is None else tuple(int(edge) for edge in shape))
+    if dense is None:
+        raise CheckFailed(f"the mask of the sparse constant {operation.name} does not fit its {data.size} values")
+    return dense
 
 
 def plain(name: str) -> str:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from vitedge.errors import BadRecipe, CheckFailed, UnreadableArtifact
 from vitedge.export.onnx.skeleton import Skeleton, read_skeleton
+from vitedge.export.tensorrt.sparsity import count_sparse
 from vitedge.files.digest import hash_file
 from vitedge.files.plain import from_dict
 from vitedge.records import Artifact, ModelSpec, StructureReport, TensorSpec
@@ -26,7 +27,7 @@ def describe(path: Path) -> Artifact:
     Raises:
         UnreadableArtifact: it is no ONNX model.
     """
-    model, weights = _read(path)
+    model, weights, _ = _read(path)
     graph = model.graph
     metadata = {entry.key: entry.value for entry in model.metadata_props if entry.key.startswith(_PREFIX)}
     names = {tensor.name for tensor in weights}
@@ -71,7 +72,8 @@ def check(path: Path, artifact: Artifact, weights: Mapping[str, Any] | None = No
     del weights
     try:
         found = describe(path)
-        onnx.checker.check_model(read_skeleton(path).model, full_check=True)
+        skeleton = read_skeleton(path)
+        onnx.checker.check_model(skeleton.model, full_check=True)
     except (
         CheckFailed,
         UnreadableArtifact,
@@ -83,7 +85,14 @@ def check(path: Path, artifact: Artifact, weights: Mapping[str, Any] | None = No
         if getattr(found, name) != getattr(artifact, name):
             reason = f"{name}: {getattr(found, name)} instead of {getattr(artifact, name)}"
             return StructureReport(artifact.path, ("valid ONNX",), passed=False, reason=reason)
-    return StructureReport(artifact.path, ("valid ONNX", found.target, "inputs and outputs as declared"), passed=True)
+    checks = ("valid ONNX", found.target, "inputs and outputs as declared", *_sparse_weights(skeleton))
+    return StructureReport(artifact.path, checks, passed=True)
+
+
+def _sparse_weights(skeleton: Skeleton) -> Iterator[str]:
+    sparse, weights = count_sparse(skeleton.model, skeleton.numbers)
+    if sparse:
+        yield f"2:4 sparse in {sparse} of {weights} weights"
 
 
 def _read(path: Path) -> Skeleton:

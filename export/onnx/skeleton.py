@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
 from vitedge.errors import CheckFailed
 
@@ -32,13 +34,34 @@ Field = tuple[int, int, int, int]
 """Number of the field, and the offsets in bytes of its tag, its content and its end."""
 
 
+class Place(NamedTuple):
+    """The bytes of a weight."""
+
+    file: Path
+    offset: int
+    length: int
+
+
 class Skeleton(NamedTuple):
     """A model without its weights."""
 
     model: onnx.ModelProto
     """Large weights are inputs."""
     weights: tuple[onnx.TensorProto, ...]
-    """Name, type, shape and place of every weight; small ones with their elements."""
+    """Name, type and shape of every weight; small ones with their elements."""
+    places: Mapping[str, Place]
+    """Name of a weight to its bytes; not where a file holds them as numbers of one type."""
+
+    def numbers(self, name: str) -> NDArray[Any] | None:
+        """Returns a weight, mapped from its file; None where none of that name is stored in whole bytes."""
+        place = self.places.get(name)
+        tensor = next((weight for weight in self.weights if weight.name == name), None)
+        if place is None or tensor is None or not place.length:
+            return None
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        if dtype.itemsize * math.prod(tensor.dims) != place.length:
+            return None
+        return np.memmap(place.file, dtype, "r", place.offset, tuple(tensor.dims))
 
 
 def read_skeleton(path: Path) -> Skeleton:
@@ -56,14 +79,18 @@ def read_skeleton(path: Path) -> Skeleton:
 
 
 def _read_model(path: Path, buffer: Buffer) -> Skeleton:
-    rest, graph, weights = bytearray(), bytearray(), []
+    rest, graph = bytearray(), bytearray()
+    weights: list[onnx.TensorProto] = []
+    places: dict[str, Place] = {}
     for number, tag, content, end in _fields(buffer, 0, len(buffer)):
         if number != _MODEL_GRAPH:
             rest += buffer[tag:end]
             continue
         for inner, inner_tag, inner_content, inner_end in _fields(buffer, content, end):
             if inner == _GRAPH_INITIALIZER:
-                weights.append(_read_weight(path, buffer, inner_content, inner_end))
+                tensor, place = _read_weight(path, buffer, inner_content, inner_end)
+                weights.append(tensor)
+                places.update({} if place is None else {tensor.name: place})
             else:
                 graph += buffer[inner_tag:inner_end]
     model = onnx.ModelProto()
@@ -74,42 +101,45 @@ def _read_model(path: Path, buffer: Buffer) -> Skeleton:
             model.graph.initializer.append(tensor)
         else:
             model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    return Skeleton(model, tuple(weights))
+    return Skeleton(model, tuple(weights), places)
 
 
 def _has_elements(tensor: onnx.TensorProto) -> bool:
     return any(field.number in (_TENSOR_RAW_DATA, *_TENSOR_TYPED_DATA) for field, _ in tensor.ListFields())
 
 
-def _read_weight(path: Path, buffer: Buffer, start: int, end: int) -> onnx.TensorProto:
-    """Returns the tensor; its data only where it is small."""
-    header, length, is_typed = bytearray(), 0, False
+def _read_weight(path: Path, buffer: Buffer, start: int, end: int) -> tuple[onnx.TensorProto, Place | None]:
+    """Returns the tensor, its data only where it is small, and the place of its bytes."""
+    header, offset, length, is_typed = bytearray(), 0, 0, False
     for number, tag, content, field_end in _fields(buffer, start, end):
         is_elements = number == _TENSOR_RAW_DATA or number in _TENSOR_TYPED_DATA
         is_typed |= number in _TENSOR_TYPED_DATA
-        length += field_end - content if number == _TENSOR_RAW_DATA else 0
+        if number == _TENSOR_RAW_DATA:
+            offset, length = content, field_end - content
         if not is_elements or field_end - content <= _SMALL:
             header += buffer[tag:field_end]
     tensor = onnx.TensorProto()
     tensor.ParseFromString(bytes(header))
+    place = Place(path, offset, length) if length else None
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        length = _external_length(path, tensor)
+        place = _external_place(path, tensor)
+        length = place.length
     expected = math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     if length != expected and not is_typed:  # numbers of one type have other lengths in the file than in memory
         raise CheckFailed(f"{path.name}: the weight {tensor.name} should have {expected} bytes and has {length}.")
-    return tensor
+    return tensor, place
 
 
-def _external_length(path: Path, tensor: onnx.TensorProto) -> int:
-    """Returns how many of the weight's bytes are in the file beside the model."""
-    place = {entry.key: entry.value for entry in tensor.external_data}
-    name = place.get("location", "")
+def _external_place(path: Path, tensor: onnx.TensorProto) -> Place:
+    """Returns where the weight's bytes are in the file beside the model, as many as there are."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    name, offset = entries.get("location", ""), int(entries.get("offset", 0))
     beside = path.parent / name
     if Path(name).name != name or not beside.is_file():
         raise CheckFailed(f"{path} keeps its weights in {name}, which is not beside it.")
-    available: int = max(beside.stat().st_size - int(place.get("offset", 0)), 0)
-    length: int = int(place.get("length", available))
-    return min(length, available)
+    available: int = max(beside.stat().st_size - offset, 0)
+    length: int = int(entries.get("length", available))
+    return Place(beside, offset, min(length, available))
 
 
 def _fields(buffer: Buffer, start: int, end: int) -> Iterator[Field]:

@@ -13,9 +13,11 @@ from vitedge.export.tensorrt.products import match_products
 from vitedge.export.tensorrt.records import EngineRecord
 from vitedge.export.tensorrt.refusals import check_file
 from vitedge.export.tensorrt.request import EngineRequest
+from vitedge.export.tensorrt.sparsity import with_sparse_kernels
 from vitedge.files.digest import hash_file
 from vitedge.files.replacing import clear_debris, replacing_file
 from vitedge.registry import Table
+from vitedge.runtimes.cuda import gpu
 from vitedge.runtimes.plan import LIBRARIES
 
 _SYSTEMS = ("Linux", "Windows")
@@ -55,6 +57,8 @@ def build(request: EngineRequest, builder: str = "tensorrt-rtx") -> EngineRecord
     """
     part = registry.usable(BUILDERS, builder)
     graph = check_file(request, builder)
+    if builder == "tensorrt":
+        request = with_sparse_kernels(request, graph, gpu().capability)
     if not request.out.parent.is_dir():
         raise OutputRefused(f"There is no folder {request.out.parent} to write {request.out.name} into.")
     clear_debris(request.out)

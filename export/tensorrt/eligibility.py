@@ -10,20 +10,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-from onnx import NodeProto, numpy_helper
 
 from vitedge.export.tensorrt.attention import attentions_of, head_width
 from vitedge.export.tensorrt.graph import OnnxGraph
 from vitedge.export.tensorrt.heads import fuses
-
-_GROUP, _ZEROS = 4, 2
-_PAIR = 2
-"""Axes of a matrix."""
-_OF_WEIGHTS = ("DequantizeLinear", "Cast", "Transpose")
+from vitedge.export.tensorrt.sparsity import count_sparse
 
 
 def remarks(graph: OnnxGraph) -> tuple[str, ...]:
@@ -43,51 +34,6 @@ def _on_attentions(graph: OnnxGraph) -> Iterator[str]:
 
 
 def _on_sparse_weights(graph: OnnxGraph) -> Iterator[str]:
-    found = [_weight(graph, node) for node in graph.of("MatMul", "Gemm", "Conv")]
-    weights = [weight for weight in found if weight is not None]
-    sparse = sum(is_sparse(weight) for weight in weights)
+    sparse, weights = count_sparse(graph.model, graph.numbers)
     if sparse:
-        yield f"{sparse} of {len(weights)} weights are 2:4 sparse, for the sparse tensor cores of SM 8.0 and later"
-
-
-def is_sparse(weight: NDArray[Any]) -> bool:
-    """Returns whether each group of four weights holds at least two zeros.
-
-    Args:
-        weight: of any number type; its last axis is the one that the product sums over.
-    """
-    if weight.shape[-1] % _GROUP:
-        return False
-    zeros = (weight.reshape(-1, _GROUP) == 0).sum(axis=1)
-    return bool((zeros >= _ZEROS).all())
-
-
-def _weight(graph: OnnxGraph, node: NodeProto) -> NDArray[Any] | None:
-    """Returns the weight of a product, with the axis that is summed over last; None where both operands vary."""
-    for operand, name in enumerate(node.input[:2]):
-        weight = _value(graph, name)
-        if weight is not None and weight.ndim >= _PAIR:
-            return _summed_last(node, operand, weight)
-    return None
-
-
-def _value(graph: OnnxGraph, name: str) -> NDArray[Any] | None:
-    """Returns the stored numbers of a constant, integers where it is dequantized, in the axes in which it is read."""
-    tensor, producer = graph.constant(name), graph.producer(name)
-    if tensor is not None:
-        return np.asarray(numpy_helper.to_array(tensor))
-    if producer is None or producer.op_type not in _OF_WEIGHTS:
-        return None
-    stored = _value(graph, producer.input[0])
-    if stored is None or producer.op_type != "Transpose":
-        return stored
-    return np.transpose(stored, next((list(entry.ints) for entry in producer.attribute if entry.name == "perm"), None))
-
-
-def _summed_last(node: NodeProto, operand: int, weight: NDArray[Any]) -> NDArray[Any]:
-    if node.op_type == "Conv":
-        return np.moveaxis(weight, 1, -1)
-    flag = ("transA", "transB")[operand]
-    transposed = any(attribute.name == flag and attribute.i for attribute in node.attribute)
-    is_last = transposed == bool(operand)  # the first operand sums over its last axis, the second over the one before
-    return weight if is_last else weight.swapaxes(-1, -2)
+        yield f"{sparse} of {weights} weights are 2:4 sparse, for the sparse tensor cores of SM 8.0 and later"

@@ -9,9 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from vitedge.errors import UnreadableArtifact
@@ -72,6 +75,11 @@ class OnnxGraph:
     def constant(self, name: str) -> TensorProto | None:
         """Returns the tensor of a constant; None for any other value."""
         return self._constants.get(name)
+
+    def numbers(self, name: str) -> NDArray[Any] | None:
+        """Returns the numbers of a constant; None for any other value."""
+        tensor = self.constant(name)
+        return None if tensor is None else np.asarray(onnx.numpy_helper.to_array(tensor))
 
     def before_movement(self, name: str) -> NodeProto | None:
         """Returns the producer of a value, data movement skipped."""

@@ -71,6 +71,43 @@ class Recovery:
 
 
 @dataclass(frozen=True)
+class SparseLayer:
+    """One layer of a transformer block, and the weights of it that are zero."""
+
+    name: str
+    """Name of the module, such as ``blocks.0.attn.qkv``."""
+    shape: tuple[int, ...]
+    """Shape of the weight, ``(outputs, inputs, …)``."""
+    pattern: str
+    """``2:4``, or the fraction of zeros that was asked for, such as ``0.5``; empty where the layer stayed dense."""
+    zeros: float
+    """Share of the weights that are zero, 0 to 1."""
+    tensor_cores: tuple[str, ...]
+    """Number types in which sparse tensor cores take the layer: of ``fp16`` and ``int8``."""
+    reason: str = ""
+    """Why they do not take it, or not in both types; empty where they do."""
+    error: float = 0.0
+    """Norm of what changed in the layer's output on the calibration images, over the norm of the dense layer's output
+    less its mean: of the same input, bias included."""
+
+
+@dataclass(frozen=True)
+class Sparsification:
+    """The layers whose weights were made sparse."""
+
+    pattern: str
+    """``2:4``, or the fraction of zeros."""
+    selection: str
+    """A value of `vitedge.pruning.recipe.Selection`."""
+    images: int
+    """Calibration images."""
+    layers: tuple[SparseLayer, ...]
+    """All linear layers of the transformer blocks, in order of execution."""
+    note: str
+    """What gains from these zeros and what does not, one sentence."""
+
+
+@dataclass(frozen=True)
 class Distance:
     """How far the pruned model is from the dense one, on images."""
 

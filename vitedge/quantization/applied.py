@@ -14,6 +14,8 @@ from vitedge.recipe import QuantizationRecipe
 from vitedge.sentences import some
 
 _DEFAULT_BLOCK = QuantizationRecipe().block
+_SPARSE = 0.25
+"""Share of zeros from which a weight was made sparse on purpose: training leaves hardly any."""
 
 
 def layer_scheme(recipe: QuantizationRecipe) -> str:
@@ -39,7 +41,9 @@ def refuse_unapplied(
     recipe: QuantizationRecipe,
     attentions: Collection[str] = (),
 ) -> None:
-    """Refuses a scheme that no layer got, and a block size that no weight has, before anything is rounded.
+    """Refuses what would be without effect, or would undo another step, before anything is rounded.
+
+    That is a scheme that no layer got, a block size that no weight has, and a rotation of sparse weights.
 
     Args:
         structure: of the canonical program.
@@ -50,6 +54,8 @@ def refuse_unapplied(
     Raises:
         BadRecipe: says why, and what can be asked for.
     """
+    if recipe.rotation:
+        _refuse_lost_zeros(structure)
     scheme = layer_scheme(recipe)
     if not any(choice.scheme == scheme for choice in choices.values()) and not (scheme == "int8" and attentions):
         raise BadRecipe(
@@ -65,6 +71,21 @@ def refuse_unapplied(
         fitting = max((block for block in blocks if block is not None), default=None)
         advice = "leave it out" if fitting is None else f"the largest that does is block={fitting}"
         raise BadRecipe(f"The rows of no layer divide into blocks of {recipe.block}: {advice}.")
+
+
+def _refuse_lost_zeros(structure: Structure) -> None:
+    sparse = [layer.name for layer in structure.layers if _SPARSE <= _zeros(structure, layer) < 1]
+    if sparse:
+        raise BadRecipe(
+            f"Rotation mixes the inputs of layers and so fills the zeros of {len(sparse)} sparse weights "
+            f"({some(sparse, 2)}): leave rotation out, or quantize the checkpoint from before pruning."
+        )
+
+
+def _zeros(structure: Structure, layer: Layer) -> float:
+    """Returns the share of a layer's weights that are zero."""
+    weight = structure.editor.value(layer.weight)
+    return float((weight == 0).sum()) / max(1, weight.numel())
 
 
 def _other_schemes(

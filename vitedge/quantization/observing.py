@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from vitedge.calibration.moments import InputStatistics
 from vitedge.calibration.observations import Stats
+from vitedge.calibration.rows import Window, convolution_rows, linear_rows
 from vitedge.program.execution import Execution
 from vitedge.program.structure import Layer, Structure
-from vitedge.quantization.weights.rows import Window, convolution_rows, linear_rows
-from vitedge.quantization.weights.statistics import InputStatistics
 
 BATCH = 8
 """Images of one pass of the program: enough for speed, few enough for the memory of a ViT-L."""

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from vitedge.calibration import ranges
 from vitedge.calibration.cache import Observed, hash_key, resumable
+from vitedge.calibration.moments import InputStatistics
 from vitedge.calibration.observations import Stats
 from vitedge.export.formats import QuantizedForm
 from vitedge.images.preprocess import normalize
@@ -64,7 +65,6 @@ from vitedge.quantization.steps.sequence import STEPS
 from vitedge.quantization.weights import adaround, gptq, nearest
 from vitedge.quantization.weights.parameters import WeightSettings, fit_block
 from vitedge.quantization.weights.rounding import RoundedWeight
-from vitedge.quantization.weights.statistics import InputStatistics
 from vitedge.recipe import FloatType, QuantizationRecipe, WeightRounding
 from vitedge.records import OutputParity
 

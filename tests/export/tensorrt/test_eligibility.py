@@ -9,10 +9,13 @@ import pytest
 from onnx import helper, numpy_helper
 
 from tests.export import tiny
-from vitedge.export.tensorrt.eligibility import is_sparse, remarks
+from vitedge.export.tensorrt.eligibility import remarks
 from vitedge.export.tensorrt.graph import OnnxGraph, read_graph
 from vitedge.export.tensorrt.readiness import check_graph
+from vitedge.export.tensorrt.request import EngineRequest
+from vitedge.export.tensorrt.sparsity import with_sparse_kernels
 from vitedge.export.to_onnx import lower
+from vitedge.program.sparsity import is_two_of_four
 from vitedge.recipe import ResolvedRecipe
 
 WIDE = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
@@ -21,10 +24,10 @@ SPARSE = WIDE * np.tile([1, 0, 0, 1], 2).astype(np.float32)
 
 
 def test_four_weights_in_a_row_hold_two_zeros() -> None:
-    assert is_sparse(SPARSE)
-    assert not is_sparse(WIDE)
-    assert not is_sparse(SPARSE.T)  # the pattern lies along the other axis
-    assert not is_sparse(np.zeros((2, 6)))  # six is no multiple of four
+    assert is_two_of_four(SPARSE)
+    assert not is_two_of_four(WIDE)
+    assert not is_two_of_four(SPARSE.T)  # the pattern lies along the other axis
+    assert not is_two_of_four(np.zeros((2, 6)))  # six is no multiple of four
 
 
 @pytest.mark.parametrize("form", ["MatMul", "MatMul with a transposition", "Gemm", "Conv", "dequantized"])
@@ -32,6 +35,24 @@ def test_the_pattern_is_looked_for_along_the_axis_that_is_summed_over(form: str)
     for weight, expected in ((SPARSE, 1), (WIDE, 0), (np.ascontiguousarray(SPARSE.T.reshape(6, 8)), 0)):
         found = remarks(OnnxGraph(_model(form, weight)))
         assert len(found) == expected, (form, found)
+
+
+@pytest.mark.parametrize(
+    ("weight", "capability", "options", "expected"),
+    [
+        (SPARSE, "SM80", {"tf32": True}, {"tf32": True, "sparse_weights": True}),
+        (SPARSE, "SM120", {}, {"sparse_weights": True}),
+        (SPARSE, "SM75", {}, {}),  # Turing has no sparse tensor cores
+        (WIDE, "SM87", {}, {}),
+        (SPARSE, "SM87", {"sparse_weights": False}, {"sparse_weights": False}),
+    ],
+)
+def test_sparse_kernels_are_allowed_where_weights_and_gpu_have_them(
+    weight: np.ndarray, capability: str, options: dict[str, bool], expected: dict[str, bool]
+) -> None:
+    request = EngineRequest(Path("a.onnx"), Path("a.engine"), (capability,), options=options)
+    graph = OnnxGraph(_model("Gemm", weight))
+    assert with_sparse_kernels(request, graph, capability).options == expected
 
 
 def _model(form: str, weight: np.ndarray) -> onnx.ModelProto:

@@ -4,6 +4,7 @@
 ``ŵ = s clip(floor(w / s) + h(v))`` with the rectified sigmoid ``h(v) = clip(1.2 sigmoid(v) - 0.1, 0, 1)``; the
 regularizer ``λ Σ 1 - |2 h - 1|^β`` drives every ``h`` to 0 or 1 as β falls (section 3.2 there). The output
 error and its gradient come from the second moments, so that every step sees all rows and nothing is drawn at random.
+Weights that are zero stay zero, so that a sparse weight keeps its pattern.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vitedge.calibration.moments import InputStatistics
 from vitedge.quantization.weights.parameters import WeightSettings, per_element
 from vitedge.quantization.weights.rounding import BestRounding, RoundedWeight, in_groups, round_to_nearest
 from vitedge.quantization.weights.scales import fit_scales
-from vitedge.quantization.weights.statistics import InputStatistics
 
 STRETCH, SHIFT = 1.2, -0.1
 """Factor and offset of the sigmoid, with which it reaches 0 and 1."""
@@ -47,7 +48,8 @@ def round_weight(weight: Tensor, settings: WeightSettings, inputs: InputStatisti
     nearest = round_to_nearest(weight, settings, inputs)
     qparams, hessian = nearest.qparams, inputs.damped()
     target = inputs.ideal_weight(in_groups(weight, inputs))
-    integers = _Descent.of(target, nearest, hessian).run(steps).to(qparams.storage)
+    free = (in_groups(weight, inputs) != 0).to(torch.float32)
+    integers = _Descent.of(target * free, nearest, hessian, free).run(steps).to(qparams.storage)
     best = BestRounding(weight, inputs, nearest)
     best.consider(RoundedWeight(integers.reshape(weight.shape), qparams, "adaround"))
     if settings.search:
@@ -70,18 +72,20 @@ class _Descent:
     """``(groups, elements, elements)``, float32."""
     unit: Tensor
     """Output error of each channel's nearest integers, by which errors are divided: ``(groups, channels, 1)``."""
+    free: Tensor
+    """1 where the weight may be rounded up, 0 where it is zero and stays so."""
     ends: tuple[int, int]
     """The smallest and the largest integer."""
 
     @classmethod
-    def of(cls, target: Tensor, nearest: RoundedWeight, hessian: Tensor) -> _Descent:
+    def of(cls, target: Tensor, nearest: RoundedWeight, hessian: Tensor, free: Tensor) -> _Descent:
         matrix = target.to(torch.float32)
         scale, zero_point = (p.reshape(matrix.shape) for p in per_element(nearest.qparams, matrix.flatten(0, 1)))
         off = nearest.weight().reshape(matrix.shape).to(torch.float64) - target
         error = (off @ hessian * off).sum(dim=2, keepdim=True)
         unit = torch.where(error > 0, error, torch.ones_like(error)).to(torch.float32)
         floor = torch.floor(matrix / scale) + zero_point
-        return cls(matrix, floor, scale, zero_point, hessian.to(torch.float32), unit, nearest.qparams.ends)
+        return cls(matrix, floor, scale, zero_point, hessian.to(torch.float32), unit, free, nearest.qparams.ends)
 
     def run(self, steps: int) -> Tensor:
         """Returns the integers after a number of steps of Adam, float32."""
@@ -91,14 +95,14 @@ class _Descent:
             optimizer = torch.optim.Adam([values], lr=RATE)
             for step in range(steps):
                 optimizer.zero_grad()
-                up = _rectified_sigmoid(values)
+                up = _rectified_sigmoid(values) * self.free
                 loss = self._output_error(up)
                 sharpness = _sharpness(step, steps)
                 if sharpness is not None:
                     loss = loss + WEIGHT * (1 - (2 * up - 1).abs().pow(sharpness)).sum()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
-        return (self.floor + (_rectified_sigmoid(values.detach()) >= 0.5)).clamp(*self.ends)
+        return (self.floor + (_rectified_sigmoid(values.detach()) * self.free >= 0.5)).clamp(*self.ends)
 
     def _output_error(self, up: Tensor) -> Tensor:
         change = ((self.floor + up).clamp(*self.ends) - self.zero_point) * self.scale - self.target

@@ -4,7 +4,8 @@
 GPTQ updates all weights to come by rows of a Cholesky factor of the inverse Hessian. The same numbers come from the
 Hessian itself (arXiv:2307.13304, theorem 6): with ``H = U D Uᵀ``, ``U`` upper triangular with a diagonal of ones,
 column ``k`` is ``ŵₖ = round(wₖ + Σ_{i<k} (wᵢ - ŵᵢ) Uᵢₖ)``. No inverse is taken, and with ``ηₖ`` for the error of the
-k-th rounding alone, the error of the output is exactly ``tr((W - Ŵ) H (W - Ŵ)ᵀ) = Σₖ Dₖ ‖ηₖ‖²``.
+k-th rounding alone, the error of the output is exactly ``tr((W - Ŵ) H (W - Ŵ)ᵀ) = Σₖ Dₖ ‖ηₖ‖²``. Weights that are zero
+stay zero: a sparse weight keeps its pattern, and the others make up for it.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vitedge.calibration.moments import InputStatistics, unit_upper_factor
 from vitedge.quantization.parameters import QuantizationParameters
 from vitedge.quantization.weights.parameters import WeightSettings, per_element, widest_parameters
 from vitedge.quantization.weights.rounding import BestRounding, RoundedWeight, in_groups, round_to_nearest
 from vitedge.quantization.weights.scales import fit_scales
-from vitedge.quantization.weights.statistics import InputStatistics
 
 COLUMNS = 64
 """Columns that are rounded between two products of whole matrices."""
@@ -66,39 +67,44 @@ class _Problem:
     """Order in which elements are rounded, ``(groups, elements)``."""
     feedback: Tensor
     """Unit upper factor of the Hessian in that order, ``(groups, elements, elements)``, float32."""
+    zeros: Tensor | None
+    """Which elements of the weight are zero, ``(groups, channels, elements)``; None where none is."""
 
     @classmethod
     def of(cls, weight: Tensor, inputs: InputStatistics) -> _Problem:
         hessian = inputs.damped()
         # The largest inputs first: all other elements can still compensate for their errors.
         order = torch.argsort(torch.diagonal(hessian, dim1=1, dim2=2), dim=1, descending=True, stable=True)
-        factor = unit_upper_factor(_permute(_permute(hessian, order, 1), order, 2))
-        return cls(inputs.ideal_weight(in_groups(weight, inputs)), hessian, order, factor.to(torch.float32))
+        factor, _ = unit_upper_factor(_permute(_permute(hessian, order, 1), order, 2))
+        zeros = in_groups(weight, inputs) == 0
+        return cls(
+            inputs.ideal_weight(in_groups(weight, inputs)),
+            hessian,
+            order,
+            factor.to(torch.float32),
+            zeros if zeros.any() else None,
+        )
 
     def round(self, qparams: QuantizationParameters) -> Tensor:
         """Returns the integers for these parameters, ``(groups, channels, elements)``."""
         matrix = self.target.to(torch.float32)
         levels = (part.reshape(matrix.shape) for part in per_element(qparams, matrix.flatten(0, 1)))
         columns = [_permute(part.transpose(1, 2), self.order, 1) for part in (matrix, *levels)]
-        integers = _round_columns(columns[0], columns[1], columns[2], self.feedback, qparams.ends)
+        fixed = None if self.zeros is None else _permute(self.zeros.transpose(1, 2), self.order, 1)
+        integers = _round_columns(columns, fixed, self.feedback, qparams.ends)
         return _permute(integers, torch.argsort(self.order, dim=1), 1).transpose(1, 2).to(qparams.storage)
 
 
-def unit_upper_factor(hessian: Tensor) -> Tensor:
-    """Returns ``U`` of ``H = U D Uᵀ``, ``(groups, n, n)``, upper triangular with ones on the diagonal.
+def _round_columns(columns: list[Tensor], zeros: Tensor | None, feedback: Tensor, ends: tuple[int, int]) -> Tensor:
+    """Rounds element after element of the rows.
 
     Args:
-        hessian: ``(groups, n, n)``, symmetric and positive definite.
+        columns: the weight, and the scale and the zero point of each element, ``(groups, elements, channels)``.
+        zeros: the elements that stay zero, of that shape, or None.
+        feedback: the unit upper factor, ``(groups, elements, elements)``.
+        ends: the smallest and the largest integer.
     """
-    # Cholesky starts at the first row; seen from the last one, its lower factor is the upper factor of the matrix.
-    upper: Tensor = torch.linalg.cholesky(hessian.flip(1, 2)).flip(1, 2)
-    return upper / torch.diagonal(upper, dim1=1, dim2=2).unsqueeze(1)
-
-
-def _round_columns(
-    target: Tensor, scale: Tensor, zero_point: Tensor, feedback: Tensor, ends: tuple[int, int]
-) -> Tensor:
-    """Rounds element after element of the rows; tensors but the feedback are ``(groups, elements, channels)``."""
+    target, scale, zero_point = columns
     reciprocal = 1.0 / scale
     errors, integers = torch.zeros_like(target), torch.empty_like(target)
     for start in range(0, target.shape[1], COLUMNS):
@@ -108,6 +114,8 @@ def _round_columns(
         for k in range(start, stop):
             row = k - start
             value = corrected[:, row] + (upper[:, row : row + 1, start:k] @ errors[:, start:k]).squeeze(1)
+            if zeros is not None:
+                value = value.masked_fill(zeros[:, k], 0)
             integers[:, k] = torch.round(value * reciprocal[:, k]).add_(zero_point[:, k]).clamp_(*ends)
             errors[:, k] = target[:, k] - (integers[:, k] - zero_point[:, k]) * scale[:, k]
     return integers

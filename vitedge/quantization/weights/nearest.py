@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from vitedge.calibration.moments import InputStatistics
 from vitedge.quantization.weights.parameters import WeightSettings
 from vitedge.quantization.weights.rounding import RoundedWeight, round_to_nearest
-from vitedge.quantization.weights.statistics import InputStatistics
 
 
 def round_weight(weight: Tensor, settings: WeightSettings, inputs: InputStatistics | None = None) -> RoundedWeight:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from vitedge.calibration.moments import InputStatistics
 from vitedge.quantization.parameters import QuantizationParameters, dequantize, quantize
 from vitedge.quantization.weights.parameters import WeightSettings, choose_parameters
-from vitedge.quantization.weights.statistics import InputStatistics
 
 
 @dataclass(frozen=True, eq=False)

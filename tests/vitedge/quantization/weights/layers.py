@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vitedge.quantization.weights.statistics import InputStatistics
+from vitedge.calibration.moments import InputStatistics
 
 
 def weight(channels: int = 24, elements: int = 64, seed: int = 0) -> Tensor:

@@ -8,9 +8,9 @@ import math
 import torch
 from torch import Tensor
 
+from vitedge.calibration.moments import InputStatistics
 from vitedge.quantization.parameters import QuantizationParameters, dequantize
 from vitedge.quantization.weights.rounding import in_groups
-from vitedge.quantization.weights.statistics import InputStatistics
 
 
 def output_error(weight: Tensor, integers: Tensor, qparams: QuantizationParameters, inputs: InputStatistics) -> float:

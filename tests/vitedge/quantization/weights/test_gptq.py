@@ -6,10 +6,10 @@ import torch
 
 from tests.vitedge.quantization.weights.layers import rows, statistics, weight
 from tests.vitedge.quantization.weights.output_error import output_error
+from vitedge.calibration.moments import InputStatistics, unit_upper_factor
 from vitedge.quantization.parameters import QuantizationParameters, dequantize
 from vitedge.quantization.weights import gptq, nearest
 from vitedge.quantization.weights.parameters import WeightSettings, widest_parameters
-from vitedge.quantization.weights.statistics import InputStatistics
 
 
 def _by_inverse(target: torch.Tensor, hessian: torch.Tensor, qparams: QuantizationParameters) -> torch.Tensor:
@@ -37,10 +37,11 @@ def test_feedback_of_the_hessian_is_that_of_its_inverse() -> None:
 
 def test_the_factor_gives_the_hessian_back_and_predicts_the_error() -> None:
     hessian = statistics().damped()
-    factor = gptq.unit_upper_factor(hessian)
+    factor, parts = unit_upper_factor(hessian)
     inverse = torch.linalg.inv(factor)
     diagonal = inverse @ hessian @ inverse.transpose(1, 2)
     weights = torch.diagonal(diagonal, dim1=1, dim2=2)
+    torch.testing.assert_close(weights, parts)
     torch.testing.assert_close(diagonal, torch.diag_embed(weights), rtol=0, atol=1e-9 * float(weights.max()))
     assert torch.equal(factor, factor.triu())
     assert torch.equal(torch.diagonal(factor[0]), torch.ones(64, dtype=torch.float64))

@@ -10,12 +10,12 @@ import torch
 
 from tests.vitedge.quantization.weights.layers import rows, statistics, weight
 from tests.vitedge.quantization.weights.output_error import output_error
+from vitedge.calibration.moments import InputStatistics
+from vitedge.calibration.rows import Window, convolution_rows
 from vitedge.quantization.parameters import ENDS, dequantize, fake_quantize
 from vitedge.quantization.weights import adaround, gptq, nearest
 from vitedge.quantization.weights.parameters import WeightSettings
 from vitedge.quantization.weights.rounding import RoundedWeight, in_groups
-from vitedge.quantization.weights.rows import Window, convolution_rows
-from vitedge.quantization.weights.statistics import InputStatistics
 
 METHODS = [nearest, gptq, adaround]
 LEARNED = [gptq, adaround]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.vitedge.quantization.weights.layers import rows, weight
-from vitedge.quantization.weights.statistics import InputStatistics
+from vitedge.calibration.moments import InputStatistics
 
 
 def _problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from vitedge.quantization.weights.rows import Window, convolution_rows, linear_rows
+from vitedge.calibration.rows import Window, convolution_rows, linear_rows
 
 
 @pytest.mark.parametrize("groups", [1, 2, 6])

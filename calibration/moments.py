@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Second moments of a layer's input, by which roundings of its weight are compared, in memory of constant size.
+"""Second moments of a layer's input, by which changes of its weight are compared, in memory of constant size.
 
 With ``x`` a row that the quantized layer reads, ``y`` the expected output, ``W`` the float weight and ``r = y - W x``
 the error due to rounding the input alone, a rounded weight ``W + Δ`` has the squared error::
 
     Σ ‖r - Δ x‖² = Σ ‖r‖² - 2 tr(R Δᵀ) + tr(Δ H Δᵀ)        R = Σ r xᵀ,  H = Σ x xᵀ
 
-so that ``Σ ‖r‖²``, ``R`` and ``H`` (half the Hessian of arXiv:2210.17323, section 3) give the error of any rounding.
+so that ``Σ ‖r‖²``, ``R`` and ``H`` (half the Hessian of arXiv:2210.17323, section 3) give the error of any rounding,
+and of any other change of the weight: quantization and pruning share them.
 """
 
 from __future__ import annotations
@@ -147,6 +148,24 @@ class InputStatistics:
         if self.cross.shape[1]:
             errors = errors + self.energy - 2 * (self.cross * change).sum(dim=2)
         return errors.clamp_min(0)
+
+
+def unit_upper_factor(hessian: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns ``U`` and the diagonal of ``D`` with ``H = U D Uᵀ``: ``U`` upper triangular, with ones on its diagonal.
+
+    The error of a change ``Δ`` is then ``Σₖ Dₖ ‖Δ U‖²ₖ``, and ``1 / Dₖ`` is the first element of the inverse of ``H``
+    without the rows and columns before ``k``: what GPTQ and SparseGPT take of it (arXiv:2307.13304, theorem 6).
+
+    Args:
+        hessian: ``(groups, n, n)``, symmetric and positive definite.
+
+    Returns:
+        ``(groups, n, n)`` and ``(groups, n)``.
+    """
+    # Cholesky starts at the first row; seen from the last one, its lower factor is the upper factor of the matrix.
+    upper: Tensor = torch.linalg.cholesky(hessian.flip(1, 2)).flip(1, 2)
+    diagonal = torch.diagonal(upper, dim1=1, dim2=2)
+    return upper / diagonal.unsqueeze(1), diagonal.square()
 
 
 def _zeros(*shape: int) -> Tensor:
