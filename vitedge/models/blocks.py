@@ -16,6 +16,7 @@ from timm.models import beit
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vitedge.models.merging import set_merging
 from vitedge.records import BlockWidths, ModelSpec
 
 
@@ -71,7 +72,10 @@ def transformer_blocks(module: nn.Module) -> list[TransformerBlock]:
 def set_widths(module: nn.Module, spec: ModelSpec) -> nn.Module:
     """Returns a module, built as its stages say, with the widths of ``spec.blocks``; its weights are then unspecified.
 
+    Blocks merge as many tokens as it says.
+
     Raises:
+        BadRecipe: tokens cannot be merged as it says; see `vitedge.models.merging.set_merging`.
         ValueError: the number of blocks is another one, or a block would get wider.
     """
     if not spec.blocks:
@@ -82,6 +86,7 @@ def set_widths(module: nn.Module, spec: ModelSpec) -> nn.Module:
             raise ValueError(f"{block.name} is {block.widths}, and cannot become {widths}")
         narrow_heads(block, range(widths.heads))
         narrow_mlp(block, range(widths.mlp))
+    set_merging(module, spec)
     return module
 
 
