@@ -96,14 +96,15 @@ class TokenMerging(nn.Module):
         metric = metric / metric.square().sum(dim=-1, keepdim=True).clamp_min(torch.finfo(metric.dtype).tiny).sqrt()
         scores = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
         best, partner = scores.amax(dim=-1), scores.argmax(dim=-1)
-        before = self.indices[None, :] < self.indices[:, None]
         mine, other = best.unsqueeze(-1), best.unsqueeze(-2)
-        ahead = (other > mine) | ((other == mine) & before)
-        stays = ahead.to(keys.dtype).sum(dim=-1) > self.merge - 0.5
-        place = (stays.unsqueeze(-2) & before).to(keys.dtype).sum(dim=-1)
-        slots = self.indices[: len(self.indices) - self.merge].to(keys.dtype)
-        kept = (place.unsqueeze(-2) == slots[:, None]) & stays.unsqueeze(-2)
-        moved = (partner.unsqueeze(-1) == self.indices[: self.tokens // 2]) & ~stays.unsqueeze(-1)
+        before = self.indices < self.indices.unsqueeze(-1)
+        ahead = torch.logical_or(other > mine, torch.logical_and(other == mine, before))
+        stays = (ahead.to(keys.dtype).sum(dim=-1) > self.merge - 0.5).to(keys.dtype)
+        # Those that stay keep their order: the place of each is its number among them. -1 stands for none.
+        place = (stays.unsqueeze(-2) @ before.to(keys.dtype).transpose(0, 1) + 1) * stays.unsqueeze(-2) - 1
+        kept = place == self.indices[: len(self.indices) - self.merge].to(keys.dtype).unsqueeze(-1)
+        target = (partner + 1) * (1 - stays).to(partner.dtype) - 1
+        moved = target.unsqueeze(-1) == self.indices[: self.tokens // 2]
         return Match(kept.to(keys.dtype), moved.to(keys.dtype))
 
     def _sum(self, values: Tensor, match: Match) -> Tensor:
@@ -255,7 +256,7 @@ def _set_stage(stage: Stage, merges: Sequence[int]) -> None:
     tokens = stage.tokens
     # The classes differ in `forward` alone, and weights are named after modules: so no module is built anew.
     for block, merge in zip(cast("Iterable[Block]", stage.blocks), merges, strict=True):
-        if isinstance(block, MergingBlock):
+        if hasattr(block, "merging"):
             del block.merging
             block.__class__, block.attn.__class__ = Block, Attention
         if merge:
