@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vitedge.errors import WeightsMismatch
+from vitedge.models.merging import set_merging
 from vitedge.records import BlockWidths, ModelSpec
 
 
@@ -72,8 +73,11 @@ def transformer_blocks(module: nn.Module) -> list[TransformerBlock]:
 def set_widths(module: nn.Module, spec: ModelSpec) -> nn.Module:
     """Returns a module, built as its stages say, with the widths of ``spec.blocks``; its weights are then unspecified.
 
+    Blocks merge as many tokens as it says.
+
     Raises:
         WeightsMismatch: there is another number of blocks, or a block would get wider.
+        BadRecipe: tokens cannot be merged as it says; see `vitedge.models.merging.set_merging`.
     """
     if not spec.blocks:
         return module
@@ -89,6 +93,7 @@ def set_widths(module: nn.Module, spec: ModelSpec) -> nn.Module:
             )
         narrow_heads(block, range(widths.heads))
         narrow_mlp(block, range(widths.mlp))
+    set_merging(module, spec)
     return module
 
 

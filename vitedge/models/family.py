@@ -48,5 +48,5 @@ class Builder(Protocol):
 
     @staticmethod
     def blocks(spec: ModelSpec) -> tuple[str, ...]:
-        """Returns, in order of execution, names of modules with one output tensor, which artifacts are compared at."""
+        """Returns, in order of execution, names of modules, whose (first) output tensors artifacts are compared at."""
         ...

@@ -42,8 +42,8 @@ def build(spec: ModelSpec) -> nn.Module:
         for part in list(module.modules()):
             if isinstance(part, Mlp):
                 part.act = ACTIVATIONS[spec.activation]()
-    set_widths(module, spec)
-    return cast("nn.Module", module.to_empty(device=torch.get_default_device()).eval())
+    built = cast("nn.Module", module.to_empty(device=torch.get_default_device()))
+    return set_widths(built, spec).eval()
 
 
 def resize(state: State, spec: ModelSpec, image_size: tuple[int, int]) -> tuple[State, ModelSpec]:

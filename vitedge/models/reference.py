@@ -83,7 +83,12 @@ class Reference:
         found: dict[str, npt.NDArray[np.float32]] = {}
 
         def keep(name: str) -> object:
-            return lambda _module, _inputs, output: found.__setitem__(name, output.detach().clone().numpy())
+            def hook(_module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+                # A block that merges tokens also returns what merged.
+                first = output[0] if isinstance(output, tuple) else output
+                found[name] = first.detach().clone().numpy()
+
+            return hook
 
         handles = [self.module.get_submodule(name).register_forward_hook(keep(name)) for name in self.blocks]  # type: ignore[arg-type]
         try:

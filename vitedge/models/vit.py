@@ -10,7 +10,7 @@ import dataclasses
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers.hybrid_embed import HybridEmbed
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from vitedge.checkpoints.families.family import State
 from vitedge.models.activations import ACTIVATIONS
 from vitedge.models.blocks import set_widths
+from vitedge.models.merging import MergingBlocks
 from vitedge.models.positions import Resampling, check_multiple, resize_tokens
 from vitedge.records import ModelSpec, Origin
 
@@ -74,6 +75,9 @@ class RepresentationTransformer(VisionTransformer):
 
 class ClassAndMeanTransformer(VisionTransformer):
     """A ViT whose head takes the class token joined with the mean of the patches, as DINOv2's classifier does."""
+
+    pools_patches = True
+    """For `vitedge.models.merging.stages`, because ``global_pool`` says ``token``."""
 
     def __init__(self, classes: int, **settings: Any) -> None:
         super().__init__(num_classes=0, **settings)
@@ -227,11 +231,17 @@ def _resampling(spec: ModelSpec) -> Resampling:
 def features(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Returns tokens ``(batch, tokens, width)``, prefix first, and pooled features. See `Builder.features`.
 
-    Where the final norm follows the pooling (``fc_norm``), the tokens are those of the last block.
+    Where the final norm follows the pooling (``fc_norm``), the tokens are those of the last block. Where tokens
+    merged, every one has the value of the token that it is part of.
     """
-    tokens: Tensor = module.forward_features(images)  # type: ignore[operator]
-    pooled: Tensor = module.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
-    return tokens, pooled
+    model = cast("VisionTransformer", module)
+    if isinstance(model.blocks, MergingBlocks) and not model.blocks.restores:
+        embedded = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
+        merged, matches = model.blocks.merge(embedded)
+        tokens = model.blocks.restore(model.norm(merged), matches)
+    else:
+        tokens = model.forward_features(images)
+    return tokens, model.forward_head(tokens, pre_logits=True)
 
 
 def blocks(spec: ModelSpec) -> tuple[str, ...]:

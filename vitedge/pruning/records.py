@@ -108,6 +108,16 @@ class Sparsification:
 
 
 @dataclass(frozen=True)
+class Merging:
+    """Tokens that merge, for every block that runs over tokens, in order of execution."""
+
+    schedule: tuple[int, ...]
+    """Tokens that a block merges into others."""
+    tokens: tuple[int, ...]
+    """Tokens after the block's merging, prefix tokens included; each stage of PiT starts with all of its own."""
+
+
+@dataclass(frozen=True)
 class Distance:
     """How far the pruned model is from the dense one, on images."""
 
@@ -146,6 +156,8 @@ class PruningRecord:
     parameters: tuple[int, int]
     """Before and after."""
     structured: Structured | None
+    sparsification: Sparsification | None
+    merging: Merging | None
     recovery: Recovery | None
     distance: Distance
     """To the dense model, on the calibration images."""

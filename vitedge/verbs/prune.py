@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,14 +31,26 @@ from vitedge.parity.metrics import compare, degeneracy
 from vitedge.pruning.costs import count_prices
 from vitedge.pruning.draft import Batches, Draft
 from vitedge.pruning.journal import Journal
+from vitedge.pruning.merging import merge_tokens
 from vitedge.pruning.recipe import PruningRecipe
-from vitedge.pruning.records import Distance, PrunedPoint, PruningRecord, PruningResult, Recovery, Structured
+from vitedge.pruning.records import (
+    Distance,
+    Merging,
+    PrunedPoint,
+    PruningRecord,
+    PruningResult,
+    Recovery,
+    Sparsification,
+    Structured,
+)
 from vitedge.pruning.recover import recover
+from vitedge.pruning.sparse import sparsify
 from vitedge.pruning.structured import prune_structured, rank, sizes_of_fractions
 from vitedge.quantization.file.header import SUFFIX as QUANTIZED
 from vitedge.records import CheckpointIdentity, Step
 from vitedge.verbs.pruned_latency import Clock, find_sizes
 
+R = TypeVar("R")
 Progress = Callable[[str], None]
 MEASURED = 64
 """Further images that the distance to the dense model is measured on: on those of a refit it would look too small."""
@@ -161,19 +172,17 @@ class Job:
             raise BadRecipe("--eval counts classes, and features are none: ask for --min-sqnr instead.")
 
     def run(self, journal: Journal) -> tuple[PruningRecord, Draft]:
-        """Prunes, step by step, and measures after each of them."""
+        """Prunes, stage by stage, and measures after each of them."""
+        recipe = self.recipe
         draft = Draft.of(self.dense, Batches(self.fitted, self.dense.spec.preprocessing))
         before = (draft.gmacs, _parameters(draft))
         self._measure("dense", draft)
-        structured = recovery = None
-        if self.recipe.is_structured:
-            with self._timed("structured"):
-                structured = self._structured(draft, journal)
-            self._measure("fewer heads and units", draft)
-        if self.recipe.recover is not None:
-            with self._timed("recovery"):
-                recovery = self._recovered(draft)
-            self._measure("recovered", draft)
+        structured = (
+            self._stage("fewer heads and units", draft, self._structured, journal) if recipe.is_structured else None
+        )
+        sparse = self._stage("sparse", draft, self._sparse) if recipe.sparsity is not None else None
+        merging = self._stage("merged tokens", draft, self._merged) if recipe.merge is not None else None
+        recovery = self._stage("recovered", draft, self._recovered) if recipe.recover is not None else None
         notes = (*self.notes, *(structured.notes if structured else ()), *self._resumed(journal))
         record = PruningRecord(
             images=len(self.fitted),
@@ -181,6 +190,8 @@ class Job:
             gmacs=(before[0], self.frontier[-1].macs * before[0]),
             parameters=(before[1], _parameters(draft)),
             structured=structured,
+            sparsification=sparse,
+            merging=merging,
             recovery=recovery,
             distance=self._distance(draft),
             frontier=tuple(self.frontier),
@@ -200,6 +211,22 @@ class Job:
             if drop > asked.max_drop:
                 return f"{drop:.2f} points of top-1 are lost, and {asked.max_drop:g} were allowed"
         return ""
+
+    def _stage(self, name: str, draft: Draft, stage: Callable[..., R], *arguments: Any) -> R:
+        """Runs one stage, and adds what it left to the frontier."""
+        begun = time.monotonic()
+        done = stage(draft, *arguments)
+        self.seconds[name] = round(time.monotonic() - begun, 2)
+        self._measure(name, draft)
+        return done
+
+    def _sparse(self, draft: Draft) -> Sparsification:
+        done = sparsify(draft, self.recipe, self.progress)
+        self.notes.append(done.note)
+        return done
+
+    def _merged(self, draft: Draft) -> Merging:
+        return merge_tokens(draft, self.recipe)
 
     def _structured(self, draft: Draft, journal: Journal) -> Structured:
         rankings = rank(draft, self.recipe, journal, self.progress)
@@ -252,12 +279,6 @@ class Job:
         found: Mapping[str, Any] = Reference(draft.module, draft.spec).outputs(self.measured, features=self.features)
         parity = compare(self.reference, found, None if self.features else "logits")[-1]
         return Distance(len(self.measured), self.images.source, parity.centred_sqnr_db, parity.agreement)
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        begun = time.monotonic()
-        yield
-        self.seconds[stage] = round(time.monotonic() - begun, 2)
 
     def _resumed(self, journal: Journal) -> tuple[str, ...]:
         if not journal.resumed:
