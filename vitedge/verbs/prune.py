@@ -181,7 +181,7 @@ class Job:
         structured = (
             self._stage("fewer heads and units", draft, self._structured, journal) if recipe.is_structured else None
         )
-        sparse = self._stage("sparse", draft, self._sparse) if recipe.sparsity is not None else None
+        sparse = self._stage("sparse weights", draft, self._sparse) if recipe.sparsity is not None else None
         merging = self._stage("merged tokens", draft, self._merged) if recipe.merge is not None else None
         recovery = self._stage("recovered", draft, self._recovered) if recipe.recover is not None else None
         notes = (*self.notes, *(structured.notes if structured else ()), *self._resumed(journal))
