@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of `plain` and `converter`, on all of `records`, `accuracy.records`, `pruning.records` and `quantization.records`."""
+"""Tests of `plain`, `converter`, on `records`, `accuracy.records`, `pruning.records` and `quantization.records`."""
 
 from __future__ import annotations
 
@@ -81,9 +81,8 @@ def examples(hint: Any) -> list[Any]:
     if origin in (typing.Union, types.UnionType):
         return [value for argument in arguments for value in examples(argument)]
     if origin is tuple:
-        if Ellipsis in arguments:
-            return [tuple(examples(arguments[0])[:2])]
-        return [tuple(examples(argument)[0] for argument in arguments)]
+        each = [examples(argument) for argument in arguments if argument is not Ellipsis]
+        return [tuple(each[0][:2]) if Ellipsis in arguments else tuple(found[0] for found in each)]
     if origin is not None:
         return [{f"key {index}": value for index, value in enumerate(examples(arguments[1]))}]
     if dataclasses.is_dataclass(hint):
