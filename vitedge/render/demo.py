@@ -46,12 +46,13 @@ def _pruned_lines(result: DemoResult) -> Iterator[str]:
     """Yields what each model's pruning cost, and which model a pruned artifact was compared with."""
     pruned = {row.model: row.pruning for row in result.rows if row.pruning is not None}
     for model, found in pruned.items():
-        yield (
-            f"{model}: pruned to {found.macs:.2f} of the multiply-accumulates, {found.sqnr_db:.0f} dB from the dense "
-            f"model; ranked and refitted on {found.images} of the test images, without their labels"
-        )
+        yield f"{model}: pruned to {found.macs:.2f} of the MACs, {found.sqnr_db:.0f} dB from the dense PyTorch model"
     if pruned:
-        yield "relative and SQNR of pruned artifacts are against the pruned PyTorch model, top-1 beside the dense one"
+        images = max(found.images for found in pruned.values())
+        yield (
+            f"pruned: ranked and refitted on {images} of the test images, without their labels; relative and SQNR are "
+            "against the pruned PyTorch model, top-1 is beside the dense one"
+        )
 
 
 def _not_timed(result: DemoResult) -> tuple[str, ...]:
