@@ -13,7 +13,7 @@ from rich import filesize
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 RESULT = ROOT / "benchmarks" / "results" / "demo.json"
-PLACE = re.compile(r"(<!-- demo table -->\n).*?(?=\nIn rows of pruned files)", re.S)
+PLACE = re.compile(r"(<!-- demo table -->\n).*?(?=\nThe demo has no other)", re.S)
 
 
 def filled(text: str) -> str:
