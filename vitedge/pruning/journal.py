@@ -29,15 +29,16 @@ class Journal:
 
     def __init__(self, key: str, folder: Path | None = None) -> None:
         self._folder = (find_folder().parent / "pruning" if folder is None else folder) / key
+        self._before = {path.name for path in self._folder.glob("*.safetensors")}
         self.resumed = 0
-        """Number of results that were found."""
+        """Number of an earlier run's results that were taken."""
 
     def read(self, name: str) -> dict[str, Tensor] | None:
         """Returns the tensors of an earlier run, or None where there are none that can be read."""
         path = self._path(name)
         with contextlib.suppress(OSError, SafetensorError, ValueError):
             found = load_file(path)
-            self.resumed += 1
+            self.resumed += path.name in self._before
             return found
         return None
 

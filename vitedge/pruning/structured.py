@@ -27,6 +27,8 @@ _SENSED = 600.0
 """GMACs that the influence of rows is measured with: 34 images of a ViT-B, and more of smaller models."""
 _RANKED = 2400.0
 """GMACs that units are ranked with."""
+_SPARSE = 0.4
+"""Share of zeros from which a layer counts as sparse."""
 _LEAST = 32
 """Images for either, at least."""
 _OPTIONS = {"heads": (Kind.HEADS,), "mlp": (Kind.MLP, Kind.EXPANSION)}
@@ -55,7 +57,7 @@ def rank(draft: Draft, recipe: PruningRecipe, journal: Journal, progress: Callab
     if recipe.criterion is Criterion.TAYLOR:
         rankings = normalized(taylor(module, parts, images, draft.outputs))
     else:
-        weights = row_weights(module, parts, _some(draft, _SENSED), draft.outputs)
+        weights = _sensitivity(draft, parts, journal)
         moments = input_moments(module, parts, images, weights)
         rankings = [by_activation(part, weight_of(module, part), moments.pop(part.name)) for part in parts]
     tensors = {}
@@ -64,6 +66,15 @@ def rank(draft: Draft, recipe: PruningRecipe, journal: Journal, progress: Callab
         tensors[f"{ranking.part.name}.losses"] = torch.tensor(list(ranking.losses.values()), dtype=torch.float64)
     journal.write("ranking", tensors)
     return rankings
+
+
+def _sensitivity(draft: Draft, parts: Sequence[Part], journal: Journal) -> dict[str, torch.Tensor]:
+    """Returns how much each row of the parts' outputs matters in the dense model; see `row_weights`."""
+    found = journal.read("sensitivity")
+    if found is None:
+        found = row_weights(draft.module, parts, _some(draft, _SENSED), draft.outputs)
+        journal.write("sensitivity", found)
+    return found
 
 
 def _some(draft: Draft, gmacs: float) -> Batches:
@@ -121,8 +132,8 @@ def prune_structured(
     parts = [ranking.part for ranking in rankings]
     walk = None
     if recipe.repair:
-        weights = row_weights(draft.module, parts, _some(draft, _SENSED), draft.outputs)
-        walk = Refitting(draft, parts, weights, journal)
+        walk = Refitting(draft, parts, _sensitivity(draft, parts, journal), journal)
+    filled = 0
     records: list[PartRecord] = []
     for ranking in rankings:
         part, size = ranking.part, sizes[ranking.part.name]
@@ -132,6 +143,7 @@ def prune_structured(
         if walk is not None and not (is_first and size == part.units):
             progress(f"{part.name}: {size} of {part.units} {part.kind.value}")
             done = walk.refitted(part, kept)
+            filled += _is_sparse(weight_of(draft.module, part))
         narrow(draft.module, part, kept)
         if done is not None:
             set_refit(draft.module, part, done)
@@ -139,7 +151,7 @@ def prune_structured(
     if walk is not None:
         refit_classifiers(draft, journal)
     draft.settle()
-    return Structured(recipe.criterion.value, tuple(records), _notes(records, len(draft.images)))
+    return Structured(recipe.criterion.value, tuple(records), _notes(records, len(draft.images), filled))
 
 
 def _record(part: Part, size: int, done: Refit | None) -> PartRecord:
@@ -157,11 +169,19 @@ def _record(part: Part, size: int, done: Refit | None) -> PartRecord:
     )
 
 
-def _notes(records: Sequence[PartRecord], images: int) -> tuple[str, ...]:
+def _is_sparse(weight: torch.Tensor) -> bool:
+    return float((weight == 0).float().mean()) >= _SPARSE
+
+
+def _notes(records: Sequence[PartRecord], images: int, filled: int) -> tuple[str, ...]:
+    notes = []
+    if filled:
+        notes.append(f"The refit filled the zeros of {filled} sparse layers: add --sparsity to make them sparse again.")
     short = [record for record in records if record.rank is not None and record.rank < (record.inputs or 0)]
-    if not short:
-        return ()
-    return (
-        f"{images} images show fewer directions than {len(short)} layers have inputs ({short[0].part}: {short[0].rank} "
-        f"of {short[0].inputs}): there the refit keeps to the old weights; more --image-count settles it.",
-    )
+    if short:
+        first = short[0]
+        notes.append(
+            f"{images} images show fewer directions than {len(short)} layers have inputs ({first.part}: {first.rank} "
+            f"of {first.inputs}): there the refit keeps to the old weights; more --image-count settles it."
+        )
+    return tuple(notes)
