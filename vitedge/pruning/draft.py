@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -62,13 +63,16 @@ class Draft:
     images: Batches
     spec: ModelSpec
     """Of the module as it is now; `settle` brings it up to date."""
-    gmacs: float
-    """Multiply-accumulates of one image in the dense model, in 10^9."""
 
     @staticmethod
     def of(dense: Reference, images: Batches) -> Draft:
         """Returns a draft that is still the dense model."""
-        return Draft(copy.deepcopy(dense.module), dense, images, dense.spec, count_gmacs(dense.spec))
+        return Draft(copy.deepcopy(dense.module), dense, images, dense.spec)
+
+    @cached_property
+    def gmacs(self) -> float:
+        """Multiply-accumulates of one image in the dense model, in 10^9."""
+        return count_gmacs(self.dense.spec)
 
     def outputs(self, batch: Tensor) -> Tensor:
         """Returns the logits of a batch, or the tokens of an encoder; ``(images, …)``."""
