@@ -28,7 +28,7 @@ def draft(name: str, count: int = 12, module: nn.Module | None = None) -> Draft:
     pixels = np.random.default_rng(3).integers(0, 256, (count, 3, tiny.SIZE, tiny.SIZE), dtype=np.uint8)
     dense = Reference(tiny.model(name) if module is None else module, tiny.spec(name))
     images = Batches(pixels, dense.spec.preprocessing)
-    return Draft(copy.deepcopy(dense.module), dense, images, dense.spec, gmacs=1.0)  # not counted here
+    return Draft.of(dense, images)
 
 
 @cache

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -46,7 +45,7 @@ def quick() -> Iterator[None]:
 def sparse_vit() -> Reference:
     dense = Reference(tiny.model("vit"), tiny.spec("vit"))
     pixels = np.random.default_rng(3).integers(0, 256, (8, 3, tiny.SIZE, tiny.SIZE), dtype=np.uint8)
-    begun = Draft(copy.deepcopy(dense.module), dense, Batches(pixels, dense.spec.preprocessing), dense.spec, gmacs=1.0)
+    begun = Draft.of(dense, Batches(pixels, dense.spec.preprocessing))
     sparsify(begun, PruningRecipe(sparsity="2:4"))
     return Reference(begun.module, begun.spec)
 
