@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ def render(done: PruningResult, *, parts: bool, as_json: bool) -> None:
         _distance(record),
         *([f"budget exceeded: {done.failed}; this is the best that was found"] if done.failed else []),
         f"{done.path}: {filesize.decimal(done.size)}, in {sum(record.seconds.values()):.1f} s",
-        next_command(export_command(shlex.quote(done.path))),
+        next_command(export_command(done.path)),
     )
     return None
 

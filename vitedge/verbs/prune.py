@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from vitedge.checkpoints.assumptions import refuse_assumed
 from vitedge.checkpoints.read import read
 from vitedge.errors import BadRecipe, CheckFailed
 from vitedge.files.plain import to_dict
-from vitedge.files.replacing import refuse_existing_file, replacing_file
+from vitedge.files.replacing import clear_debris, refuse_existing_file, replacing_file
 from vitedge.images.class_names import Classes
 from vitedge.images.image_set import ImageSet, load
 from vitedge.images.labelled import find_labelled
@@ -86,20 +86,25 @@ def prune(
             f"A pruned model is a {saved.SUFFIX} file; name the output {out.with_suffix(saved.SUFFIX).name}."
         )
     refuse_existing_file(out, force=force)
+    clear_debris(out)
     if recipe.images is None:
         raise BadRecipe(
             "Pruning ranks and refits on images, and assumes none: add --images DIR, a list, an array, or the word "
             "synthetic."
         )
     checkpoint = read(source, weights=recipe.weights, overrides=recipe.overrides)
-    refuse_assumed(checkpoint.spec, source, accepted=recipe.accept_assumptions)
+    refuse_assumed(checkpoint.spec, source, accepted=recipe.accept_assumptions or checkpoint.accepted)
     dense = load_reference(checkpoint, recipe.image_size)
     images = load(recipe.images, dense.spec, recipe.image_count + MEASURED, recipe.seed)
     job = Job(dense, images, recipe, progress, out)
     job.check(source)
     identity = CheckpointIdentity(checkpoint.source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
     journal = Journal(_key(identity, recipe, images))
-    record, draft = job.run(journal)
+    try:
+        record, draft = job.run(journal)
+    except BadRecipe:
+        journal.clear()  # another recipe has another one
+        raise
     step = Step("prune", identity, to_dict(recipe), to_dict(record))
     with replacing_file(out) as partial:
         saved.save(partial, draft.module.state_dict(), draft.spec, (*checkpoint.steps, step))
@@ -183,7 +188,7 @@ class Job:
         sparse = self._stage("sparse", draft, self._sparse) if recipe.sparsity is not None else None
         merging = self._stage("merged tokens", draft, self._merged) if recipe.merge is not None else None
         recovery = self._stage("recovered", draft, self._recovered) if recipe.recover is not None else None
-        notes = (*self.notes, *(structured.notes if structured else ()), *self._resumed(journal))
+        notes = (*self.notes, *(structured.notes if structured else ()), *_kept(journal))
         record = PruningRecord(
             images=len(self.fitted),
             image_source=self.images.source,
@@ -280,11 +285,14 @@ class Job:
         parity = compare(self.reference, found, None if self.features else "logits")[-1]
         return Distance(len(self.measured), self.images.source, parity.centred_sqnr_db, parity.agreement)
 
-    def _resumed(self, journal: Journal) -> tuple[str, ...]:
-        if not journal.resumed:
-            return ()
-        return (f"{journal.resumed} results were those of an earlier run that had not ended.",)
-
 
 def _parameters(draft: Draft) -> int:
     return sum(parameter.numel() for parameter in draft.module.parameters())
+
+
+def _kept(journal: Journal) -> Iterator[str]:
+    """Yields what an earlier run has left, and why this one leaves nothing."""
+    if journal.resumed:
+        yield f"{journal.resumed} results were those of an earlier run that had not ended."
+    if journal.refused:
+        yield f"Nothing was kept for the case that this run is killed: {journal.refused}"
