@@ -97,6 +97,7 @@ def factored(square: Tensor, pull: float) -> Tensor:
     identity = torch.eye(len(square), dtype=square.dtype)
     least = float(square.diagonal().abs().mean()) * _LEAST_PULL
     for turn in range(_PULLS):
+        factor: Tensor
         factor, failed = torch.linalg.cholesky_ex(square + identity * pull)
         if not failed:
             return factor

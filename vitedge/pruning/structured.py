@@ -22,6 +22,7 @@ from vitedge.pruning.recipe import Criterion, PruningRecipe
 from vitedge.pruning.records import PartRecord, Structured
 from vitedge.pruning.refitting import Refitting, refit_classifiers, set_refit, weight_of
 from vitedge.pruning.repair import Refit
+from vitedge.sentences import some
 
 _SENSED = 600.0
 """GMACs that the influence of rows is measured with: 34 images of a ViT-B, and more of smaller models."""
@@ -29,6 +30,7 @@ _RANKED = 2400.0
 """GMACs that units are ranked with."""
 _LEAST = 32
 """Images for either, at least."""
+_UNITS = {Kind.HEADS: "heads", Kind.MLP: "hidden units", Kind.EXPANSION: "channels"}
 _OPTIONS = {"heads": (Kind.HEADS,), "mlp": (Kind.MLP, Kind.EXPANSION)}
 
 
@@ -92,7 +94,9 @@ def sizes_of_fractions(rankings: Sequence[Ranking], recipe: PruningRecipe) -> di
             continue
         chosen = [ranking for ranking in rankings if ranking.part.kind in kinds]
         if not chosen:
-            raise BadRecipe(f"--{option} {fraction:g}: this model has no {option} that could be removed; leave it out.")
+            raise BadRecipe(
+                f"--{option} {fraction:g}: this model has no {option} that could be removed alone; leave it out."
+            )
         total = sum(ranking.part.units for ranking in chosen)
         # To the nearest number of units that can be met: steps are as wide as the target's kernels want them.
         step = min(ranking.part.multiple for ranking in chosen)
@@ -130,7 +134,7 @@ def prune_structured(
         kept = ranking.kept(size)
         done = None
         if walk is not None and not (is_first and size == part.units):
-            progress(f"{part.name}: {size} of {part.units} {part.kind.value}")
+            progress(f"{part.name}: {size} of {part.units} {_UNITS[part.kind]}")
             done = walk.refitted(part, kept)
         narrow(draft.module, part, kept)
         if done is not None:
@@ -161,7 +165,8 @@ def _notes(records: Sequence[PartRecord], images: int) -> tuple[str, ...]:
     short = [record for record in records if record.rank is not None and record.rank < (record.inputs or 0)]
     if not short:
         return ()
+    shown = [f"{record.part} ({record.rank} of {record.inputs})" for record in short]
     return (
-        f"{images} images show fewer directions than {len(short)} layers have inputs ({short[0].part}: {short[0].rank} "
-        f"of {short[0].inputs}): there the refit keeps to the old weights; more --image-count settles it.",
+        f"{images} images show fewer directions than the layers behind these have inputs, the refit keeps to the old "
+        f"weights there, and more --image-count settles it: {some(shown, 2)}.",
     )

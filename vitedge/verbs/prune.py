@@ -12,12 +12,13 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from vitedge.accuracy.count import count_top1
 from vitedge.calibration.cache import hash_key
 from vitedge.checkpoints import saved
 from vitedge.checkpoints.assumptions import refuse_assumed
-from vitedge.checkpoints.read import read
+from vitedge.checkpoints.read import Checkpoint, read
 from vitedge.errors import BadRecipe, CheckFailed
 from vitedge.files.plain import to_dict
 from vitedge.files.replacing import clear_debris, refuse_existing_file, replacing_file
@@ -26,7 +27,7 @@ from vitedge.images.image_set import ImageSet, load
 from vitedge.images.labelled import find_labelled
 from vitedge.images.stream import open_images
 from vitedge.models.cost import count_gmacs
-from vitedge.models.reference import Reference, load_reference
+from vitedge.models.reference import Reference, load_reference, skeleton
 from vitedge.parity.metrics import compare, degeneracy
 from vitedge.pruning.costs import count_prices
 from vitedge.pruning.draft import Batches, Draft
@@ -48,6 +49,7 @@ from vitedge.pruning.sparse import sparsify
 from vitedge.pruning.structured import prune_structured, rank, sizes_of_fractions
 from vitedge.quantization.file.header import SUFFIX as QUANTIZED
 from vitedge.records import CheckpointIdentity, Step
+from vitedge.verbs.in_memory import in_memory
 from vitedge.verbs.pruned_latency import Clock, find_sizes
 
 R = TypeVar("R")
@@ -59,7 +61,7 @@ _RECOVERY_IMAGES = 1_000_000
 
 
 def prune(
-    source: str,
+    source: str | nn.Module | Reference,
     out: Path,
     recipe: PruningRecipe,
     *,
@@ -69,7 +71,8 @@ def prune(
     """Writes a pruned model: plain weights with its spec, which every other verb reads.
 
     Args:
-        source: a file, a folder, ``timm:NAME`` or ``hf:NAME``.
+        source: a file, a folder, ``timm:NAME`` or ``hf:NAME``; or a module of timm's classes, or what `vitedge.load`
+            returned, which is not altered.
         out: the ``.safetensors`` file to write; what is there stays until the new one is complete.
         recipe: what is to be pruned, and how.
         force: replace a file that is there.
@@ -79,26 +82,38 @@ def prune(
         UserError: the checkpoint, the images, the recipe or the output is not usable.
         CheckFailed: the outputs of the dense model are degenerate, so that nothing could be compared with them.
     """
+    _refuse_output(out, force=force)
+    if recipe.images is None:
+        raise BadRecipe(
+            "Pruning ranks and refits on images, and assumes none: add --images DIR, a list, an array, or the word "
+            "synthetic."
+        )
+    if not isinstance(source, str):
+        with in_memory(source, recipe.overrides) as checkpoint:
+            return _pruned(checkpoint, out, recipe, progress)
     if Path(source).suffix == QUANTIZED:
         raise BadRecipe(f"{source} is quantized: prune the checkpoint that it was made from, then quantize.")
+    return _pruned(read(source, weights=recipe.weights, overrides=recipe.overrides), out, recipe, progress)
+
+
+def _refuse_output(out: Path, *, force: bool) -> None:
     if out.suffix != saved.SUFFIX:
         raise BadRecipe(
             f"A pruned model is a {saved.SUFFIX} file; name the output {out.with_suffix(saved.SUFFIX).name}."
         )
     refuse_existing_file(out, force=force)
     clear_debris(out)
-    if recipe.images is None:
-        raise BadRecipe(
-            "Pruning ranks and refits on images, and assumes none: add --images DIR, a list, an array, or the word "
-            "synthetic."
-        )
-    checkpoint = read(source, weights=recipe.weights, overrides=recipe.overrides)
+
+
+def _pruned(checkpoint: Checkpoint, out: Path, recipe: PruningRecipe, progress: Progress) -> PruningResult:
+    """Prunes a checkpoint that was read."""
+    source = checkpoint.source
     refuse_assumed(checkpoint.spec, source, accepted=recipe.accept_assumptions or checkpoint.accepted)
     dense = load_reference(checkpoint, recipe.image_size)
-    images = load(recipe.images, dense.spec, recipe.image_count + MEASURED, recipe.seed)
+    images = load(str(recipe.images), dense.spec, recipe.image_count + MEASURED, recipe.seed)
     job = Job(dense, images, recipe, progress, out)
     job.check(source)
-    identity = CheckpointIdentity(checkpoint.source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
+    identity = CheckpointIdentity(source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
     journal = Journal(_key(identity, recipe, images))
     try:
         record, draft = job.run(journal)
@@ -175,6 +190,20 @@ class Job:
             )
         if self.recipe.eval_images is not None and self.features:
             raise BadRecipe("--eval counts classes, and features are none: ask for --min-sqnr instead.")
+        self._check_later_stages()
+
+    def _check_later_stages(self) -> None:
+        """Refuses now what a later stage would refuse after an hour.
+
+        Raises:
+            UserError: the schedule of merging does not fit, or there are no images to recover on.
+        """
+        spec = self.dense.spec
+        if self.recipe.merge is not None:
+            images = Batches(self.fitted, spec.preprocessing)
+            merge_tokens(Draft(skeleton(spec), self.dense, images, spec, 0.0), self.recipe)
+        if self.recipe.recover is not None:
+            open_images(self.recipe.recover, spec, _RECOVERY_IMAGES, self.recipe.seed)
 
     def run(self, journal: Journal) -> tuple[PruningRecord, Draft]:
         """Prunes, stage by stage, and measures after each of them."""
