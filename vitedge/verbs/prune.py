@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from vitedge.calibration.cache import hash_key
 from vitedge.checkpoints import saved
 from vitedge.checkpoints.assumptions import refuse_assumed
 from vitedge.checkpoints.read import Checkpoint, read
-from vitedge.errors import BadRecipe, CheckFailed
+from vitedge.errors import BadImages, BadRecipe, CheckFailed
 from vitedge.files.plain import to_dict
 from vitedge.files.replacing import clear_debris, refuse_existing_file, replacing_file
 from vitedge.images.class_names import Classes
@@ -203,7 +204,8 @@ class Job:
             images = Batches(self.fitted, spec.preprocessing)
             merge_tokens(Draft(skeleton(spec), self.dense, images, spec, 0.0), self.recipe)
         if self.recipe.recover is not None:
-            open_images(self.recipe.recover, spec, _RECOVERY_IMAGES, self.recipe.seed)
+            with _asked_by("--recover"):
+                open_images(self.recipe.recover, spec, _RECOVERY_IMAGES, self.recipe.seed)
 
     def run(self, journal: Journal) -> tuple[PruningRecord, Draft]:
         """Prunes, stage by stage, and measures after each of them."""
@@ -298,9 +300,9 @@ class Job:
     def _top1(self, draft: Draft) -> float:
         spec = draft.spec
         classes = Classes(spec.classes, spec.labels)
-        labelled = find_labelled(
-            str(self.recipe.eval_images), classes, seed=self.recipe.seed, channels=spec.in_channels
-        )
+        source = str(self.recipe.eval_images)
+        with _asked_by("--eval"):
+            labelled = find_labelled(source, classes, seed=self.recipe.seed, channels=spec.in_channels)
         module = Reference(draft.module, spec)
 
         def scores(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -313,6 +315,15 @@ class Job:
         found: Mapping[str, Any] = Reference(draft.module, draft.spec).outputs(self.measured, features=self.features)
         parity = compare(self.reference, found, None if self.features else "logits")[-1]
         return Distance(len(self.measured), self.images.source, parity.centred_sqnr_db, parity.agreement)
+
+
+@contextmanager
+def _asked_by(option: str) -> Iterator[None]:
+    """Has errors about images name the option that asked for them."""
+    try:
+        yield
+    except BadImages as error:
+        raise BadImages(str(error).replace("--images", option)) from error
 
 
 def _parameters(draft: Draft) -> int:
