@@ -140,7 +140,7 @@ def prune_structured(
         if done is not None:
             set_refit(draft.module, part, done)
         records.append(_record(part, size, done))
-    if walk is not None:
+    if walk is not None and any(record.kept < record.units for record in records):
         refit_classifiers(draft, journal)
     draft.settle()
     return Structured(recipe.criterion.value, tuple(records), _notes(records, len(draft.images)))

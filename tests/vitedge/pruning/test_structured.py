@@ -23,7 +23,7 @@ from vitedge.models.reference import Reference, skeleton
 from vitedge.pruning.costs import count_prices
 from vitedge.pruning.draft import Draft
 from vitedge.pruning.journal import KEPT_DAYS, Journal
-from vitedge.pruning.parts import Kind, find_parts
+from vitedge.pruning.parts import Kind, find_parts, residual
 from vitedge.pruning.recipe import PruningRecipe
 from vitedge.pruning.structured import prune_structured, rank, sizes_of_fractions
 
@@ -118,6 +118,10 @@ def test_a_refit_of_norms_after_the_sums_helps(tmp_path: Path) -> None:
     spec = dataclasses.replace(SPEC, options={"norm_first": False})
     module = seeded(skeleton(spec).to_empty(device="cpu")).requires_grad_(requires_grad=False)
     dense = Reference(module, spec)
+    # The sum follows the layer: at the norm behind it the stream has the layer's own output in it.
+    assert [residual(module, part)[0] for part in find_parts(module, 8)] == [  # type: ignore[index]
+        part.name for part in find_parts(module, 8)
+    ]
     errors = []
     for repair in (False, True):
         recipe = PruningRecipe(heads=0.5, mlp=0.5, repair=repair)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from vitedge.checkpoints import saved
 from vitedge.checkpoints.read import read
 from vitedge.errors import BadRecipe, OutputRefused, UserError
 from vitedge.models.merging import MERGING
+from vitedge.models.reference import load_reference
 from vitedge.pruning.recipe import PruningRecipe
 from vitedge.recipe import ExportRecipe
+from vitedge.render.prune import step_lines
 from vitedge.verbs.export import export
 from vitedge.verbs.prune import prune
 
@@ -90,6 +93,16 @@ def test_the_same_weights_under_other_names_are_pruned_to_the_same_bits(name: st
     assert all(torch.equal(tensor, states[1][key]) for key, tensor in states[0].items())
 
 
+def test_keeping_all_changes_no_bit_and_every_verb_reads_that_there_is_no_distance(tmp_path: Path) -> None:
+    source, given = made("vit", tmp_path)
+    done = prune(source, tmp_path / "p.safetensors", recipe(heads=1, mlp=1, sparsity=0, merge=0, overrides=given))
+    found = read(done.path)
+    assert all(torch.equal(tensor, found.state[name]) for name, tensor in load_file(source).items())
+    (line,) = step_lines(found.steps)
+    assert line.startswith("step: prune --heads 1 --mlp 1 --sparsity 0 --merge 0 of vit.safetensors (")
+    assert line.endswith("): inf dB centred SQNR against it")
+
+
 def test_guesses_that_were_accepted_are_not_asked_for_again(tmp_path: Path) -> None:
     source, _ = made("vit", tmp_path)
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
@@ -143,10 +156,19 @@ def test_without_a_cache_it_prunes_and_says_that_it_cannot_go_on_later(
     assert [note for note in done.record.notes if note.startswith("Nothing was kept for the case")]
 
 
-def test_the_description_fits_what_was_written(tmp_path: Path) -> None:
+def test_the_file_is_read_without_the_original_and_the_cache(tmp_path: Path, cache: Path) -> None:
     source, given = made("vit", tmp_path)
+    dense = read(source, overrides=given)
     done = prune(source, tmp_path / "p.safetensors", recipe(mlp=0.5, overrides=given))
+    Path(source).unlink()
+    shutil.rmtree(cache, ignore_errors=True)
     found = read(done.path)
+    module = load_reference(found).module.requires_grad_()
+    module(torch.rand(1, 3, *found.spec.image_size)).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+    again = load_reference(found).module
+    again.load_state_dict(module.state_dict())
+    assert list(again.state_dict()) == list(found.state)
     assert found.size == done.size
     assert found.steps[0].recipe["mlp"] == 0.5
-    assert dataclasses.replace(found.spec, blocks=()) == read(source, overrides=given).spec
+    assert dataclasses.replace(found.spec, blocks=()) == dense.spec
