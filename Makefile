@@ -39,6 +39,7 @@ docs: install
 	$(BIN)/python -m tests.cli_docs
 	$(BIN)/python -m tests.api_docs
 	$(BIN)/python -m tests.readme_table
+	$(BIN)/python -m tests.page_tables
 
 clean:
 	rm -rf .venv demo-out build dist *.egg-info

@@ -13,7 +13,7 @@ from rich import filesize
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 RESULT = ROOT / "benchmarks" / "results" / "demo.json"
-PLACE = re.compile(r"(<!-- demo table -->\n).*?(?=\nTo use it)", re.S)
+PLACE = re.compile(r"(<!-- demo table -->\n).*?(?=\nThe demo has no other)", re.S)
 
 
 def filled(text: str) -> str:
@@ -37,7 +37,8 @@ def table(result: dict[str, Any]) -> str:
         parity, median = row["parity"], row["median_ms"]
         figures = f"{parity['relative_error']:.1e} | {parity['centred_sqnr_db']:.0f} dB | {row['top1']:.1%}"
         time = "on a Mac" if median is None else f"{median:.2f} ms"
-        name = row["format"] if row["precision"] == "fp32" else f"{row['format']} {row['precision']}"
+        pruned, precision = "pruned" if row.get("pruning") else "", row["precision"].replace("fp32", "")
+        name = " ".join(word for word in (row["format"], pruned, precision) if word)
         lines.append(f"| | {name} | {filesize.decimal(row['size'], precision=0)} | {figures} | {time} |")
     return "\n".join(lines) + "\n"
 

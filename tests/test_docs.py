@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import vitedge
-from tests import api_docs, readme_table
+from tests import api_docs, page_tables, readme_table
 from tests.api_source import Source, anchor, types
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +23,27 @@ def test_the_table_in_the_readme_is_that_of_the_committed_result() -> None:
     text = readme_table.README.read_text(encoding="utf-8")
     assert readme_table.PLACE.search(text)
     assert readme_table.filled(text) == text, "run make docs"
+
+
+@pytest.mark.parametrize("page", page_tables.PAGES, ids=lambda page: page.name)
+def test_the_tables_in_the_pages_are_those_of_the_committed_results(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert page_tables.filled(text) == text, "run make docs"
+
+
+def test_a_table_has_a_column_a_model_and_stays_empty_without_its_result(tmp_path: Path) -> None:
+    place = "before\n<!-- table: pruning_demo -->\n<!-- /table -->\nafter\n"
+    assert page_tables.filled(place, tmp_path) == place
+    rows = [
+        {"model": "A", "recipe": "dense", "right": 9},
+        {"model": "B", "recipe": "merge 1", "failed": "Swin cannot"},
+        {"model": "A", "recipe": "merge 1", "macs": 0.6, "lost": 2, "sqnr_db": 20.04},
+    ]
+    (tmp_path / "pruning_demo.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
+    drawn = page_tables.filled(page_tables.filled(place, tmp_path), tmp_path).splitlines()
+    assert drawn[3] == "|  | A | B |"
+    assert drawn[5:7] == ["| dense | 9 right |  |", "| merge 1 | 2 (20.0 dB, 0.60 of the MACs) | not possible |"]
+    assert drawn[-2:] == ["<!-- /table -->", "after"]
 
 
 def test_the_page_of_the_api_is_that_of_the_docstrings(caplog: pytest.LogCaptureFixture) -> None:

@@ -23,6 +23,7 @@ from vitedge.cli.main import app
 from vitedge.demo.assets import IMAGES
 from vitedge.errors import BadRecipe, UserError
 from vitedge.latency.sampling import Rule
+from vitedge.pruning.recipe import PruningRecipe
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
 from vitedge.records import Tolerance
 from vitedge.verbs.evaluate import EvaluationRequest
@@ -31,6 +32,7 @@ from vitedge.verbs.validate import ReferenceOptions
 
 RECORDS: dict[str, tuple[type, ...]] = {
     "export": (ExportRecipe, QuantizationRecipe, Tolerance),
+    "prune": (PruningRecipe,),
     "quantize": (ExportRecipe, QuantizationRecipe),
     "validate": (ReferenceOptions, Tolerance),
     "evaluate": (EvaluationRequest, Weights),
@@ -48,7 +50,7 @@ NAMES = {
     "min_agreement": ("agreement",),
 }
 """Option to what Python calls it, where that is not the same."""
-SHOWN = {"json", "diagnose"}
+SHOWN = {"json", "diagnose", "parts"}
 """Options of what is printed; Python returns all of it."""
 
 
@@ -66,7 +68,7 @@ def function_of(verb: str) -> Callable[..., Any]:
 
 
 def test_the_verbs_are_the_ones_that_are_promised() -> None:
-    assert vitedge.__all__ == ["bench", "evaluate", "export", "inspect", "load", "quantize", "validate"]
+    assert vitedge.__all__ == ["bench", "evaluate", "export", "inspect", "load", "prune", "quantize", "validate"]
     for name in vitedge.__all__:
         assert callable(getattr(vitedge, name))
         assert inspect.getdoc(function_of(name))

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo: exports, verifies, evaluates and measures the embedded models."""
+"""The demo: exports, prunes, quantizes, verifies, evaluates and measures the embedded models."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from vitedge import registry
 from vitedge.checkpoints.read import read
 from vitedge.demo.assets import IMAGES, MODELS, DemoModel, images
-from vitedge.demo.records import DemoResult, DemoRow
+from vitedge.demo.records import DemoPruning, DemoResult, DemoRow
 from vitedge.devices.session import connect
 from vitedge.export.formats import FORMATS
 from vitedge.export.tensorrt.building import BUILDERS
@@ -26,20 +26,34 @@ from vitedge.models.reference import load_reference
 from vitedge.parity.artifact import ReferenceOutputs, outputs_of
 from vitedge.parity.metrics import default_tolerance
 from vitedge.parity.reference import gather
+from vitedge.pruning.recipe import PruningRecipe
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
 from vitedge.records import Artifact, OutputParity
 from vitedge.verbs.bench import REFERENCE
 from vitedge.verbs.export import export
+from vitedge.verbs.prune import prune
 from vitedge.verbs.records import ExportResult
 
 SHOWN = ("onnx", "coreml")
 _BUILDER = "tensorrt-rtx"
-QUANTIZED = ("onnx",)
-"""Formats of the second bundle of each model, which is quantized."""
+SMALL = ("onnx",)
+"""Formats of the other bundles of each model, which are quantized, pruned, or both."""
+MACS = 0.7
+"""Fraction of the multiply-accumulates that pruning keeps."""
 _PARITY_IMAGES = 64
 _CALIBRATION_IMAGES = 64
+"""Test images, without their labels, that quantization is calibrated on, and that pruning ranks and refits on."""
 _RULE = Rule(warmup_s=0.3, warmup_limit_s=3.0, seconds=2.0, rounds=10)
-"""Shorter than a result to be published: three models have to be through in a minute."""
+"""Shorter than a result to be published: three models have to be through in two minutes."""
+
+
+@dataclass(frozen=True)
+class _Bundle:
+    """One export of a model."""
+
+    folder: Path
+    result: ExportResult
+    pruning: DemoPruning | None = None
 
 
 def run(output: Path, progress: Callable[[str], None] = lambda _text: None) -> DemoResult:
@@ -78,51 +92,66 @@ def _engine(model: DemoModel, folder: Path, progress: Callable[[str], None]) -> 
     return f"{model.name}: {folder.name}/{engine.path}: {'; '.join(engine.notes)}; built, not run"
 
 
-def _show(model: DemoModel, bundle: Path, progress: Callable[[str], None]) -> list[DemoRow]:
-    parts = [(folder, _export(model, folder, recipe, progress)) for folder, recipe in _recipes(model, bundle)]
-    progress(f"{model.name}: classifying the test images …")
+def _show(model: DemoModel, folder: Path, progress: Callable[[str], None]) -> list[DemoRow]:
+    def told(text: str) -> None:
+        progress(f"{model.name}: {text}")
+
+    bundles = _bundles(model, folder, told)
+    told("classifying the test images …")
     reference_outputs, labels = _test_split(model)
     expected = _top1(reference_outputs.data.outputs["logits"], labels)
-    progress(f"{model.name}: measuring latency …")
-    times = _latencies(model, parts)
+    told("measuring latency …")
+    times = _latencies(model, bundles)
     return [
         DemoRow(
             model=model.name,
             format=artifact.format,
             precision=artifact.precision,
             size=artifact.size,
-            parity=_parity(result, artifact),
+            parity=_parity(bundle.result, artifact),
             reference_top1=expected,
-            top1=_artifact_top1(folder, artifact, reference_outputs, labels),
+            top1=_artifact_top1(bundle.folder, artifact, reference_outputs, labels),
             reference_ms=times["PyTorch"],
-            median_ms=times.get(str(folder / artifact.path)),
-            speed=result.manifest.speed,
+            median_ms=times.get(str(bundle.folder / artifact.path)),
+            speed=bundle.result.manifest.speed,
+            pruning=bundle.pruning,
         )
-        for folder, result in parts
-        for artifact in result.manifest.artifacts
+        for bundle in bundles
+        for artifact in bundle.result.manifest.artifacts
     ]
 
 
-def _export(model: DemoModel, folder: Path, recipe: ExportRecipe, progress: Callable[[str], None]) -> ExportResult:
-    return export(
-        str(model.path),
-        folder,
-        recipe,
-        force=True,
-        compare_speed=recipe.quantization is not None,
-        progress=lambda text: progress(f"{model.name}: {text}"),
-    )
+def _bundles(model: DemoModel, folder: Path, progress: Callable[[str], None]) -> list[_Bundle]:
+    """Exports a model and what pruning leaves of it, each in float and quantized."""
 
+    def exported(source: Path, folder: Path, recipe: ExportRecipe, *, timed: bool = False) -> ExportResult:
+        return export(str(source), folder, recipe, force=True, compare_speed=timed, progress=progress)
 
-def _recipes(model: DemoModel, bundle: Path) -> Iterator[tuple[Path, ExportRecipe]]:
-    """Yields folder and recipe of each export: the float checkpoint, and the quantized one."""
-    common = ExportRecipe(images=str(IMAGES), image_count=_PARITY_IMAGES, overrides=dict(model.overrides))
-    yield bundle, replace(common, formats=SHOWN)
+    whole = ExportRecipe(formats=SHOWN, images=str(IMAGES), image_count=_PARITY_IMAGES, overrides=dict(model.overrides))
     quantization = QuantizationRecipe(images=str(IMAGES), image_count=_CALIBRATION_IMAGES)
-    yield (
-        bundle.with_name(f"{bundle.name}-int8"),
-        replace(common, formats=QUANTIZED, precision=quantization.scheme, quantization=quantization),
+    int8 = replace(whole, formats=SMALL, precision=quantization.scheme, quantization=quantization)
+    small, pruned, both = (folder.with_name(f"{folder.name}-{what}") for what in ("int8", "pruned", "pruned-int8"))
+    bundles = [
+        _Bundle(folder, exported(model.path, folder, whole)),
+        _Bundle(small, exported(model.path, small, int8, timed=True)),
+    ]
+    file = pruned.with_suffix(".safetensors")
+    pruning = _prune(model, file, progress)
+    # What the user said of the checkpoint is in the pruned file.
+    float_recipe, int8 = (replace(recipe, formats=SMALL, overrides={}) for recipe in (whole, int8))
+    return [
+        *bundles,
+        _Bundle(pruned, exported(file, pruned, float_recipe), pruning),
+        _Bundle(both, exported(file, both, int8), pruning),
+    ]
+
+
+def _prune(model: DemoModel, file: Path, progress: Callable[[str], None]) -> DemoPruning:
+    recipe = PruningRecipe(
+        macs=MACS, images=str(IMAGES), image_count=_CALIBRATION_IMAGES, overrides=dict(model.overrides)
     )
+    record = prune(str(model.path), file, recipe, force=True, progress=progress).record
+    return DemoPruning(record.gmacs[1] / record.gmacs[0], record.distance.sqnr_db, record.images)
 
 
 def _parity(result: ExportResult, artifact: Artifact) -> OutputParity:
@@ -149,14 +178,14 @@ def _top1(logits: npt.NDArray[np.generic], labels: tuple[int, ...]) -> float:
     return float(np.mean(logits.argmax(axis=1) == np.asarray(labels)))
 
 
-def _latencies(model: DemoModel, parts: Sequence[tuple[Path, ExportResult]]) -> Mapping[str, float]:
+def _latencies(model: DemoModel, bundles: Sequence[_Bundle]) -> Mapping[str, float]:
     """Returns median milliseconds of PyTorch and of every artifact that runs here, measured in turn."""
     options = {"overrides": dict(model.overrides)}
     models = [MeasuredModel("PyTorch", "torch", str(model.path), factory=REFERENCE, options=options)]
     with connect("local") as session:
-        for folder, result in parts:
-            for artifact in result.manifest.artifacts:
-                name, path = FORMATS[artifact.format].runtimes[-1], str(folder / artifact.path)
+        for bundle in bundles:
+            for artifact in bundle.result.manifest.artifacts:
+                name, path = FORMATS[artifact.format].runtimes[-1], str(bundle.folder / artifact.path)
                 if not session.refusal(name):
                     models.append(MeasuredModel(path, name, path))
         report = measure_in_turn(models, session, _RULE)

@@ -37,8 +37,9 @@ class Journal:
     def __init__(self, key: str, folder: Path | None = None) -> None:
         self._root = find_folder().parent / "pruning" if folder is None else folder
         self._folder = self._root / key
+        self._before = {path.name for path in self._folder.glob("*.safetensors")}
         self.resumed = 0
-        """Number of results that were found."""
+        """Number of an earlier run's results that were taken."""
         self.refused = ""
         """Why nothing can be kept, or empty."""
         self._delete_old()
@@ -46,8 +47,9 @@ class Journal:
     def read(self, name: str) -> dict[str, Tensor] | None:
         """Returns the tensors of an earlier run, or None where there are none that can be read."""
         with contextlib.suppress(OSError, SafetensorError, ValueError):
-            found = load(self._path(name).read_bytes())
-            self.resumed += 1
+            path = self._path(name)
+            found = load(path.read_bytes())
+            self.resumed += path.name in self._before
             return found
         return None
 

@@ -83,7 +83,7 @@ class PruningRecipe:
     eval_images: str | None = None
     """A labelled folder or list."""
     min_sqnr: float | None = None
-    """Budget: centred SQNR in dB against the dense model, on the calibration images."""
+    """Budget: centred SQNR in dB against the dense model, on images that nothing was fitted to."""
 
     def __post_init__(self) -> None:
         for name, kind in (("criterion", Criterion), ("selection", Selection)):

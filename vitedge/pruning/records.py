@@ -160,7 +160,7 @@ class PruningRecord:
     merging: Merging | None
     recovery: Recovery | None
     distance: Distance
-    """To the dense model, on the calibration images."""
+    """To the dense model, on images that nothing was fitted to, where there are such."""
     frontier: tuple[PrunedPoint, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Name of each stage to its wall time."""

@@ -28,6 +28,8 @@ _SENSED = 600.0
 """GMACs that the influence of rows is measured with: 34 images of a ViT-B, and more of smaller models."""
 _RANKED = 2400.0
 """GMACs that units are ranked with."""
+_SPARSE = 0.4
+"""Share of zeros from which a layer counts as sparse."""
 _LEAST = 32
 """Images for either, at least."""
 _UNITS = {Kind.HEADS: "heads", Kind.MLP: "hidden units", Kind.EXPANSION: "channels"}
@@ -57,7 +59,7 @@ def rank(draft: Draft, recipe: PruningRecipe, journal: Journal, progress: Callab
     if recipe.criterion is Criterion.TAYLOR:
         rankings = normalized(taylor(module, parts, images, draft.outputs))
     else:
-        weights = row_weights(module, parts, _some(draft, _SENSED), draft.outputs)
+        weights = _sensitivity(draft, parts, journal)
         moments = input_moments(module, parts, images, weights)
         rankings = [by_activation(part, weight_of(module, part), moments.pop(part.name)) for part in parts]
     tensors = {}
@@ -66,6 +68,15 @@ def rank(draft: Draft, recipe: PruningRecipe, journal: Journal, progress: Callab
         tensors[f"{ranking.part.name}.losses"] = torch.tensor(list(ranking.losses.values()), dtype=torch.float64)
     journal.write("ranking", tensors)
     return rankings
+
+
+def _sensitivity(draft: Draft, parts: Sequence[Part], journal: Journal) -> dict[str, torch.Tensor]:
+    """Returns how much each row of the parts' outputs matters in the dense model; see `row_weights`."""
+    found = journal.read("sensitivity")
+    if found is None:
+        found = row_weights(draft.module, parts, _some(draft, _SENSED), draft.outputs)
+        journal.write("sensitivity", found)
+    return found
 
 
 def _some(draft: Draft, gmacs: float) -> Batches:
@@ -125,8 +136,8 @@ def prune_structured(
     parts = [ranking.part for ranking in rankings]
     walk = None
     if recipe.repair:
-        weights = row_weights(draft.module, parts, _some(draft, _SENSED), draft.outputs)
-        walk = Refitting(draft, parts, weights, journal)
+        walk = Refitting(draft, parts, _sensitivity(draft, parts, journal), journal)
+    filled = 0
     records: list[PartRecord] = []
     for ranking in rankings:
         part, size = ranking.part, sizes[ranking.part.name]
@@ -136,6 +147,7 @@ def prune_structured(
         if walk is not None and not (is_first and size == part.units):
             progress(f"{part.name}: {size} of {part.units} {_UNITS[part.kind]}")
             done = walk.refitted(part, kept)
+            filled += _is_sparse(weight_of(draft.module, part))
         narrow(draft.module, part, kept)
         if done is not None:
             set_refit(draft.module, part, done)
@@ -143,7 +155,7 @@ def prune_structured(
     if walk is not None and any(record.kept < record.units for record in records):
         refit_classifiers(draft, journal)
     draft.settle()
-    return Structured(recipe.criterion.value, tuple(records), _notes(records, len(draft.images)))
+    return Structured(recipe.criterion.value, tuple(records), _notes(records, len(draft.images), filled))
 
 
 def _record(part: Part, size: int, done: Refit | None) -> PartRecord:
@@ -161,12 +173,19 @@ def _record(part: Part, size: int, done: Refit | None) -> PartRecord:
     )
 
 
-def _notes(records: Sequence[PartRecord], images: int) -> tuple[str, ...]:
+def _is_sparse(weight: torch.Tensor) -> bool:
+    return float((weight == 0).float().mean()) >= _SPARSE
+
+
+def _notes(records: Sequence[PartRecord], images: int, filled: int) -> tuple[str, ...]:
+    notes = []
+    if filled:
+        notes.append(f"The refit filled the zeros of {filled} sparse layers: add --sparsity to make them sparse again.")
     short = [record for record in records if record.rank is not None and record.rank < (record.inputs or 0)]
-    if not short:
-        return ()
-    shown = [f"{record.part} ({record.rank} of {record.inputs})" for record in short]
-    return (
-        f"{images} images show fewer directions than the layers behind these have inputs, the refit keeps to the old "
-        f"weights there, and more --image-count settles it: {some(shown, 2)}.",
-    )
+    if short:
+        shown = [f"{record.part} ({record.rank} of {record.inputs})" for record in short]
+        notes.append(
+            f"{images} images show fewer directions than the layers behind these have inputs, the refit keeps to the "
+            f"old weights there, and more --image-count settles it: {some(shown, 2)}."
+        )
+    return tuple(notes)

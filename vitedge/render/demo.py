@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 
 from rich import filesize
 
@@ -27,6 +28,7 @@ def render(result: DemoResult, *, as_json: bool) -> None:
     lines(
         f"top-1 on {result.images} test images; median latency at batch 1, measured in turn",
         *(f"{row.model}: {row.speed.text}" for row in result.rows if row.speed is not None),
+        *_pruned_lines(result),
         *([result.engine] if result.engine else []),
         *_not_timed(result),
         f"{result.folder}: {len(result.rows)} artifacts of {size}, every one verified, in {result.seconds:.0f} s",
@@ -36,7 +38,21 @@ def render(result: DemoResult, *, as_json: bool) -> None:
 
 
 def _demo_name(row: DemoRow) -> str:
-    return row.format if row.precision == "fp32" else f"{row.format} {row.precision}"
+    words = (row.format, "" if row.pruning is None else "pruned", "" if row.precision == "fp32" else row.precision)
+    return " ".join(word for word in words if word)
+
+
+def _pruned_lines(result: DemoResult) -> Iterator[str]:
+    """Yields what each model's pruning cost, and which model a pruned artifact was compared with."""
+    pruned = {row.model: row.pruning for row in result.rows if row.pruning is not None}
+    for model, found in pruned.items():
+        yield f"{model}: pruned to {found.macs:.2f} of the MACs, {found.sqnr_db:.0f} dB from the dense PyTorch model"
+    if pruned:
+        images = max(found.images for found in pruned.values())
+        yield (
+            f"pruned: ranked and refitted on {images} of the test images, without their labels; relative and SQNR are "
+            "against the pruned PyTorch model, top-1 is beside the dense one"
+        )
 
 
 def _not_timed(result: DemoResult) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ def render(done: PruningResult, *, parts: bool, as_json: bool) -> None:
         f"{done.variant}: {' '.join(_counts(record))}",
         *(f"note: {note}" for note in record.notes),
         _distance(record),
-        *([f"budget exceeded: {done.failed}; this is the best that was found"] if done.failed else []),
+        *([f"budget exceeded: {done.failed}; it was written all the same"] if done.failed else []),
         f"{done.path}: {filesize.decimal(done.size)}, in {sum(record.seconds.values()):.1f} s",
         next_command(export_command(done.path)),
     )

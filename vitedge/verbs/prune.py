@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,7 @@ from vitedge.pruning.costs import count_prices
 from vitedge.pruning.draft import Batches, Draft
 from vitedge.pruning.journal import Journal
 from vitedge.pruning.merging import merge_tokens
+from vitedge.pruning.ranking import Ranking
 from vitedge.pruning.recipe import PruningRecipe
 from vitedge.pruning.records import (
     Distance,
@@ -216,7 +217,7 @@ class Job:
         structured = (
             self._stage("fewer heads and units", draft, self._structured, journal) if recipe.is_structured else None
         )
-        sparse = self._stage("sparse", draft, self._sparse) if recipe.sparsity is not None else None
+        sparse = self._stage("sparse weights", draft, self._sparse) if recipe.sparsity is not None else None
         merging = self._stage("merged tokens", draft, self._merged) if recipe.merge is not None else None
         recovery = self._stage("recovered", draft, self._recovered) if recipe.recover is not None else None
         notes = (*self.notes, *(structured.notes if structured else ()), *_kept(journal))
@@ -266,18 +267,27 @@ class Job:
 
     def _structured(self, draft: Draft, journal: Journal) -> Structured:
         rankings = rank(draft, self.recipe, journal, self.progress)
-        recipe = self.recipe
-        if recipe.macs is not None:
-            prices = count_prices(draft.spec, recipe.multiple)
-            sizes = prices.sizes(rankings, recipe.macs, "macs")
-        elif recipe.latency is not None:
-            clock = Clock(self.dense, recipe.runtime, self.progress)
-            prices = count_prices(draft.spec, recipe.multiple)
-            sizes, took = find_sizes(clock, rankings, prices, recipe.latency)
-            self.notes.append(f"It takes {took:.3f} of the dense model's time in {recipe.runtime} here.")
+        names = [ranking.part.name for ranking in rankings]
+        kept = journal.read("sizes")
+        if kept is None:  # measured times differ from run to run, and what was refitted has the first run's sizes
+            sizes = self._sizes(draft, rankings)
+            journal.write("sizes", {"sizes": torch.tensor([sizes[name] for name in names])})
         else:
-            sizes = sizes_of_fractions(rankings, recipe)
-        return prune_structured(draft, recipe, rankings, sizes, journal, self.progress)
+            sizes = dict(zip(names, kept["sizes"].tolist(), strict=True))
+        return prune_structured(draft, self.recipe, rankings, sizes, journal, self.progress)
+
+    def _sizes(self, draft: Draft, rankings: Sequence[Ranking]) -> dict[str, int]:
+        """Returns the number of units that each part keeps."""
+        recipe = self.recipe
+        if recipe.macs is None and recipe.latency is None:
+            return sizes_of_fractions(rankings, recipe)
+        prices = count_prices(draft.spec, recipe.multiple)
+        if recipe.macs is not None:
+            return prices.sizes(rankings, recipe.macs, "macs")
+        clock = Clock(self.dense, recipe.runtime, self.progress)
+        sizes, took = find_sizes(clock, rankings, prices, recipe.latency or 1.0)
+        self.notes.append(f"It takes {took:.3f} of the dense model's time in {recipe.runtime} here.")
+        return sizes
 
     def _recovered(self, draft: Draft) -> Recovery:
         recipe = self.recipe

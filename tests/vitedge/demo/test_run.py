@@ -22,7 +22,7 @@ def test_one_model_from_its_file_to_what_it_classifies(monkeypatch: pytest.Monke
     result = demo.run(tmp_path, told.append)
     assert all(text.startswith("PiT: ") for text in told)
     assert (result.folder, result.images) == (str(tmp_path), 540)
-    onnx, coreml, small = result.rows
+    onnx, coreml, small, pruned, both = result.rows
     assert (onnx.model, onnx.format, coreml.format) == ("PiT", "onnx", "coreml")
     assert (small.format, small.precision) == ("onnx", "int8")
     # A model that guesses is right on a tenth of the images; this one was trained.
@@ -35,6 +35,15 @@ def test_one_model_from_its_file_to_what_it_classifies(monkeypatch: pytest.Monke
     assert small.speed.text.startswith("int8 takes ")
     assert onnx.top1 - small.top1 <= 3 / 540
     assert small.size < 0.5 * onnx.size
+    assert onnx.pruning is small.pruning is None
+    assert pruned.pruning is not None
+    assert both.pruning == pruned.pruning
+    assert 0.6 < pruned.pruning.macs <= 0.7
+    assert (pruned.pruning.images, both.precision) == (64, "int8")
+    assert pruned.pruning.sqnr_db > 10
+    assert max(onnx.top1 - pruned.top1, onnx.top1 - both.top1) <= 5 / 540
+    assert pruned.parity.centred_sqnr_db > 100  # against the pruned model, not the dense one
+    assert both.size < 0.9 * small.size < 0.9 * pruned.size
     assert onnx.median_ms is not None
     assert 0 < onnx.median_ms < onnx.reference_ms
     assert coreml.median_ms is None
@@ -44,6 +53,8 @@ def test_one_model_from_its_file_to_what_it_classifies(monkeypatch: pytest.Monke
     assert manifest.artifacts[0].size == onnx.size
     assert validate(tmp_path / "pit").passed
     assert validate(tmp_path / "pit-int8").passed
+    both_steps = validate(tmp_path / "pit-pruned-int8").steps
+    assert [(step.verb, step.recipe["macs"]) for step in both_steps] == [("prune", 0.7)]
 
 
 def test_top1_is_the_share_of_the_images_that_are_classified_correctly() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of `plain` and `converter`, on all of `records`, `accuracy.records` and `quantization.records`."""
+"""Tests of `plain`, `converter`, on `records`, `accuracy.records`, `pruning.records` and `quantization.records`."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from vitedge import records
 from vitedge.accuracy import records as accuracy_records
 from vitedge.errors import BadRecipe
 from vitedge.files.plain import from_dict, to_dict
+from vitedge.pruning import records as pruning_records
 from vitedge.quantization import records as quantization_records
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Manifest, ModelSpec, Origin, OutputParity, Preprocessing, TensorSpec, Tolerance
 
 RECORDS = [
     kind
-    for module in (records, accuracy_records, quantization_records)
+    for module in (records, accuracy_records, pruning_records, quantization_records)
     for kind in vars(module).values()
-    if dataclasses.is_dataclass(kind) and kind.__module__ == module.__name__
+    if dataclasses.is_dataclass(kind) and kind.__module__.startswith(module.__name__)
 ]
 
 
@@ -80,8 +81,8 @@ def examples(hint: Any) -> list[Any]:
     if origin in (typing.Union, types.UnionType):
         return [value for argument in arguments for value in examples(argument)]
     if origin is tuple:
-        inner = [argument for argument in arguments if argument is not Ellipsis]
-        return [tuple(value for argument in inner for value in examples(argument)[:2])]
+        each = [examples(argument) for argument in arguments if argument is not Ellipsis]
+        return [tuple(each[0][:2]) if Ellipsis in arguments else tuple(found[0] for found in each)]
     if origin is not None:
         return [{f"key {index}": value for index, value in enumerate(examples(arguments[1]))}]
     if dataclasses.is_dataclass(hint):

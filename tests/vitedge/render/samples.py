@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vitedge.demo.records import DemoResult, DemoRow
+from vitedge.demo.records import DemoPruning, DemoResult, DemoRow
 from vitedge.models.records import Cost
 from vitedge.records import (
     Artifact,
@@ -149,6 +149,18 @@ DEMO = DemoResult(
         DemoRow("MobileViT", "coreml", "fp32", 712_000, PARITY, 0.987, 0.985, 12.345, None),
         DemoRow(
             "MobileViT", "onnx", "int8", 212_000, PARITY, 0.987, 0.985, 12.345, 0.9, SpeedComparison("int8 is fast")
+        ),
+        DemoRow(
+            "MobileViT",
+            "onnx",
+            "fp32",
+            439_000,
+            PARITY,
+            0.987,
+            0.981,
+            12.345,
+            0.8,
+            pruning=DemoPruning(0.695, 24.6, 64),
         ),
     ),
     58.2,

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes tables of committed results into the pages of docs/: ``make docs``.
+
+A table named NAME stands between ``<!-- table: NAME -->`` and ``<!-- /table -->``, and is drawn from
+``benchmarks/results/NAME.json``. It stays empty until that result is committed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(?=<!-- /table -->)", re.S)
+Row = Mapping[str, Any]
+
+
+def filled(text: str, results: Path = RESULTS) -> str:
+    """Returns the page with every table drawn from its result."""
+
+    def draw(match: re.Match[str]) -> str:
+        path = results / f"{match[2]}.json"
+        if not path.exists():
+            return match[1]
+        lines = TABLES[match[2]](json.loads(path.read_text(encoding="utf-8"))["rows"])
+        return "\n".join([match[1], *lines, "\n"])
+
+    return PLACE.sub(draw, text)
+
+
+def images_lost(rows: Sequence[Row], name: Callable[[Row], str]) -> Iterator[str]:
+    """Yields a line for each recipe, with the images that each model lost by it."""
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    yield from _head(["", *models])
+    found: dict[str, dict[str, str]] = {}
+    for row in rows:
+        found.setdefault(name(row), {})[row["model"]] = _loss(row)
+    for title, cells in found.items():
+        yield f"| {title} | {' | '.join(cells.get(model, '') for model in models)} |"
+
+
+def _loss(row: Row) -> str:
+    if "failed" in row:
+        return "not possible"
+    if "lost" not in row:
+        return f"{row['right']} right"
+    macs = f", {row['macs']:.2f} of the MACs" if "macs" in row else ""
+    return f"{row['lost']} ({row['sqnr_db']:.1f} dB{macs})"
+
+
+def _times(rows: Sequence[Row]) -> Iterator[str]:
+    """Yields a line for each model and recipe, with the time relative to the dense file of the same precision."""
+    precisions = list(dict.fromkeys(row["precision"] for row in rows))
+    yield from _head(["", "", "MACs", *precisions])
+    found: dict[tuple[str, str, float], dict[str, str]] = {}
+    for row in rows:
+        low, high = row["interval"]
+        time = f"{row['ratio']:.2f} x ({low:.2f} to {high:.2f})"
+        found.setdefault((row["model"], row["recipe"], row["macs"]), {})[row["precision"]] = time
+    for (model, recipe, macs), cells in found.items():
+        yield f"| {model} | {recipe} | {macs:.2f} | {' | '.join(cells.get(one, '') for one in precisions)} |"
+
+
+def _head(cells: Sequence[str]) -> Iterator[str]:
+    yield f"| {' | '.join(cells)} |"
+    yield "|---" * len(cells) + "|"
+
+
+TABLES: Mapping[str, Callable[[Sequence[Row]], Iterator[str]]] = {
+    "sparsity_demo": lambda rows: images_lost(rows, lambda row: f"{row['sparsity']}, {row['selection']}"),
+    "pruning_demo": lambda rows: images_lost(rows, lambda row: str(row["recipe"])),
+    "pruning_speed": _times,
+}
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
