@@ -15,6 +15,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from vitedge.accuracy.records import Evaluation
     from vitedge.latency.sampling import Rule
     from vitedge.models.reference import Reference
@@ -138,7 +140,7 @@ def export(
 
 
 def prune(
-    source: str | Path,
+    source: str | Path | nn.Module | Reference,
     out: str | Path,
     recipe: PruningRecipe,
     *,
@@ -148,7 +150,8 @@ def prune(
     """Makes a checkpoint smaller, refits what is left, and measures the distance to the dense model.
 
     Args:
-        source: a file, a Hugging Face folder, ``timm:NAME`` or ``hf:NAME``.
+        source: a file, a Hugging Face folder, ``timm:NAME`` or ``hf:NAME``; or a module of timm's classes, or what
+            `load` returned: it is not altered, and refused where vitedge does not read its architecture.
         out: the ``.safetensors`` file to write: plain weights with their spec, which every other verb and `load` read;
             what is there stays until the new one is complete.
         recipe: what to remove, how to choose it, and the images for both.
@@ -170,7 +173,8 @@ def prune(
     """
     from vitedge.verbs.prune import prune as run
 
-    return run(str(source), Path(out), recipe, force=force, progress=progress or _quiet)
+    named = str(source) if isinstance(source, (str, Path)) else source
+    return run(named, Path(out), recipe, force=force, progress=progress or _quiet)
 
 
 def quantize(

@@ -66,6 +66,11 @@ class Checkpoint:
         """Bytes."""
         return self.file.size
 
+    @property
+    def accepted(self) -> bool:
+        """Whether its guessed facts were taken as they are when vitedge made it."""
+        return any(step.recipe.get("accept_assumptions") for step in self.steps)
+
     def sha256(self) -> str:
         """Returns the SHA-256 of the file or folder; it is read on each call."""
         return self.file.sha256()

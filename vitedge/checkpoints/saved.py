@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save as as_bytes
 
 from vitedge.checkpoints.families.family import State
 from vitedge.errors import BadRecipe, UnreadableCheckpoint
@@ -46,9 +46,13 @@ def save(path: Path, state: State, spec: ModelSpec, steps: tuple[Step, ...]) -> 
         state: weights in timm's names, float32.
         spec: the model.
         steps: what was done to them, oldest first.
+
+    Raises:
+        OSError: it cannot be written, or the disk is full.
     """
     content = json.dumps(to_dict(Saved(spec, steps)), ensure_ascii=False, allow_nan=False)
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, {KEY: content})
+    # Not by `save_file`: it leaves a temporary file of its own where it is killed, and has errors of its own.
+    path.write_bytes(as_bytes({name: tensor.contiguous() for name, tensor in state.items()}, {KEY: content}))
 
 
 def described(metadata: Mapping[str, str], source: str) -> Saved | None:

@@ -231,6 +231,8 @@ def set_merging(module: nn.Module, spec: ModelSpec) -> tuple[int, ...]:
             raise BadRecipe(f"{spec.variant} cannot merge tokens, because {reason}: leave out --merge.")
         return ()
     found = stages(module)
+    if any(merges) and not all(type(block) in (Block, MergingBlock) for stage in found for block in stage.blocks):
+        raise BadRecipe(f"{spec.variant} cannot merge tokens, because its norms follow the sums: leave out --merge.")
     rest = iter(merges)
     schedules = [[next(rest) for _ in stage.blocks] for stage in found]
     counts = [tokens for stage, merge in zip(found, schedules, strict=True) for tokens in _counts(stage, merge)]

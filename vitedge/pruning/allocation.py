@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vitedge.errors import BadRecipe
+from vitedge.pruning.parts import Kind
 from vitedge.pruning.ranking import Ranking
 
 _HALVINGS = 80
@@ -56,9 +57,8 @@ def allocate(rankings: Sequence[Ranking], prices: Mapping[str, float], budget: B
     if smallest > left * (1 + 1e-9):
         reached = math.ceil(1000 * (budget.fixed + smallest) / budget.whole) / 1000
         raise BadRecipe(
-            f"--{budget.option} {budget.fraction:g} cannot be met: with one head and "
-            f"{max(ranking.part.sizes[0] for ranking in rankings)} hidden units in every block, {reached:g} is left; "
-            "ask for that or more."
+            f"--{budget.option} {budget.fraction:g} cannot be met: with {_least(rankings)} in every block, {reached:g} "
+            "is left; ask for that or more."
         )
     low, high = 0.0, 1.0
     while _cost(_at(rankings, prices, high), prices) > left and high < 1e30:
@@ -73,6 +73,17 @@ def allocate(rankings: Sequence[Ranking], prices: Mapping[str, float], budget: B
     if _cost(chosen, prices) > left:
         chosen = least
     return _spend(rankings, prices, left, chosen)
+
+
+def _least(rankings: Sequence[Ranking]) -> str:
+    """Returns what stays at least, such as ``one head and 8 hidden units``."""
+    heads = any(ranking.part.kind is Kind.HEADS for ranking in rankings)
+    others = [ranking.part for ranking in rankings if ranking.part.kind is not Kind.HEADS]
+    named = ["one head"] * heads
+    if others:
+        unit = "hidden units" if any(part.kind is Kind.MLP for part in others) else "channels"
+        named.append(f"{max(part.sizes[0] for part in others)} {unit}")
+    return " and ".join(named)
 
 
 def _at(rankings: Sequence[Ranking], prices: Mapping[str, float], multiplier: float) -> dict[str, int]:

@@ -16,6 +16,10 @@ from vitedge.pruning.parts import Part
 FLOOR = 1e-3
 """Least weight of a row, relative to the mean of all: rows without influence still settle what no other row does."""
 
+_LEAST_PULL = 1e-7
+"""Pull that is tried where none was asked for, relative to the mean of the diagonal."""
+_PULLS = 12
+
 
 def as_rows(values: Tensor, images: int, part: Part) -> Tensor:
     """Returns inputs or outputs of a part's consumer as ``(images, rows, channels)``; an image's windows are rows."""
@@ -78,6 +82,27 @@ class Moments:
         cross = self.cross - torch.outer(mean, self.target_sum) - torch.outer(off, target)
         power = self.target_square - float((target * (self.target_sum + target_off)).sum())
         return (square + square.T) / 2, cross, power
+
+
+def factored(square: Tensor, pull: float) -> Tensor:
+    """Returns the lower Cholesky factor of second moments with a pull on their diagonal.
+
+    The products are summed in float32, so where the images show few directions, or one channel is far larger than the
+    others, the moments are not positive definite to the last bit: then the pull is made larger until they are.
+
+    Args:
+        square: ``(inputs, inputs)``, symmetric, float64.
+        pull: added to the diagonal.
+    """
+    identity = torch.eye(len(square), dtype=square.dtype)
+    least = float(square.diagonal().abs().mean()) * _LEAST_PULL
+    for turn in range(_PULLS):
+        factor: Tensor
+        factor, failed = torch.linalg.cholesky_ex(square + identity * pull)
+        if not failed:
+            return factor
+        pull = max(10 * pull, least * 10**turn)
+    raise ValueError("the moments hold values that are not finite")
 
 
 def row_weights(

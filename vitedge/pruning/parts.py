@@ -14,6 +14,7 @@ from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
 from vitedge.models.blocks import TransformerBlock, channels_of, narrow_heads, narrow_mlp, transformer_blocks
+from vitedge.models.vit import PostNormBlock
 
 
 class Kind(str, Enum):
@@ -77,10 +78,13 @@ def find_parts(module: nn.Module, multiple: int) -> list[Part]:
         multiple: of which the numbers of hidden units and channels stay multiples, where they are that large.
     """
     found = []
+    # SimMIM's: one table of biases for all blocks, with an entry for each head, so all need the same heads.
+    shares_heads = getattr(module, "rel_pos_bias", None) is not None
     blocks = {block.name: block for block in transformer_blocks(module)}
     for name, inner in module.named_modules():
         if name in blocks:
-            found += _of_block(blocks[name], multiple)
+            own = _of_block(blocks[name], multiple)
+            found += [part for part in own if not (shares_heads and part.kind is Kind.HEADS)]
         elif isinstance(inner, BottleneckBlock):
             weight = cast("Tensor", cast("Any", inner.conv3_1x1).conv.weight)
             found.append(Part(name, Kind.EXPANSION, weight.shape[1], 1, weight.shape[0], multiple, is_map=True))
@@ -116,6 +120,8 @@ def residual(module: nn.Module, part: Part) -> tuple[str, Tensor] | None:
     if scale is None:
         scale = getattr(getattr(block, f"ls{number}", None), "gamma", None)
     factor = torch.ones(part.outputs) if scale is None else scale.detach()
+    if isinstance(block, PostNormBlock):
+        return f"{part.block}.{_INNER[part.kind]}", factor
     return f"{part.block}.norm{number}", factor
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vitedge.pruning.draft import Batches
-from vitedge.pruning.observe import Moments, as_rows, watching_inputs
+from vitedge.pruning.observe import Moments, as_rows, factored, watching_inputs
 from vitedge.pruning.parts import Part, channels
 
 DAMPING = 1e-4
@@ -45,9 +45,7 @@ def by_activation(part: Part, weight: Tensor, moments: Moments) -> Ranking:
     """
     square, _, _ = moments.about(*moments.means)
     square = square / moments.images
-    size = len(square)
-    square += torch.eye(size, dtype=torch.float64) * (square.diagonal().mean() * DAMPING + 1e-30)
-    inverse = torch.linalg.inv(square)
+    inverse = torch.cholesky_inverse(factored(square, float(square.diagonal().mean()) * DAMPING + 1e-30))
     weights = weight.detach().double().clone()
     left = list(range(part.units))
     gone: list[int] = []

@@ -8,6 +8,7 @@ generator.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import time
 from collections.abc import Mapping
@@ -95,7 +96,9 @@ class StateFile:
         begun = time.monotonic()
         with replacing_file(self._path) as partial:
             parts = {field.name: getattr(state, field.name) for field in fields(state)}
-            torch.save({"key": self._key, "state": parts}, partial)
+            content = io.BytesIO()  # torch has other errors than OSError for a full disk
+            torch.save({"key": self._key, "state": parts}, content)
+            partial.write_bytes(content.getbuffer())
         now = time.monotonic()
         self._next = now + max(SAVE_SECONDS, _SAVE_SHARE * (now - begun))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vitedge.pruning.observe import Moments
+from vitedge.pruning.observe import Moments, factored
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 10.0)
 """Pulls that are tried, relative to the mean second moment of the inputs; the last leaves the weights as they are."""
@@ -94,8 +94,7 @@ def _held_error(old: Tensor, halves: Halves, ridge: float) -> float:
 
 def _solved(old: Tensor, square: Tensor, cross: Tensor, ridge: float) -> Tensor:
     pull = ridge * float(square.diagonal().mean()) + 1e-30
-    factor = torch.linalg.cholesky(square + torch.eye(len(square), dtype=torch.float64) * pull)
-    return old + torch.cholesky_solve(cross - square @ old.T, factor).T
+    return old + torch.cholesky_solve(cross - square @ old.T, factored(square, pull)).T
 
 
 def _error(weight: Tensor, square: Tensor, cross: Tensor, power: float) -> float:

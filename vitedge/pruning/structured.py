@@ -22,6 +22,7 @@ from vitedge.pruning.recipe import Criterion, PruningRecipe
 from vitedge.pruning.records import PartRecord, Structured
 from vitedge.pruning.refitting import Refitting, refit_classifiers, set_refit, weight_of
 from vitedge.pruning.repair import Refit
+from vitedge.sentences import some
 
 _SENSED = 600.0
 """GMACs that the influence of rows is measured with: 34 images of a ViT-B, and more of smaller models."""
@@ -31,6 +32,7 @@ _SPARSE = 0.4
 """Share of zeros from which a layer counts as sparse."""
 _LEAST = 32
 """Images for either, at least."""
+_UNITS = {Kind.HEADS: "heads", Kind.MLP: "hidden units", Kind.EXPANSION: "channels"}
 _OPTIONS = {"heads": (Kind.HEADS,), "mlp": (Kind.MLP, Kind.EXPANSION)}
 
 
@@ -103,7 +105,9 @@ def sizes_of_fractions(rankings: Sequence[Ranking], recipe: PruningRecipe) -> di
             continue
         chosen = [ranking for ranking in rankings if ranking.part.kind in kinds]
         if not chosen:
-            raise BadRecipe(f"--{option} {fraction:g}: this model has no {option} that could be removed; leave it out.")
+            raise BadRecipe(
+                f"--{option} {fraction:g}: this model has no {option} that could be removed alone; leave it out."
+            )
         total = sum(ranking.part.units for ranking in chosen)
         # To the nearest number of units that can be met: steps are as wide as the target's kernels want them.
         step = min(ranking.part.multiple for ranking in chosen)
@@ -141,14 +145,14 @@ def prune_structured(
         kept = ranking.kept(size)
         done = None
         if walk is not None and not (is_first and size == part.units):
-            progress(f"{part.name}: {size} of {part.units} {part.kind.value}")
+            progress(f"{part.name}: {size} of {part.units} {_UNITS[part.kind]}")
             done = walk.refitted(part, kept)
             filled += _is_sparse(weight_of(draft.module, part))
         narrow(draft.module, part, kept)
         if done is not None:
             set_refit(draft.module, part, done)
         records.append(_record(part, size, done))
-    if walk is not None:
+    if walk is not None and any(record.kept < record.units for record in records):
         refit_classifiers(draft, journal)
     draft.settle()
     return Structured(recipe.criterion.value, tuple(records), _notes(records, len(draft.images), filled))
@@ -179,9 +183,9 @@ def _notes(records: Sequence[PartRecord], images: int, filled: int) -> tuple[str
         notes.append(f"The refit filled the zeros of {filled} sparse layers: add --sparsity to make them sparse again.")
     short = [record for record in records if record.rank is not None and record.rank < (record.inputs or 0)]
     if short:
-        first = short[0]
+        shown = [f"{record.part} ({record.rank} of {record.inputs})" for record in short]
         notes.append(
-            f"{images} images show fewer directions than {len(short)} layers have inputs ({first.part}: {first.rank} "
-            f"of {first.inputs}): there the refit keeps to the old weights; more --image-count settles it."
+            f"{images} images show fewer directions than the layers behind these have inputs, the refit keeps to the "
+            f"old weights there, and more --image-count settles it: {some(shown, 2)}."
         )
     return tuple(notes)

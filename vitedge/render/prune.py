@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ def render(done: PruningResult, *, parts: bool, as_json: bool) -> None:
         _distance(record),
         *([f"budget exceeded: {done.failed}; it was written all the same"] if done.failed else []),
         f"{done.path}: {filesize.decimal(done.size)}, in {sum(record.seconds.values()):.1f} s",
-        next_command(export_command(shlex.quote(done.path))),
+        next_command(export_command(done.path)),
     )
     return None
 
@@ -47,12 +46,17 @@ def step_lines(steps: Sequence[Step]) -> Iterator[str]:
     The distance to the dense model is what a step cost; parity is measured against the model that it left.
     """
     for step in steps:
-        asked = " ".join(f"--{name} {_said(step.recipe[name])}" for name in _SHOWN if step.recipe.get(name))
-        found = step.result["distance"]["sqnr_db"]
+        asked = " ".join(f"--{name} {_said(step.recipe[name])}" for name in _SHOWN if _is_said(step.recipe, name))
+        found = float(step.result["distance"]["sqnr_db"])  # a file has infinity as a word
         yield (
             f"step: {step.verb} {asked} of {Path(step.source.source).name} ({step.source.sha256[:12]}): "
             f"{found:.1f} dB centred SQNR against it"
         )
+
+
+def _is_said(recipe: Mapping[str, Any], name: str) -> bool:
+    """Whether an entry was given: 0 tokens or zeros can be asked for, 0 epochs are none."""
+    return recipe.get(name) is not None and (name != "epochs" or bool(recipe[name]))
 
 
 def _said(value: Any) -> str:

@@ -73,7 +73,7 @@ def read_source(request: ExportRequest) -> ExportSource:
         model = read_model(Path(request.source))
         return ExportSource(model.checkpoint, model)
     checkpoint = read(request.source, weights=recipe.weights, overrides=recipe.overrides, features=recipe.features)
-    refuse_assumed(checkpoint.spec, request.source, accepted=recipe.accept_assumptions)
+    refuse_assumed(checkpoint.spec, request.source, accepted=recipe.accept_assumptions or checkpoint.accepted)
     identity = CheckpointIdentity(checkpoint.source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
     return ExportSource(identity, checkpoint)
 

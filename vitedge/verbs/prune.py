@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,21 +13,22 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from vitedge.accuracy.count import count_top1
 from vitedge.calibration.cache import hash_key
 from vitedge.checkpoints import saved
 from vitedge.checkpoints.assumptions import refuse_assumed
-from vitedge.checkpoints.read import read
-from vitedge.errors import BadRecipe, CheckFailed
+from vitedge.checkpoints.read import Checkpoint, read
+from vitedge.errors import BadImages, BadRecipe, CheckFailed
 from vitedge.files.plain import to_dict
-from vitedge.files.replacing import refuse_existing_file, replacing_file
+from vitedge.files.replacing import clear_debris, refuse_existing_file, replacing_file
 from vitedge.images.class_names import Classes
 from vitedge.images.image_set import ImageSet, load
 from vitedge.images.labelled import find_labelled
 from vitedge.images.stream import open_images
 from vitedge.models.cost import count_gmacs
-from vitedge.models.reference import Reference, load_reference
+from vitedge.models.reference import Reference, load_reference, skeleton
 from vitedge.parity.metrics import compare, degeneracy
 from vitedge.pruning.costs import count_prices
 from vitedge.pruning.draft import Batches, Draft
@@ -49,6 +51,7 @@ from vitedge.pruning.sparse import sparsify
 from vitedge.pruning.structured import prune_structured, rank, sizes_of_fractions
 from vitedge.quantization.file.header import SUFFIX as QUANTIZED
 from vitedge.records import CheckpointIdentity, Step
+from vitedge.verbs.in_memory import in_memory
 from vitedge.verbs.pruned_latency import Clock, find_sizes
 
 R = TypeVar("R")
@@ -60,7 +63,7 @@ _RECOVERY_IMAGES = 1_000_000
 
 
 def prune(
-    source: str,
+    source: str | nn.Module | Reference,
     out: Path,
     recipe: PruningRecipe,
     *,
@@ -70,7 +73,8 @@ def prune(
     """Writes a pruned model: plain weights with its spec, which every other verb reads.
 
     Args:
-        source: a file, a folder, ``timm:NAME`` or ``hf:NAME``.
+        source: a file, a folder, ``timm:NAME`` or ``hf:NAME``; or a module of timm's classes, or what `vitedge.load`
+            returned, which is not altered.
         out: the ``.safetensors`` file to write; what is there stays until the new one is complete.
         recipe: what is to be pruned, and how.
         force: replace a file that is there.
@@ -80,27 +84,44 @@ def prune(
         UserError: the checkpoint, the images, the recipe or the output is not usable.
         CheckFailed: the outputs of the dense model are degenerate, so that nothing could be compared with them.
     """
-    if Path(source).suffix == QUANTIZED:
-        raise BadRecipe(f"{source} is quantized: prune the checkpoint that it was made from, then quantize.")
-    if out.suffix != saved.SUFFIX:
-        raise BadRecipe(
-            f"A pruned model is a {saved.SUFFIX} file; name the output {out.with_suffix(saved.SUFFIX).name}."
-        )
-    refuse_existing_file(out, force=force)
+    _refuse_output(out, force=force)
     if recipe.images is None:
         raise BadRecipe(
             "Pruning ranks and refits on images, and assumes none: add --images DIR, a list, an array, or the word "
             "synthetic."
         )
-    checkpoint = read(source, weights=recipe.weights, overrides=recipe.overrides)
-    refuse_assumed(checkpoint.spec, source, accepted=recipe.accept_assumptions)
+    if not isinstance(source, str):
+        with in_memory(source, recipe.overrides) as checkpoint:
+            return _pruned(checkpoint, out, recipe, progress)
+    if Path(source).suffix == QUANTIZED:
+        raise BadRecipe(f"{source} is quantized: prune the checkpoint that it was made from, then quantize.")
+    return _pruned(read(source, weights=recipe.weights, overrides=recipe.overrides), out, recipe, progress)
+
+
+def _refuse_output(out: Path, *, force: bool) -> None:
+    if out.suffix != saved.SUFFIX:
+        raise BadRecipe(
+            f"A pruned model is a {saved.SUFFIX} file; name the output {out.with_suffix(saved.SUFFIX).name}."
+        )
+    refuse_existing_file(out, force=force)
+    clear_debris(out)
+
+
+def _pruned(checkpoint: Checkpoint, out: Path, recipe: PruningRecipe, progress: Progress) -> PruningResult:
+    """Prunes a checkpoint that was read."""
+    source = checkpoint.source
+    refuse_assumed(checkpoint.spec, source, accepted=recipe.accept_assumptions or checkpoint.accepted)
     dense = load_reference(checkpoint, recipe.image_size)
-    images = load(recipe.images, dense.spec, recipe.image_count + MEASURED, recipe.seed)
+    images = load(str(recipe.images), dense.spec, recipe.image_count + MEASURED, recipe.seed)
     job = Job(dense, images, recipe, progress, out)
     job.check(source)
-    identity = CheckpointIdentity(checkpoint.source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
+    identity = CheckpointIdentity(source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
     journal = Journal(_key(identity, recipe, images))
-    record, draft = job.run(journal)
+    try:
+        record, draft = job.run(journal)
+    except BadRecipe:
+        journal.clear()  # another recipe has another one
+        raise
     step = Step("prune", identity, to_dict(recipe), to_dict(record))
     with replacing_file(out) as partial:
         saved.save(partial, draft.module.state_dict(), draft.spec, (*checkpoint.steps, step))
@@ -171,6 +192,21 @@ class Job:
             )
         if self.recipe.eval_images is not None and self.features:
             raise BadRecipe("--eval counts classes, and features are none: ask for --min-sqnr instead.")
+        self._check_later_stages()
+
+    def _check_later_stages(self) -> None:
+        """Refuses now what a later stage would refuse after an hour.
+
+        Raises:
+            UserError: the schedule of merging does not fit, or there are no images to recover on.
+        """
+        spec = self.dense.spec
+        if self.recipe.merge is not None:
+            images = Batches(self.fitted, spec.preprocessing)
+            merge_tokens(Draft(skeleton(spec), self.dense, images, spec, 0.0), self.recipe)
+        if self.recipe.recover is not None:
+            with _asked_by("--recover"):
+                open_images(self.recipe.recover, spec, _RECOVERY_IMAGES, self.recipe.seed)
 
     def run(self, journal: Journal) -> tuple[PruningRecord, Draft]:
         """Prunes, stage by stage, and measures after each of them."""
@@ -184,7 +220,7 @@ class Job:
         sparse = self._stage("sparse weights", draft, self._sparse) if recipe.sparsity is not None else None
         merging = self._stage("merged tokens", draft, self._merged) if recipe.merge is not None else None
         recovery = self._stage("recovered", draft, self._recovered) if recipe.recover is not None else None
-        notes = (*self.notes, *(structured.notes if structured else ()), *self._resumed(journal))
+        notes = (*self.notes, *(structured.notes if structured else ()), *_kept(journal))
         record = PruningRecord(
             images=len(self.fitted),
             image_source=self.images.source,
@@ -274,9 +310,9 @@ class Job:
     def _top1(self, draft: Draft) -> float:
         spec = draft.spec
         classes = Classes(spec.classes, spec.labels)
-        labelled = find_labelled(
-            str(self.recipe.eval_images), classes, seed=self.recipe.seed, channels=spec.in_channels
-        )
+        source = str(self.recipe.eval_images)
+        with _asked_by("--eval"):
+            labelled = find_labelled(source, classes, seed=self.recipe.seed, channels=spec.in_channels)
         module = Reference(draft.module, spec)
 
         def scores(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -290,11 +326,23 @@ class Job:
         parity = compare(self.reference, found, None if self.features else "logits")[-1]
         return Distance(len(self.measured), self.images.source, parity.centred_sqnr_db, parity.agreement)
 
-    def _resumed(self, journal: Journal) -> tuple[str, ...]:
-        if not journal.resumed:
-            return ()
-        return (f"{journal.resumed} results were those of an earlier run that had not ended.",)
+
+@contextmanager
+def _asked_by(option: str) -> Iterator[None]:
+    """Has errors about images name the option that asked for them."""
+    try:
+        yield
+    except BadImages as error:
+        raise BadImages(str(error).replace("--images", option)) from error
 
 
 def _parameters(draft: Draft) -> int:
     return sum(parameter.numel() for parameter in draft.module.parameters())
+
+
+def _kept(journal: Journal) -> Iterator[str]:
+    """Yields what an earlier run has left, and why this one leaves nothing."""
+    if journal.resumed:
+        yield f"{journal.resumed} results were those of an earlier run that had not ended."
+    if journal.refused:
+        yield f"Nothing was kept for the case that this run is killed: {journal.refused}"

@@ -68,7 +68,7 @@ def quantize(
     scheme = asked.quantization.scheme if asked.quantization is not None else Precision.INT8
     recipe = resolve(replace(asked, precision=asked.precision or scheme), source)
     checkpoint = read(source, weights=recipe.weights, overrides=recipe.overrides, features=recipe.features)
-    refuse_assumed(checkpoint.spec, source, accepted=recipe.accept_assumptions)
+    refuse_assumed(checkpoint.spec, source, accepted=recipe.accept_assumptions or checkpoint.accepted)
     reference = load_reference(checkpoint, recipe.image_size)
     features = recipe.features or reference.spec.classes == 0
     images = load(settings(recipe).images or recipe.images, reference.spec, recipe.image_count, recipe.seed)

@@ -277,3 +277,6 @@ def test_what_cannot_merge_is_refused_and_nothing_is_changed() -> None:
         spec = dataclasses.replace(SPEC, family=family, blocks=(BlockWidths(2, 16, 64, 1),))
         with pytest.raises(BadRecipe, match=rf"custom cannot merge tokens, because .*{reason}.*: leave out --merge\."):
             set_merging(swin, spec)
+    after = dataclasses.replace(SPEC, options={"norm_first": False})
+    with pytest.raises(BadRecipe, match=r"custom cannot merge tokens, because its norms follow the sums"):
+        vit.build(merging(after, MERGES))

@@ -10,7 +10,7 @@ import torch
 
 from vitedge.errors import BadRecipe
 from vitedge.pruning.allocation import Budget, allocate
-from vitedge.pruning.observe import Moments
+from vitedge.pruning.observe import Moments, factored
 from vitedge.pruning.parts import Kind, Part
 from vitedge.pruning.ranking import Ranking, by_activation
 from vitedge.pruning.repair import Halves, refit
@@ -69,3 +69,22 @@ def test_a_budget_is_shared_out_as_an_exhaustive_search_does() -> None:
     assert sum(ranking.losses[found[ranking.part.name]] for ranking in rankings) <= 1.2 * best
     with pytest.raises(BadRecipe, match=r"--mlp 0.1 cannot be met: .* 0.3 is left"):
         allocate(rankings, prices, Budget("mlp", 0.1, 20.0))
+
+
+def test_moments_that_rounding_made_indefinite_are_factored_with_a_larger_pull() -> None:
+    generator = torch.Generator().manual_seed(0)
+    few = torch.randn(4, 24, generator=generator, dtype=torch.float64)
+    few[:, 0] *= 300
+    square = few.T @ few - 1e-4 * torch.eye(24, dtype=torch.float64)
+    factor = factored(square, 1e-6)
+    assert torch.allclose(factor @ factor.T, square, atol=1e-2)
+    definite = few.T @ few + torch.eye(24, dtype=torch.float64)
+    assert torch.equal(factored(definite, 0.5), torch.linalg.cholesky(definite + 0.5 * torch.eye(24)))
+    moments = Moments.of(24)
+    moments.add(few.float()[None], torch.ones(4))
+    halves = Halves(24, 3)
+    for _ in range(4):
+        halves.add(few.float()[None], torch.ones(4), torch.randn(1, 4, 3, generator=generator))
+    weight = torch.randn(3, 24, generator=generator)
+    assert bool(refit(weight, halves).weight.isfinite().all())
+    assert len(set(by_activation(Part("block", Kind.MLP, 24, 1, 3, 8), weight, moments).order)) == 24

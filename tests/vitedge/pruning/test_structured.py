@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from timm.models.beit import Beit
 from torch import Tensor
 
+from tests.seeding import seeded
+from tests.vitedge.models.test_merging import SPEC
 from tests.vitedge.pruning import models
 from vitedge.errors import BadRecipe
 from vitedge.models.blocks import transformer_blocks
@@ -17,8 +22,8 @@ from vitedge.models.cost import count_gmacs
 from vitedge.models.reference import Reference, skeleton
 from vitedge.pruning.costs import count_prices
 from vitedge.pruning.draft import Draft
-from vitedge.pruning.journal import Journal
-from vitedge.pruning.parts import find_parts
+from vitedge.pruning.journal import KEPT_DAYS, Journal
+from vitedge.pruning.parts import Kind, find_parts, residual
 from vitedge.pruning.recipe import PruningRecipe
 from vitedge.pruning.structured import prune_structured, rank, sizes_of_fractions
 
@@ -107,3 +112,42 @@ def test_models_that_are_known_by_name_alone_are_refused(tmp_path: Path) -> None
     draft.spec = dataclasses.replace(draft.spec, family="timm", variant="xcit_nano")
     with pytest.raises(BadRecipe, match="xcit_nano cannot be pruned"):
         rank(draft, PruningRecipe(mlp=0.5), Journal("key", tmp_path), quiet)
+
+
+def test_a_refit_of_norms_after_the_sums_helps(tmp_path: Path) -> None:
+    spec = dataclasses.replace(SPEC, options={"norm_first": False})
+    module = seeded(skeleton(spec).to_empty(device="cpu")).requires_grad_(requires_grad=False)
+    dense = Reference(module, spec)
+    # The sum follows the layer: at the norm behind it the stream has the layer's own output in it.
+    assert [residual(module, part)[0] for part in find_parts(module, 8)] == [  # type: ignore[index]
+        part.name for part in find_parts(module, 8)
+    ]
+    errors = []
+    for repair in (False, True):
+        recipe = PruningRecipe(heads=0.5, mlp=0.5, repair=repair)
+        errors.append(error(pruned(models.draft(dense), recipe, tmp_path / str(repair))))
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_heads_that_all_blocks_share_stay(tmp_path: Path) -> None:
+    module = Beit(
+        img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3, num_classes=5, use_shared_rel_pos_bias=True
+    )
+    assert {part.kind for part in find_parts(module, 8)} == {Kind.MLP}
+    draft = models.draft(models.loaded("vit", tmp_path), 4)
+    rankings = [
+        ranking
+        for ranking in rank(draft, PruningRecipe(heads=0.5, criterion="magnitude"), Journal("key", tmp_path), quiet)
+        if ranking.part.kind is Kind.MLP
+    ]
+    with pytest.raises(BadRecipe, match=r"--heads 0\.5: this model has no heads that could be removed alone"):
+        sizes_of_fractions(rankings, PruningRecipe(heads=0.5))
+
+
+def test_what_was_left_long_ago_is_deleted(tmp_path: Path) -> None:
+    for key in ("old", "young"):
+        Journal(key, tmp_path).write("ranking", {"order": torch.arange(2)})
+    long_ago = time.time() - (KEPT_DAYS + 1) * 86400
+    os.utime(tmp_path / "old", (long_ago, long_ago))
+    assert Journal("new", tmp_path).read("ranking") is None
+    assert [folder.name for folder in tmp_path.iterdir()] == ["young"]
