@@ -203,7 +203,7 @@ class Job:
         spec = self.dense.spec
         if self.recipe.merge is not None:
             images = Batches(self.fitted, spec.preprocessing)
-            merge_tokens(Draft(skeleton(spec), self.dense, images, spec, 0.0), self.recipe)
+            merge_tokens(Draft(skeleton(spec), self.dense, images, spec), self.recipe)
         if self.recipe.recover is not None:
             with _asked_by("--recover"):
                 open_images(self.recipe.recover, spec, _RECOVERY_IMAGES, self.recipe.seed)
