@@ -13,6 +13,8 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +159,9 @@ def main() -> None:
             for one in rows(model, Path(folder)):
                 print(json.dumps(one), flush=True)
                 found.append(one)
-    content = {"provenance": provenance(), "test_images": 540, "calibration_images": IMAGES, "rows": found}
+    peers = {name: version(name) for name in ("torch-pruning",) if find_spec(name.replace("-", "_"))}
+    counts = {"test_images": 540, "calibration_images": IMAGES}
+    content = {"provenance": provenance(), "peers": peers, **counts, "rows": found}
     RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
