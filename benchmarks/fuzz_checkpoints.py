@@ -243,7 +243,9 @@ def _save(folder: Path, state: State, configuration: Mapping[str, Any]) -> Path:
 
 def _judge(subject: Subject, usual: frozenset[str], path: Path, images: Tensor, expected: nn.Module | None) -> Outcome:
     try:
-        ours = vitedge.load(path).module(images)
+        reference = vitedge.load(path)
+        images = _at(images, reference.spec.image_size)
+        ours = reference.module(images)
         told = _told(path) - usual
     except VitedgeError as error:
         return Outcome("refused", str(error))
@@ -258,6 +260,11 @@ def _judge(subject: Subject, usual: frozenset[str], path: Path, images: Tensor, 
         if theirs is None and _close(ours, _logits(subject.module, images)):
             return Outcome("equal", "the library refuses this configuration")
     return Outcome("noted", "; ".join(sorted(told))) if told else Outcome("silent", "another function, and no note")
+
+
+def _at(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Returns the images at the size of the model: a configuration without one has its library's default."""
+    return images if images.shape[-2:] == size else nn.functional.interpolate(images, size=size)
 
 
 def _told(path: Path) -> frozenset[str]:

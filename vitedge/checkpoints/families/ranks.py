@@ -10,6 +10,9 @@ from vitedge.errors import WeightsMismatch
 
 _RANKS: tuple[tuple[str, tuple[int, ...]], ...] = (
     (r"(?:.*\.)?(?:qkv|q|k|v|proj|qkv_proj|out_proj|fc|fc1|fc2|reduction|head)\.weight", (2, 4)),
+    (r"(?:.*\.)?conv\w*\.weight", (4,)),
+    (r"(?:.*\.)?(?:cls_token|dist_token|reg_token)", (3,)),
+    (r"pos_embed", (3, 4)),
     (r"(?:.*\.)?relative_position_bias_table", (2,)),
     (r"(?:.*\.)?(?:bias|q_bias|v_bias|gamma|gamma_1|gamma_2|running_mean|running_var)", (1,)),
     (r"(?:.*\.)?norm\w*\.weight", (1,)),
