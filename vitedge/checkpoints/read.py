@@ -114,6 +114,7 @@ def read(
         found, converted = recognize(state, hints, families, configuration, source, features=features)
         _check_values(converted.state)
         spec = apply_overrides(found, given)
+        _check_size(spec)
         keys = check.check_agreement(configuration, spec, given)
         if weights is None:
             _check_alike(sets, chosen, spec, families)
@@ -252,6 +253,20 @@ def _check_values(state: State) -> None:
         raise WeightsMismatch(
             f"{len(bad)} weights hold NaN or infinity ({some(bad)}); "
             "pass a checkpoint from before the training diverged."
+        )
+
+
+def _check_size(spec: ModelSpec) -> None:
+    """Refuses an image without a single patch, which only a configuration or the user can have said.
+
+    Raises:
+        BadRecipe: names the size and the patch.
+    """
+    height, width = spec.image_size
+    if min(height, width) < spec.patch:
+        raise BadRecipe(
+            f"image_size {height}x{width} is smaller than a patch of {spec.patch} pixels: correct it in the "
+            "configuration, or say it with --set image_size=."
         )
 
 

@@ -15,6 +15,7 @@ from tests.seeding import seeded
 from tests.vitedge.checkpoints.rebuild import images, naming_of, rebuilt, relative_error
 from vitedge.checkpoints.families import beit as family
 from vitedge.checkpoints.families.family import Hints
+from vitedge.checkpoints.read import read
 from vitedge.errors import BadRecipe, UnknownArchitecture, WeightsMismatch
 from vitedge.models import beit as builder
 from vitedge.records import Origin
@@ -258,3 +259,10 @@ def test_a_weight_left_over_or_missing_is_named() -> None:
     del state["blocks.0.mlp.fc1.weight"]
     with pytest.raises(WeightsMismatch, match=r"blocks\.0\.mlp\.fc1\.weight"):
         rebuilt(family, builder, state)
+
+
+def test_an_image_without_a_patch_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "beit.pth"
+    torch.save(tiny_timm(use_rel_pos_bias=False).state_dict(), source)
+    with pytest.raises(BadRecipe, match="image_size 1x1 is smaller than a patch of 8 pixels"):
+        read(str(source), overrides={"image_size": 1, "heads": 4})
