@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The transformer blocks of a timm module: found in order of execution, measured, and made narrower.
 
-One function, `narrow`, takes heads and hidden units away. Pruning calls it with the units that stay; a builder calls
-it on the meta device, where only their number counts, so a pruned model is built as it was made.
+`narrow_heads` and `narrow_mlp` take heads and hidden units away. Pruning calls them with the units that stay; a builder
+calls them on the meta device, where only their number counts, so a pruned model is built as it was made.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def by_scores(part: Part, scores: Tensor, total: float) -> Ranking:
 
 
 def magnitudes(module: nn.Module, part: Part) -> Tensor:
-    """Returns the squared norm of the weights of each unit: of those that compute it, and of those that use it."""
+    """Returns the squared norm of the weights by which the layer behind a part uses each unit."""
     consumer = module.get_submodule(part.consumer).weight.detach().flatten(1)  # type: ignore[operator]
     used: Tensor = consumer.square().sum(0).view(part.units, part.width).sum(1)
     return used
@@ -104,7 +104,7 @@ def magnitudes(module: nn.Module, part: Part) -> Tensor:
 def taylor(
     module: nn.Module, parts: Sequence[Part], batches: Batches, forward: Callable[[Tensor], Tensor]
 ) -> list[tuple[Part, Tensor]]:
-    """Returns the score of each unit: the mean square of what its removal changes the loss by, to first order.
+    """Returns the score of each unit: the mean square of what its removal changes the outputs by, to first order.
 
     Per image that is the sum over rows and channels of input times gradient at the layer behind (Molchanov et al.,
     2019, equation 8). There are no labels, and a loss against the model's own output has no gradient: so it is the sum

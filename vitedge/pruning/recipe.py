@@ -22,9 +22,9 @@ class Criterion(Setting):
     ACTIVATION = "activation"
     """By the part of the layer's output that the others cannot replace, measured on the calibration images."""
     TAYLOR = "taylor"
-    """By the first-order change of the loss when they become zero (Molchanov et al., 2019, equation 8)."""
+    """By the first-order change of the outputs when they become zero (after Molchanov et al., 2019, equation 8)."""
     MAGNITUDE = "magnitude"
-    """By the norm of their weights."""
+    """By the norm of the weights that use them."""
 
 
 class Selection(Setting):
@@ -43,7 +43,7 @@ class PruningRecipe:
     """Everything that decides what pruning leaves. Every fraction is the one that is kept."""
 
     heads: float | None = None
-    """Fraction of the heads of attention that stays, in each block or over all blocks as ``criterion`` ranks them."""
+    """Fraction of the heads of attention that stays, over all blocks as ``criterion`` ranks them."""
     mlp: float | None = None
     """Fraction of the hidden units of MLPs, and of the channels of MobileViT's inverted residuals, that stays."""
     macs: float | None = None

@@ -140,8 +140,6 @@ class PrunedPoint:
     """Centred SQNR against the dense model in dB; None for the dense model itself."""
     top1: float | None = None
     """Share of correct images of ``--eval``; None where it was not counted."""
-    milliseconds: float | None = None
-    """Median latency where it was measured."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -51,8 +51,6 @@ class Clock:
     dense: Reference
     runtime: str
     progress: Callable[[str], None]
-    milliseconds: dict[str, float] = field(default_factory=dict)
-    """Label of a variant to the median of its last measurement."""
 
     def __post_init__(self) -> None:
         if self.runtime not in FORMATS[DEFAULT].runtimes:
@@ -73,7 +71,6 @@ class Clock:
                 models.append(MeasuredModel(label, self.runtime, str(path)))
             with connect("local") as session:
                 report = measure_in_turn(models, session, RULE)
-        self.milliseconds.update({one.subject: one.quantiles.median for one in report.reports})
         return {ratio.subject: ratio.ratio for ratio in report.ratios}
 
 
