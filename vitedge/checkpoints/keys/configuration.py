@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from vitedge.checkpoints.keys import facts, huggingface, open_clip, timm
 from vitedge.checkpoints.keys.meaning import Read, Table, is_size
+from vitedge.errors import UnknownArchitecture
 
 TIMM, HUGGING_FACE, OPEN_CLIP, UNKNOWN = "timm", "transformers", "open_clip", ""
 
@@ -73,6 +74,9 @@ def read(config: Mapping[str, Any], where: str) -> Configuration:
         config: the JSON object of a ``config.json``, with timm's own configuration merged into it where the hub was
             asked for one of timm's names; empty where there is none.
         where: the file, for messages.
+
+    Raises:
+        UnknownArchitecture: a key of transformers that every model has a value of is null.
     """
     if open_clip.is_open_clip(config):
         built = open_clip.as_timm(config, where)
@@ -83,8 +87,22 @@ def read(config: Mapping[str, Any], where: str) -> Configuration:
         config = built
     config = _vision_part(config)
     library = _library(config)
+    if library == HUGGING_FACE:
+        _refuse_null(config, where)
     keys = tuple(key for key in _keys(config, library) if key.value is not None)
     return Configuration(where, library, keys, _facts(keys, library))
+
+
+def _refuse_null(config: Mapping[str, Any], where: str) -> None:
+    """Refuses null where transformers has a default of its own: that is for a key that is not there."""
+    entry = huggingface.CLASSES.get(str(config.get("model_type")))
+    defaults: Mapping[str, Any] = entry.defaults if entry else {}
+    for name, default in defaults.items():
+        if name in config and config[name] is None and default is not None:
+            raise UnknownArchitecture(
+                f"{where} says {name} = null: give the model's own value, or take the key out of the file if it is the "
+                f"default of transformers, {default}."
+            )
 
 
 def _vision_part(config: Mapping[str, Any]) -> Mapping[str, Any]:

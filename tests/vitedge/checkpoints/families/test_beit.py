@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -266,3 +267,11 @@ def test_an_image_without_a_patch_is_refused(tmp_path: Path) -> None:
     torch.save(tiny_timm(use_rel_pos_bias=False).state_dict(), source)
     with pytest.raises(BadRecipe, match="image_size 1x1 is smaller than a patch of 8 pixels"):
         read(str(source), overrides={"image_size": 1, "heads": 4})
+
+
+def test_null_is_not_the_default_of_a_key_that_is_left_out(tmp_path: Path) -> None:
+    config = tiny_config()
+    transformers.BeitForImageClassification(config).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**config.to_dict(), "num_attention_heads": None}, default=str))
+    with pytest.raises(UnknownArchitecture, match="num_attention_heads = null"):
+        read(str(tmp_path))
