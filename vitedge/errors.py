@@ -21,6 +21,7 @@
     ├── CheckFailed                 4   parity, accuracy or a budget was not met
     │   └── BundleDamaged               a file of a bundle is not the one that its manifest describes
     └── DeviceFailed                5   the device refused or died
+        └── ConnectionLost              the connection ended in the middle of something
 
 Anything else that escapes is a bug of ours and keeps its traceback (exit code 1).
 """
@@ -108,3 +109,7 @@ class DeviceFailed(VitedgeError):
     """The device refused or died."""
 
     exit_code = 5
+
+
+class ConnectionLost(DeviceFailed):
+    """The connection ended in the middle of something, which a new connection may go on with."""

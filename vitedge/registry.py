@@ -12,7 +12,8 @@ import importlib.metadata
 import importlib.util
 import platform
 import sys
-from collections.abc import Callable, Mapping
+import typing
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,11 +44,11 @@ class Part:
     will do."""
 
 
-Table = Mapping[str, Part]
+Table = typing.Mapping[str, Part]
 
 RUNTIMES: Table = {
     "torch": Part("PyTorch", "vitedge.runtimes.torch_eager", ("torch",)),
-    "onnxruntime": Part("ONNX Runtime", "vitedge.runtimes.onnxruntime", ("onnx", "onnxruntime")),
+    "onnxruntime": Part("ONNX Runtime", "vitedge.runtimes.onnxruntime", ("onnxruntime",)),
     "openvino": Part("OpenVINO", "vitedge.runtimes.openvino", ("openvino",), "pip install 'vitedge[openvino]'"),
     "mlprogram": Part(
         "ML Program", "vitedge.runtimes.mlprogram", ("torch", "coremltools"), "pip install 'coremltools>=9.0'"
@@ -79,6 +80,7 @@ RUNTIMES: Table = {
 
 DEVICES: Table = {
     "local": Part("this machine", "vitedge.devices.local"),
+    "ssh": Part("a machine that ssh reaches", "vitedge.devices.ssh"),
 }
 
 

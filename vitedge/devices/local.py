@@ -21,6 +21,8 @@ _WORKER = "vitedge.latency.worker"
 class Session:
     """This machine. See `vitedge.devices.session.Session`."""
 
+    name = "local"
+
     def __init__(self, address: str = "") -> None:
         if address:
             raise BadRecipe(f"This machine has no address, so --device is local and not local:{address}.")
@@ -62,6 +64,10 @@ class Session:
         """Copies the file, unless it is there already."""
         if Path(name).resolve() != path.resolve():
             shutil.copyfile(name, path)
+
+    def reconnect(self) -> None:
+        """Ends every worker: there is no connection that could be lost."""
+        self.close()
 
     def close(self) -> None:
         """Ends every worker."""

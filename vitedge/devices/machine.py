@@ -113,22 +113,6 @@ def _quotas(root: Path) -> Iterator[int]:
                 yield -(-int(quota) // int(period))
 
 
-def peak_memory_mb(root: Path = ROOT) -> float:
-    """Returns the largest resident size of this process so far in 10^6 bytes; NaN where the system does not tell.
-
-    Args:
-        root: folder in which ``proc`` is looked for.
-    """
-    # On Linux before getrusage, which shows a young process its parent's peak.
-    for line in _read(root, "proc/self/status").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    if resource is None:
-        return float("nan")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak if sys.platform == "darwin" else peak * 1024) / 1e6
-
-
 def _processor(root: Path) -> str:
     for line in _read(root, "proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")

@@ -13,7 +13,7 @@ import queue
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vitedge import errors
@@ -30,13 +30,21 @@ class WorkerProcess:
         label: the model's name in sentences.
         patience_s: seconds that an answer may take before the child is ended.
         environment: of the child; None is that of this process.
+        lost: of a client: takes its exit code and what it said; returns the error for a connection that failed, or
+            None where it did not.
     """
 
     def __init__(
-        self, command: Sequence[str], label: str, patience_s: float, environment: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str],
+        label: str,
+        patience_s: float,
+        environment: Mapping[str, str] | None = None,
+        lost: Callable[[int, str], DeviceFailed | None] | None = None,
     ) -> None:
         self._label = label
         self._patience_s = patience_s
+        self._lost = lost
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill()
         self._process = subprocess.Popen(
             command,
@@ -71,9 +79,7 @@ class WorkerProcess:
                 f"{self._label} gave no answer for {self._patience_s:g} s while {REQUESTS[do]}; it was ended."
             ) from None
         if not line:
-            raise DeviceFailed(
-                f"{self._label}: its process {fate(self._process.wait())} while {REQUESTS[do]}{self._last_words()}."
-            )
+            raise self._ended(self._process.wait(), do)
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise self._error(answer, do)
@@ -109,7 +115,16 @@ class WorkerProcess:
             return kind(answer["message"])
         return DeviceFailed(f"{self._label} failed while {REQUESTS[do]}: {answer['error']}: {answer['message']}.")
 
+    def _ended(self, code: int, do: str) -> DeviceFailed:
+        failed = self._lost(code, self._said()) if self._lost else None
+        if failed is not None:
+            return failed
+        return DeviceFailed(f"{self._label}: its process {fate(code)} while {REQUESTS[do]}{self._last_words()}.")
+
     def _last_words(self) -> str:
-        self._log.seek(0)
-        lines = [line for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
+        lines = [line for line in self._said().splitlines() if line.strip()]
         return f" ({lines[-1].strip()})" if lines else ""
+
+    def _said(self) -> str:
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")

@@ -23,6 +23,7 @@ REQUESTS: Mapping[str, str] = {
     "first": "in its first inference",
     "warm_up": "warming up",
     "burst": "being measured",
+    "run": "computing outputs",
     "profile": "being profiled",
     "end": "ending",
 }
@@ -48,6 +49,9 @@ class Worker(Protocol):
 
 class Session(Protocol):
     """A connection to a device."""
+
+    name: str
+    """The device as users write it, such as ``ssh:orin``."""
 
     def __init__(self, address: str = "") -> None:
         """Connects to the device.
@@ -95,6 +99,14 @@ class Session(Protocol):
 
     def pull(self, name: str, path: Path) -> None:
         """Copies a file from the device: ``name`` is its path there, ``path`` the one that is written here."""
+        ...
+
+    def reconnect(self) -> None:
+        """Connects again after `ConnectionLost`. What was copied has to be copied again, and the workers are gone.
+
+        Raises:
+            DeviceFailed: the device stays out of reach.
+        """
         ...
 
     def close(self) -> None:

@@ -79,7 +79,9 @@ class _Run:
         """Loads the model, runs it once and warms it up."""
         self._facts.update(self._worker.ask("load", model=to_dict(self._there)))
         self._facts.update(self._worker.ask("first"))
-        self._facts.update(self._worker.ask("warm_up", rule=to_dict(self._rule)))
+        rule = self._rule
+        times = {"least_s": rule.warmup_s, "most_s": rule.warmup_limit_s, "tolerance": rule.settle}
+        self._facts.update(self._worker.ask("warm_up", **times))
 
     def take_turn(self) -> None:
         """Adds one round of samples."""

@@ -31,7 +31,7 @@ def profile(path: str, threads: int | None, feeds: Mapping[str, np.ndarray[Any, 
     kernels: dict[str, list[float]] = defaultdict(list)
     for event in _events(path, threads, feeds, runs):
         if event.get("cat") == "Node" and event["name"].endswith(_SUFFIX):
-            kernels[event["name"].removesuffix(_SUFFIX)].append(event["dur"])
+            kernels[event["name"][: -len(_SUFFIX)]].append(event["dur"])
     return {kernel: min(durations[_WARMUP:] or durations) for kernel, durations in kernels.items()}
 
 

@@ -6,15 +6,13 @@ Warm-up lasts its time and until the spread settles; then at least 200 samples o
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from vitedge.errors import BadRecipe
 from vitedge.latency.statistics import DRIFT_LIMIT, quantiles
+from vitedge.latency.timing import burst, warm_up
 from vitedge.recipe import check_finite, check_whole
 
 
@@ -71,45 +69,5 @@ def measure(runner: Callable[[], Any], rule: Rule | None = None) -> Samples:
         rule: durations; None is the rule of a result to be published.
     """
     rule = rule or Rule()
-    warmup, settled = warm_up(runner, rule)
+    warmup, settled = warm_up(runner, rule.warmup_s, rule.warmup_limit_s, rule.settle)
     return Samples(burst(runner, rule.samples, rule.seconds), warmup, settled)
-
-
-def warm_up(runner: Callable[[], Any], rule: Rule) -> tuple[int, bool]:
-    """Runs for the time of the rule and until the spread settles; returns the number of runs and whether it settled."""
-    seen: list[float] = []
-    begin = time.perf_counter()
-    while True:
-        seen.append(_once(runner))
-        elapsed = time.perf_counter() - begin
-        if elapsed >= rule.warmup_s and settled(seen, rule.settle):
-            return len(seen), True
-        if elapsed >= max(rule.warmup_s, rule.warmup_limit_s):
-            return len(seen), False
-
-
-def settled(samples: Sequence[float], tolerance: float) -> bool:
-    """Returns whether the last window of samples has the spread and the median of the window before it."""
-    width = min(20, len(samples) // 2)
-    if width < 5:
-        return False
-    last, before = np.asarray(samples[-width:]), np.asarray(samples[-2 * width : -width])
-    spread = abs(last.std(ddof=1) / last.mean() - before.std(ddof=1) / before.mean())
-    shift = abs(np.median(last) / np.median(before) - 1)
-    return bool(spread <= tolerance and shift <= tolerance)
-
-
-def burst(runner: Callable[[], Any], samples: int, seconds: float) -> tuple[float, ...]:
-    """Returns the milliseconds of runs back to back: up to ``samples``, within ``seconds``, at least one."""
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while not times or (len(times) < samples and time.perf_counter() < end):
-        times.append(_once(runner))
-    return tuple(times)
-
-
-def _once(runner: Callable[[], Any]) -> float:
-    """Returns the milliseconds of one run."""
-    begin = time.perf_counter_ns()
-    runner()
-    return (time.perf_counter_ns() - begin) / 1e6

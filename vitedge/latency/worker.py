@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import sys
@@ -14,11 +15,11 @@ from typing import IO, Any
 import numpy as np
 
 from vitedge import registry
-from vitedge.devices.machine import peak_memory_mb
+from vitedge.devices.messages import packed, unpacked
 from vitedge.errors import BadRecipe, VitedgeError
-from vitedge.files.plain import from_dict
+from vitedge.latency.memory import peak_memory_mb
 from vitedge.latency.model import MeasuredModel
-from vitedge.latency.sampling import Rule, burst, warm_up
+from vitedge.latency.timing import burst, warm_up
 from vitedge.records import TensorSpec
 
 SEED = 0
@@ -35,7 +36,7 @@ class Worker:
 
     def load(self, model: Mapping[str, Any]) -> dict[str, Any]:
         """Opens the model; returns the milliseconds without those of importing libraries, which a server pays once."""
-        order = from_dict(MeasuredModel, model)
+        order = MeasuredModel(**model)
         module = registry.load(registry.RUNTIMES, order.runtime)
         factory = registry.function(order.factory) if order.factory else None
         begin = time.perf_counter()
@@ -43,15 +44,21 @@ class Worker:
         self._runtime = self._stack.enter_context(module.Runtime(source, threads=order.threads))
         load_ms = (time.perf_counter() - begin) * 1e3
         batch, self._feeds = make_feeds(inputs or self._runtime.inputs, order)
-        return {"load_ms": load_ms, "batch": batch, "described": self._runtime.describe()}
+        return {
+            "load_ms": load_ms,
+            "batch": batch,
+            "described": self._runtime.describe(),
+            "inputs": [dataclasses.asdict(spec) for spec in self._runtime.inputs],
+            "outputs": [dataclasses.asdict(spec) for spec in self._runtime.outputs],
+        }
 
     def first(self) -> dict[str, Any]:
         """Runs the first inference, which allocates and in some libraries compiles; returns its milliseconds."""
         return {"first_ms": burst(self._run, 1, 0.0)[0]}
 
-    def warm_up(self, rule: Mapping[str, Any]) -> dict[str, Any]:
-        """Warms up by the rule; returns the number of runs and whether the spread settled."""
-        count, settled = warm_up(self._run, from_dict(Rule, rule))
+    def warm_up(self, least_s: float, most_s: float, tolerance: float) -> dict[str, Any]:
+        """Warms up; returns the number of runs and whether the spread settled. See `vitedge.latency.timing.warm_up`."""
+        count, settled = warm_up(self._run, least_s, most_s, tolerance)
         return {"count": count, "settled": settled}
 
     def burst(self, samples: int, seconds: float) -> dict[str, Any]:
@@ -59,13 +66,17 @@ class Worker:
         self._run()
         return {"raw_ms": burst(self._run, samples, seconds)}
 
+    def run(self, feeds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """Returns the outputs for inputs, both as `vitedge.devices.messages.packed` writes arrays."""
+        return {"outputs": packed(self._runtime.run(unpacked(feeds)))}
+
     def profile(self, model: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], runs: int) -> dict[str, Any]:
         """Returns the microseconds of every kernel of an ONNX file; asked in place of the requests above."""
-        order = from_dict(MeasuredModel, model)
+        order = MeasuredModel(**model)
         registry.load(registry.RUNTIMES, order.runtime)
         from vitedge.latency.profiler import profile  # noqa: PLC0415 - ONNX Runtime, which the other requests do without
 
-        _, feeds = make_feeds(tuple(from_dict(TensorSpec, entry) for entry in inputs), order)
+        _, feeds = make_feeds(tuple(_spec(entry) for entry in inputs), order)
         return {"microseconds": profile(order.source, order.threads, feeds, runs)}
 
     def end(self) -> dict[str, Any]:
@@ -134,6 +145,10 @@ def main() -> None:
         os.dup2(2, 1)
         with contextlib.suppress(BrokenPipeError):  # the parent process has ended, and nobody waits for an answer
             serve(sys.stdin, replies)
+
+
+def _spec(entry: Mapping[str, Any]) -> TensorSpec:
+    return TensorSpec(**{**entry, "shape": tuple(entry["shape"])})
 
 
 def _noise(

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Dict, Protocol
 
 import numpy as np
 
 from vitedge.errors import BadRecipe
 from vitedge.records import TensorSpec
 
-Arrays = dict[str, np.ndarray[Any, Any]]
+Arrays = Dict[str, "np.ndarray[Any, Any]"]
 
 
 class Runtime(Protocol):

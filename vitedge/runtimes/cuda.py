@@ -68,7 +68,7 @@ def gpu() -> Gpu:
     name, version, major, minor = ctypes.create_string_buffer(256), c_int(), c_int(), c_int()
     driver.call("cuDeviceGetName", name, len(name), driver.device)
     driver.call("cuDriverGetVersion", ctypes.byref(version))
-    for place, attribute in zip((major, minor), _CAPABILITY, strict=True):
+    for place, attribute in zip((major, minor), _CAPABILITY):
         driver.call("cuDeviceGetAttribute", ctypes.byref(place), attribute, driver.device)
     return Gpu(
         name.value.decode(),

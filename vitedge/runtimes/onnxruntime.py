@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 
 from vitedge.errors import BadRecipe, DeviceFailed, MissingBackend, UnreadableArtifact
@@ -67,7 +66,7 @@ class Runtime:
             arrays = self._session.run(None, dict(feeds))
         except Exception as error:  # as above
             raise DeviceFailed(f"ONNX Runtime failed to run {self._path}: {_first_line(error)}.") from error
-        return dict(zip((value.name for value in self._session.get_outputs()), arrays, strict=True))
+        return dict(zip((value.name for value in self._session.get_outputs()), arrays))
 
     def describe(self) -> dict[str, Any]:
         """Returns the version, the provider that really runs, and the session's own settings."""
@@ -99,6 +98,8 @@ class Runtime:
 
     def _with_intermediates(self) -> bytes:
         """Returns the model with the intermediates as further outputs; weights in other files stay there."""
+        import onnx  # noqa: PLC0415 - which no device needs: only layers are compared by it
+
         try:
             model = onnx.load(self._path, load_external_data=False)
         except Exception as error:  # protobuf's own, which it does not export under a stable name
@@ -114,7 +115,7 @@ class Runtime:
 
 
 def _spec(value: Any) -> TensorSpec:
-    kind = value.type.removeprefix("tensor(").removesuffix(")")
+    kind = value.type.replace("tensor(", "").rstrip(")")
     dtype = _DTYPES.get(kind, kind)
     return TensorSpec(value.name, tuple("?" if side is None else side for side in value.shape), dtype)
 

@@ -167,7 +167,7 @@ class Runtime:
     def _bind(self, spec: TensorSpec, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Starts copying an input to the device, and gives the context its shape and address."""
         fits = len(array.shape) == len(spec.shape) and all(
-            wanted in ("?", side) for wanted, side in zip(spec.shape, array.shape, strict=True)
+            wanted in ("?", side) for wanted, side in zip(spec.shape, array.shape)
         )
         if array.dtype != spec.dtype or not fits or not self._context.set_input_shape(spec.name, array.shape):
             raise BadRecipe(

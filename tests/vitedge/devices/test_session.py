@@ -20,8 +20,8 @@ def members(kind: type) -> dict[str, inspect.Signature]:
     inherited = vars(Protocol)
     found = {
         name: value
-        for name, value in vars(kind).items()
-        if inspect.isfunction(value) and (name == "__init__" or name[0] != "_") and name not in inherited
+        for name, value in inspect.getmembers(kind, inspect.isfunction)
+        if (name == "__init__" or name[0] != "_") and name not in inherited
     }
     return {name: inspect.signature(value) for name, value in found.items()}
 

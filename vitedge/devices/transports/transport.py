@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from vitedge.errors import DeviceFailed
+
 
 @dataclass(frozen=True)
 class Completed:
@@ -60,11 +62,20 @@ class Transport(Protocol):
         ...
 
     def send(self, path: Path, there: str) -> None:
-        """Appends to the file ``there`` what it lacks of the file ``path``, of which it holds the beginning or nothing."""
+        """Appends to the file ``there`` what it lacks of the file ``path``: it holds its beginning, or nothing."""
         ...
 
     def fetch(self, there: str, path: Path) -> None:
         """Writes the file ``path`` with the content of ``there``."""
+        ...
+
+    def lost(self, code: int, said: str) -> DeviceFailed | None:
+        """Returns the error for a connection that failed; None where the script itself ended with that code.
+
+        Args:
+            code: exit code of the client, as `started` and `command` have it.
+            said: its error output.
+        """
         ...
 
     def close(self) -> None:

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the Python of a device has: its version, and those of the libraries that run models. A part of the runner."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from typing import Any
+
+from vitedge.devices.machine import cores, processors
+
+LIBRARIES = ("numpy", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "coremltools", "PIL")
+"""Import names of what a model needs there."""
+
+
+def about() -> dict[str, Any]:
+    """Returns the facts; a library that cannot be imported has an entry in ``broken``, with what it says."""
+    versions, broken = {}, {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = str(getattr(__import__(name), "__version__", "unknown"))
+        except ImportError as error:
+            if getattr(error, "name", "") != name:
+                broken[name] = _line(error)
+        except Exception as error:  # a library that is there, and whose own start failed
+            broken[name] = _line(error)
+    return {
+        "python": platform.python_version(),
+        "program": sys.executable,
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "cores": cores(),
+        "processors": processors(),
+        "versions": versions,
+        "broken": broken,
+        "providers": _providers() if "onnxruntime" in versions else [],
+    }
+
+
+def _providers() -> list[str]:
+    import onnxruntime  # noqa: PLC0415 - which a device need not have
+
+    return list(onnxruntime.get_available_providers())
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
