@@ -17,7 +17,6 @@ VARIABLE = "VITEDGE_DEVICE_PYTHON"
 """Environment variable of this machine with the path of the Python to take on the device."""
 PLACES = ("~/.vitedge/bin/python", "~/.venv/bin/python", "~/venv/bin/python", "python3", "python")
 """Where it is looked for, in this order: the user's environments before the system's, whose pip Debian has closed."""
-OLDEST = (3, 8)
 RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "coreml")
 """Runtimes of `vitedge.registry.RUNTIMES` that the runner has; the others need what no board should install."""
 _NEEDED: Mapping[str, tuple[str, ...]] = {"coreml": ("coremltools", "PIL"), "tensorrt": ("tensorrt",)}
@@ -113,6 +112,6 @@ def _none(device: str, given: str, found: list[Interpreter], tried: Mapping[str,
         )
     if tried:
         program, words = next(iter(tried.items()))
-        return f"{device} has no Python of {'.'.join(map(str, OLDEST))} or newer: {program} says {words}"
+        return f"{device} has no Python that can run a model: {program} says: {words}."
     looked = given or ", ".join(PLACES)
     return f"{device} has no Python that could run a model; it was looked for at {looked} (set {VARIABLE} to its path)."

@@ -45,7 +45,8 @@ PACKAGES = ("", "devices", "latency", "runtimes")
 """Folders whose ``__init__.py`` is an empty one there."""
 
 # As old a Python as there is has to be able to read this, to say that it is too old.
-_MAIN = """import sys
+_MAIN = """import json
+import sys
 
 if sys.version_info < (3, 8):
     sys.exit("Python %d.%d is too old, vitedge needs 3.8 or newer" % sys.version_info[:2])
