@@ -220,6 +220,7 @@ def validate(
     layers: bool = False,
     compute: str = "declared",
     overflow: bool = False,
+    device: str = "local",
 ) -> Validation:
     """Checks a bundle again, or compares an artifact with a checkpoint.
 
@@ -232,6 +233,7 @@ def validate(
         layers: compare layer by layer with the checkpoint.
         compute: ``declared``, or ``fp32`` for a Core ML package without the rounding of half precision.
         overflow: check how near the values of a Core ML package come to what float16 can hold.
+        device: where artifacts run besides, such as ``ssh:HOST``.
 
     Returns:
         A report for every artifact and runtime; ``passed`` sums them up.
@@ -257,7 +259,7 @@ def validate(
     if isinstance(against, (str, Path)):
         against = ReferenceOptions(str(against))
     reference = replace(against, layers=layers or against.layers) if against else None
-    return run(Path(subject), reference, ValidationOptions(compute, overflow))
+    return run(Path(subject), reference, ValidationOptions(compute, overflow, device))
 
 
 def bench(

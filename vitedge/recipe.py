@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from vitedge.errors import BadRecipe
 from vitedge.files.plain import from_dict
 from vitedge.records import Tolerance
+from vitedge.registry import LOCAL
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -235,6 +236,8 @@ class ExportRecipe:
     """How to quantize, where the precision is a scheme of quantization."""
     tolerance: Tolerance | None = None
     """The tolerance of parity; None takes the default of the precision and the family."""
+    device: str = LOCAL
+    """Where artifacts are checked besides, and whose times count: a device of `vitedge.registry.DEVICES`."""
 
     def __post_init__(self) -> None:
         _name_settings(self, precision=Precision, rest=FloatType, input=InputType)

@@ -78,8 +78,10 @@ RUNTIMES: Table = {
     ),
 }
 
+LOCAL = "local"
+"""The device that this machine is."""
 DEVICES: Table = {
-    "local": Part("this machine", "vitedge.devices.local"),
+    LOCAL: Part("this machine", "vitedge.devices.local"),
     "ssh": Part("a machine that ssh reaches", "vitedge.devices.ssh"),
 }
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from vitedge.cli.options import AsJson, Model, Overrides, Weights
+from vitedge.cli.options import AsJson, Device, Model, Overrides, Weights
 from vitedge.cli.values import as_typed, parse_overrides, parse_size, with_model
+from vitedge.registry import LOCAL
 
 
 def evaluate(
@@ -41,6 +42,7 @@ def evaluate(
     weights: Weights = None,
     overrides: Overrides = None,
     model: Model = None,
+    device: Device = None,
     *,
     json: AsJson = False,
 ) -> None:
@@ -52,7 +54,7 @@ def evaluate(
     from vitedge.verbs.subjects import Weights as Choice
 
     choice = Choice(weights, parse_overrides(with_model(overrides, model)), parse_size(image_size))
-    request = EvaluationRequest(images, image_count, seed, against, max_drop, choice)
+    request = EvaluationRequest(images, image_count, seed, against, max_drop, choice, device or LOCAL)
     result = run(subjects, request, progress)
     render(result, options=as_typed(weights, with_model(overrides, model)), as_json=json)
     if not result.passed:

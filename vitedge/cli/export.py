@@ -14,6 +14,8 @@ from vitedge.cli.options import (
     AcceptAssumptions,
     AsJson,
     Batch,
+    CompareSpeed,
+    Device,
     ImageCount,
     Images,
     ImageSize,
@@ -24,6 +26,7 @@ from vitedge.cli.options import (
     MinSqnr,
     Model,
     Overrides,
+    PadHeads,
     Profiles,
     Rest,
     Settings,
@@ -79,13 +82,10 @@ def export(
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="Read options from a file; those given here win.")
     ] = None,
+    device: Device = None,
     *,
-    compare_speed: Annotated[
-        bool, typer.Option("--compare-speed", help="Time the quantized ONNX file beside float ones.")
-    ] = False,
-    pad_heads: Annotated[
-        bool, typer.Option("--pad-heads", help="TensorRT: widen heads by zeros to a size that it fuses.")
-    ] = False,
+    compare_speed: CompareSpeed = False,
+    pad_heads: PadHeads = False,
     accept_assumptions: AcceptAssumptions = False,
     features: Annotated[bool, typer.Option("--features", help="Tokens and pooled features, not logits.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the bundle that is there.")] = False,
@@ -108,6 +108,7 @@ def export(
         "image_count": image_count,
         "seed": seed,
         "weights": weights,
+        "device": device,
         "overrides": parse_overrides(with_model(overrides, model)) or None,
         "accept_assumptions": accept_assumptions or None,
         "features": features or None,

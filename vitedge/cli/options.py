@@ -34,6 +34,11 @@ Profiles = Annotated[
     list[str] | None,
     typer.Option("--for", metavar="PROFILE", help="Settings of a device; see vitedge profiles. Repeat for several."),
 ]
+Device = Annotated[
+    str | None, typer.Option(metavar="local|ssh:HOST|adb[:SERIAL]", help="Where artifacts run; see vitedge doctor.")
+]
+CompareSpeed = Annotated[bool, typer.Option("--compare-speed", help="Time the quantized ONNX file beside float ones.")]
+PadHeads = Annotated[bool, typer.Option("--pad-heads", help="TensorRT: widen heads by zeros to a size that it fuses.")]
 Rest = Annotated[
     str | None,
     typer.Option(metavar="fp16|fp32", help="Type of what is not quantized; fp16 but for processors."),

@@ -12,6 +12,7 @@ from vitedge.cli.options import (
     AcceptAssumptions,
     AsJson,
     Batch,
+    Device,
     ImageSize,
     InputType,
     Layers,
@@ -59,6 +60,7 @@ def quantize(
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="Read options from a file; those given here win.")
     ] = None,
+    device: Device = None,
     *,
     diagnose: Annotated[bool, typer.Option("--layers", help="Show every layer and every attention.")] = False,
     accept_assumptions: AcceptAssumptions = False,
@@ -77,6 +79,7 @@ def quantize(
         "batch": parse_batch(batch),
         "input": input_type,
         "seed": seed,
+        "device": device,
         "weights": weights,
         "overrides": parse_overrides(with_model(overrides, model)) or None,
         "accept_assumptions": accept_assumptions or None,

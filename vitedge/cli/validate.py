@@ -8,12 +8,24 @@ from typing import Annotated
 
 import typer
 
-from vitedge.cli.options import AsJson, ImageCount, Images, MaxError, MinAgreement, MinSqnr, Model, Overrides, Weights
+from vitedge.cli.options import (
+    AsJson,
+    Device,
+    ImageCount,
+    Images,
+    MaxError,
+    MinAgreement,
+    MinSqnr,
+    Model,
+    Overrides,
+    Weights,
+)
 from vitedge.cli.values import parse_overrides, tolerance_entries, with_model
 from vitedge.errors import BadRecipe, BundleDamaged
 from vitedge.files.plain import from_dict
 from vitedge.recipe import IMAGE_COUNT
 from vitedge.records import Tolerance
+from vitedge.registry import LOCAL
 
 
 def validate(
@@ -32,6 +44,7 @@ def validate(
     compute: Annotated[
         str, typer.Option(metavar="declared|fp32", help="Core ML: fp32 shows the conversion without its rounding.")
     ] = "declared",
+    device: Device = None,
     *,
     layers: Annotated[
         bool, typer.Option("--layers", help="Compare layer by layer with --against; list an engine's kernels.")
@@ -63,7 +76,7 @@ def validate(
         )
     )
     try:
-        result = run(Path(subject), reference, ValidationOptions(compute, overflow, kernels=layers))
+        result = run(Path(subject), reference, ValidationOptions(compute, overflow, device or LOCAL, kernels=layers))
     except BundleDamaged as damage:
         if json:
             render_damage(subject, str(damage))

@@ -29,6 +29,7 @@ from vitedge.parity.reference import gather
 from vitedge.pruning.recipe import PruningRecipe
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
 from vitedge.records import Artifact, OutputParity
+from vitedge.registry import LOCAL
 from vitedge.verbs.bench import REFERENCE
 from vitedge.verbs.export import export
 from vitedge.verbs.prune import prune
@@ -182,7 +183,7 @@ def _latencies(model: DemoModel, bundles: Sequence[_Bundle]) -> Mapping[str, flo
     """Returns median milliseconds of PyTorch and of every artifact that runs here, measured in turn."""
     options = {"overrides": dict(model.overrides)}
     models = [MeasuredModel("PyTorch", "torch", str(model.path), factory=REFERENCE, options=options)]
-    with connect("local") as session:
+    with connect(LOCAL) as session:
         for bundle in bundles:
             for artifact in bundle.result.manifest.artifacts:
                 name, path = FORMATS[artifact.format].runtimes[-1], str(bundle.folder / artifact.path)

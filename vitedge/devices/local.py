@@ -52,7 +52,7 @@ class Session:
         """Returns the path itself: the file is here already."""
         return str(path)
 
-    def start(self, label: str, patience_s: float) -> WorkerProcess:
+    def start(self, label: str, patience_s: float, runtime: str = "") -> WorkerProcess:  # noqa: ARG002 - one runs all
         """Starts a child process with this process' import path."""
         search = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         environment = {**os.environ, "PYTHONPATH": search}

@@ -83,7 +83,7 @@ class RemoteSession:
         """Copies a file from the device."""
         self._transport.fetch(name, path)
 
-    def start(self, label: str, patience_s: float) -> WorkerProcess:
+    def start(self, label: str, patience_s: float, runtime: str = "") -> WorkerProcess:  # noqa: ARG002 - one runs all
         """Starts a process of the runner there, for one model."""
         program = self._python().program
         command = self._marked(quoted([program, "-u", self._runner(), "serve"]), next(self._numbers))

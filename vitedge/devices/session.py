@@ -88,12 +88,13 @@ class Session(Protocol):
         """Copies a folder, or a file with the weights beside it, to the device; returns its path there."""
         ...
 
-    def start(self, label: str, patience_s: float) -> Worker:
+    def start(self, label: str, patience_s: float, runtime: str = "") -> Worker:
         """Starts a process for one model.
 
         Args:
             label: the model's name in sentences.
             patience_s: seconds that an answer may take before the worker is ended.
+            runtime: that it will run in, a key of `vitedge.registry.RUNTIMES`: some devices have a program for one.
         """
         ...
 

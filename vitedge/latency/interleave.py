@@ -70,7 +70,7 @@ class _Run:
         self.model = model
         self.rounds: list[tuple[float, ...]] = []
         self._rule = rule
-        self._worker = session.start(model.label, rule.patience_s)
+        self._worker = session.start(model.label, rule.patience_s, model.runtime)
         path = Path(model.source)
         self._there = dataclasses.replace(model, source=session.push(path)) if path.exists() else model
         self._facts: dict[str, Any] = {}

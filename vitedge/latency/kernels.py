@@ -36,7 +36,7 @@ def kernel_times(program: Program, session: Session) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="vitedge-") as folder:
         path = Path(folder) / "model.onnx"
         artifact: Artifact = target.lower(program, ResolvedRecipe(), path)
-        worker = session.start(_LABEL, _PATIENCE_S)
+        worker = session.start(_LABEL, _PATIENCE_S, "onnxruntime")
         model = MeasuredModel(_LABEL, "onnxruntime", session.push(path), threads=session.cores())
         answer = worker.ask("profile", model=to_dict(model), inputs=to_dict(artifact.inputs), runs=RUNS)
         worker.ask("end")

@@ -20,6 +20,7 @@ from vitedge.program.program import Program
 from vitedge.quantization.file.header import SUFFIX
 from vitedge.recipe import SCHEMES, Precision, ResolvedRecipe
 from vitedge.records import LatencyRatio, SpeedComparison
+from vitedge.registry import LOCAL
 
 RULE = Rule(warmup_s=0.2, warmup_limit_s=0.6, samples=60, seconds=1.5, rounds=10, patience_s=120.0)
 """A short measurement: ten turns, which show differences of a few percent and not of less."""
@@ -57,15 +58,17 @@ def compare_speed(
     quantized: Path,
     program: Program,
     recipe: ResolvedRecipe,
+    device: str = LOCAL,
     rule: Rule = RULE,
     progress: Callable[[str], None] = lambda _text: None,
 ) -> SpeedComparison:
-    """Measures a quantized ONNX file beside float ones on this machine; tells whether it is faster, and if not why.
+    """Measures a quantized ONNX file beside float ones on a device; tells whether it is faster, and if not why.
 
     Args:
         quantized: the file.
         program: the float program of the same reference, with the same batch and input.
         recipe: of the export.
+        device: where it is measured.
         rule: durations of the measurement.
         progress: is called with a sentence for each part that begins.
     """
@@ -75,7 +78,7 @@ def compare_speed(
         for name in BASELINES:
             target.lower(program, replace(recipe, precision=name, quantization=None, rest=None), paths[name])
         models = [MeasuredModel(name, "onnxruntime", str(path)) for name, path in paths.items()]
-        with connect("local") as session:
+        with connect(device) as session:
             report = measure_in_turn(models, session, rule, progress)
     medians = {entry.subject: entry.quantiles.median for entry in report.reports}
     ratios = tuple(_inverted(ratio) for ratio in report.ratios)

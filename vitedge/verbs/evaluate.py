@@ -12,11 +12,13 @@ from typing import Any
 from vitedge.accuracy.count import Count, Predictor, classify
 from vitedge.accuracy.records import Evaluation, PairedAccuracy
 from vitedge.checkpoints.overrides import parse_overrides
+from vitedge.devices.session import Session, connect
 from vitedge.errors import BadRecipe
 from vitedge.images.class_names import Classes
 from vitedge.images.labelled import find_labelled
 from vitedge.images.stream import tell_shortage
 from vitedge.recipe import check_finite, check_image_size, check_whole
+from vitedge.registry import LOCAL
 from vitedge.verbs.subjects import Subject, Weights, checkpoint, find, opened, sizes
 
 
@@ -34,6 +36,8 @@ class EvaluationRequest:
     max_drop: float | None = None
     """Percentage points of top-1 that a subject may lose against the reference, or else against the first subject."""
     weights: Weights = field(default_factory=Weights)
+    device: str = LOCAL
+    """Where artifacts run; checkpoints run here."""
 
     def __post_init__(self) -> None:
         check_whole("--image-count", self.image_count, 1)
@@ -56,13 +60,15 @@ def evaluate(
         BadRecipe: no subject, subjects of different classes, or options that do not fit them.
         BadImages: nothing labelled is there, labels do not fit the classes, or more than 5 % of the images are corrupt.
         UserError: a subject cannot be read.
-        MissingBackend: what a subject runs in is not installed.
+        MissingBackend: what a subject runs in is not installed, here or on the device.
+        DeviceFailed: the device failed, or is out of reach.
     """
     start = time.perf_counter()
     found = find(subjects)
     _check(found, request)
     with ExitStack() as stack:
-        rows = list(_rows(found, request, stack, progress))
+        session = None if request.device == LOCAL else stack.enter_context(connect(request.device))
+        rows = list(_rows(found, request, stack, session, progress))
         classes = _classes(rows, request.weights.overrides)
         chosen = find_labelled(
             request.images, classes, request.image_count, request.seed, channels=rows[0].spec.in_channels
@@ -106,7 +112,11 @@ def _check(found: Sequence[Subject], request: EvaluationRequest) -> None:
 
 
 def _rows(
-    found: Sequence[Subject], request: EvaluationRequest, stack: ExitStack, progress: Callable[[str], None]
+    found: Sequence[Subject],
+    request: EvaluationRequest,
+    stack: ExitStack,
+    session: Session | None,
+    progress: Callable[[str], None],
 ) -> Iterator[Predictor]:
     """The reference, if there is one, and all subjects, loaded."""
     borrowed = None
@@ -117,7 +127,7 @@ def _rows(
         yield replace(reference, label=f"{reference.label} (reference)")
     for subject in found:
         progress(f"loading {subject.source} …")
-        yield stack.enter_context(opened(subject, request.weights, borrowed))
+        yield stack.enter_context(opened(subject, request.weights, borrowed, session))
 
 
 def _as_exported(found: Sequence[Subject], weights: Weights) -> Weights:

@@ -11,14 +11,16 @@ import contextlib
 import time
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vitedge import registry
 from vitedge.checkpoints.assumptions import refuse_assumed
 from vitedge.checkpoints.read import read
-from vitedge.errors import CheckFailed, DeviceFailed, UserError
+from vitedge.devices.checking import check_there, refusal_there
+from vitedge.devices.session import connect
+from vitedge.errors import CheckFailed, DeviceFailed, MissingBackend, UserError
 from vitedge.export.formats import LOWERINGS
 from vitedge.files.bundle import FORMAT_VERSION, REFERENCE, write_manifest, write_reference
 from vitedge.files.digest import hash_file
@@ -42,6 +44,7 @@ from vitedge.quantization.recording import record
 from vitedge.quantization.run import Quantization
 from vitedge.recipe import SCHEMES, ExportRecipe, Precision, ResolvedRecipe
 from vitedge.records import Artifact, CheckpointIdentity, Manifest, ParityReport, SpeedComparison, StructureReport
+from vitedge.registry import LOCAL
 from vitedge.verbs.engines import Engines, build_engines
 from vitedge.verbs.lowering import Built, ExportRequest, ExportSource, Lowered, Quantized, float_program, lower
 from vitedge.verbs.quantize import quantize_reference
@@ -126,7 +129,11 @@ def quantize(request: ExportRequest, built: Built) -> Quantized:
         if target.recipe.form in plans:
             continue
         found = quantize_reference(
-            built.reference, recipe, target.form, features=built.features(recipe), progress=request.progress
+            built.reference,
+            recipe,
+            target.form,
+            features=built.features(recipe),
+            progress=request.progress,
         )
         if not plans and found.stream is not None and found.observed is not None:
             for note in (*tell_skipped(found.observed.skipped), *filter(None, [found.stream.shortage])):
@@ -173,6 +180,33 @@ def check(
     return Checked(artifacts, tuple(parity), tuple(structure))
 
 
+def check_on_device(request: ExportRequest, reference_outputs: ReferenceOutputs, checked: Checked) -> Checked:
+    """Compares the artifacts with the reference on the device, where they run there.
+
+    Raises:
+        MissingBackend: none runs there.
+        CheckFailed: names the artifact, the device, and the tolerance that it exceeds.
+    """
+    if request.recipe.device == LOCAL:
+        return checked
+    with connect(request.recipe.device) as session:
+        refusals = {artifact.path: refusal_there(session, artifact) for artifact in checked.artifacts}
+        if all(refusals.values()):
+            raise MissingBackend(" ".join(dict.fromkeys(refusals.values())))
+        for path, refused in refusals.items():
+            if refused:
+                request.progress(f"note: {path} was not run on {request.recipe.device}: {refused}")
+        parity = tuple(
+            report
+            for artifact in checked.artifacts
+            for report in check_there(session, request.folder / artifact.path, artifact, reference_outputs)
+        )
+    for report in parity:
+        if not report.passed:
+            raise CheckFailed(f"{report.artifact} does not compute what the checkpoint computes: {report.reason}.")
+    return replace(checked, parity=(*checked.parity, *parity))
+
+
 def time_quantized(request: ExportRequest, built: Built, quantized: Quantized, lowered: Lowered) -> Timed:
     """Measures whether a quantized file for processors is faster than float ones; an answer, not a condition."""
     recipe = request.recipe
@@ -181,7 +215,8 @@ def time_quantized(request: ExportRequest, built: Built, quantized: Quantized, l
     files = [one.artifact.path for one in lowered.artifacts if one.target.form.on_processors]
     try:
         program = float_program(request, built, recipe.batch)
-        return Timed(measure_speed(request.folder / files[0], program, recipe, progress=request.progress))
+        quantized_file = request.folder / files[0]
+        return Timed(measure_speed(quantized_file, program, recipe, request.recipe.device, progress=request.progress))
     except DeviceFailed as failed:
         return Timed(SpeedComparison(f"Whether it is faster could not be measured: {failed}"))
 
@@ -222,6 +257,7 @@ STAGES: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("lowering", lower),
     ("building engines", build_engines),
     ("checking parity", check),
+    ("checking parity on the device", check_on_device),
     ("timing", time_quantized),
     ("sealing the bundle", seal),
 )
@@ -243,12 +279,13 @@ def export(
         bundle: the folder to write; what is there stays until the new bundle is complete and verified.
         asked: what to write; the default is one fp32 ONNX file.
         force: replace a bundle that is there.
-        compare_speed: time the quantized file for processors beside float ones, on this machine.
+        compare_speed: time the quantized file for processors beside float ones, on the device.
         progress: called with one line a stage.
 
     Raises:
         UserError: the checkpoint, the recipe or the output is not usable.
-        MissingBackend: a package that a format needs is not installed.
+        MissingBackend: a package that a format needs is not installed, here or on the device.
+        DeviceFailed: the device failed, or is out of reach.
         CheckFailed: an artifact exceeded its tolerance; nothing was written.
     """
     recipe = resolve(asked or ExportRecipe(), source)
@@ -322,6 +359,7 @@ def _idle(recipe: ResolvedRecipe, *, compare_speed: bool) -> tuple[Callable[...,
     """Returns the stages that have nothing to do, and are not announced."""
     has_work: Mapping[Callable[..., Any], bool] = {
         quantize: recipe.precision in SCHEMES,
+        check_on_device: recipe.device != LOCAL,
         time_quantized: compare_speed,
         build_engines: any(target.engine for target in targets(recipe)),
     }

@@ -28,6 +28,7 @@ from vitedge.pruning.costs import Prices
 from vitedge.pruning.parts import Part, narrow
 from vitedge.pruning.ranking import Ranking
 from vitedge.recipe import ResolvedRecipe
+from vitedge.registry import LOCAL
 
 RULE = Rule(warmup_s=0.5, warmup_limit_s=2.0, samples=60, seconds=4.0, rounds=10, patience_s=300.0)
 TOLERANCE = 0.02
@@ -69,7 +70,7 @@ class Clock:
                 whole = Reference(module, spec).deployed(uint8=False, features=features)
                 target.lower(capture(whole, spec, blocks, features=features), ResolvedRecipe(), path)
                 models.append(MeasuredModel(label, self.runtime, str(path)))
-            with connect("local") as session:
+            with connect(LOCAL) as session:
                 report = measure_in_turn(models, session, RULE)
         return {ratio.subject: ratio.ratio for ratio in report.ratios}
 

@@ -136,7 +136,7 @@ def quantize_reference(
         activations,
         stream,
         features=features,
-        kernel_times=_kernel_times_here,
+        kernel_times=partial(_kernel_times, recipe.device),
         progress=progress,
     )
     if asked.max_drop is not None and asked.eval_images is not None:
@@ -171,9 +171,9 @@ def _checked(done: Quantization) -> Quantization:
     return done
 
 
-def _kernel_times_here(program: Program) -> Mapping[str, float]:
-    """Kernel to its microseconds on this machine."""
-    with connect("local") as session:
+def _kernel_times(device: str, program: Program) -> Mapping[str, float]:
+    """Kernel to its microseconds on a device."""
+    with connect(device) as session:
         return kernel_times(program, session)
 
 

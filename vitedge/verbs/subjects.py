@@ -19,13 +19,17 @@ from numpy.typing import NDArray
 
 from vitedge import registry
 from vitedge.accuracy.count import Predictor, Scores
-from vitedge.errors import BadRecipe, UnreadableArtifact
+from vitedge.devices.checking import refusal_there, runtimes_there
+from vitedge.devices.runtime import Runtime as RemoteRuntime
+from vitedge.devices.session import Session
+from vitedge.errors import BadRecipe, MissingBackend, UnreadableArtifact
 from vitedge.export.formats import CHECKERS, FORMATS, of_file
 from vitedge.files.bundle import MANIFEST, check_files, read_manifest
 from vitedge.files.plain import from_dict
 from vitedge.parity.artifact import image_size
 from vitedge.recipe import ResolvedRecipe
 from vitedge.records import Artifact, ModelSpec
+from vitedge.runtimes.base import Runtime
 from vitedge.runtimes.feeding import run
 
 if TYPE_CHECKING:
@@ -81,24 +85,31 @@ def checkpoint(source: str) -> Subject:
     return Subject(Path(source).name, source)
 
 
-def opened(subject: Subject, weights: Weights, borrowed: ModelSpec | None = None) -> AbstractContextManager[Predictor]:
+def opened(
+    subject: Subject, weights: Weights, borrowed: ModelSpec | None = None, session: Session | None = None
+) -> AbstractContextManager[Predictor]:
     """Loads a subject, for the time of a ``with``.
 
     Args:
         subject: what to load.
         weights: what the user says about checkpoints.
         borrowed: the model whose preprocessing an artifact takes that does not tell its own.
+        session: with the device on which artifacts run; None is this machine, where checkpoints run in any case.
 
     Raises:
         BadRecipe: an artifact does not tell its preprocessing, and there is nothing to borrow it from.
         UserError: it cannot be read, or it has no class scores.
         MissingBackend: what it runs in is not installed.
     """
+    if session is not None and subject.artifact is not None:
+        return _run_artifact(subject, weights, borrowed, session)
     return LOADERS[subject.kind](subject, weights, borrowed)
 
 
 @contextmanager
-def _run_artifact(subject: Subject, _weights: Weights, borrowed: ModelSpec | None) -> Iterator[Predictor]:
+def _run_artifact(
+    subject: Subject, _weights: Weights, borrowed: ModelSpec | None, session: Session | None = None
+) -> Iterator[Predictor]:
     artifact = subject.artifact
     if artifact is None:
         raise ValueError(f"{subject.label} is no artifact")
@@ -112,8 +123,7 @@ def _run_artifact(subject: Subject, _weights: Weights, borrowed: ModelSpec | Non
     output = _scores_of(artifact)
     size = artifact.outputs[[entry.name for entry in artifact.outputs].index(output)].shape[-1:]
     classes = size[0] if size and isinstance(size[0], int) else spec.classes
-    name = FORMATS[artifact.format].runtimes[0]
-    with registry.load(registry.RUNTIMES, name).Runtime(subject.source) as runtime:
+    with _open(subject.source, artifact, session) as (name, runtime):
 
         def scores(pixels: NDArray[np.uint8]) -> Scores:
             found = run(runtime, artifact, pixels, spec, {_LOGITS: output})
@@ -121,6 +131,26 @@ def _run_artifact(subject: Subject, _weights: Weights, borrowed: ModelSpec | Non
 
         note = runtime.describe().get("caveat", "")
         yield Predictor(subject.label, subject.source, name, spec, classes, scores, note)
+
+
+@contextmanager
+def _open(source: str, artifact: Artifact, session: Session | None) -> Iterator[tuple[str, Runtime]]:
+    """Yields the runtime that an artifact is loaded in, and its name.
+
+    Raises:
+        MissingBackend: no runtime of the format works there.
+    """
+    if session is None:
+        name = FORMATS[artifact.format].runtimes[0]
+        with registry.load(registry.RUNTIMES, name).Runtime(source) as runtime:
+            yield name, runtime
+        return
+    refused = refusal_there(session, artifact)
+    if refused:
+        raise MissingBackend(refused)
+    name = runtimes_there(session, artifact)[0]
+    with RemoteRuntime(session, name, Path(source)) as there:
+        yield f"{name} on {session.name}", there
 
 
 def as_predictor(reference: Reference, subject: Subject) -> Predictor:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitedge import registry
-from vitedge.errors import BadRecipe, UnreadableArtifact
+from vitedge.devices.checking import check_there, refusal_there
+from vitedge.devices.session import connect
+from vitedge.errors import BadRecipe, MissingBackend, UnreadableArtifact
 from vitedge.export.formats import CHECKERS, FORMATS, of_file
 from vitedge.files.bundle import MANIFEST, check_files, read_manifest, remarks
 from vitedge.files.plain import from_dict
@@ -31,6 +33,7 @@ from vitedge.records import (
     Tolerance,
     Validation,
 )
+from vitedge.registry import LOCAL
 
 if TYPE_CHECKING:
     from vitedge.models.reference import Reference
@@ -64,6 +67,8 @@ class ValidationOptions:
     """``declared``, or ``fp32``: without the rounding of half precision, which leaves the error of the conversion."""
     overflow: bool = False
     """Watch the ranges of a Core ML package's values."""
+    device: str = LOCAL
+    """Where artifacts run besides: a device of `vitedge.registry.DEVICES`."""
     kernels: bool = False
     """Whether the kernels of engines are looked for; what has no engine is refused then, without a checkpoint."""
 
@@ -188,11 +193,33 @@ def _validated(
     structure = tuple(report for one in found for report in one.structure)
     findings = tuple(finding for path, artifact in parts for finding in _findings(path, artifact))
     watched = tuple(_watched(subject, parts, comparison)) if options.overflow else ()
+    parity = (*parity, *_run_there(subject, parts, comparison, options.device))
     reports: list[ParityReport | StructureReport | OverflowReport] = [*parity, *structure, *watched]
     passed = all(report.passed for report in reports)
     engines = {artifact.path: artifact.engine for _, artifact in parts if artifact.engine is not None}
     notes = comparison.reference_outputs.notes
     return Validation(str(subject), parity, structure, files, passed, watched, findings, engines, notes=notes)
+
+
+def _run_there(
+    subject: Path, parts: Sequence[tuple[Path, Artifact]], comparison: _Comparison, device: str
+) -> tuple[ParityReport, ...]:
+    """Returns the reports of a device on those artifacts that run there.
+
+    Raises:
+        MissingBackend: none does.
+    """
+    if device == LOCAL:
+        return ()
+    with connect(device) as session:
+        refusals = {artifact.path: refusal_there(session, artifact) for _, artifact in parts}
+        if all(refusals.values()):
+            raise MissingBackend(f"Nothing of {subject} runs on {device}: {' '.join(dict.fromkeys(refusals.values()))}")
+        return tuple(
+            report
+            for path, artifact in parts
+            for report in check_there(session, path, artifact, comparison.reference_outputs)
+        )
 
 
 def _findings(path: Path, artifact: Artifact) -> Sequence[Finding]:
