@@ -14,8 +14,16 @@ from typing import Any
 import numpy as np
 
 from vitedge.errors import BadRecipe
-from vitedge.latency.statistics import DRIFT_LIMIT, quantiles
+from vitedge.latency.conclusion import DRIFT_LIMIT
+from vitedge.latency.statistics import quantiles
 from vitedge.recipe import check_finite, check_whole
+
+FEWEST_WARM_UPS = 4
+"""Runs of the warm-up of a slow model: fewer cannot be compared by twos."""
+_WINDOW = 20
+"""Runs in a window of the warm-up, or half of all if those are fewer."""
+_SPREAD = 5
+"""Runs that have a spread to speak of."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,8 @@ class Rule:
     warmup_s: float = 1.0
     """Seconds that a warm-up lasts at least."""
     warmup_limit_s: float = 10.0
-    """Seconds in which the spread has to settle; if it does not the result is marked unstable."""
+    """Seconds in which the spread has to settle; if it does not the result is marked unstable. A model that makes fewer
+    than `FEWEST_WARM_UPS` runs in them gets these, within half of its patience."""
     settle: float = 0.02
     """Largest difference of CoV and of relative median between neighbouring windows of a spread that has settled."""
     samples: int = 200
@@ -76,7 +85,10 @@ def measure(runner: Callable[[], Any], rule: Rule | None = None) -> Samples:
 
 
 def warm_up(runner: Callable[[], Any], rule: Rule) -> tuple[int, bool]:
-    """Runs for the time of the rule and until the spread settles; returns the number of runs and whether it settled."""
+    """Runs for the time of the rule and until the spread settles; returns the number of runs and whether it settled.
+
+    A slow model, of which the limit of the rule leaves a few runs only, has settled if their medians have.
+    """
     seen: list[float] = []
     begin = time.perf_counter()
     while True:
@@ -84,17 +96,24 @@ def warm_up(runner: Callable[[], Any], rule: Rule) -> tuple[int, bool]:
         elapsed = time.perf_counter() - begin
         if elapsed >= rule.warmup_s and settled(seen, rule.settle):
             return len(seen), True
-        if elapsed >= max(rule.warmup_s, rule.warmup_limit_s):
-            return len(seen), False
+        enough = len(seen) >= FEWEST_WARM_UPS or elapsed >= rule.patience_s / 2
+        if enough and elapsed >= max(rule.warmup_s, rule.warmup_limit_s):
+            return len(seen), settled(seen, rule.settle, fewest=FEWEST_WARM_UPS // 2)
 
 
-def settled(samples: Sequence[float], tolerance: float) -> bool:
-    """Returns whether the last window of samples has the spread and the median of the window before it."""
-    width = min(20, len(samples) // 2)
-    if width < 5:
+def settled(samples: Sequence[float], tolerance: float, fewest: int = _SPREAD) -> bool:
+    """Returns whether the last window of samples has the spread and the median of the window before it.
+
+    Args:
+        samples: in the order in which they were taken.
+        tolerance: largest difference of CoV and of relative median.
+        fewest: samples of the smallest window; of one that is too small to have a spread, the median decides.
+    """
+    width = min(_WINDOW, len(samples) // 2)
+    if width < fewest:
         return False
     last, before = np.asarray(samples[-width:]), np.asarray(samples[-2 * width : -width])
-    spread = abs(last.std(ddof=1) / last.mean() - before.std(ddof=1) / before.mean())
+    spread = abs(last.std(ddof=1) / last.mean() - before.std(ddof=1) / before.mean()) if width >= _SPREAD else 0.0
     shift = abs(np.median(last) / np.median(before) - 1)
     return bool(spread <= tolerance and shift <= tolerance)
 

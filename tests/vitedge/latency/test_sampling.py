@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,6 +57,15 @@ def test_warm_up_gives_up_at_its_limit() -> None:
     _, ended_settled = warm_up(lambda: paced(growing), Rule(warmup_s=0.05, warmup_limit_s=0.3))
     assert not ended_settled
     assert 0.3 <= time.perf_counter() - begin < 1.5
+
+
+def test_a_slow_model_warms_up_by_a_few_runs() -> None:
+    """Two windows of five do not fit into its limit, and so would never have settled."""
+    rule = Rule(warmup_s=0.01, warmup_limit_s=0.05, settle=0.2)
+    assert warm_up(lambda: time.sleep(0.04), rule) == (4, True)
+    heating = iter((40.0, 60.0, 80.0, 100.0))
+    assert warm_up(lambda: paced(heating), rule) == (4, False)
+    assert warm_up(lambda: time.sleep(0.04), replace(rule, patience_s=0.02))[0] <= 2
 
 
 def test_burst_ends_at_its_count_or_its_time() -> None:
