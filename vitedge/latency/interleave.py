@@ -16,8 +16,8 @@ from vitedge.latency.sampling import Rule, Samples
 from vitedge.latency.statistics import quantiles, ratio
 from vitedge.records import BenchReport, LatencyReport
 
-FEWEST_ROUNDS = 5
-"""Turns that a slow model gets at least: fewer cannot be resampled."""
+FEWEST_ROUNDS = 8
+"""Turns that a slow model gets at least: percentiles of the bootstrap of fewer end at the extreme rounds."""
 METHOD = "wall time of one synchronous inference on the host, inputs and outputs in host memory"
 
 
@@ -79,9 +79,7 @@ class _Run:
         """Loads the model, runs it once and warms it up."""
         self._facts.update(self._worker.ask("load", model=to_dict(self._there)))
         self._facts.update(self._worker.ask("first"))
-        rule = self._rule
-        times = {"least_s": rule.warmup_s, "most_s": rule.warmup_limit_s, "tolerance": rule.settle}
-        self._facts.update(self._worker.ask("warm_up", **times))
+        self._facts.update(self._worker.ask("warm_up", **self._rule.warming()))
 
     def take_turn(self) -> None:
         """Adds one round of samples."""
@@ -134,8 +132,10 @@ def _crowded(models: Sequence[MeasuredModel], processors: int) -> str:
 
 
 def _take_turns(runs: Sequence[_Run], rule: Rule) -> None:
-    for turn in range(max(rule.rounds, 1)):
-        if turn >= FEWEST_ROUNDS and all(run.is_done() for run in runs):
-            return
+    """Takes turns until every model is done, which is about the turns of the rule, or fewer of slow models."""
+    turn = 0
+    # A model whose pace changes ends some turns by their count and others by their time: it may need a few more.
+    while turn < min(FEWEST_ROUNDS, rule.rounds) or not all(run.is_done() for run in runs):
+        turn += 1
         for run in runs:
             run.take_turn()

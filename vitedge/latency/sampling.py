@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitedge.errors import BadRecipe
-from vitedge.latency.statistics import DRIFT_LIMIT, quantiles
+from vitedge.latency.conclusion import DRIFT_LIMIT
+from vitedge.latency.statistics import quantiles
 from vitedge.latency.timing import burst, warm_up
 from vitedge.recipe import check_finite, check_whole
 
@@ -23,7 +24,8 @@ class Rule:
     warmup_s: float = 1.0
     """Seconds that a warm-up lasts at least."""
     warmup_limit_s: float = 10.0
-    """Seconds in which the spread has to settle; if it does not the result is marked unstable."""
+    """Seconds in which the spread has to settle; if it does not the result is marked unstable. A model that makes fewer
+    than `vitedge.latency.timing.FEWEST_WARM_UPS` runs in them gets these, within half of its patience."""
     settle: float = 0.02
     """Largest difference of CoV and of relative median between neighbouring windows of a spread that has settled."""
     samples: int = 200
@@ -42,6 +44,15 @@ class Rule:
             check_finite(name, getattr(self, name), 0)
         if self.seconds == 0 or self.patience_s == 0:
             raise BadRecipe("A measurement takes time: seconds and patience_s are above zero.")
+
+    def warming(self) -> dict[str, float]:
+        """Returns the arguments of `vitedge.latency.timing.warm_up`."""
+        return {
+            "least_s": self.warmup_s,
+            "most_s": self.warmup_limit_s,
+            "tolerance": self.settle,
+            "patience_s": self.patience_s,
+        }
 
 
 @dataclass(frozen=True)
@@ -69,5 +80,5 @@ def measure(runner: Callable[[], Any], rule: Rule | None = None) -> Samples:
         rule: durations; None is the rule of a result to be published.
     """
     rule = rule or Rule()
-    warmup, settled = warm_up(runner, rule.warmup_s, rule.warmup_limit_s, rule.settle)
+    warmup, settled = warm_up(runner, **rule.warming())
     return Samples(burst(runner, rule.samples, rule.seconds), warmup, settled)

@@ -6,7 +6,7 @@ imports a framework, so a bundle can be read where PyTorch is not installed.
 """
 
 from vitedge.records.bundle import Artifact, Manifest, TensorSpec, Validation
-from vitedge.records.latency import BenchReport, LatencyRatio, LatencyReport, Quantiles, SpeedComparison
+from vitedge.records.latency import BenchReport, LatencyRatio, LatencyReport, Mode, Quantiles, SpeedComparison
 from vitedge.records.model import BlockWidths, CheckpointIdentity, ModelSpec, Origin, Preprocessing, Step
 from vitedge.records.parity import (
     Finding,
@@ -27,6 +27,7 @@ __all__ = [
     "LatencyRatio",
     "LatencyReport",
     "Manifest",
+    "Mode",
     "ModelSpec",
     "Origin",
     "OutputParity",

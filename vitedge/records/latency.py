@@ -9,6 +9,16 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Mode:
+    """One of two modes of latency samples: a state that the device ran in, such as a clock or a kind of core."""
+
+    center_ms: float
+    """Median of the samples of this mode."""
+    share: float
+    """Fraction of the samples, outliers left aside."""
+
+
+@dataclass(frozen=True)
 class Quantiles:
     """Statistics of latency samples, in milliseconds. A percentile is None where there are too few samples for it."""
 
@@ -22,6 +32,15 @@ class Quantiles:
     """Coefficient of variation: standard deviation divided by the mean."""
     drift: float
     """Median of the last third of the samples divided by that of the first third, minus one."""
+    std: float | None = None
+    """Standard deviation; None of one sample, and in records of earlier versions, as the maximum is there."""
+    maximum: float | None = None
+    outliers: int = 0
+    """Number of samples more than three interquartile ranges beyond the quartiles. All figures contain them."""
+    modes: tuple[Mode, ...] = ()
+    """The faster and the slower of two modes; empty where the samples show one."""
+    resolution_ms: float = 0.0
+    """Step of the clock, where so many samples are equal that it shows; else zero."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +77,14 @@ class LatencyRatio:
     subject: str
     baseline: str
     ratio: float
-    """Median of subject / baseline; below one is faster than the baseline."""
+    """Typical ratio of the medians of subject and baseline within a round; below one is faster than the baseline."""
     low: float
     high: float
     """Bounds of the 95 % bootstrap interval."""
     verdict: str
     """``faster``, ``slower``, ``no difference``, or ``no conclusion`` where the measurement allows none."""
+    reason: str = ""
+    """Reason why the samples allow no conclusion, a phrase, or empty."""
 
 
 @dataclass(frozen=True)

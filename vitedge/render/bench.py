@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich import filesize
 
 from vitedge.files.bundle import size_of
-from vitedge.records import BenchReport, LatencyReport
+from vitedge.latency.conclusion import DRIFT_LIMIT
+from vitedge.latency.statistics import COV_LIMIT, VISIBLE_STEP
+from vitedge.records import BenchReport, LatencyRatio, LatencyReport
 from vitedge.render.screen import document, lines, next_command, show, table
+from vitedge.sentences import some
 
 
 def render(result: BenchReport, *, bundle: str | None = None, as_json: bool) -> None:
@@ -21,20 +25,21 @@ def render(result: BenchReport, *, bundle: str | None = None, as_json: bool) -> 
     for report in result.reports:
         drawn.add_row(*_latency_row(report))
     show(drawn)
+    more = table("subject", "n", "min", "mean", "p95", "std", "drift", "first", "file", right=range(1, 9))
+    for report in result.reports:
+        more.add_row(*_further_row(report))
+    show(more)
     lines(
         "times in milliseconds; memory is the peak of a process of its own",
         *(f"left out: {name}: {reason}" for name, reason in result.left_out.items()),
+        *(line for ratio in result.ratios for line in _compared(ratio)),
         *(
-            f"{ratio.subject} takes {ratio.ratio:.2f} x the time of {ratio.baseline} "
-            f"(95 % interval {ratio.low:.2f} to {ratio.high:.2f}): {ratio.verdict}"
-            for ratio in result.ratios
-        ),
-        *(
-            f"note: {report.subject} did not run steadily (drift {report.quantiles.drift:+.1%}); "
-            "run it again on an idle machine"
+            f"note: {report.subject} did not run steadily ({_unsteady(report)}); run it again on an idle machine"
             for report in result.reports
             if not report.stable and not result.inconclusive
         ),
+        *(f"note: {note}" for report in result.reports for note in _shape(report)),
+        *([f"note: {spread}"] if (spread := _spread(result.reports)) else []),
         *([f"note: {result.inconclusive}"] if result.inconclusive else []),
     )
     if bundle is not None:
@@ -47,14 +52,70 @@ def render(result: BenchReport, *, bundle: str | None = None, as_json: bool) -> 
 
 def _latency_row(report: LatencyReport) -> tuple[str, ...]:
     times = report.quantiles
-    tail = "-" if times.p99 is None else f"{times.p99:.2f}"
     return (
         report.subject,
         report.runtime,
         f"{times.median:.2f}",
         f"{times.p90:.2f}",
-        tail,
+        _number(times.p99),
         f"{times.cov:.1%}",
         f"{report.load_ms:.0f}",
         f"{report.peak_memory_mb:.0f} MB",
     )
+
+
+def _compared(ratio: LatencyRatio) -> Iterator[str]:
+    """Yields the comparison, and below it the reason why nothing is concluded from it."""
+    yield (
+        f"{ratio.subject} takes {ratio.ratio:.2f} x the time of {ratio.baseline} "
+        f"(95 % interval {ratio.low:.2f} to {ratio.high:.2f}): {ratio.verdict}"
+    )
+    if ratio.reason:
+        yield f"  for {ratio.reason}"
+
+
+def _further_row(report: LatencyReport) -> tuple[str, ...]:
+    times = report.quantiles
+    return (
+        report.subject,
+        str(report.samples),
+        *(_number(value) for value in (times.minimum, times.mean, times.p95, times.std)),
+        f"{times.drift:+.1%}",
+        _number(report.first_ms),
+        filesize.decimal(report.file_size) if report.file_size else "-",
+    )
+
+
+def _number(value: float | None) -> str:
+    """Returns milliseconds, or a dash where there are too few samples."""
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _unsteady(report: LatencyReport) -> str:
+    drift = report.quantiles.drift
+    return f"drift {drift:+.1%}" if abs(drift) > DRIFT_LIMIT else "warming up"
+
+
+def _short(milliseconds: float) -> str:
+    """Returns milliseconds with five digits at most."""
+    return f"{milliseconds:.5g}"
+
+
+def _shape(report: LatencyReport) -> Iterator[str]:
+    """Yields a sentence about each thing that a median and a tail do not show."""
+    name, times = report.subject, report.quantiles
+    if times.modes:
+        shares = ", ".join(f"{mode.share:.0%} near {_short(mode.center_ms)} ms" for mode in times.modes)
+        yield f"{name} has two modes: {shares}"
+    if times.outliers and times.maximum is not None:
+        few = "1 outlier" if times.outliers == 1 else f"{times.outliers} outliers"
+        yield f"{name} has {few}, up to {_short(times.maximum)} ms; no figure leaves them out"
+    if times.resolution_ms > VISIBLE_STEP * times.median:
+        step = f"{_short(times.resolution_ms)} ms, {times.resolution_ms / times.median:.1%} of the median"
+        yield f"{name}: the clock's step is {step}"
+
+
+def _spread(reports: Sequence[LatencyReport]) -> str:
+    """Returns a sentence about the subjects whose times vary much, or nothing."""
+    wide = [report.subject for report in reports if report.quantiles.cov > COV_LIMIT]
+    return f"CoV above {COV_LIMIT:.1%}, the machine was not quiet: {some(wide)}" if wide else ""

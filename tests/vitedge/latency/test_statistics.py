@@ -6,7 +6,9 @@ import math
 import numpy as np
 import pytest
 
+from vitedge.files.plain import from_dict, to_dict
 from vitedge.latency.statistics import quantiles, ratio
+from vitedge.records import LatencyRatio, Quantiles
 
 
 def ramp(count: int) -> list[float]:
@@ -33,6 +35,7 @@ def test_quantiles_are_those_of_the_definition() -> None:
     assert found.p99 == pytest.approx(by_hand(samples, 0.99))
     spread = math.sqrt(sum((value - found.mean) ** 2 for value in samples) / 216)
     assert found.cov == pytest.approx(spread / found.mean)
+    assert (found.std, found.maximum) == (pytest.approx(spread), max(samples))
 
 
 @pytest.mark.parametrize(
@@ -48,6 +51,24 @@ def test_one_outlier_is_kept() -> None:
     assert found.mean == pytest.approx(5.995)
     assert found.p99 == pytest.approx(1.0)
     assert found.median == 1.0
+    assert (found.outliers, found.maximum) == (1, 1000.0)
+
+
+def test_the_shape_is_in_the_record() -> None:
+    rng = np.random.default_rng(2)
+    found = quantiles(list(np.round(np.where(rng.random(300) < 0.6, 3.1, 4.4) + 0.05 * rng.normal(size=300), 2)))
+    assert [round(mode.center_ms, 1) for mode in found.modes] == [3.1, 4.4]
+    assert found.modes[0].share == pytest.approx(0.6, abs=0.05)
+    assert found.resolution_ms == pytest.approx(0.01)
+    assert quantiles([1.0]).std is None
+
+
+def test_records_of_earlier_versions_are_read() -> None:
+    now = to_dict(quantiles(ramp(30))), to_dict(ratio(("a", [[1.0], [2.0]]), ("b", [[2.0], [3.0]])))
+    added = ("std", "maximum", "outliers", "modes", "resolution_ms", "reason")
+    earlier = [{name: value for name, value in entries.items() if name not in added} for entries in now]
+    assert from_dict(Quantiles, earlier[0]).std is None
+    assert from_dict(LatencyRatio, earlier[1]).reason == ""
 
 
 def test_drift_is_the_last_third_against_the_first() -> None:
@@ -66,11 +87,18 @@ def rounds(rng: np.random.Generator, scale: float, shared: np.ndarray, samples: 
     return [list(scale * level * (1 + rng.exponential(0.05, samples))) for level in shared]
 
 
-def test_ratio_is_that_of_the_medians_of_all_samples() -> None:
-    mine, theirs = [[3.0, 5.0], [4.0]], [[1.0], [2.0, 9.0, 2.0]]
-    found = ratio(("a", mine), ("b", theirs))
-    assert found.ratio == pytest.approx(4.0 / 2.0)
+def test_ratio_is_the_typical_one_of_the_medians_within_a_round() -> None:
+    mine, theirs = [[3.0, 5.0], [4.0], [90.0]], [[1.0], [2.0, 9.0, 2.0], [45.0, 46.0, 44.0]]
+    found = ratio(("a", mine), ("b", theirs))  # 4, 2 and 2
+    assert found.ratio == pytest.approx(math.sqrt(2.0 * math.sqrt(2.0 * 4.0)))
     assert (found.subject, found.baseline) == ("a", "b")
+
+
+def test_a_disturbed_round_does_not_move_it() -> None:
+    mine, theirs = (rounds(np.random.default_rng(seed), 1.0, np.ones(20)) for seed in (0, 1))
+    quiet, disturbed = ratio(("a", mine), ("b", theirs)), ratio(("a", [[99.0] * 10, *mine[1:]]), ("b", theirs))
+    assert disturbed.ratio == pytest.approx(quiet.ratio, rel=0.005)
+    assert disturbed.verdict == quiet.verdict == "no difference"
 
 
 @pytest.mark.parametrize(("true", "verdict"), [(0.8, "faster"), (1.25, "slower")])
@@ -105,7 +133,9 @@ def test_pairing_is_what_makes_a_small_difference_visible_on_a_busy_machine() ->
 
 
 def test_a_difference_below_what_two_processes_differ_by_is_none() -> None:
-    found = ratio(("a", [[1.005] * 5] * 20), ("b", [[1.0] * 5] * 20))
+    rng = np.random.default_rng(0)
+    mine, theirs = ((scale + 0.001 * rng.random((20, 5))).tolist() for scale in (1.005, 1.0))
+    found = ratio(("a", mine), ("b", theirs))
     assert found.low > 1
     assert found.verdict == "no difference"
 

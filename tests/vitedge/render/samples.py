@@ -15,6 +15,7 @@ from vitedge.records import (
     LatencyRatio,
     LatencyReport,
     Manifest,
+    Mode,
     ModelSpec,
     Origin,
     OutputParity,
@@ -127,7 +128,14 @@ MANIFEST = Manifest(
     {},
     speed=SpeedComparison("fp16 takes 1.00 ms here: 0.50 x fp32 (0.40 to 0.60); it is faster"),
 )
-TIMES = Quantiles(1234.5, 1300.25, 1301.0, 1400.5, 1500.75, 1600.25, 0.1234, -0.0567)
+TIMES = Quantiles(
+    *(1234.5, 1300.25, 1301.0, 1400.5, 1500.75, 1600.25, 0.1234, -0.0567),
+    std=160.54,
+    maximum=9876.5,
+    outliers=12,
+    modes=(Mode(1234.5, 0.6), Mode(1456.7, 0.4)),
+    resolution_ms=15.625,
+)
 
 
 def latency(subject: str, runtime: str, *, stable: bool, times: Quantiles = TIMES) -> LatencyReport:
