@@ -42,7 +42,7 @@ def test_identity_of_a_board(board: Path) -> None:
     assert found["processor"] == "ARMv8 Processor rev 1 (v8l)"
     assert found["memory_mb"] == 7992
     assert found["os"] == "Ubuntu 22.04.5 LTS"
-    assert found["l4t"].startswith("# R36 (release), REVISION: 4.3")
+    assert (found["l4t"], found["jetpack"]) == ("36.4.3", "6.2")
     assert found["versions"]["numpy"] == np.__version__
     assert found["python"] == platform.python_version()
 
