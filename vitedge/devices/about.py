@@ -7,7 +7,7 @@ import platform
 import sys
 from typing import Any
 
-from vitedge.devices.machine import cores, processors
+from vitedge.devices.processors import cores, processors
 
 LIBRARIES = ("numpy", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "coremltools", "PIL")
 """Import names of what a model needs there."""

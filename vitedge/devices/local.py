@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vitedge import registry
-from vitedge.devices import machine
+from vitedge.devices import machine, processors
 from vitedge.devices.process import WorkerProcess
 from vitedge.errors import BadRecipe
 
@@ -38,11 +38,11 @@ class Session:
 
     def cores(self) -> int:
         """Returns the number of physical cores that this process may use."""
-        return machine.cores()
+        return processors.cores()
 
     def processors(self) -> int:
         """Returns the number of threads that can run at once here, by affinity and the container's quota."""
-        return machine.processors()
+        return processors.processors()
 
     def refusal(self, runtime: str) -> str:
         """Returns why a runtime does not work on this operating system; empty where it does."""

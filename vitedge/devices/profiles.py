@@ -24,6 +24,23 @@ TABLE = Path(__file__).with_name("profiles.toml")
 
 
 @dataclass(frozen=True)
+class Fit:
+    """What a device tells where a profile is for it; empty is what does not matter. See `vitedge.devices.fitting`."""
+
+    architecture: str = ""
+    isa: tuple[str, ...] = ()
+    """Names of `vitedge.devices.facts.boards.ISA`, all of which it has; ``a|b`` is one of the two."""
+    soc: str = ""
+    gpu: str = ""
+    model: str = ""
+    processor: str = ""
+    os: str = ""
+    """Patterns that are found in what the device tells."""
+    l4t: tuple[str, ...] = ()
+    """The first and the last release of L4T."""
+
+
+@dataclass(frozen=True)
 class Profile:
     """One device. ``profiles.toml`` says what each entry means; None or empty is what the device does not need."""
 
@@ -42,6 +59,10 @@ class Profile:
     gpus: tuple[str, ...] = ()
     minimum_share: float = 0.0
     notes: tuple[str, ...] = field(default_factory=tuple)
+    fits: Fit | None = None
+    """The devices that it is for; None where none can be asked, or another profile is always nearer."""
+    like: str = ""
+    """Profile whose entries it has where it does not say its own."""
 
     @property
     def has_engines(self) -> bool:
@@ -67,11 +88,10 @@ def profiles() -> Mapping[str, Profile]:
 
 def _inherited(table: Mapping[str, Any], entries: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the entries of a profile over those of the profile that it is ``like``, and its sources likewise."""
-    own = {name: value for name, value in entries.items() if name != "like"}
     if "like" not in entries:
-        return own
+        return dict(entries)
     other = _inherited(table, table[entries["like"]])
-    return {**other, **own, "sources": {**other["sources"], **own.get("sources", {})}}
+    return {**other, **entries, "sources": {**other["sources"], **entries.get("sources", {})}}
 
 
 def apply(recipe: ExportRecipe, name: str) -> ExportRecipe:

@@ -19,7 +19,7 @@ from pathlib import Path
 NAME = "runner.pyz"
 MODULES = (
     "devices/about.py",
-    "devices/machine.py",
+    "devices/processors.py",
     "devices/messages.py",
     "errors.py",
     "latency/memory.py",

@@ -6,6 +6,7 @@ imports a framework, so a bundle can be read where PyTorch is not installed.
 """
 
 from vitedge.records.bundle import Artifact, Manifest, TensorSpec, Validation
+from vitedge.records.device import DeviceWatch, Spread
 from vitedge.records.latency import BenchReport, LatencyRatio, LatencyReport, Mode, Quantiles, SpeedComparison
 from vitedge.records.model import BlockWidths, CheckpointIdentity, ModelSpec, Origin, Preprocessing, Step
 from vitedge.records.parity import (
@@ -23,6 +24,7 @@ __all__ = [
     "BenchReport",
     "BlockWidths",
     "CheckpointIdentity",
+    "DeviceWatch",
     "Finding",
     "LatencyRatio",
     "LatencyReport",
@@ -36,6 +38,7 @@ __all__ = [
     "Preprocessing",
     "Quantiles",
     "SpeedComparison",
+    "Spread",
     "Step",
     "StructureReport",
     "TensorSpec",

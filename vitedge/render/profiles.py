@@ -21,5 +21,12 @@ def render(known: Mapping[str, Profile], *, as_json: bool) -> None:
     show(shown)
     for name, profile in known.items():
         built = f", engines for {' '.join(profile.gpus)}" if profile.gpus else ""
-        lines(f"{name}: {profile.title}{built}", *(f"  {entry}: {source}" for entry, source in profile.sources.items()))
+        lines(f"{name}: {profile.title}{built}", *(f"  {source}" for source in _sources(profile, known)))
     return None
+
+
+def _sources(profile: Profile, known: Mapping[str, Profile]) -> list[str]:
+    """Returns the source of each entry, or of those that a profile does not share with the one that it is like."""
+    shared = known[profile.like].sources if profile.like in known else {}
+    own = [f"{entry}: {source}" for entry, source in profile.sources.items() if shared.get(entry) != source]
+    return [*own, f"the others: as {profile.like}"] if shared else own

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vitedge.devices import machine
+from vitedge.devices import machine, processors
 from vitedge.devices.local import Session
 from vitedge.devices.session import connect
 from vitedge.errors import BadRecipe
@@ -15,7 +15,7 @@ from vitedge.errors import BadRecipe
 def test_the_facts_are_those_of_this_machine() -> None:
     with connect("local") as session:
         assert session.identity() == machine.identity()
-        assert session.cores() == machine.cores()
+        assert session.cores() == processors.cores()
         assert session.condition().keys() == machine.condition().keys()
 
 

@@ -40,7 +40,7 @@ def test_identity_of_a_board(board: Path) -> None:
     assert found["processor"] == "ARMv8 Processor rev 1 (v8l)"
     assert found["memory_mb"] == 7992
     assert found["os"] == "Ubuntu 22.04.5 LTS"
-    assert found["l4t"].startswith("# R36 (release), REVISION: 4.3")
+    assert (found["l4t"], found["jetpack"]) == ("36.4.3", "6.2")
     assert found["versions"]["numpy"] == np.__version__
     assert found["python"] == platform.python_version()
 
@@ -56,7 +56,6 @@ def test_nothing_fails_where_nothing_is_told(tmp_path: Path) -> None:
     write(tmp_path, "sys/class/thermal/thermal_zone0/temp", "unreadable\n")
     assert "governor" not in machine.condition(tmp_path)
     assert "model" not in machine.identity(tmp_path) or platform.system() == "Darwin"
-    assert machine.cores(tmp_path) >= 1
     json.dumps([machine.identity(tmp_path), machine.condition(tmp_path)])
 
 
@@ -64,46 +63,3 @@ def test_this_machine_is_plain_data() -> None:
     found = machine.identity()
     assert found["cores"] <= (os.cpu_count() or 1)
     json.dumps([found, machine.condition()])
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="affinity is told on Linux only")
-def test_cores_are_the_physical_ones_that_may_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3})
-    assert machine.cores(tmp_path) == 4
-    for cpu, twins in enumerate(("0,2", "1,3", "0,2", "1,3")):
-        write(tmp_path, f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list", twins)
-    assert machine.cores(tmp_path) == 2
-    write(tmp_path, "sys/fs/cgroup/cpu.max", "50000 100000\n")
-    assert machine.cores(tmp_path) == 1
-    write(tmp_path, "sys/fs/cgroup/cpu.max", "max 100000\n")
-    assert machine.cores(tmp_path) == 2
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="affinity is told on Linux only")
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({}, 4),
-        ({"sys/fs/cgroup/cpu.max": "150000 100000"}, 2),
-        ({"sys/fs/cgroup/cpu.max": "max 100000"}, 4),
-        ({"proc/self/cgroup": "0::/a/b", "sys/fs/cgroup/a/cpu.max": "100000 100000"}, 1),
-        ({"proc/self/cgroup": "0::/a/b", "sys/fs/cgroup/c/cpu.max": "100000 100000"}, 4),
-        ({"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "300000", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, 3),
-        ({"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, 4),
-        (
-            {
-                "proc/self/cgroup": "4:memory:/m\n3:cpu,cpuacct:/docker/x",
-                "sys/fs/cgroup/cpu,cpuacct/docker/x/cpu.cfs_quota_us": "200000",
-                "sys/fs/cgroup/cpu,cpuacct/docker/x/cpu.cfs_period_us": "100000",
-            },
-            2,
-        ),
-    ],
-)
-def test_processors_are_counted_by_affinity_and_quotas(
-    files: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3})
-    for name, text in files.items():
-        write(tmp_path, name, f"{text}\n")
-    assert machine.processors(tmp_path) == machine.cores(tmp_path) == expected

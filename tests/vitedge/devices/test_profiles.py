@@ -13,13 +13,16 @@ from vitedge.export.formats import FORMATS
 from vitedge.recipe import SCHEMES, ExportRecipe
 
 NAMES = (
-    "cpu-x86", "cpu-arm", "jetson-nano", "jetson-xavier", "jetson-orin-nano", "jetson-orin", "jetson-thor",
+    "cpu-x86", "cpu-x86-avx2", "cpu-x86-vnni", "cpu-x86-amx",
+    "cpu-arm", "cpu-arm-dotprod", "cpu-arm-i8mm", "raspberry-pi-4", "raspberry-pi-5", "android-cpu",
+    "jetson-nano", "jetson-xavier", "jetson-orin-jetpack5", "jetson-orin-nano", "jetson-orin", "jetson-thor",
     "rtx", "rtx-turing", "rtx-ampere", "rtx-ada", "rtx-blackwell",
-    "gpu", "gpu-turing", "gpu-ampere", "gpu-ada", "gpu-hopper", "gpu-blackwell", "iphone", "mac",
+    "gpu", "gpu-turing", "gpu-ampere", "gpu-ada", "gpu-hopper", "gpu-blackwell",
+    "iphone", "iphone-a11", "iphone-a12", "iphone-a17", "iphone-ios18", "mac", "mac-m1", "mac-m4",
 )  # fmt: skip
 SOURCED = (
     "opset", "opset_max", "formats", "precisions", "coreml_target", "scheme", "tensorrt", "builder", "gpus",
-    "minimum_share",
+    "minimum_share", "fits",
 )  # fmt: skip
 
 

@@ -44,7 +44,7 @@ def slow(path: Path) -> Path:
 def test_a_slow_file_is_called_slow_with_the_reason(tmp_path: Path) -> None:
     path = slow(tmp_path / "model.onnx")
     before = sorted(tmp_path.iterdir())
-    found = compare_speed(path, tiny.program("vit")[1], ResolvedRecipe(precision="int8"), SHORT)
+    found = compare_speed(path, tiny.program("vit")[1], ResolvedRecipe(precision="int8"), rule=SHORT)
     assert sorted(tmp_path.iterdir()) == before
     assert [one.baseline for one in found.ratios] == ["fp32", "fp16"]
     for one in found.ratios:
