@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vitedge.devices.transport` through Debian's adb client and a stand-in for its server, `tests/vitedge/devices/adb_stand_in.py`."""
+"""`vitedge.devices.transport` through Debian's adb client and a stand-in for its server."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,11 +18,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.vitedge.devices import perf_test_stand_in
 from tests.vitedge.devices.adb_stand_in import AdbStandIn
-from vitedge.devices import adb
+from tests.vitedge.onnx_models import write_model
+from vitedge.devices import adb, perf_test
 from vitedge.devices.adb import Transport
 from vitedge.devices.transport import quoted
 from vitedge.errors import BadRecipe, ConnectionLost, DeviceFailed, MissingBackend
+from vitedge.export.onnx.artifact import describe
+from vitedge.files.plain import to_dict
+from vitedge.latency.model import MeasuredModel
 
 needs_adb = pytest.mark.skipif(not shutil.which("adb"), reason="sudo apt-get install adb")
 pytestmark = pytest.mark.slow
@@ -260,6 +267,18 @@ def test_a_slow_command_is_stopped_with_all_that_it_started(transport: Transport
 
 
 @needs_adb
+def test_ctrl_c_ends_what_runs_there(phone: AdbStandIn) -> None:
+    script = "from vitedge.devices.adb import Transport; Transport().run('sleep 30 & sleep 30')"
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
+    end = time.monotonic() + 20
+    while len(phone.running()) < 4 and time.monotonic() < end:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert b"KeyboardInterrupt" in process.communicate(timeout=10)[1]
+    assert phone.is_idle()
+
+
+@needs_adb
 def test_a_started_script_is_spoken_to_and_ends_with_its_client(transport: Transport, phone: AdbStandIn) -> None:
     process = transport.started("while read line; do echo got $line; done; exit 7")
     assert process.stdin is not None
@@ -280,6 +299,30 @@ def test_a_started_script_is_spoken_to_and_ends_with_its_client(transport: Trans
 def test_a_command_is_one_that_subprocess_runs(transport: Transport) -> None:
     done = subprocess.run(transport.command("cat; exit 3"), input=b"hello", capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (3, b"hello", b"")
+
+
+@needs_adb
+def test_a_model_is_measured_by_the_tool_that_was_pushed(
+    transport: Transport, phone: AdbStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(perf_test.VARIABLE, raising=False)
+    place = str(phone.folder)
+    with pytest.raises(MissingBackend) as refused:
+        perf_test.find(transport, place, places=(place,))
+    built = perf_test_stand_in.write(tmp_path / "build" / perf_test.PROGRAM)
+    (built.parent / "libonnxruntime.so").write_bytes(b"VERS_1.22.1")
+    typed = shlex.split(str(refused.value).rpartition("type: ")[2])
+    subprocess.run(typed, cwd=built.parent, capture_output=True, check=True)
+    tool = perf_test.find(transport, place, places=(place,))
+    assert tool.version == "1.22.1"
+    transport.send(write_model(tmp_path / "tiny.onnx"), f"{place}/it's tiny.onnx")
+    worker = perf_test.Worker(transport, tool, "tiny", 30.0, lambda _: describe(tmp_path / "tiny.onnx").inputs)
+    order = to_dict(MeasuredModel("tiny", "onnxruntime", f"{place}/it's tiny.onnx", threads=1))
+    assert worker.ask("load", model=order)["load_ms"] > 0
+    assert len(worker.ask("burst", samples=20, seconds=10.0)["raw_ms"]) == 20
+    phone.die()
+    with pytest.raises(ConnectionLost):
+        worker.ask("burst", samples=20, seconds=10.0)
 
 
 def test_without_adb_its_install_line_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
