@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
@@ -40,15 +41,22 @@ exit $c
 
 _ANSWER_S = 20.0
 """Seconds that adb's own questions may take; the first starts its server."""
+_SETTLE_S = 3.0
+"""Seconds in which a device may become usable: a server that has just started calls it offline for a moment."""
 _SLOWEST = 250_000
 """Bytes a second below which a copy counts as stuck."""
 
+_PASSING = ("offline", "authorizing", "connecting")
 _STATES: Mapping[str, str] = {
     "unauthorized": "has not authorized this machine: accept the dialog on its screen, and run the command again",
     "authorizing": "is about to ask whether this machine may use it: accept the dialog, and run the command again",
     "offline": "is offline: plug it in again, or type: adb reconnect offline",
+    "no permissions": (
+        "may not be used by this user: on Debian and Ubuntu type: sudo apt-get install "
+        "android-sdk-platform-tools-common, and plug it in again"
+    ),
 }
-"""State that adb gives a device which cannot be used, to what there is to do."""
+"""Beginning of the state that adb gives a device which cannot be used, to what there is to do."""
 
 
 class Transport:
@@ -178,6 +186,10 @@ class Transport:
 
     def _chosen(self, serial: str) -> str:
         devices = self._devices()
+        end = time.monotonic() + _SETTLE_S
+        while devices.get(serial or next(iter(devices), "")) in _PASSING and time.monotonic() < end:
+            time.sleep(0.1)
+            devices = self._devices()
         if not devices:
             raise DeviceFailed(
                 "No Android device is connected: plug one in, switch on USB debugging in its developer options, "
@@ -207,7 +219,7 @@ class Transport:
         except DeviceFailed as error:
             return ConnectionLost(f"{what} ({error})")
         if not state:
-            return ConnectionLost(f"{what}; it is not connected any more: plug it in, and run the same command again")
+            return ConnectionLost(f"{what}; it is not connected any more: connect it, and run the same command again")
         try:
             _check_state(self._serial, state)
         except DeviceFailed as error:
@@ -228,7 +240,8 @@ def _program() -> str:
 def _check_state(serial: str, state: str) -> None:
     """Refuses a device that adb sees and that cannot be used."""
     if state != "device":
-        remedy = _STATES.get(state, f"cannot be used ({state}); see: adb devices")
+        known = (remedy for beginning, remedy in _STATES.items() if state.startswith(beginning))
+        remedy = next(known, f"cannot be used ({state}); see: adb devices")
         raise DeviceFailed(f"The Android device {serial} {remedy}")
 
 

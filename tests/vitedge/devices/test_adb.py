@@ -75,6 +75,7 @@ def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: str) -> Ite
     for name, value in stand_in.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("ANDROID_SERIAL", raising=False)
+    monkeypatch.setattr(adb, "_SETTLE_S", 0.0)
     yield stand_in
     stand_in.close()
 
@@ -229,12 +230,25 @@ def test_several_devices_have_to_be_told_apart(phone: AdbStandIn, monkeypatch: p
 @needs_adb
 @pytest.mark.parametrize(
     ("state", "remedy"),
-    [("unauthorized", "accept the dialog on its screen"), ("offline", "adb reconnect"), ("recovery", "adb devices")],
+    [
+        ("unauthorized", "accept the dialog on its screen"),
+        ("offline", "adb reconnect"),
+        ("recovery", "adb devices"),
+        ("no permissions (user in group; rules?); see [x]", "android-sdk-platform-tools-common"),
+    ],
 )
 def test_a_device_that_cannot_be_used_is_refused_with_the_remedy(phone: AdbStandIn, state: str, remedy: str) -> None:
     phone.devices["R58M123ABC"] = state
     with pytest.raises(DeviceFailed, match=remedy):
         Transport()
+
+
+@needs_adb
+def test_a_device_that_is_about_to_come_is_waited_for(phone: AdbStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adb, "_SETTLE_S", 5.0)
+    phone.devices["R58M123ABC"] = "authorizing"
+    threading.Timer(0.2, phone.devices.update, [{"R58M123ABC": "device"}]).start()
+    assert Transport().run("echo here").out == "here\n"
 
 
 @needs_adb
