@@ -81,6 +81,7 @@ RUNTIMES: Table = {
 DEVICES: Table = {
     "local": Part("this machine", "vitedge.devices.local"),
     "ssh": Part("a machine that ssh reaches", "vitedge.devices.ssh"),
+    "adb": Part("an Android device", "vitedge.devices.adb"),
 }
 
 

@@ -22,6 +22,8 @@ import math
 import os
 import re
 import secrets
+import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +33,7 @@ from statistics import fmean, median, pstdev
 from typing import Any
 
 from vitedge.devices.session import REQUESTS
-from vitedge.devices.transport import Completed, Transport, quoted
+from vitedge.devices.transports.transport import Completed, Transport, quoted
 from vitedge.errors import BadRecipe, CheckFailed, DeviceFailed, MissingBackend, VitedgeError
 from vitedge.records import TensorSpec
 from vitedge.sentences import fate
@@ -87,12 +89,19 @@ class PerfTest:
     """One of `PROVIDERS`."""
 
 
-def find(transport: Transport, folder: str, provider: str = "cpu", places: Sequence[str] = FOLDERS) -> PerfTest:
+def find(
+    transport: Transport,
+    folder: str,
+    push: Callable[[Path], str],
+    provider: str = "cpu",
+    places: Sequence[str] = FOLDERS,
+) -> PerfTest:
     """Returns the tool of a device; one that VITEDGE_PERF_TEST names on this machine is copied there.
 
     Args:
         transport: the way to the device.
         folder: the session's own folder there.
+        push: copies a folder there, and returns its path there.
         provider: one of `PROVIDERS`.
         places: folders there in which it is looked for.
 
@@ -104,7 +113,7 @@ def find(transport: Transport, folder: str, provider: str = "cpu", places: Seque
     if provider not in PROVIDERS:
         raise BadRecipe(f"{PROGRAM} is not asked for {provider}; choose from {', '.join(PROVIDERS)}.")
     if os.environ.get(VARIABLE):
-        program = _pushed(transport, Path(os.environ[VARIABLE]), folder)
+        program = _pushed(transport, Path(os.environ[VARIABLE]), push)
     else:
         programs = quoted(f"{place}/{PROGRAM}" for place in places)
         found = transport.run(f'for p in {programs}; do test -f "$p" && echo "$p" && exit; done; command -v {PROGRAM}')
@@ -333,15 +342,16 @@ def _serial(transport: Transport) -> str:
     return transport.name.partition(":")[2]
 
 
-def _pushed(transport: Transport, here: Path, folder: str) -> str:
+def _pushed(transport: Transport, here: Path, push: Callable[[Path], str]) -> str:
     """Copies the tool and the libraries beside it to a folder of the device; returns its path there."""
     if not here.is_file():
         raise BadRecipe(
             f"{VARIABLE} names {here}, which is not there; it is the path of {PROGRAM}, built for the device."
         )
-    for file in (here, *sorted(here.parent.glob("*.so"))):
-        transport.send(file, f"{folder}/{file.name}")
-    program = f"{folder}/{here.name}"
+    with tempfile.TemporaryDirectory(prefix="vitedge-") as folder:
+        for file in (here, *sorted(here.parent.glob("*.so"))):
+            shutil.copyfile(file, Path(folder) / file.name)
+        program = f"{push(Path(folder))}/{here.name}"
     transport.run(f"chmod 700 {quoted([program])}")
     return program
 

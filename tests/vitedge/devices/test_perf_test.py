@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from tests.vitedge.devices import perf_test_stand_in as stand_in
 from tests.vitedge.onnx_models import write_model
 from vitedge.devices import perf_test
 from vitedge.devices.perf_test import PerfTest, Worker, find, parse, providers_of
-from vitedge.devices.transport import Completed
+from vitedge.devices.transports.transport import Completed
 from vitedge.errors import BadRecipe, CheckFailed, DeviceFailed, MissingBackend
 from vitedge.export.onnx.artifact import describe
 from vitedge.files.plain import to_dict
@@ -49,6 +50,9 @@ class Here:
 
     def fetch(self, there: str, path: Path) -> None:
         path.write_bytes(Path(there).read_bytes())
+
+    def lost(self, code: int, said: str) -> DeviceFailed | None:
+        return None
 
     def close(self) -> None:
         return
@@ -213,23 +217,25 @@ def test_the_tool_is_found_on_the_device_with_its_version(tmp_path: Path, monkey
     with pytest.raises(
         MissingBackend, match=r"has no onnxruntime_perf_test in .* adb -s here push onnxruntime_perf_test lib"
     ):
-        find(Here(), str(tmp_path), places=places)
+        find(Here(), str(tmp_path), str, places=places)
     program = stand_in.write(tmp_path / "it's here" / perf_test.PROGRAM)
-    assert find(Here(), str(tmp_path), places=places) == PerfTest(str(program), str(tmp_path))
+    assert find(Here(), str(tmp_path), str, places=places) == PerfTest(str(program), str(tmp_path))
     (program.parent / "libonnxruntime.so").write_bytes(b"\x7fELF\0VERS_1.22.1\0")
-    assert find(Here(), str(tmp_path), "xnnpack", places).version == "1.22.1"
+    assert find(Here(), str(tmp_path), str, "xnnpack", places).version == "1.22.1"
     with pytest.raises(BadRecipe, match="not asked for cuda; choose from cpu, xnnpack, nnapi"):
-        find(Here(), str(tmp_path), "cuda", places)
+        find(Here(), str(tmp_path), str, "cuda", places)
 
 
 def test_a_tool_of_this_machine_is_copied_with_its_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = stand_in.write(tmp_path / "build" / perf_test.PROGRAM)
     (built.parent / "libonnxruntime.so").write_bytes(b"VERS_1.20.0")
-    (tmp_path / "there").mkdir()
+    (built.parent / "other.o").touch()
     monkeypatch.setenv(perf_test.VARIABLE, str(built))
-    tool = find(Here(), str(tmp_path / "there"))
-    assert tool == PerfTest(str(tmp_path / "there" / perf_test.PROGRAM), str(tmp_path / "there"), "1.20.0")
+    there = tmp_path / "there"
+    tool = find(Here(), str(tmp_path), lambda folder: shutil.copytree(folder, str(there)))
+    assert tool == PerfTest(str(there / perf_test.PROGRAM), str(tmp_path), "1.20.0")
+    assert sorted(file.name for file in there.iterdir()) == ["libonnxruntime.so", perf_test.PROGRAM]
     assert Path(tool.program).stat().st_mode & 0o100
     monkeypatch.setenv(perf_test.VARIABLE, str(tmp_path / "gone"))
     with pytest.raises(BadRecipe, match=r"VITEDGE_PERF_TEST names .*gone, which is not there"):
-        find(Here(), str(tmp_path / "there"))
+        find(Here(), str(tmp_path), str)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vitedge.devices.transport` through Debian's adb client and a stand-in for its server."""
+"""`vitedge.devices.transports.transport` through Debian's adb client and a stand-in for its server."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ import numpy as np
 import pytest
 
 from tests.vitedge.devices import perf_test_stand_in
-from tests.vitedge.devices.adb_stand_in import AdbStandIn
+from tests.vitedge.devices.transports.adb_stand_in import AdbStandIn
 from tests.vitedge.onnx_models import write_model
-from vitedge.devices import adb, perf_test
-from vitedge.devices.adb import Transport
-from vitedge.devices.transport import quoted
+from vitedge.devices import perf_test
+from vitedge.devices.transports import adb
+from vitedge.devices.transports.adb import Transport
+from vitedge.devices.transports.transport import quoted
 from vitedge.errors import BadRecipe, ConnectionLost, DeviceFailed, MissingBackend
 from vitedge.export.onnx.artifact import describe
 from vitedge.files.plain import to_dict
@@ -282,7 +283,7 @@ def test_a_slow_command_is_stopped_with_all_that_it_started(transport: Transport
 
 @needs_adb
 def test_ctrl_c_ends_what_runs_there(phone: AdbStandIn) -> None:
-    script = "from vitedge.devices.adb import Transport; Transport().run('sleep 30 & sleep 30')"
+    script = "from vitedge.devices.transports.adb import Transport; Transport().run('sleep 30 & sleep 30')"
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
     end = time.monotonic() + 20
     while len(phone.running()) < 4 and time.monotonic() < end:
@@ -322,12 +323,12 @@ def test_a_model_is_measured_by_the_tool_that_was_pushed(
     monkeypatch.delenv(perf_test.VARIABLE, raising=False)
     place = str(phone.folder)
     with pytest.raises(MissingBackend) as refused:
-        perf_test.find(transport, place, places=(place,))
+        perf_test.find(transport, place, push=str, places=(place,))
     built = perf_test_stand_in.write(tmp_path / "build" / perf_test.PROGRAM)
     (built.parent / "libonnxruntime.so").write_bytes(b"VERS_1.22.1")
     typed = shlex.split(str(refused.value).rpartition("type: ")[2])
     subprocess.run(typed, cwd=built.parent, capture_output=True, check=True)
-    tool = perf_test.find(transport, place, places=(place,))
+    tool = perf_test.find(transport, place, push=str, places=(place,))
     assert tool.version == "1.22.1"
     transport.send(write_model(tmp_path / "tiny.onnx"), f"{place}/it's tiny.onnx")
     worker = perf_test.Worker(transport, tool, "tiny", 30.0, lambda _: describe(tmp_path / "tiny.onnx").inputs)
