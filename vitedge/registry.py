@@ -83,6 +83,7 @@ LOCAL = "local"
 DEVICES: Table = {
     LOCAL: Part("this machine", "vitedge.devices.local"),
     "ssh": Part("a machine that ssh reaches", "vitedge.devices.ssh"),
+    "adb": Part("an Android device", "vitedge.devices.adb"),
 }
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitedge import registry
-from vitedge.devices.transport import quoted
+from vitedge.devices.transports.transport import quoted
 
 ROOT = Path("/")
 COMMAND_S = 10

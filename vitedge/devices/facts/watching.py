@@ -16,7 +16,7 @@ from vitedge.devices.facts import tegrastats, throttling
 from vitedge.devices.facts.condition import GPU_NAMES, is_temperature
 from vitedge.devices.facts.identity import number
 from vitedge.devices.facts.reading import PLACES, line
-from vitedge.devices.transport import quoted
+from vitedge.devices.transports.transport import quoted
 
 FILES = (
     "/sys/devices/system/cpu/cpufreq/policy[0-9]/scaling_cur_freq",

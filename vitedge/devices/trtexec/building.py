@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitedge.devices.transport import Transport, quoted
+from vitedge.devices.transports.transport import Transport, quoted
 from vitedge.devices.trtexec.folder import make_folder, read_bytes, read_text
 from vitedge.devices.trtexec.options import CACHE, build_words, is_strongly_typed, shape_words, skip_inference
 from vitedge.devices.trtexec.program import Trtexec, find_trtexec

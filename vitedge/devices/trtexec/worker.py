@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vitedge.devices.session import REQUESTS
-from vitedge.devices.transport import quoted
+from vitedge.devices.transports.transport import quoted
 from vitedge.devices.trtexec.folder import make_folder, read_text
 from vitedge.devices.trtexec.log import Log
 from vitedge.devices.trtexec.options import shape_words

@@ -16,7 +16,7 @@ import pytest
 
 from tests.export.tensorrt.bad_files import good
 from tests.vitedge.devices.trtexec import stand_in
-from vitedge.devices.transport import Completed, Transport
+from vitedge.devices.transports.transport import Completed, Transport
 from vitedge.devices.trtexec.program import Trtexec, known_by
 from vitedge.errors import DeviceFailed
 from vitedge.export.tensorrt.request import EngineRequest

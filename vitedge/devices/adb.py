@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An Android device that the system's ``adb`` reaches: by its Python where it has one, or else by ONNX Runtime's tool."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from vitedge import registry
+from vitedge.devices import perf_test
+from vitedge.devices.remote import RemoteSession
+from vitedge.devices.session import Worker
+from vitedge.devices.transports.adb import Transport
+from vitedge.errors import MissingBackend
+from vitedge.export.onnx.artifact import describe
+from vitedge.records import TensorSpec
+
+PROVIDER = "VITEDGE_ANDROID_PROVIDER"
+"""Environment variable with the execution provider that the tool is asked for; without it, cpu."""
+_FACTS = {
+    "model": "echo $(getprop ro.product.manufacturer) $(getprop ro.product.model)",
+    "soc": "echo $(getprop ro.soc.manufacturer) $(getprop ro.soc.model)",
+    "android": "getprop ro.build.version.release",
+    "abi": "getprop ro.product.cpu.abi",
+    "memory_mb": "while read k v u; do [ $k = MemTotal: ] && echo $((v * 1024 / 1000000)); done </proc/meminfo",
+    "os": "uname -srm",
+    "processors": "nproc",
+}
+"""Facts to the commands that print them. They fail one by one: not every device has every program."""
+
+
+class Session(RemoteSession):
+    """A session with an Android device. See `vitedge.devices.session.Session`."""
+
+    def __init__(self, address: str = "") -> None:
+        transport = Transport(address)
+        super().__init__(transport)
+        self._way = transport
+        self._sources: dict[str, Path] = {}
+        self._found: perf_test.PerfTest | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """Returns model, SoC, Android's version, memory and processors."""
+        script = "\n".join(f'echo {name} "$({command})"' for name, command in _FACTS.items())
+        said = dict(line.partition(" ")[::2] for line in self._shell(f"{{\n{script}\n}} 2>/dev/null").out.splitlines())
+        facts: dict[str, Any] = {name: said[name].strip() for name in _FACTS if said.get(name, "").strip()}
+        facts.update({name: int(facts[name]) for name in ("memory_mb", "processors") if name in facts})
+        return {"device": self.name, **facts, **(self._python().facts if self._has_python() else {})}
+
+    def processors(self) -> int:
+        """Returns the number of threads of a process that can run at once there."""
+        return int(self._shell("nproc").out.strip() or 1)
+
+    def refusal(self, runtime: str) -> str:
+        """Returns why a runtime does not work there; empty where it does."""
+        if self._has_python():
+            return super().refusal(runtime)
+        if runtime != "onnxruntime":
+            title = registry.RUNTIMES[runtime].title
+            return f"{title} does not run on {self.name}, which has no Python: only ONNX Runtime does, by its own tool."
+        try:
+            self._tool()
+        except MissingBackend as missing:
+            return str(missing)
+        return ""
+
+    def push(self, path: Path) -> str:
+        """Copies a folder, or a file with the weights beside it, to the device, what it does not have yet."""
+        there = super().push(path)
+        self._sources[there] = path
+        return there
+
+    def start(self, label: str, patience_s: float) -> Worker:
+        """Starts a process of the runner there, or measures by the tool where the device has no Python."""
+        if self._has_python():
+            return super().start(label, patience_s)
+        return perf_test.Worker(self._way, self._tool(), label, patience_s, self._inputs)
+
+    def _has_python(self) -> bool:
+        try:
+            return not self._python().refusal("onnxruntime", self.name)
+        except MissingBackend:
+            return False
+
+    def _tool(self) -> perf_test.PerfTest:
+        if self._found is None:
+            provider = os.environ.get(PROVIDER, "cpu")
+            self._found = perf_test.find(self._way, self._folders().work, super().push, provider)
+        return self._found
+
+    def _inputs(self, there: str) -> tuple[TensorSpec, ...]:
+        """Returns the inputs of the model that was copied to that path."""
+        return tuple(describe(self._sources[there]).inputs)
