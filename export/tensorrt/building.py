@@ -8,11 +8,12 @@ from dataclasses import replace
 
 from vitedge import registry
 from vitedge.errors import CheckFailed, OutputRefused
+from vitedge.export.tensorrt.graph import OnnxGraph
 from vitedge.export.tensorrt.process import BuilderProcess
 from vitedge.export.tensorrt.products import match_products
 from vitedge.export.tensorrt.records import EngineRecord
 from vitedge.export.tensorrt.refusals import check_file
-from vitedge.export.tensorrt.request import EngineRequest
+from vitedge.export.tensorrt.request import BuiltEngine, EngineRequest
 from vitedge.export.tensorrt.sparsity import with_sparse_kernels
 from vitedge.files.digest import hash_file
 from vitedge.files.replacing import clear_debris, replacing_file
@@ -68,6 +69,19 @@ def build(request: EngineRequest, builder: str = "tensorrt-rtx") -> EngineRecord
     if built is None:
         raise CheckFailed(f"{part.title} built nothing from {request.onnx}.")
     seconds = time.perf_counter() - begin
+    return recorded(built, graph, builder, digest, seconds)
+
+
+def recorded(built: BuiltEngine, graph: OnnxGraph, builder: str, digest: str, seconds: float) -> EngineRecord:
+    """Returns the record of a built engine, with what its kernels make of the products of its ONNX file.
+
+    Args:
+        built: what its builder told.
+        graph: of the ONNX file.
+        builder: a key of `BUILDERS`.
+        digest: SHA-256 of the ONNX file.
+        seconds: wall time of the build.
+    """
     products, attentions = match_products(graph, built.layers) if built.layers is not None else ((), ())
     return EngineRecord(
         builder=builder,

@@ -136,6 +136,25 @@ def check_options(trt: ModuleType, options: Mapping[str, Value]) -> None:
     Raises:
         BadRecipe: one does not; the sentence has its name and the version.
     """
+    check_values(options)
+    for name, value in options.items():
+        member = OPTIONS[name].choices.get(value, OPTIONS[name].member)
+        if member and not has(trt, member):
+            raise BadRecipe(
+                f"TensorRT {trt.__version__} has no {member}, which the option {name} {value} needs: leave it out, or "
+                "build with a version that has it."
+            )
+
+
+def check_values(options: Mapping[str, Value]) -> None:
+    """Checks that every option exists and has a value that it takes, whatever the version.
+
+    Args:
+        options: name of `OPTIONS` to value.
+
+    Raises:
+        BadRecipe: one does not; the sentence has its name.
+    """
     for name, value in options.items():
         option = OPTIONS.get(name)
         if option is None:
@@ -143,12 +162,6 @@ def check_options(trt: ModuleType, options: Mapping[str, Value]) -> None:
         if type(value) is not option.kind or (option.choices and value not in option.choices):
             wanted = ", ".join(str(choice) for choice in option.choices) or f"a value of type {option.kind.__name__}"
             raise BadRecipe(f"The option {name} takes {wanted}, not {value!r}.")
-        member = option.choices.get(value, option.member)
-        if member and not has(trt, member):
-            raise BadRecipe(
-                f"TensorRT {trt.__version__} has no {member}, which the option {name} {value} needs: leave it out, or "
-                "build with a version that has it."
-            )
 
 
 def apply_options(build: Build) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from vitedge.devices.session import Session
 from vitedge.errors import BadRecipe
 from vitedge.files.plain import to_dict
+from vitedge.latency.methods import unequal_methods
 from vitedge.latency.model import MeasuredModel
 from vitedge.latency.sampling import Rule, Samples
 from vitedge.latency.statistics import quantiles, ratio
@@ -36,7 +37,8 @@ def measure_in_turn(
         progress: is called with a sentence for each part that begins.
 
     Returns:
-        Reports and ratios; with more threads than processors no conclusion is drawn from the ratios.
+        Reports and ratios; with more threads than processors, or where one model was measured in another way than
+        another, no conclusion is drawn from the ratios.
 
     Raises:
         BadRecipe: a model cannot be run as it was asked for.
@@ -57,10 +59,10 @@ def measure_in_turn(
     reports = tuple(run.report(state) for run in runs)
     baseline = (runs[0].model.label, runs[0].rounds)
     ratios = tuple(ratio((run.model.label, run.rounds), baseline) for run in runs[1:])
-    crowded = _crowded([run.model for run in runs], session.processors())
-    if crowded:
+    inconclusive = _crowded([run.model for run in runs], session.processors()) or unequal_methods(reports)
+    if inconclusive:
         ratios = tuple(dataclasses.replace(one, verdict="no conclusion") for one in ratios)
-    return BenchReport(reports, ratios, crowded)
+    return BenchReport(reports, ratios, inconclusive)
 
 
 class _Run:
