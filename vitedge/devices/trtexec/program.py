@@ -132,14 +132,24 @@ def find_trtexec(transport: Transport) -> Trtexec:
         raise MissingBackend(
             f"{transport.name} has no trtexec, neither in PATH nor as {_PLACES[0]}; install it there: {_INSTALL}"
         )
-    version = read_log(told, done.err).version
+    return known_by(transport, path, Completed(done.code, told, done.err))
+
+
+def known_by(transport: Transport, path: str, done: Completed) -> Trtexec:
+    """Returns a trtexec by what it has said to ``--help``.
+
+    Raises:
+        MissingBackend: it did not start.
+        DeviceFailed: it does not tell its version.
+    """
+    version = read_log(done.out, done.err).version
     if done.code != 0 and not version:
         raise MissingBackend(
             f"{path} of {transport.name} does not start ({done.last_words.rstrip('.')}); install it anew: {_INSTALL}"
         )
     if not version:
         raise DeviceFailed(f"{path} of {transport.name} does not tell its version, so it is no trtexec of TensorRT.")
-    return Trtexec(transport, path, version, _options(told), told)
+    return Trtexec(transport, path, version, _options(done.out), done.out)
 
 
 def _options(text: str) -> dict[str, bool]:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shutil
 import subprocess
@@ -14,7 +16,8 @@ import pytest
 
 from tests.export.tensorrt.bad_files import good
 from tests.vitedge.devices.trtexec import stand_in
-from vitedge.devices.transport import Completed
+from vitedge.devices.transport import Completed, Transport
+from vitedge.devices.trtexec.program import Trtexec, known_by
 from vitedge.errors import DeviceFailed
 from vitedge.export.tensorrt.request import EngineRequest
 
@@ -27,6 +30,14 @@ exec {python} -S -m {module} "$@"
 """
 every_version = pytest.mark.parametrize("version", VERSIONS)
 posix = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is started by sh")
+
+
+def program_of(version: str, transport: Transport) -> Trtexec:
+    """The trtexec of a version, known from what its stand-in lists, without a run of it."""
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
+        stand_in.Program(version, ["--help"]).run()
+    return known_by(transport, "trtexec", Completed(0, told.getvalue(), ""))
 
 
 class Board:
@@ -92,5 +103,19 @@ def request_of(folder: Path, *changes: tuple[str, str], **rest: object) -> Engin
     return EngineRequest(folder / "model.onnx", folder / "model.engine", (), **rest)  # type: ignore[arg-type]
 
 
+def engine_of(version: str, folder: Path, *changes: tuple[str, str], sizes: str = "") -> str:
+    """An engine that the stand-in of a version has built in this process, which is quicker than by a board."""
+    request = request_of(folder, *changes)
+    shapes = [f"--optShapes={sizes}"] if sizes else []
+    program = stand_in.Program(
+        version, [f"--onnx={request.onnx}", f"--saveEngine={request.out}", *TYPED[version], *shapes]
+    )
+    program.given["--skipInference"] = ""
+    with contextlib.redirect_stdout(io.StringIO()):
+        program.work()
+    return str(request.out)
+
+
+TYPED = {version: ["--fp16", "--int8"] if version.startswith("8") else ["--stronglyTyped"] for version in VERSIONS}
 DYNAMIC = (("float16[1,16,32] x", "float16[batch,16,32] x"), ("float16[1,16,32] y", "float16[batch,16,32] y"))
 SHAPES = {"x": ((1, 16, 32), (4, 16, 32), (8, 16, 32))}

@@ -149,7 +149,7 @@ class Program:
         for name in self.options():
             if name == "--buildOnly" and self.since("8.6"):
                 continue  # taken there, and not listed
-            if name in ("--vc", "--profile"):
+            if name == "--vc":
                 continue  # listed as the second name of another
             names = {"--versionCompatible": "--versionCompatible, --vc", "--help": "-h, --help"}.get(name, name)
             mark = "[Deprecated] " if self.since("11.1") and name in DEPRECATED else ""

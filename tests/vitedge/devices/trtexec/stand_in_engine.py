@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engines of the stand-in for trtexec: an ONNX file with a head, and made-up times. See `stand_in`."""
+"""The engines of the stand-in for trtexec: an ONNX file with a head, and made-up times. See `stand_in`.
+
+A test starts it hundreds of times, so what takes long to import is imported where it is needed.
+"""
 
 from __future__ import annotations
 
-import base64
+import binascii
 import json
+import math
 import os
-import random
 import signal
 import site
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 TAG, HEAD = b"ftrt", 28
@@ -18,25 +19,24 @@ WORDS = {1: "Float", 10: "Half", 3: "Int8", 16: "BFloat16"}
 """Number of an element type in ONNX to its word in the engine inspector."""
 
 
-@dataclass
 class Engine:
-    """What is behind the head of an engine."""
+    """What is behind the head of an engine: the file in base64, shapes with -1 for a dynamic side, and inventions."""
 
-    onnx: str
-    """The file, in base64."""
-    inputs: dict[str, list[int]]
-    """-1 for a dynamic side."""
-    outputs: dict[str, list[int]]
-    layers: list[dict[str, Any]]
-    version: str
-    milliseconds: float
+    def __init__(self, **content: Any) -> None:
+        self.content = content
+        self.onnx: str = content["onnx"]
+        self.inputs: dict[str, list[int]] = content["inputs"]
+        self.outputs: dict[str, list[int]] = content["outputs"]
+        self.layers: list[dict[str, Any]] = content["layers"]
+        self.version: str = content["version"]
+        self.milliseconds: float = content["milliseconds"]
 
     @staticmethod
     def read(program: Any) -> Engine:
-        path = Path(program.given["--loadEngine"])
-        if not path.is_file():
+        path = program.given["--loadEngine"]
+        if not os.path.isfile(path):
             raise program.refused(f"Error opening engine file: {path}\nEngine set up failed")
-        engine = Engine(**json.loads(path.read_bytes()[HEAD:]))
+        engine = Engine(**json.loads(contents(path)[HEAD:]))
         if engine.version != program.version:
             raise program.refused("[TRT] 1: Version tag does not match.\nEngine deserialization failed.")
         return engine
@@ -63,7 +63,17 @@ class Engine:
         named = [layer["node"] for layer in self.layers]
         detailed = "--loadEngine" in program.given or program.given.get("--profilingVerbosity") == "detailed"
         text = json.dumps({"Layers": records if detailed else named, **ends})
-        Path(program.given["--exportLayerInfo"]).write_text(text, encoding="utf-8")
+        write(program.given["--exportLayerInfo"], text.encode())
+
+
+def contents(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def write(path: str, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
 
 
 def _tensor(program: Any, name: str, word: str, unknown: bool) -> dict[str, Any]:
@@ -75,10 +85,8 @@ def _tensor(program: Any, name: str, word: str, unknown: bool) -> dict[str, Any]
 
 
 def build(program: Any) -> Engine:
-    site.main()  # left out of the start, which it doubles
-    import onnx  # noqa: PLC0415 - only builds need it
 
-    path = Path(program.given["--onnx"])
+    path = program.given["--onnx"]
     if program.fault == "parser":
         program.say("E", '[TRT] ModelImporter.cpp:720: While parsing node number 1 [Swish -> "y"]:')
         raise program.refused("Failed to parse onnx file\nParsing model failed\nEngine set up failed")
@@ -88,7 +96,10 @@ def build(program: Any) -> Engine:
         )
     if program.fault == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    model = onnx.load(str(path))
+    site.main()  # left out of the start, which it doubles
+    import onnx  # noqa: PLC0415 - only builds need it
+
+    model = onnx.load(path)
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = {value.name: _sides(value) for value in model.graph.input if value.name not in weights}
     dynamic = [name for name, sides in inputs.items() if -1 in sides]
@@ -100,22 +111,22 @@ def build(program: Any) -> Engine:
         raise program.refused("Static model does not take explicit shapes\nEngine set up failed")
     cache = program.given.get("--timingCacheFile")
     if cache:
-        before = Path(cache).read_text(encoding="utf-8") if Path(cache).exists() else ""
-        Path(cache).write_text(before + f"timed by {program.version}\n", encoding="utf-8")
+        before = contents(cache) if os.path.exists(cache) else b""
+        write(cache, before + f"timed by {program.version}\n".encode())
     if os.environ.get("STAND_IN_WEIGHTS"):
         program.say("W", "[TRT] Weights [name=w] had the following issues when converted to FP16:")
     engine = Engine(
-        base64.b64encode(path.read_bytes()).decode(),
-        inputs,
-        {value.name: _sides(value) for value in model.graph.output},
-        _layers(program, onnx.shape_inference.infer_shapes(model)),
-        program.version,
-        0.5 * len(model.graph.node),
+        onnx=binascii.b2a_base64(contents(path)).decode(),
+        inputs=inputs,
+        outputs={value.name: _sides(value) for value in model.graph.output},
+        layers=_layers(program, onnx.shape_inference.infer_shapes(model)),
+        version=program.version,
+        milliseconds=0.5 * len(model.graph.node),
     )
     layout = 0 if program.since("10.3") else 1
     version = bytes([*(int(part) for part in (program.version + ".0").split(".")), 26])
     head = TAG + layout.to_bytes(4, "little") + bytes(16) + version
-    Path(program.given["--saveEngine"]).write_bytes(head + json.dumps(asdict(engine)).encode())
+    write(program.given["--saveEngine"], head + json.dumps(engine.content).encode())
     return engine
 
 
@@ -193,12 +204,12 @@ def _write_outputs(program: Any, engine: Engine, shapes: dict[str, list[int]], l
     import numpy as np  # noqa: PLC0415 - only this needs it
     import onnxruntime  # noqa: PLC0415 - likewise
 
-    session = onnxruntime.InferenceSession(base64.b64decode(engine.onnx), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(binascii.a2b_base64(engine.onnx), providers=["CPUExecutionProvider"])
     feeds = {}
     for entry in session.get_inputs():
         dtype = np.dtype({"tensor(float)": "<f4", "tensor(float16)": "<f2"}[entry.type])
         count = int(np.prod(shapes[entry.name]))
-        content = Path(loaded[entry.name]).read_bytes()
+        content = contents(loaded[entry.name])
         if program.since("8.5") and len(content) != count * dtype.itemsize:
             raise program.refused(f"Unexpected file size for input file: {loaded[entry.name]}.")
         values = np.zeros(count, dtype)  # 8.2 reads what there is
@@ -212,7 +223,7 @@ def _write_outputs(program: Any, engine: Engine, shapes: dict[str, list[int]], l
         separator = ", "
     text += "]\n"
     cut = len(text) // 2 if program.fault == "cut" else len(text)
-    Path(program.given["--exportOutput"]).write_text(text[:cut], encoding="utf-8")
+    write(program.given["--exportOutput"], text[:cut].encode())
 
 
 def _write_profile(program: Any, engine: Engine) -> None:
@@ -222,7 +233,7 @@ def _write_profile(program: Any, engine: Engine) -> None:
         median = f', "medianMs" : {share:g}' if program.since("8.5") else ""
         text += f', {{ "name" : "{layer["node"]}", "timeMs" : {10 * share:g}, "averageMs" : {share:g}{median}'
         text += ', "percentage" : 50 }\n'
-    Path(program.given["--exportProfile"]).write_text(text + "]\n", encoding="utf-8")
+    write(program.given["--exportProfile"], f"{text}]\n".encode())
 
 
 class Simulation:
@@ -270,12 +281,11 @@ class Simulation:
 
     def _rows(self) -> list[dict[str, float]]:
         """The loop of trtexec: those that end in the warm-up are made up for, but for the first."""
-        wobble = random.Random(len(self.program.name)).gauss
         iterations, longest = int(self._number("--iterations", 10)), self._number("--duration", 3.0) * 1e3 + self.warmup
         rows: list[dict[str, float]] = []
         now, skipped = 0.0, 0
         while len(rows) < iterations + skipped or now < longest:
-            compute, copy = self.compute * max(0.1, 1 + wobble(0, self.spread)), self.copy
+            compute, copy = self.compute * (1 + 1.4 * self.spread * math.sin(12.9898 * len(rows))), self.copy
             start = now + copy
             rows.append(
                 {
@@ -324,4 +334,4 @@ class Simulation:
             told = kept if since("8.5") else rows
             lines = (", ".join(f'"{key}" : {value:.6g}' for key, value in row.items()) for row in told)
             text = "[\n" + "\n".join(f"{', ' if i else '  '}{{ {line} }}" for i, line in enumerate(lines)) + "\n]\n"
-            Path(self.program.given["--exportTimes"]).write_text(text, encoding="utf-8")
+            write(self.program.given["--exportTimes"], text.encode())
