@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vitedge.devices.transport import Transport, quoted
+from vitedge.devices.transports.transport import Transport, quoted
 from vitedge.devices.trtexec.options import check_name
 from vitedge.errors import DeviceFailed
 

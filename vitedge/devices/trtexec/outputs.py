@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vitedge.devices.transport import quoted
+from vitedge.devices.transports.transport import quoted
 from vitedge.devices.trtexec.folder import make_folder, read_text, send_inputs
 from vitedge.devices.trtexec.options import shape_words
 from vitedge.devices.trtexec.program import Trtexec

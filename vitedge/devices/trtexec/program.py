@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from vitedge.devices.transport import Completed, Transport, quoted
+from vitedge.devices.transports.transport import Completed, Transport, quoted
 from vitedge.devices.trtexec.log import Log, read_log
 from vitedge.errors import DeviceFailed, MissingBackend, VitedgeError
 from vitedge.runtimes.cuda import Gpu
