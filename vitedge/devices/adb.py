@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An Android device that the system's ``adb`` reaches: by its Python where it has one, or else by ONNX Runtime's tool."""
+"""An Android device that the system's ``adb`` reaches: by its Python where it has one, or by ONNX Runtime's tool."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ class Session(RemoteSession):
         self._sources[there] = path
         return there
 
-    def start(self, label: str, patience_s: float) -> Worker:
+    def start(self, label: str, patience_s: float, runtime: str = "") -> Worker:
         """Starts a process of the runner there, or measures by the tool where the device has no Python."""
         if self._has_python():
-            return super().start(label, patience_s)
+            return super().start(label, patience_s, runtime)
         return perf_test.Worker(self._way, self._tool(), label, patience_s, self._inputs)
 
     def _has_python(self) -> bool:

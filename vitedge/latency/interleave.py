@@ -81,7 +81,7 @@ class _Run:
         """Loads the model, runs it once and warms it up."""
         self._facts.update(self._worker.ask("load", model=to_dict(self._there)))
         self._facts.update(self._worker.ask("first"))
-        self._facts.update(self._worker.ask("warm_up", **self._rule.warming()))
+        self._facts.update(self._worker.ask("warm_up", rule=to_dict(self._rule)))
 
     def take_turn(self) -> None:
         """Adds one round of samples."""

@@ -45,15 +45,6 @@ class Rule:
         if self.seconds == 0 or self.patience_s == 0:
             raise BadRecipe("A measurement takes time: seconds and patience_s are above zero.")
 
-    def warming(self) -> dict[str, float]:
-        """Returns the arguments of `vitedge.latency.timing.warm_up`."""
-        return {
-            "least_s": self.warmup_s,
-            "most_s": self.warmup_limit_s,
-            "tolerance": self.settle,
-            "patience_s": self.patience_s,
-        }
-
 
 @dataclass(frozen=True)
 class Samples:
@@ -80,5 +71,5 @@ def measure(runner: Callable[[], Any], rule: Rule | None = None) -> Samples:
         rule: durations; None is the rule of a result to be published.
     """
     rule = rule or Rule()
-    warmup, settled = warm_up(runner, **rule.warming())
+    warmup, settled = warm_up(runner, rule.warmup_s, rule.warmup_limit_s, rule.settle, rule.patience_s)
     return Samples(burst(runner, rule.samples, rule.seconds), warmup, settled)

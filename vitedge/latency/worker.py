@@ -56,9 +56,14 @@ class Worker:
         """Runs the first inference, which allocates and in some libraries compiles; returns its milliseconds."""
         return {"first_ms": burst(self._run, 1, 0.0)[0]}
 
-    def warm_up(self, **times: float) -> dict[str, Any]:
-        """Warms up; returns the number of runs and whether the spread settled. See `vitedge.latency.timing.warm_up`."""
-        count, settled = warm_up(self._run, **times)
+    def warm_up(self, rule: Mapping[str, Any]) -> dict[str, Any]:
+        """Warms up; returns the number of runs and whether the spread settled.
+
+        Args:
+            rule: a `vitedge.latency.sampling.Rule` as plain values.
+        """
+        times = (rule[name] for name in ("warmup_s", "warmup_limit_s", "settle", "patience_s"))
+        count, settled = warm_up(self._run, *times)
         return {"count": count, "settled": settled}
 
     def burst(self, samples: int, seconds: float) -> dict[str, Any]:

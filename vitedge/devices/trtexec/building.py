@@ -43,13 +43,15 @@ class RemoteEngine:
     """trtexec's own, in its words."""
 
 
-def build(transport: Transport, request: EngineRequest, workdir: str) -> RemoteEngine:
+def build(transport: Transport, request: EngineRequest, workdir: str, onnx_there: str = "") -> RemoteEngine:
     """Builds an engine from an ONNX file of this machine with the trtexec of a device.
 
     Args:
         transport: to the device.
         request: as for a build here; the engine is named after its ``out``, and is not copied there.
-        workdir: a folder of the device, which is made. What was sent is found again by a later build.
+        workdir: a folder of the device, which is made, for the engine.
+        onnx_there: the ONNX file's path on the device, its weights beside it; empty sends them to the workdir, where
+            a later build finds them again.
 
     Raises:
         MissingBackend: the device has no trtexec, or another GPU than was asked for.
@@ -71,13 +73,13 @@ def build(transport: Transport, request: EngineRequest, workdir: str) -> RemoteE
     files = describe(request.onnx).files
     folder = f"{workdir}/{hash_listing(files)[:16]}"
     make_folder(transport, folder)
-    for name in files:
+    for name in () if onnx_there else files:
         request.progress(f"sending {name} to {transport.name}")
         transport.send(request.onnx.parent / name, f"{folder}/{name}")
     cache = _send_cache(program, gpu, request, folder)
     request.progress(f"building with {program.title}")
     begin = time.perf_counter()
-    warnings = _run(program, request, folder, words)
+    warnings = _run(program, request, folder, (f"--onnx={onnx_there or request.onnx.name}", *words))
     seconds = time.perf_counter() - begin
     if cache is not None:
         write_file(cache, read_bytes(transport, f"{folder}/{CACHE}"))
@@ -97,7 +99,6 @@ def _run(program: Trtexec, request: EngineRequest, folder: str, words: tuple[str
     program.transport.run(f"rm -f {made}")  # so that what is there afterwards is of this build
     log = program.run(
         [
-            f"--onnx={request.onnx.name}",
             f"--saveEngine={engine}",
             skip_inference(program),
             "--profilingVerbosity=detailed",

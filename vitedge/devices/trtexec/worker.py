@@ -14,15 +14,19 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vitedge.devices.messages import packed, unpacked
 from vitedge.devices.session import REQUESTS
 from vitedge.devices.transports.transport import quoted
 from vitedge.devices.trtexec.folder import make_folder, read_text
 from vitedge.devices.trtexec.log import Log
 from vitedge.devices.trtexec.options import shape_words
+from vitedge.devices.trtexec.outputs import outputs_of
 from vitedge.devices.trtexec.program import Trtexec
 from vitedge.devices.trtexec.results import Times, read_profile, read_times
 from vitedge.devices.trtexec.settings import Settings
 from vitedge.errors import BadRecipe
+from vitedge.files.plain import to_dict
+from vitedge.records import TensorSpec
 
 _TIMES = "times.json"
 _PROFILE = "profile.json"
@@ -59,17 +63,26 @@ class TrtexecWorker:
         label: the engine's name in sentences.
         limit_s: seconds that a run may take beside its warm-up and samples.
         settings: how it is measured.
+        declared: the engine's inputs and its outputs, as the record of the artifact has them: trtexec tells no types.
     """
 
     def __init__(
-        self, program: Trtexec, folder: str, label: str, limit_s: float = 600.0, settings: Settings | None = None
+        self,
+        program: Trtexec,
+        folder: str,
+        label: str,
+        limit_s: float = 600.0,
+        settings: Settings | None = None,
+        declared: tuple[Sequence[TensorSpec], Sequence[TensorSpec]] = ((), ()),
     ) -> None:
         self._program = program
         self._folder = folder
         self._label = label
         self._limit_s = limit_s
         self._settings = settings or Settings()
-        self._engine: tuple[str, ...] = ()
+        self._declared = declared
+        self._source = ""
+        self._shapes: tuple[str, ...] = ()
         self._first_ms = self._usual_ms = self._peak_mb = 0.0
         self._warnings: dict[str, None] = {}
         self._captured = True
@@ -92,11 +105,12 @@ class TrtexecWorker:
             model: a `vitedge.latency.model.MeasuredModel` as plain values; its source is a path on the device.
         """
         make_folder(self._program.transport, self._folder)
-        self._engine = (f"--loadEngine={model['source']}",)
-        log, batch = self._loaded(), model.get("batch")
-        if log.is_dynamic:
-            shapes = {name: ((batch or 1, *sides[1:]),) for name, sides in log.inputs.items()}
-            self._engine += shape_words(shapes, ("shapes",))
+        self._source, batch = str(model["source"]), model.get("batch")
+        dynamic = {spec.name: spec.shape for spec in self._declared[0] if not isinstance(spec.shape[0], int)}
+        self._shapes = _shaped(dynamic, batch)
+        log = self._loaded()
+        if log.is_dynamic:  # and no inputs were declared
+            self._shapes = _shaped(log.inputs, batch)
             log = self._loaded()
         self._note(log)
         found = next(iter(log.inputs.values()), (1,))[0]
@@ -109,17 +123,21 @@ class TrtexecWorker:
             "compute_capability": log.capability,
             "threads": "chosen by the GPU",
         }
-        return {"load_ms": log.load_ms, "batch": found, "described": self._described()}
+        inputs, outputs = ([to_dict(spec) for spec in specs] for specs in self._declared)
+        answer = {"load_ms": log.load_ms, "batch": found, "described": self._described()}
+        return {**answer, "inputs": inputs, "outputs": outputs}
 
     def first(self) -> dict[str, Any]:
         """Returns the milliseconds of the first inference after loading."""
         return {"first_ms": self._first_ms}
 
-    def warm_up(self, rule: Mapping[str, Any]) -> dict[str, Any]:
-        """Runs until two runs that follow each other agree in median and spread, for the time of the rule.
+    def warm_up(self, least_s: float, most_s: float, tolerance: float) -> dict[str, Any]:
+        """Runs for a time and until two runs that follow each other agree in median and spread.
 
         Args:
-            rule: a `vitedge.latency.sampling.Rule` as plain values.
+            least_s: seconds that the warm-up lasts at least.
+            most_s: seconds in which they have to agree.
+            tolerance: largest difference of the coefficients of variation, and of the relative medians.
 
         Returns:
             The number of inferences, and whether the last two runs agreed.
@@ -132,9 +150,9 @@ class TrtexecWorker:
             count += log.warmup + len(samples)
             elapsed = time.perf_counter() - begin
             self._usual_ms = statistics.median(samples)
-            if before and elapsed >= rule["warmup_s"] and _agree(samples, before, rule["settle"]):
+            if before and elapsed >= least_s and _agree(samples, before, tolerance):
                 return {"count": count, "settled": True}
-            if before and elapsed >= max(rule["warmup_s"], rule["warmup_limit_s"]):
+            if before and elapsed >= max(least_s, most_s):
                 return {"count": count, "settled": False}
             before = samples
 
@@ -143,6 +161,11 @@ class TrtexecWorker:
         fitting = math.ceil(seconds * 1e3 / self._usual_ms) if self._usual_ms else samples
         times, _ = self._timed(max(1, min(samples, fitting)))
         return {"raw_ms": list(self._samples(times))}
+
+    def run(self, feeds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """Returns the outputs for inputs, both as `vitedge.devices.messages.packed` writes arrays."""
+        dtypes = {spec.name: spec.dtype for spec in self._declared[1]}
+        return {"outputs": packed(outputs_of(self._program, self._source, unpacked(feeds), self._folder, dtypes))}
 
     def profile(self, model: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], runs: int) -> dict[str, Any]:
         """Returns the microseconds of every layer of the engine; asked in place of the requests above.
@@ -164,13 +187,16 @@ class TrtexecWorker:
         self._program.transport.run(f"rm -f {made}")
         return {"peak_memory_mb": self._peak_mb, "described": self._described()}
 
+    def kill(self) -> None:
+        """Does nothing: between two requests there is no process."""
+
     def _described(self) -> dict[str, Any]:
         method = self._settings.method(captured=self._captured)
         return {**self._facts, "method": method, "warnings": tuple(self._warnings)}
 
     def _loaded(self) -> Log:
         """Loads the engine, runs it once without warm-up, and reads the time and the memory of that."""
-        words = [*self._engine, *self._cold().words(self._program), "--iterations=1", "--duration=0"]
+        words = [self._load_word(), *self._shapes, *self._cold().words(self._program), "--iterations=1", "--duration=0"]
         command = quoted([self._program.path, *words, f"--exportTimes={_TIMES}"])
         script = _PEAK.format(folder=quoted([self._folder]), command=command)
         done = self._program.transport.run(script, self._limit_s)
@@ -179,6 +205,9 @@ class TrtexecWorker:
         self._peak_mb = int(told[0]) * 1024 / 1e6 if told and told[0].isdigit() else 0.0
         self._first_ms = self._samples(self._times(0.0))[0]
         return log
+
+    def _load_word(self) -> str:
+        return f"--loadEngine={self._source}"
 
     def _cold(self) -> Settings:
         settings = self._settings
@@ -199,13 +228,20 @@ class TrtexecWorker:
 
     def _run(self, words: Sequence[str], do: str, inferences: int) -> Log:
         limit = self._limit_s + self._settings.warmup_ms / 1e3 + inferences * self._usual_ms / 1e3
-        log = self._program.run([*self._engine, *words], self._folder, f"{self._label} was {REQUESTS[do]}", limit)
+        doing = f"{self._label} was {REQUESTS[do]}"
+        log = self._program.run([self._load_word(), *self._shapes, *words], self._folder, doing, limit)
         self._note(log)
         return log
 
     def _note(self, log: Log) -> None:
         self._warnings.update(dict.fromkeys(log.warnings))
         self._captured = self._captured and not log.is_uncaptured
+
+
+def _shaped(inputs: Mapping[str, Sequence[int | str]], batch: int | None) -> tuple[str, ...]:
+    """Returns the option that gives dynamic inputs a batch."""
+    shapes = {name: ((batch or 1, *(int(side) for side in sides[1:])),) for name, sides in inputs.items()}
+    return shape_words(shapes, ("shapes",))
 
 
 def _agree(samples: Sequence[float], before: Sequence[float], tolerance: float) -> bool:

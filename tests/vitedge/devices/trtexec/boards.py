@@ -41,7 +41,7 @@ def program_of(version: str, transport: Transport) -> Trtexec:
 
 
 class Board:
-    """A folder of this machine as a device: see `vitedge.devices.transport.Transport`."""
+    """A folder of this machine as a device: see `vitedge.devices.transports.transport.Transport`."""
 
     def __init__(self, folder: Path, version: str = "") -> None:
         self.name = "ssh:board"
@@ -87,6 +87,9 @@ class Board:
         if not Path(there).exists():
             raise DeviceFailed(f"{self.name} has no {there}.")
         shutil.copyfile(there, path)
+
+    def lost(self, code: int, said: str) -> DeviceFailed | None:
+        return None
 
     def close(self) -> None:
         pass

@@ -97,7 +97,8 @@ class Program:
         self.at = list(VERSIONS).index(version)
         number, build = VERSIONS[version]
         self.name = f"TensorRT.trtexec [TensorRT v{number}]{build} # {' '.join([sys.argv[0], *arguments])}"
-        self.given = dict(argument.partition("=")[::2] for argument in arguments)
+        pairs = (argument.partition("=") for argument in arguments)
+        self.given = {name: value for name, _, value in pairs}
         self.fault = os.environ.get("STAND_IN_FAULT", "")
 
     def refused(self, text: str) -> Refusal:

@@ -165,7 +165,8 @@ def _layers(program: Any, model: Any) -> list[dict[str, Any]]:
 def infer(program: Any, engine: Engine) -> None:
     shapes = {name: _inferred(program, engine, name) for name in engine.inputs}
     batch = next(iter(shapes.values()))[0]
-    loaded = dict(entry.rpartition(":")[::2] for entry in program.given.get("--loadInputs", "").split(",") if entry)
+    pairs = (entry.rpartition(":") for entry in program.given.get("--loadInputs", "").split(",") if entry)
+    loaded = {name: place for name, _, place in pairs}
     for name, sides in shapes.items():
         program.say("I", f"Using {'values loaded' if name in loaded else 'random values'} for input {name}")
         told = f"binding for {name} with dimensions {'x'.join(map(str, sides))}"
@@ -216,7 +217,8 @@ def _write_outputs(program: Any, engine: Engine, shapes: dict[str, list[int]], l
         values[: len(content) // dtype.itemsize] = np.frombuffer(content, dtype)[:count]
         feeds[entry.name] = values.reshape(shapes[entry.name])
     text, separator = "[\n", "  "
-    for name, array in zip(engine.outputs, session.run(None, feeds), strict=True):
+    for name, result in zip(engine.outputs, session.run(None, feeds), strict=True):
+        array = np.asarray(result)
         sides = "x".join(map(str, array.shape))
         values = ", ".join(f"{float(value):.6g}" for value in array.ravel())
         text += f'{separator}{{ "name" : "{name}"\n  , "dimensions" : "{sides}"\n  , "values" : [ {values} ]\n  }}\n'

@@ -79,6 +79,14 @@ def test_a_second_build_sends_nothing_but_what_the_first_has_timed(tmp_path: Pat
     assert cache.read_text(encoding="utf-8") == 2 * "timed by 8.6\n"
 
 
+def test_a_file_that_is_there_is_not_sent(tmp_path: Path) -> None:
+    board, request = Board(tmp_path / "board", "11.1"), request_of(tmp_path / "here")
+    engine = build(board, request, board.work, onnx_there=str(request.onnx))
+    assert not board.sent
+    assert Path(engine.path).is_file()
+    assert summary(engine.record) == AS_ASKED
+
+
 def test_warnings_of_the_build_come_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAND_IN_WEIGHTS", "1")
     board = Board(tmp_path / "board", "8.6")

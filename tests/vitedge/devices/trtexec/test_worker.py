@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.vitedge.devices.trtexec.boards import (
@@ -17,15 +18,18 @@ from tests.vitedge.devices.trtexec.boards import (
     program_of,
 )
 from vitedge.devices import local
+from vitedge.devices.messages import packed, unpacked
 from vitedge.devices.trtexec.settings import Settings
 from vitedge.devices.trtexec.worker import TrtexecWorker
 from vitedge.errors import BadRecipe, DeviceFailed
+from vitedge.files.plain import from_dict
 from vitedge.latency.interleave import measure_in_turn
 from vitedge.latency.model import MeasuredModel
 from vitedge.latency.sampling import Rule
+from vitedge.records import TensorSpec
 
 pytestmark = posix
-RULE = {"warmup_s": 0.0, "warmup_limit_s": 0.0, "settle": 0.02}
+TIMES = {"least_s": 0.0, "most_s": 0.0, "tolerance": 0.02}
 MS = 2.5
 """The stand-in's time of an inference of the model: half a millisecond a node."""
 
@@ -51,8 +55,9 @@ def test_every_request_is_answered(version: str, tmp_path: Path) -> None:
     loaded = worker.ask("load", model={"source": built_for(tmp_path, version), "batch": 2})
     assert loaded["load_ms"] == pytest.approx(400)  # one time in 8.2, the sum of two in later versions
     assert loaded["batch"] == 2
+    assert (loaded["inputs"], loaded["outputs"]) == ([], [])  # nothing was declared
     assert worker.ask("first")["first_ms"] == pytest.approx(2 * MS, rel=0.05)
-    warm = worker.ask("warm_up", rule=RULE)
+    warm = worker.ask("warm_up", **TIMES)
     assert warm["count"] > 80
     assert warm["settled"]
     raw = worker.ask("burst", samples=10, seconds=0.5)["raw_ms"]
@@ -68,7 +73,7 @@ def test_every_request_is_answered(version: str, tmp_path: Path) -> None:
 def test_a_turn_keeps_to_its_seconds(engine: str, tmp_path: Path) -> None:
     worker = worker_of(tmp_path)
     worker.ask("load", model={"source": engine, "batch": None})
-    worker.ask("warm_up", rule=RULE)
+    worker.ask("warm_up", **TIMES)
     assert len(worker.ask("burst", samples=1000, seconds=0.05)["raw_ms"]) == pytest.approx(0.05e3 / MS, abs=2)
     assert len(worker.ask("burst", samples=1000, seconds=0.0)["raw_ms"]) == 1
 
@@ -78,6 +83,23 @@ def test_copies_count_where_they_are_asked_for(engine: str, tmp_path: Path) -> N
     worker.ask("load", model={"source": engine, "batch": None})
     assert worker.ask("burst", samples=5, seconds=1.0)["raw_ms"] == pytest.approx([MS + 0.2] * 5, rel=0.05)
     assert "with copies" in worker.ask("end")["described"]["method"]
+
+
+def test_outputs_are_answered_in_the_types_that_were_declared(tmp_path: Path) -> None:
+    board = Board(tmp_path / "board", "10.3")
+    source = engine_of("10.3", tmp_path / "here", *DYNAMIC, sizes="x:4x16x32")
+    declared = (TensorSpec("x", ("batch", 16, 32), "float16"),), (TensorSpec("y", ("batch", 16, 32), "float16"),)
+    worker = TrtexecWorker(program_of("10.3", board), board.work, "the model", declared=declared)
+    loaded = worker.ask("load", model={"source": source, "batch": 2})
+    assert [from_dict(TensorSpec, spec) for spec in loaded["inputs"] + loaded["outputs"]] == [
+        *declared[0],
+        *declared[1],
+    ]
+    answer = worker.ask("run", feeds=packed({"x": np.ones((3, 16, 32), np.float16)}))
+    found = unpacked(answer["outputs"])["y"]
+    assert found.dtype == np.float16
+    assert found.shape == (3, 16, 32)
+    worker.kill()
 
 
 @pytest.mark.parametrize(("version", "noise"), [("8.6", 0.02), ("11.1", 0.05)])
