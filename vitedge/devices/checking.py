@@ -54,7 +54,7 @@ def check_there(
 def _report(
     session: Session, name: str, path: Path, artifact: Artifact, reference_outputs: ReferenceOutputs
 ) -> ParityReport:
-    with Runtime(session, name, path) as runtime:
+    with Runtime(session, name, path, artifact) as runtime:
         report = report_on(name, artifact, outputs_of(runtime, artifact, reference_outputs), reference_outputs)
         described = runtime.describe()
     reason = f"on {session.name} {report.reason}" if report.reason else ""

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from vitedge import registry
 from vitedge.devices import machine, processors
+from vitedge.devices.facts import watching
 from vitedge.devices.process import WorkerProcess
+from vitedge.devices.watcher import LIMIT_S, Watcher
 from vitedge.errors import BadRecipe
 
 # By name, for it is the program of another process: `vitedge.latency` measures through sessions, and is not below them.
@@ -47,6 +50,15 @@ class Session:
     def refusal(self, runtime: str) -> str:
         """Returns why a runtime does not work on this operating system; empty where it does."""
         return registry.refusal(registry.RUNTIMES, runtime)
+
+    def watch(self) -> Watcher:
+        """Starts watching this machine, where it has a shell."""
+        shell = shutil.which("sh")
+        if shell is None:
+            return Watcher(None)
+        pipe, none = subprocess.PIPE, subprocess.DEVNULL
+        script = watching.script(LIMIT_S)
+        return Watcher(subprocess.Popen([shell, "-c", script], stdin=none, stdout=pipe, stderr=none))
 
     def push(self, path: Path) -> str:
         """Returns the path itself: the file is here already."""

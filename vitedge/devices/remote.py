@@ -7,19 +7,26 @@ session needs is linked into its own folder, which `vitedge.devices.guard` remov
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import secrets
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vitedge.devices import runner
+from vitedge.devices import facts, runner
+from vitedge.devices.facts import reading, watching
 from vitedge.devices.guard import KILL_TREE, TIDY, Guard
+from vitedge.devices.guarded import GuardedTransport
 from vitedge.devices.interpreter import Interpreter, find_interpreter
 from vitedge.devices.process import WorkerProcess
+from vitedge.devices.session import Worker
 from vitedge.devices.transports.transport import Completed, Transport, quoted
+from vitedge.devices.trtexec.host import Host
+from vitedge.devices.watcher import LIMIT_S, Watcher
 from vitedge.errors import ConnectionLost, DeviceFailed, MissingBackend
 from vitedge.files.digest import hash_file
 
@@ -28,6 +35,9 @@ CACHE_LIMIT_KB = 4 * 1024 * 1024
 ATTEMPTS = 5
 """Times that something is tried again after the connection was lost."""
 _UPLOAD_S = 600.0
+_READING_S = 180.0
+_OF_PYTHON = ("cores", "processors", "python", "versions", "providers", "broken")
+"""Facts that the device's Python tells better: of its own packages, and of what a process may use."""
 
 
 class RemoteSession:
@@ -39,6 +49,8 @@ class RemoteSession:
         self._workers: list[WorkerProcess] = []
         self._linked: dict[str, str] = {}
         self._interpreter: Interpreter | None = None
+        self._identity: dict[str, Any] = {}
+        self._engines = Host(self._guarded())
         self._guard: Guard | None = None
         try:
             self._guard = Guard(transport)
@@ -83,8 +95,10 @@ class RemoteSession:
         """Copies a file from the device."""
         self._transport.fetch(name, path)
 
-    def start(self, label: str, patience_s: float, runtime: str = "") -> WorkerProcess:  # noqa: ARG002 - one runs all
-        """Starts a process of the runner there, for one model."""
+    def start(self, label: str, patience_s: float, runtime: str = "") -> Worker:
+        """Starts a process of the runner there, for one model; trtexec runs engines where Python has no TensorRT."""
+        if runtime == "tensorrt" and self._refused(runtime) and not self._engines.refusal():
+            return self._engines.worker(f"{self._folders().work}/{next(self._numbers)}", label, patience_s)
         program = self._python().program
         command = self._marked(quoted([program, "-u", self._runner(), "serve"]), next(self._numbers))
         worker = WorkerProcess(self._transport.command(command), label, patience_s, lost=self._transport.lost)
@@ -103,27 +117,49 @@ class RemoteSession:
 
     def refusal(self, runtime: str) -> str:
         """Returns why a runtime does not work there; empty where it does."""
+        refused = self._refused(runtime)
+        return self._engines.refusal() if refused and runtime == "tensorrt" else refused
+
+    def identity(self) -> dict[str, Any]:
+        """Returns the facts that do not change during a measurement."""
+        if not self._identity:
+            found = facts.identity(self._read(reading.IDENTITY))
+            with contextlib.suppress(MissingBackend):
+                asked = self._python().facts
+                found.update({name: asked[name] for name in _OF_PYTHON if asked.get(name)})
+            self._identity = {"device": self.name, **found}
+        return dict(self._identity)
+
+    def condition(self) -> dict[str, Any]:
+        """Returns the facts that do change."""
+        return facts.condition(self._read(reading.CONDITION))
+
+    def cores(self) -> int:
+        """Returns the number of physical cores that a process may use there."""
+        return int(self.identity().get("cores") or self.processors())
+
+    def processors(self) -> int:
+        """Returns the number of threads of a process that can run at once there."""
+        return int(self.identity().get("processors") or 1)
+
+    def watch(self) -> Watcher:
+        """Starts watching the device."""
+        return Watcher(self._guarded().started(watching.script(LIMIT_S)))
+
+    def _read(self, what: reading.Reading) -> Mapping[str, str]:
+        token = secrets.token_hex(8)
+        python = self._interpreter.program if self._interpreter else "python3"
+        return reading.split(self._shell(reading.script(what, token, python=python), _READING_S).out, token)
+
+    def _refused(self, runtime: str) -> str:
+        """Returns why the device's Python does not run a runtime."""
         try:
             return self._python().refusal(runtime, self.name)
         except MissingBackend as missing:
             return str(missing)
 
-    def identity(self) -> dict[str, Any]:
-        """Returns the facts that do not change during a measurement."""
-        said = self._shell("uname -srm; nproc 2>/dev/null || getconf _NPROCESSORS_ONLN").out.splitlines()
-        return {"device": self.name, "os": said[0], "processors": int(said[1]), **self._python().facts}
-
-    def condition(self) -> dict[str, Any]:
-        """Returns the facts that do change."""
-        return {}
-
-    def cores(self) -> int:
-        """Returns the number of physical cores that a process may use there."""
-        return self.processors()
-
-    def processors(self) -> int:
-        """Returns the number of threads of a process that can run at once there."""
-        return int(self._python().facts["processors"])
+    def _guarded(self) -> GuardedTransport:
+        return GuardedTransport(self._transport, self._shell, lambda script: self._marked(script, next(self._numbers)))
 
     def reconnect(self) -> None:
         """Connects again after the connection was lost: a new folder there, and no worker.

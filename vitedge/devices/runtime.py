@@ -12,7 +12,8 @@ import numpy as np
 from vitedge.devices.messages import packed, unpacked
 from vitedge.devices.session import Session, Worker
 from vitedge.errors import BadRecipe, ConnectionLost
-from vitedge.records import TensorSpec
+from vitedge.files.plain import to_dict
+from vitedge.records import Artifact, TensorSpec
 from vitedge.runtimes.base import Arrays
 
 PATIENCE_S = 600.0
@@ -30,16 +31,16 @@ class Runtime:
         session: with the device.
         name: of the runtime there, a key of `vitedge.registry.RUNTIMES`.
         source: the artifact's path on this machine.
-        threads: processor threads; None is all physical cores of the device.
+        artifact: its record, for a runtime that does not tell inputs and outputs.
     """
 
-    def __init__(self, session: Session, name: str, source: Path, threads: int | None = None) -> None:
+    def __init__(self, session: Session, name: str, source: Path, artifact: Artifact) -> None:
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
         self._session = session
         self._name = name
         self._source = source
-        self._threads = threads
+        self._artifact = artifact
         self._worker: Worker | None = None
         self._described: dict[str, Any] = {}
 
@@ -83,7 +84,8 @@ class Runtime:
             "label": label,
             "runtime": self._name,
             "source": self._session.push(self._source),
-            "threads": self._threads or self._session.cores(),
+            "threads": self._session.cores(),
+            "declared": to_dict({"inputs": self._artifact.inputs, "outputs": self._artifact.outputs}),
         }
         answer = self._ask("load", model=model)
         self.inputs, self.outputs = (

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vitedge import registry
+from vitedge.devices.watcher import Watcher
 
 REQUESTS: Mapping[str, str] = {
     "load": "loading",
@@ -82,6 +83,10 @@ class Session(Protocol):
 
     def refusal(self, runtime: str) -> str:
         """Returns why a runtime of `vitedge.registry.RUNTIMES` does not work on the device; empty where it does."""
+        ...
+
+    def watch(self) -> Watcher:
+        """Starts reading clocks, temperatures, power and events there, until the result is closed."""
         ...
 
     def push(self, path: Path) -> str:

@@ -30,3 +30,5 @@ class MeasuredModel:
     """
     options: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments of the factory, plain JSON values."""
+    declared: Mapping[str, Any] = field(default_factory=dict)
+    """``inputs`` and ``outputs`` as the artifact's record has them, for programs that do not tell them."""

@@ -149,7 +149,7 @@ def _open(source: str, artifact: Artifact, session: Session | None) -> Iterator[
     if refused:
         raise MissingBackend(refused)
     name = runtimes_there(session, artifact)[0]
-    with RemoteRuntime(session, name, Path(source)) as there:
+    with RemoteRuntime(session, name, Path(source), artifact) as there:
         yield f"{name} on {session.name}", there
 
 

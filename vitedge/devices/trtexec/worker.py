@@ -63,7 +63,6 @@ class TrtexecWorker:
         label: the engine's name in sentences.
         limit_s: seconds that a run may take beside its warm-up and samples.
         settings: how it is measured.
-        declared: the engine's inputs and its outputs, as the record of the artifact has them: trtexec tells no types.
     """
 
     def __init__(
@@ -73,14 +72,13 @@ class TrtexecWorker:
         label: str,
         limit_s: float = 600.0,
         settings: Settings | None = None,
-        declared: tuple[Sequence[TensorSpec], Sequence[TensorSpec]] = ((), ()),
     ) -> None:
         self._program = program
         self._folder = folder
         self._label = label
         self._limit_s = limit_s
         self._settings = settings or Settings()
-        self._declared = declared
+        self._declared: dict[str, tuple[TensorSpec, ...]] = {}
         self._source = ""
         self._shapes: tuple[str, ...] = ()
         self._first_ms = self._usual_ms = self._peak_mb = 0.0
@@ -102,11 +100,14 @@ class TrtexecWorker:
         """Loads the engine and runs it once; returns the milliseconds of reading and deserializing it.
 
         Args:
-            model: a `vitedge.latency.model.MeasuredModel` as plain values; its source is a path on the device.
+            model: a `vitedge.latency.model.MeasuredModel` as plain values; its source is a path on the device. What it
+                declares is taken for the types and shapes, which trtexec does not tell.
         """
+        told = model.get("declared") or {}
+        self._declared = {side: tuple(map(_spec, told.get(side, ()))) for side in ("inputs", "outputs")}
         make_folder(self._program.transport, self._folder)
         self._source, batch = str(model["source"]), model.get("batch")
-        dynamic = {spec.name: spec.shape for spec in self._declared[0] if not isinstance(spec.shape[0], int)}
+        dynamic = {spec.name: spec.shape for spec in self._declared["inputs"] if not isinstance(spec.shape[0], int)}
         self._shapes = _shaped(dynamic, batch)
         log = self._loaded()
         if log.is_dynamic:  # and no inputs were declared
@@ -123,21 +124,18 @@ class TrtexecWorker:
             "compute_capability": log.capability,
             "threads": "chosen by the GPU",
         }
-        inputs, outputs = ([to_dict(spec) for spec in specs] for specs in self._declared)
-        answer = {"load_ms": log.load_ms, "batch": found, "described": self._described()}
-        return {**answer, "inputs": inputs, "outputs": outputs}
+        declared = {side: [to_dict(spec) for spec in specs] for side, specs in self._declared.items()}
+        return {"load_ms": log.load_ms, "batch": found, "described": self._described(), **declared}
 
     def first(self) -> dict[str, Any]:
         """Returns the milliseconds of the first inference after loading."""
         return {"first_ms": self._first_ms}
 
-    def warm_up(self, least_s: float, most_s: float, tolerance: float) -> dict[str, Any]:
-        """Runs for a time and until two runs that follow each other agree in median and spread.
+    def warm_up(self, rule: Mapping[str, Any]) -> dict[str, Any]:
+        """Runs for the time of the rule and until two runs that follow each other agree in median and spread.
 
         Args:
-            least_s: seconds that the warm-up lasts at least.
-            most_s: seconds in which they have to agree.
-            tolerance: largest difference of the coefficients of variation, and of the relative medians.
+            rule: a `vitedge.latency.sampling.Rule` as plain values.
 
         Returns:
             The number of inferences, and whether the last two runs agreed.
@@ -150,9 +148,9 @@ class TrtexecWorker:
             count += log.warmup + len(samples)
             elapsed = time.perf_counter() - begin
             self._usual_ms = statistics.median(samples)
-            if before and elapsed >= least_s and _agree(samples, before, tolerance):
+            if before and elapsed >= rule["warmup_s"] and _agree(samples, before, rule["settle"]):
                 return {"count": count, "settled": True}
-            if before and elapsed >= max(least_s, most_s):
+            if before and elapsed >= max(rule["warmup_s"], rule["warmup_limit_s"]):
                 return {"count": count, "settled": False}
             before = samples
 
@@ -164,7 +162,7 @@ class TrtexecWorker:
 
     def run(self, feeds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """Returns the outputs for inputs, both as `vitedge.devices.messages.packed` writes arrays."""
-        dtypes = {spec.name: spec.dtype for spec in self._declared[1]}
+        dtypes = {spec.name: spec.dtype for spec in self._declared["outputs"]}
         return {"outputs": packed(outputs_of(self._program, self._source, unpacked(feeds), self._folder, dtypes))}
 
     def profile(self, model: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], runs: int) -> dict[str, Any]:
@@ -236,6 +234,10 @@ class TrtexecWorker:
     def _note(self, log: Log) -> None:
         self._warnings.update(dict.fromkeys(log.warnings))
         self._captured = self._captured and not log.is_uncaptured
+
+
+def _spec(told: Mapping[str, Any]) -> TensorSpec:
+    return TensorSpec(**{**told, "shape": tuple(told["shape"])})
 
 
 def _shaped(inputs: Mapping[str, Sequence[int | str]], batch: int | None) -> tuple[str, ...]:

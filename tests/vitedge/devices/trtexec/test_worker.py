@@ -22,14 +22,14 @@ from vitedge.devices.messages import packed, unpacked
 from vitedge.devices.trtexec.settings import Settings
 from vitedge.devices.trtexec.worker import TrtexecWorker
 from vitedge.errors import BadRecipe, DeviceFailed
-from vitedge.files.plain import from_dict
+from vitedge.files.plain import from_dict, to_dict
 from vitedge.latency.interleave import measure_in_turn
 from vitedge.latency.model import MeasuredModel
 from vitedge.latency.sampling import Rule
 from vitedge.records import TensorSpec
 
 pytestmark = posix
-TIMES = {"least_s": 0.0, "most_s": 0.0, "tolerance": 0.02}
+RULE = {"warmup_s": 0.0, "warmup_limit_s": 0.0, "settle": 0.02}
 MS = 2.5
 """The stand-in's time of an inference of the model: half a millisecond a node."""
 
@@ -57,7 +57,7 @@ def test_every_request_is_answered(version: str, tmp_path: Path) -> None:
     assert loaded["batch"] == 2
     assert (loaded["inputs"], loaded["outputs"]) == ([], [])  # nothing was declared
     assert worker.ask("first")["first_ms"] == pytest.approx(2 * MS, rel=0.05)
-    warm = worker.ask("warm_up", **TIMES)
+    warm = worker.ask("warm_up", rule=RULE)
     assert warm["count"] > 80
     assert warm["settled"]
     raw = worker.ask("burst", samples=10, seconds=0.5)["raw_ms"]
@@ -73,7 +73,7 @@ def test_every_request_is_answered(version: str, tmp_path: Path) -> None:
 def test_a_turn_keeps_to_its_seconds(engine: str, tmp_path: Path) -> None:
     worker = worker_of(tmp_path)
     worker.ask("load", model={"source": engine, "batch": None})
-    worker.ask("warm_up", **TIMES)
+    worker.ask("warm_up", rule=RULE)
     assert len(worker.ask("burst", samples=1000, seconds=0.05)["raw_ms"]) == pytest.approx(0.05e3 / MS, abs=2)
     assert len(worker.ask("burst", samples=1000, seconds=0.0)["raw_ms"]) == 1
 
@@ -89,8 +89,9 @@ def test_outputs_are_answered_in_the_types_that_were_declared(tmp_path: Path) ->
     board = Board(tmp_path / "board", "10.3")
     source = engine_of("10.3", tmp_path / "here", *DYNAMIC, sizes="x:4x16x32")
     declared = (TensorSpec("x", ("batch", 16, 32), "float16"),), (TensorSpec("y", ("batch", 16, 32), "float16"),)
-    worker = TrtexecWorker(program_of("10.3", board), board.work, "the model", declared=declared)
-    loaded = worker.ask("load", model={"source": source, "batch": 2})
+    worker = TrtexecWorker(program_of("10.3", board), board.work, "the model")
+    told = {"inputs": to_dict(declared[0]), "outputs": to_dict(declared[1])}
+    loaded = worker.ask("load", model={"source": source, "batch": 2, "declared": told})
     assert [from_dict(TensorSpec, spec) for spec in loaded["inputs"] + loaded["outputs"]] == [
         *declared[0],
         *declared[1],

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A device that is watched while something is measured on it: the readings of its script, as they come."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import threading
+from collections.abc import Sequence
+
+from vitedge.devices.facts.watching import Sample, between, parse
+
+LIMIT_S = 4 * 3600.0
+"""Seconds after which the script of a watch ends by itself."""
+_LEAVE_S = 5.0
+
+
+class Watcher:
+    """The readings of one script; of a machine without one, none.
+
+    Args:
+        process: a script of `vitedge.devices.facts.watching`, with a pipe for its output; None where there is none.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes] | None) -> None:
+        self._process = process
+        self._text = bytearray()
+        if process is not None:
+            threading.Thread(target=self._listen, daemon=True).start()
+
+    def samples(self, spans: Sequence[tuple[float, float]]) -> tuple[Sample, ...]:
+        """Returns the readings within spans of time, in seconds since the start of the device's system."""
+        found = parse(bytes(self._text).decode(errors="replace"))
+        return tuple(sample for begin, end in spans for sample in between(found, begin, end))
+
+    def all(self) -> tuple[Sample, ...]:
+        """Returns every reading so far."""
+        return parse(bytes(self._text).decode(errors="replace"))
+
+    def close(self) -> None:
+        """Ends the script."""
+        if self._process is None:
+            return
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_LEAVE_S)
+        self._process.kill()
+        self._process.wait()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+
+    def _listen(self) -> None:
+        stream = self._process.stdout if self._process is not None else None
+        with contextlib.suppress(OSError, ValueError):  # closed from the other thread
+            while stream is not None and (piece := stream.read1()):  # type: ignore[attr-defined]
+                self._text += piece
