@@ -12,7 +12,7 @@ from vitedge.records import Mode
 
 Values = npt.NDArray[np.float64]
 
-MODES_SAMPLES = 40
+MODES_SAMPLES = 60
 """Smallest number of samples in which two modes are looked for: in fewer, chance makes a gap too often."""
 OUTLIERS_SAMPLES = 20
 """Smallest number of samples whose quartiles tell an outlier."""

@@ -33,7 +33,7 @@ def test_outliers_do_not_hide_modes_and_are_none() -> None:
 
 @pytest.mark.parametrize(
     "samples",
-    [TWO[:39], [3.1, 3.2] * 50, [3.0] * 100, [0.0] * 100, [3.0] * 95 + [4.0] * 5],
+    [TWO[:59], [3.1, 3.2] * 50, [3.0] * 100, [0.0] * 100, [3.0] * 95 + [4.0] * 5],
     ids=["few", "ticks of a clock", "one value", "no time at all", "a tail"],
 )
 def test_what_looks_like_two_modes_and_is_not(samples: list[float]) -> None:
