@@ -12,8 +12,10 @@ from vitedge.records import Mode
 
 Values = npt.NDArray[np.float64]
 
-MODES_SAMPLES = 40
+MODES_SAMPLES = 60
 """Smallest number of samples in which two modes are looked for: in fewer, chance makes a gap too often."""
+OUTLIERS_SAMPLES = 20
+"""Smallest number of samples whose quartiles tell an outlier."""
 FENCE = 3.0
 """Interquartile ranges beyond the quartiles from which on a sample is an outlier (Tukey 1977, "far out")."""
 LEAST_SHARE = 0.1
@@ -75,7 +77,7 @@ def modes(samples_ms: Sequence[float], step_ms: float = 0.0) -> tuple[Mode, ...]
 
 
 def count_outliers(samples_ms: Sequence[float], found: tuple[Mode, ...] = (), step_ms: float = 0.0) -> int:
-    """Returns the number of samples beyond the fences of their distribution.
+    """Returns the number of samples beyond the fences of their distribution; zero of fewer than `OUTLIERS_SAMPLES`.
 
     Args:
         samples_ms: milliseconds in any order.
@@ -83,6 +85,8 @@ def count_outliers(samples_ms: Sequence[float], found: tuple[Mode, ...] = (), st
         step_ms: of the clock; a spread below it is not seen.
     """
     values = np.sort(np.asarray(samples_ms, dtype=np.float64))
+    if values.size < OUTLIERS_SAMPLES:
+        return 0
     if not found:
         return values.size - _inside(values, step_ms).size
     middle = np.sqrt(found[0].center_ms * found[1].center_ms)

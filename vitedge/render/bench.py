@@ -55,8 +55,8 @@ def _latency_row(report: LatencyReport) -> tuple[str, ...]:
     return (
         report.subject,
         report.runtime,
-        f"{times.median:.2f}",
-        f"{times.p90:.2f}",
+        _number(times.median),
+        _number(times.p90),
         _number(times.p99),
         f"{times.cov:.1%}",
         f"{report.load_ms:.0f}",
@@ -87,8 +87,10 @@ def _further_row(report: LatencyReport) -> tuple[str, ...]:
 
 
 def _number(value: float | None) -> str:
-    """Returns milliseconds, or a dash where there are too few samples."""
-    return "-" if value is None else f"{value:.2f}"
+    """Returns milliseconds, three digits of less than one, or a dash where there are too few samples."""
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if value >= 1 or value == 0 else f"{value:.3g}"
 
 
 def _unsteady(report: LatencyReport) -> str:

@@ -33,7 +33,7 @@ def test_outliers_do_not_hide_modes_and_are_none() -> None:
 
 @pytest.mark.parametrize(
     "samples",
-    [TWO[:39], [3.1, 3.2] * 50, [3.0] * 100, [0.0] * 100, [3.0] * 95 + [4.0] * 5],
+    [TWO[:59], [3.1, 3.2] * 50, [3.0] * 100, [0.0] * 100, [3.0] * 95 + [4.0] * 5],
     ids=["few", "ticks of a clock", "one value", "no time at all", "a tail"],
 )
 def test_what_looks_like_two_modes_and_is_not(samples: list[float]) -> None:
@@ -43,6 +43,7 @@ def test_what_looks_like_two_modes_and_is_not(samples: list[float]) -> None:
 def test_outliers_are_counted_from_the_fences_of_their_mode() -> None:
     assert count_outliers(NORMAL) == 0
     assert count_outliers([*NORMAL, 2.0, 5.0]) == 2
+    assert count_outliers([*NORMAL[:18], 5.0]) == 0, "the quartiles of so few are chance"
     assert count_outliers([*TWO, 1.0, 9.0], modes(TWO)) == 2
     few_slow = [*NORMAL[:170], *(sample + 1.5 for sample in NORMAL[170:])]
     assert count_outliers(few_slow, modes(few_slow)) == 0

@@ -76,3 +76,9 @@ def test_no_conclusion_comes_with_its_reason(capsys: pytest.CaptureFixture[str])
     found = shown(capsys, BenchReport((latency("a", "torch", stable=True),), (ratio,)))
     assert "b takes 1.50 x the time of a (95 % interval 1.40 to 1.60): no conclusion" in found
     assert "  for b ran 60% of the time in a slower mode, a 20%" in found
+
+
+def test_times_of_microseconds_keep_their_digits(capsys: pytest.CaptureFixture[str]) -> None:
+    fast = Quantiles(0.0056, 0.005688, 0.0057, 0.0061, None, None, 0.01, 0.0)
+    found = shown(capsys, BenchReport((latency("a", "torch", stable=True, times=fast),)))
+    assert next(line for line in found if line.startswith(" a ")).split()[2:4] == ["0.00569", "0.0061"]
