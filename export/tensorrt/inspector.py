@@ -83,9 +83,10 @@ def tensor_types(text: str | None) -> dict[str, str]:
         content = json.loads(text or "")
     except json.JSONDecodeError:
         return {}
-    if not isinstance(content, dict):
+    listed = content.get("Layers") if isinstance(content, dict) else None
+    if not isinstance(listed, list):
         return {}
-    records = [record for record in content.get("Layers", []) if isinstance(record, dict)]
+    records = [record for record in listed if isinstance(record, dict)]
     groups = (record.get(key) for record in records for key in ("Inputs", "Outputs"))
     tensors = [
         tensor for group in (*groups, content.get("I/O Tensors")) if _are_tensors(group) for tensor in group or ()

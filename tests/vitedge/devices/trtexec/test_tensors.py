@@ -31,6 +31,6 @@ def test_what_is_not_told_is_float32(text: str, types: tuple[str, str]) -> None:
     assert [spec.shape for spec in (*inputs, *outputs)] == [("batch", 3, 8), ("batch", 2)]
 
 
-@pytest.mark.parametrize("text", [None, "", "[]", "7", '{"Layers": [1, "x"]}'])
+@pytest.mark.parametrize("text", [None, "", "[]", "7", '{"Layers": [1, "x"]}', '{"Layers": 7}'])
 def test_other_texts_tell_no_types(text: str | None) -> None:
     assert tensor_types(text) == {}
