@@ -139,13 +139,11 @@ class TrtexecWorker:
         """Returns the milliseconds of the first inference after loading."""
         return {"first_ms": self._first_ms}
 
-    def warm_up(self, least_s: float, most_s: float, tolerance: float) -> dict[str, Any]:
+    def warm_up(self, rule: Mapping[str, Any]) -> dict[str, Any]:
         """Runs for a time and until two runs that follow each other agree in median and spread.
 
         Args:
-            least_s: seconds that the warm-up lasts at least.
-            most_s: seconds in which they have to agree.
-            tolerance: largest difference of the coefficients of variation, and of the relative medians.
+            rule: a `vitedge.latency.sampling.Rule` as plain values.
 
         Returns:
             The number of inferences, and whether the last two runs agreed.
@@ -158,9 +156,9 @@ class TrtexecWorker:
             count += log.warmup + len(samples)
             elapsed = time.perf_counter() - begin
             self._usual_ms = statistics.median(samples)
-            if before and elapsed >= least_s and _agree(samples, before, tolerance):
+            if before and elapsed >= rule["warmup_s"] and _agree(samples, before, rule["settle"]):
                 return {"count": count, "settled": True}
-            if before and elapsed >= max(least_s, most_s):
+            if before and elapsed >= max(rule["warmup_s"], rule["warmup_limit_s"]):
                 return {"count": count, "settled": False}
             before = samples
 

@@ -31,7 +31,7 @@ from vitedge.latency.sampling import Rule
 from vitedge.records import TensorSpec
 
 pytestmark = posix
-TIMES = {"least_s": 0.0, "most_s": 0.0, "tolerance": 0.02}
+RULE = {"warmup_s": 0.0, "warmup_limit_s": 0.0, "settle": 0.02, "patience_s": 60.0}
 MS = 2.5
 """The stand-in's time of an inference of the model: half a millisecond a node."""
 
@@ -61,7 +61,7 @@ def test_every_request_is_answered(version: str, tmp_path: Path) -> None:
     specs = [from_dict(TensorSpec, spec) for spec in loaded["inputs"] + loaded["outputs"]]
     assert specs == [TensorSpec("x", ("batch", 16, 32), told), TensorSpec("y", ("batch", 16, 32), told)]
     assert worker.ask("first")["first_ms"] == pytest.approx(2 * MS, rel=0.05)
-    warm = worker.ask("warm_up", **TIMES)
+    warm = worker.ask("warm_up", rule=RULE)
     assert warm["count"] > 80
     assert warm["settled"]
     raw = worker.ask("burst", samples=10, seconds=0.5)["raw_ms"]
@@ -77,7 +77,7 @@ def test_every_request_is_answered(version: str, tmp_path: Path) -> None:
 def test_a_turn_keeps_to_its_seconds(engine: str, tmp_path: Path) -> None:
     worker = worker_of(tmp_path)
     worker.ask("load", model={"source": engine, "batch": None})
-    worker.ask("warm_up", **TIMES)
+    worker.ask("warm_up", rule=RULE)
     assert len(worker.ask("burst", samples=1000, seconds=0.05)["raw_ms"]) == pytest.approx(0.05e3 / MS, abs=2)
     assert len(worker.ask("burst", samples=1000, seconds=0.0)["raw_ms"]) == 1
 
