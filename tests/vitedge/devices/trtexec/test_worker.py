@@ -146,7 +146,7 @@ class Boards(local.Session):
     """This machine as one whose engines run in trtexec; labels give the batch that makes one slower."""
 
     folder: Path
-    rounds = 3
+    rounds = 8
 
     def push(self, path: Path) -> str:
         return str(path)
@@ -169,14 +169,14 @@ def test_a_session_runs_an_engine_like_any_artifact(engine: str, tmp_path: Path)
 def measured(session: Boards, source: str, folder: Path) -> Any:
     session.folder = folder
     models = [MeasuredModel(name, "tensorrt", source, batch, threads=1) for name, batch in (("a", 2), ("b", 4))]
-    rule = Rule(warmup_s=0.0, warmup_limit_s=0.0, samples=30, seconds=1.0, rounds=session.rounds)
+    rule = Rule(warmup_s=0.0, warmup_limit_s=0.0, samples=32, seconds=1.0, rounds=session.rounds)
     return measure_in_turn(models, session, rule)
 
 
 def test_engines_are_measured_in_turn(engine: str, tmp_path: Path) -> None:
     report = measured(Boards(), engine, tmp_path)
     assert not report.inconclusive
-    assert [one.samples for one in report.reports] == [30, 30]
+    assert [one.samples for one in report.reports] == [32, 32]
     assert [one.device["method"] for one in report.reports] == [Settings().method()] * 2
     assert [one.device["provider"] for one in report.reports] == ["Orin"] * 2
     assert [one.batch for one in report.reports] == [2, 4]
