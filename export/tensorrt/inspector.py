@@ -73,6 +73,28 @@ def layers(text: str | None) -> tuple[EngineLayer, ...] | None:
     return None if None in found else tuple(layer for layer in found if layer is not None)
 
 
+def tensor_types(text: str | None) -> dict[str, str]:
+    """Returns the element types of an engine's tensors by name, its inputs and outputs among them, as far as told.
+
+    Args:
+        text: as for `layers`.
+    """
+    try:
+        content = json.loads(text or "")
+    except json.JSONDecodeError:
+        return {}
+    listed = content.get("Layers") if isinstance(content, dict) else None
+    if not isinstance(listed, list):
+        return {}
+    records = [record for record in listed if isinstance(record, dict)]
+    groups = (record.get(key) for record in records for key in ("Inputs", "Outputs"))
+    tensors = [
+        tensor for group in (*groups, content.get("I/O Tensors")) if _are_tensors(group) for tensor in group or ()
+    ]
+    found = {str(tensor.get("Name")): _dtype(tensor) for tensor in tensors}
+    return {name: kind for name, kind in found.items() if kind != UNKNOWN}
+
+
 def _layer(record: Any) -> EngineLayer | None:
     """Returns one kernel; None where it is not told which types it has, or which kernels it stands for."""
     if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("Name", "LayerType")):

@@ -47,6 +47,8 @@ class Log:
     """Its compute capability, such as ``SM87``; empty likewise."""
     inputs: Mapping[str, tuple[int, ...]]
     """Name of every input to the shape in which the engine ran."""
+    outputs: Mapping[str, tuple[int, ...]]
+    """Name of every output likewise."""
     seconds: Mapping[str, float]
     """``loaded``, ``deserialized`` and ``built`` to their seconds, where they were done."""
     warmup: int
@@ -82,7 +84,8 @@ def read_log(out: str, err: str) -> Log:
         warnings=tuple(dict.fromkeys(text for severity, text in messages if severity == "W")),
         gpu=_value(told, "Selected Device: "),
         capability=_capability(_value(told, "Compute Capability: ")),
-        inputs={match["name"]: _shape(match["sides"]) for match in bindings if match["mode"].lower() == "input"},
+        inputs=_shapes(bindings, "input"),
+        outputs=_shapes(bindings, "output"),
         seconds={match["what"]: float(match["seconds"]) for match in map(_SECONDS.search, told) if match},
         warmup=next((int(match[1]) for match in map(_WARMED_UP.search, told) if match), 0),
     )
@@ -117,5 +120,6 @@ def _capability(number: str) -> str:
     return f"SM{number.replace('.', '')}" if number else ""
 
 
-def _shape(sides: str) -> tuple[int, ...]:
-    return tuple(int(side) for side in sides.split("x"))
+def _shapes(bindings: list[re.Match[str]], mode: str) -> dict[str, tuple[int, ...]]:
+    chosen = [match for match in bindings if match["mode"].lower() == mode]
+    return {match["name"]: tuple(int(side) for side in match["sides"].split("x")) for match in chosen}

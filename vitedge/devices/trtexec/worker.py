@@ -24,12 +24,15 @@ from vitedge.devices.trtexec.outputs import outputs_of
 from vitedge.devices.trtexec.program import Trtexec
 from vitedge.devices.trtexec.results import Times, read_profile, read_times
 from vitedge.devices.trtexec.settings import Settings
+from vitedge.devices.trtexec.tensors import declared_by
 from vitedge.errors import BadRecipe
+from vitedge.export.tensorrt.inspector import tensor_types
 from vitedge.files.plain import to_dict
 from vitedge.records import TensorSpec
 
 _TIMES = "times.json"
 _PROFILE = "profile.json"
+_LAYERS = "layers.json"
 _SEPARATE = "--separateProfileRun"
 """Up to 10: layers are timed in inferences of their own, and not in those whose times are told."""
 _MARGIN = 2
@@ -110,10 +113,15 @@ class TrtexecWorker:
         dynamic = {spec.name: spec.shape for spec in self._declared["inputs"] if not isinstance(spec.shape[0], int)}
         self._shapes = _shaped(dynamic, batch)
         log = self._loaded()
-        if log.is_dynamic:  # and no inputs were declared
+        is_dynamic = log.is_dynamic
+        if is_dynamic:  # and no inputs were declared
             self._shapes = _shaped(log.inputs, batch)
             log = self._loaded()
         self._note(log)
+        if not self._declared["inputs"]:
+            text = read_text(self._program.transport, f"{self._folder}/{_LAYERS}")
+            inputs, outputs = declared_by(log, tensor_types(text), is_dynamic=is_dynamic)
+            self._declared = {"inputs": tuple(inputs), "outputs": tuple(outputs)}
         found = next(iter(log.inputs.values()), (1,))[0]
         if batch not in (None, found):
             raise BadRecipe(f"{self._label} has a fixed batch of {found}, not {batch}; leave --batch out.")
@@ -181,7 +189,7 @@ class TrtexecWorker:
 
     def end(self) -> dict[str, Any]:
         """Returns the peak memory in 10^6 bytes of the process that loaded the engine, and what the runs have shown."""
-        made = quoted([f"{self._folder}/{name}" for name in (_TIMES, _PROFILE)])
+        made = quoted([f"{self._folder}/{name}" for name in (_TIMES, _PROFILE, _LAYERS)])
         self._program.transport.run(f"rm -f {made}")
         return {"peak_memory_mb": self._peak_mb, "described": self._described()}
 
@@ -195,7 +203,7 @@ class TrtexecWorker:
     def _loaded(self) -> Log:
         """Loads the engine, runs it once without warm-up, and reads the time and the memory of that."""
         words = [self._load_word(), *self._shapes, *self._cold().words(self._program), "--iterations=1", "--duration=0"]
-        command = quoted([self._program.path, *words, f"--exportTimes={_TIMES}"])
+        command = quoted([self._program.path, *words, f"--exportTimes={_TIMES}", f"--exportLayerInfo={_LAYERS}"])
         script = _PEAK.format(folder=quoted([self._folder]), command=command)
         done = self._program.transport.run(script, self._limit_s)
         log = self._program.checked(done, f"{REQUESTS['load']} {self._label}")

@@ -27,6 +27,7 @@ class Engine:
         self.onnx: str = content["onnx"]
         self.inputs: dict[str, list[int]] = content["inputs"]
         self.outputs: dict[str, list[int]] = content["outputs"]
+        self.types: dict[str, str] = content["types"]
         self.layers: list[dict[str, Any]] = content["layers"]
         self.version: str = content["version"]
         self.milliseconds: float = content["milliseconds"]
@@ -46,7 +47,7 @@ class Engine:
         records = []
         for layer in self.layers:
             inputs = [_tensor(program, f"i{i}", word, unknown) for i, word in enumerate(layer["inputs"])]
-            outputs = [_tensor(program, "o", layer["output"], unknown)]
+            outputs = [_tensor(program, layer["result"], layer["output"], unknown)]
             records.append(
                 {
                     "Name": layer["node"] + "_myl0_0",
@@ -59,7 +60,9 @@ class Engine:
         names = [*self.inputs, *self.outputs]
         ends: dict[str, Any] = {"Bindings": names}
         if program.since("11.1"):
-            ends = {"I/O Tensors": [{"Name": name, "DataType": "Half"} for name in names]}
+            ends = {"I/O Tensors": [{"Name": name, "DataType": self.types[name]} for name in names]}
+        elif self.layers:
+            records.insert(0, _copy(program, self, unknown))
         named = [layer["node"] for layer in self.layers]
         detailed = "--loadEngine" in program.given or program.given.get("--profilingVerbosity") == "detailed"
         text = json.dumps({"Layers": records if detailed else named, **ends})
@@ -82,6 +85,17 @@ def _tensor(program: Any, name: str, word: str, unknown: bool) -> dict[str, Any]
     phrase = {"Float": "FP32", "Half": "FP16", "BFloat16": "BF16", "Int8": "Int8"}[word]
     told = "N/A due to dynamic shapes" if unknown else f"Row major linear {phrase} format"
     return {"Name": name, "Format/Datatype": told}
+
+
+def _copy(program: Any, engine: Engine, unknown: bool) -> dict[str, Any]:
+    """The first layer of an engine, which copies its inputs."""
+    tensors = [_tensor(program, name, engine.types[name], unknown) for name in engine.inputs]
+    return {
+        "Name": "Reformatting CopyNode for Input Tensor 0",
+        "LayerType": "Reformat",
+        "Inputs": tensors,
+        "Outputs": tensors,
+    }
 
 
 def build(program: Any) -> Engine:
@@ -115,10 +129,12 @@ def build(program: Any) -> Engine:
         write(cache, before + f"timed by {program.version}\n".encode())
     if os.environ.get("STAND_IN_WEIGHTS"):
         program.say("W", "[TRT] Weights [name=w] had the following issues when converted to FP16:")
+    ends = (*model.graph.input, *model.graph.output)
     engine = Engine(
         onnx=binascii.b2a_base64(contents(path)).decode(),
         inputs=inputs,
         outputs={value.name: _sides(value) for value in model.graph.output},
+        types={value.name: WORDS[value.type.tensor_type.elem_type] for value in ends},
         layers=_layers(program, onnx.shape_inference.infer_shapes(model)),
         version=program.version,
         milliseconds=0.5 * len(model.graph.node),
@@ -156,9 +172,8 @@ def _layers(program: Any, model: Any) -> list[dict[str, Any]]:
         asked = [3 if integers else kinds.get(name, 1) for name in node.input]
         inputs = [WORDS[kind if typed or kind in allowed else 1] for kind in asked]
         output = kinds.get(node.output[0], 1)
-        found.append(
-            {"node": node.name, "inputs": inputs, "output": WORDS[output if typed or output in allowed else 1]}
-        )
+        word = WORDS[output if typed or output in allowed else 1]
+        found.append({"node": node.name, "result": node.output[0], "inputs": inputs, "output": word})
     return found
 
 

@@ -33,7 +33,8 @@ def test_an_engine_is_built_where_it_runs(version: str, tmp_path: Path) -> None:
     assert record.options["strongly_typed"] == (not version.startswith("8"))
     assert record.onnx_sha256 == hashlib.sha256(request.onnx.read_bytes()).hexdigest()
     assert record.layers is not None
-    assert [layer.nodes for layer in record.layers] == [("first.proj/MatMul",), ("second.proj/MatMul",)]
+    nodes = [layer.nodes for layer in record.layers if layer.nodes]
+    assert nodes == [("first.proj/MatMul",), ("second.proj/MatMul",)]
     assert summary(record) == AS_ASKED
     assert not shortfall(record, 1.0, half=True)
     assert not engine.warnings

@@ -55,7 +55,8 @@ def test_shapes_times_and_the_gpu_are_read(told: str) -> None:
 
 
 def test_outputs_are_no_inputs() -> None:
-    assert not read_log(OUT.format(number=8601, told="Output binding for y with dimensions 1x3 is created."), "").inputs
+    log = read_log(OUT.format(number=8601, told="Output binding for y with dimensions 1x3 is created."), "")
+    assert (log.inputs, log.outputs) == ({}, {"y": (1, 3)})
 
 
 def test_warnings_are_told_in_their_words_each_once() -> None:
