@@ -65,6 +65,7 @@ SECTIONS = (
             "vitedge.latency.sampling.Rule",
             "vitedge.devices.profiles.profiles",
             "vitedge.devices.profiles.Profile",
+            "vitedge.devices.profiles.Fit",
         ),
     ),
     Section(

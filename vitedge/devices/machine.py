@@ -11,19 +11,20 @@ from typing import Any
 
 from vitedge.devices import facts
 from vitedge.devices.facts import reading
-from vitedge.devices.processors import ROOT, cores
+from vitedge.devices.processors import ROOT, cores, processors
 
 
 def identity(root: Path = ROOT, python: str = "") -> dict[str, Any]:
     """Returns the facts that do not change during a measurement; see `vitedge.devices.facts.identity.identity`.
 
-    ``cores`` are those that this process may use.
+    ``cores`` and ``processors`` are those that this process may use.
 
     Args:
         root: folder in which ``proc``, ``sys``, ``etc`` and ``usr`` are looked for.
         python: interpreter whose packages are imported and asked; empty asks this process' for their versions alone.
     """
-    return {**facts.identity(reading.local(reading.IDENTITY, root, python)), "cores": cores(root)}
+    told = facts.identity(reading.local(reading.IDENTITY, root, python))
+    return {**told, "cores": cores(root), "processors": processors(root)}
 
 
 def condition(root: Path = ROOT) -> dict[str, Any]:

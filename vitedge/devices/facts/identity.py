@@ -29,7 +29,8 @@ def identity(texts: Texts) -> dict[str, Any]:
         trtexec`` (its path), ``python, versions, providers`` and ``problems`` (packages that cannot be imported).
         What is not known is left out.
     """
-    system, kernel, architecture = _uname(texts)
+    system, _, kernel = texts.get(reading.line(reading.SYSTEM), "").partition(" ")
+    architecture = texts.get(reading.line(reading.MACHINE), "")
     facts: dict[str, Any] = {
         "model": _model(texts),
         "processor": _processor(texts),
@@ -39,7 +40,7 @@ def identity(texts: Texts) -> dict[str, Any]:
         "processors": _processors(texts),
         "clock_max_mhz": _clock_max(texts),
         "memory_mb": _memory(texts),
-        "isa": _isa(texts),
+        "isa": _isa(texts, architecture),
         "os": _operating_system(texts) or f"{system} {kernel}".strip(),
         "kernel": kernel,
         "android": _property(texts, "ro.build.version.release"),
@@ -78,11 +79,6 @@ def number(text: str) -> float | None:
 
 def _whole(text: str) -> int:
     return int(number(text) or 0)
-
-
-def _uname(texts: Texts) -> tuple[str, str, str]:
-    words = texts.get(reading.line(reading.UNAME), "").split()
-    return (words[0], " ".join(words[1:-1]), words[-1]) if len(words) >= 3 else ("", "", "")
 
 
 def _property(texts: Texts, name: str) -> str:
@@ -140,10 +136,14 @@ def _memory(texts: Texts) -> int:
     return _whole(told) * 1024 // 10**6 or _whole(_sysctl(texts).get("hw.memsize", "")) // 10**6
 
 
-def _isa(texts: Texts) -> list[str] | None:
-    """Returns the extensions that every processor of the device has; None where the device does not tell."""
-    flags = [set((block.get("Features") or block.get("flags") or "").split()) for block in _cpuinfo(texts)]
-    common = set.intersection(*filter(None, flags)) if any(flags) else set()
+def _isa(texts: Texts, architecture: str) -> list[str] | None:
+    """Returns the extensions that every processor of the device has; None where the device does not tell.
+
+    Where a processor is emulated, /proc/cpuinfo is that of the one beneath, with the other's name for the entry.
+    """
+    names = {"aarch64": ("Features",), "x86_64": ("flags",)}.get(architecture, ("Features", "flags"))
+    flags = [set(block[name].split()) for block in _cpuinfo(texts) for name in names if name in block]
+    common = set.intersection(*flags) if flags else set()
     for name, value in _sysctl(texts).items():
         if name.startswith("hw.optional.arm.") and value == "1":
             common.add(name.rpartition(".")[2])

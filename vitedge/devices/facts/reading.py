@@ -23,6 +23,8 @@ from vitedge.devices.transports.transport import quoted
 ROOT = Path("/")
 COMMAND_S = 10
 """Seconds that one command may take."""
+PYTHON_S = 90
+"""Seconds that Python may take: a board reads its libraries from an SD card."""
 PLACES = (
     "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/local/cuda/bin", "/usr/src/tensorrt/bin", "/opt/vc/bin",
     "/system/bin",
@@ -31,7 +33,8 @@ PLACES = (
 BLANKS = " \t\r\n\0"
 PACKAGES = ("vitedge", "numpy", "torch", "timm", "onnx", "onnxruntime", "coremltools", "openvino", "tensorrt")
 
-UNAME = ("uname", "-srm")
+SYSTEM = ("uname", "-sr")
+MACHINE = ("uname", "-m")
 GPU = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader,nounits")
 CAPABILITY = ("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader,nounits")
 GPU_NOW = (
@@ -71,7 +74,8 @@ IDENTITY = Reading(
         "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/cpuinfo_max_freq",
     ),
     commands=(
-        UNAME,
+        SYSTEM,
+        MACHINE,
         ("sw_vers",),
         ("sysctl", "hw.model", "hw.memsize", "hw.physicalcpu", "hw.logicalcpu", "hw.optional", "machdep.cpu"),
         # One property at a time: the whole list has serial numbers.
@@ -140,20 +144,22 @@ def script(reading: Reading, token: str, root: str = "", python: str = "python3"
         reading: what is read.
         token: letters and digits that no text has.
         root: folder that stands for ``/`` in the paths of files.
-        python: interpreter that is asked for its packages' versions.
+        python: interpreter that is asked for its packages' versions; empty asks none.
     """
     places = " ".join(f"{quoted([root])}{pattern}" for pattern in reading.files)
     commands = list(map(_guarded, reading.commands))
-    if reading.python:
+    if reading.python and python:
         asked = [python, "-c", PROGRAM.read_text(encoding="utf-8")]
-        commands.append(_guarded(asked, key=PYTHON))
+        commands.append(_guarded(asked, PYTHON, "$patience"))
     return "\n".join(
         [
             "export LC_ALL=C",
             f'PATH="$PATH:{":".join(PLACES)}"',
             f"root={quoted([root])}",
-            "limit=",
-            f"if timeout {COMMAND_S} true 2>/dev/null; then limit='timeout {COMMAND_S}'; fi",
+            "limit= patience=",
+            f"if timeout {COMMAND_S} true 2>/dev/null; then",
+            f"  limit='timeout {COMMAND_S}' patience='timeout {PYTHON_S}'",
+            "fi",
             'there() { command -v "$1" >/dev/null 2>&1; }',
             f"mark() {{ printf '\\n%s %s\\n' {quoted([token])} \"$1\"; }}",
             f"for f in {places}; do",
@@ -166,13 +172,13 @@ def script(reading: Reading, token: str, root: str = "", python: str = "python3"
     )
 
 
-def _guarded(command: Sequence[str], key: str = "") -> str:
+def _guarded(command: Sequence[str], key: str = "", limit: str = "$limit") -> str:
     """Returns the line of sh that runs a command where its programs exist."""
     words = list(command)
     programs = [words[0], words[2]] if words[:2] == ["sudo", "-n"] else words[:1]
     there = " && ".join(f"there {quoted([program])}" for program in programs)
     marked = quoted([key or line(command)])
-    return f"if {there}; then mark {marked}; $limit {line(command)} </dev/null 2>/dev/null; fi"
+    return f"if {there}; then mark {marked}; {limit} {line(command)} </dev/null 2>/dev/null; fi"
 
 
 def split(output: str, token: str) -> Mapping[str, str]:
@@ -213,11 +219,11 @@ def local(reading: Reading, root: Path = ROOT, python: str = "") -> Mapping[str,
     search = os.pathsep.join((os.environ.get("PATH", ""), *PLACES))
     for command in reading.commands if root == ROOT else ():
         _keep(texts, line(command), _run(command, search))
-    if UNAME in reading.commands:  # Windows has no such command
-        system = platform.uname()
-        _keep(texts, line(UNAME), f"{system.system} {system.release} {system.machine}")
+    if SYSTEM in reading.commands:  # Windows has no such command
+        _keep(texts, line(SYSTEM), f"{platform.system()} {platform.release()}")
+        _keep(texts, line(MACHINE), platform.machine())
     if reading.python:
-        asked = _run((python, "-c", PROGRAM.read_text(encoding="utf-8")), search) if python else ""
+        asked = _run((python, "-c", PROGRAM.read_text(encoding="utf-8")), search, PYTHON_S) if python else ""
         _keep(texts, PYTHON, asked or _own_versions())
     return texts
 
@@ -227,7 +233,7 @@ def _keep(texts: dict[str, str], key: str, text: str) -> None:
         texts[key] = text.replace("\r\n", "\n").strip(BLANKS)
 
 
-def _run(command: Sequence[str], search: str) -> str:
+def _run(command: Sequence[str], search: str, limit_s: int | None = None) -> str:
     """Returns what a command writes to its standard output, whatever its exit code; empty where it cannot be run."""
     words = list(command)
     program = shutil.which(words[0], path=search)
@@ -240,7 +246,7 @@ def _run(command: Sequence[str], search: str) -> str:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            timeout=COMMAND_S,
+            timeout=limit_s or COMMAND_S,
             check=False,
             env={**os.environ, "LC_ALL": "C", "PATH": search},
         ).stdout.decode("utf-8", errors="replace")

@@ -49,7 +49,8 @@ def test_a_mac() -> None:
             "machdep.cpu.brand_string: Apple M2"
         ),
         "sw_vers": "ProductName:\t\tmacOS\nProductVersion:\t\t14.4\nBuildVersion:\t\t23E214",
-        "uname -srm": "Darwin 23.4.0 arm64",
+        "uname -sr": "Darwin 23.4.0",
+        "uname -m": "arm64",
     }
     assert facts.identity(told) == {
         "model": "Mac14,2", "processor": "Apple M2", "architecture": "arm64", "cores": 8, "processors": 8,
@@ -74,6 +75,12 @@ def test_a_driver_that_fails_tells_nothing() -> None:
 def test_extensions_are_those_that_all_processors_have() -> None:
     told = {"/proc/cpuinfo": "processor\t: 0\nFeatures\t: asimddp i8mm\n\nprocessor\t: 1\nFeatures\t: asimddp"}
     assert facts.identity(told)["isa"] == ["dotprod"]
+
+
+def test_extensions_of_the_processor_beneath_an_emulated_one_are_not_its_own() -> None:
+    told = {"/proc/cpuinfo": "processor\t: 0\nflags\t: avx2", "uname -m": "aarch64"}
+    assert "isa" not in facts.identity(told)
+    assert facts.identity({**told, "uname -m": "x86_64"})["isa"] == ["avx2"]
 
 
 def test_hyperthreads_are_not_cores() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 import subprocess
@@ -110,6 +111,10 @@ def test_python_tells_its_versions_and_what_cannot_be_imported(tmp_path: Path) -
     assert told["versions"]["numpy"] == np.__version__
     assert "CPUExecutionProvider" in told["providers"]
     assert told["problems"] == {"tensorrt": "OSError: libnvinfer.so.10: cannot open shared object file"}
+
+
+def test_the_oldest_python_of_a_jetson_can_read_it() -> None:
+    ast.parse(reading.PROGRAM.read_text(), feature_version=(3, 6))  # JetPack 4
 
 
 def test_this_process_tells_its_versions_without_imports() -> None:
