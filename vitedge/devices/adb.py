@@ -14,7 +14,7 @@ from vitedge.devices.session import Worker
 from vitedge.devices.transports.adb import Transport
 from vitedge.errors import MissingBackend
 from vitedge.export.onnx.artifact import describe
-from vitedge.records import TensorSpec
+from vitedge.records import Artifact
 
 PROVIDER = "VITEDGE_ANDROID_PROVIDER"
 """Environment variable with the execution provider that the tool is asked for; without it, cpu."""
@@ -23,7 +23,7 @@ _FACTS = {
     "soc": "echo $(getprop ro.soc.manufacturer) $(getprop ro.soc.model)",
     "android": "getprop ro.build.version.release",
     "abi": "getprop ro.product.cpu.abi",
-    "memory_mb": "while read k v u; do [ $k = MemTotal: ] && echo $((v * 1024 / 1000000)); done </proc/meminfo",
+    "memory_kb": "while read name kb unit; do [ $name = MemTotal: ] && echo $kb; done </proc/meminfo",
     "os": "uname -srm",
     "processors": "nproc",
 }
@@ -45,7 +45,10 @@ class Session(RemoteSession):
         script = "\n".join(f'echo {name} "$({command})"' for name, command in _FACTS.items())
         said = dict(line.partition(" ")[::2] for line in self._shell(f"{{\n{script}\n}} 2>/dev/null").out.splitlines())
         facts: dict[str, Any] = {name: said[name].strip() for name in _FACTS if said.get(name, "").strip()}
-        facts.update({name: int(facts[name]) for name in ("memory_mb", "processors") if name in facts})
+        if "memory_kb" in facts:  # not counted there: Android's shell has 32 bits
+            facts["memory_mb"] = int(facts.pop("memory_kb")) * 1024 // 10**6
+        if "processors" in facts:
+            facts["processors"] = int(facts["processors"])
         return {"device": self.name, **facts, **(self._python().facts if self._has_python() else {})}
 
     def processors(self) -> int:
@@ -75,7 +78,7 @@ class Session(RemoteSession):
         """Starts a process of the runner there, or measures by the tool where the device has no Python."""
         if self._has_python():
             return super().start(label, patience_s, runtime)
-        return perf_test.Worker(self._way, self._tool(), label, patience_s, self._inputs)
+        return perf_test.Worker(self._way, self._tool(), label, patience_s, self._declared)
 
     def _has_python(self) -> bool:
         try:
@@ -89,6 +92,6 @@ class Session(RemoteSession):
             self._found = perf_test.find(self._way, self._folders().work, super().push, provider)
         return self._found
 
-    def _inputs(self, there: str) -> tuple[TensorSpec, ...]:
-        """Returns the inputs of the model that was copied to that path."""
-        return tuple(describe(self._sources[there]).inputs)
+    def _declared(self, there: str) -> Artifact:
+        """Returns what the model that was copied to that path declares."""
+        return describe(self._sources[there])

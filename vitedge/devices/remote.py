@@ -19,6 +19,7 @@ from vitedge.devices import runner
 from vitedge.devices.guard import KILL_TREE, TIDY, Guard
 from vitedge.devices.interpreter import Interpreter, find_interpreter
 from vitedge.devices.process import WorkerProcess
+from vitedge.devices.session import Worker
 from vitedge.devices.transports.transport import Completed, Transport, quoted
 from vitedge.errors import ConnectionLost, DeviceFailed, MissingBackend
 from vitedge.files.digest import hash_file
@@ -83,7 +84,7 @@ class RemoteSession:
         """Copies a file from the device."""
         self._transport.fetch(name, path)
 
-    def start(self, label: str, patience_s: float, runtime: str = "") -> WorkerProcess:  # noqa: ARG002 - one runs all
+    def start(self, label: str, patience_s: float, runtime: str = "") -> Worker:  # noqa: ARG002 - one runs all
         """Starts a process of the runner there, for one model."""
         program = self._python().program
         command = self._marked(quoted([program, "-u", self._runner(), "serve"]), next(self._numbers))
