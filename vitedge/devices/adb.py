@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from vitedge import registry
 from vitedge.devices import perf_test
@@ -14,20 +13,10 @@ from vitedge.devices.session import Worker
 from vitedge.devices.transports.adb import Transport
 from vitedge.errors import MissingBackend
 from vitedge.export.onnx.artifact import describe
-from vitedge.records import TensorSpec
+from vitedge.records import Artifact
 
 PROVIDER = "VITEDGE_ANDROID_PROVIDER"
 """Environment variable with the execution provider that the tool is asked for; without it, cpu."""
-_FACTS = {
-    "model": "echo $(getprop ro.product.manufacturer) $(getprop ro.product.model)",
-    "soc": "echo $(getprop ro.soc.manufacturer) $(getprop ro.soc.model)",
-    "android": "getprop ro.build.version.release",
-    "abi": "getprop ro.product.cpu.abi",
-    "memory_mb": "while read k v u; do [ $k = MemTotal: ] && echo $((v * 1024 / 1000000)); done </proc/meminfo",
-    "os": "uname -srm",
-    "processors": "nproc",
-}
-"""Facts to the commands that print them. They fail one by one: not every device has every program."""
 
 
 class Session(RemoteSession):
@@ -39,18 +28,6 @@ class Session(RemoteSession):
         self._way = transport
         self._sources: dict[str, Path] = {}
         self._found: perf_test.PerfTest | None = None
-
-    def identity(self) -> dict[str, Any]:
-        """Returns model, SoC, Android's version, memory and processors."""
-        script = "\n".join(f'echo {name} "$({command})"' for name, command in _FACTS.items())
-        said = dict(line.partition(" ")[::2] for line in self._shell(f"{{\n{script}\n}} 2>/dev/null").out.splitlines())
-        facts: dict[str, Any] = {name: said[name].strip() for name in _FACTS if said.get(name, "").strip()}
-        facts.update({name: int(facts[name]) for name in ("memory_mb", "processors") if name in facts})
-        return {"device": self.name, **facts, **(self._python().facts if self._has_python() else {})}
-
-    def processors(self) -> int:
-        """Returns the number of threads of a process that can run at once there."""
-        return int(self._shell("nproc").out.strip() or 1)
 
     def refusal(self, runtime: str) -> str:
         """Returns why a runtime does not work there; empty where it does."""
@@ -75,7 +52,7 @@ class Session(RemoteSession):
         """Starts a process of the runner there, or measures by the tool where the device has no Python."""
         if self._has_python():
             return super().start(label, patience_s, runtime)
-        return perf_test.Worker(self._way, self._tool(), label, patience_s, self._inputs)
+        return perf_test.Worker(self._way, self._tool(), label, patience_s, self._declared)
 
     def _has_python(self) -> bool:
         try:
@@ -89,6 +66,6 @@ class Session(RemoteSession):
             self._found = perf_test.find(self._way, self._folders().work, super().push, provider)
         return self._found
 
-    def _inputs(self, there: str) -> tuple[TensorSpec, ...]:
-        """Returns the inputs of the model that was copied to that path."""
-        return tuple(describe(self._sources[there]).inputs)
+    def _declared(self, there: str) -> Artifact:
+        """Returns what the model that was copied to that path declares."""
+        return describe(self._sources[there])

@@ -4,15 +4,10 @@
 The tool runs once a turn, in a process of its own, and writes the seconds of every run into a file. It makes its inputs
 and shows no outputs, so parity cannot be checked with it, and the record says so.
 
-Its source is https://github.com/microsoft/onnxruntime/tree/main/onnxruntime/test/perftest; what it prints has changed:
-
-=================  ==========================================================================
-until about 1.0    ``Total time cost:58.8``, and neither load time nor first inference
-about 1.1 to 1.6   ``Session creation time cost:0.5 s``
-since              ``Session creation time cost: 0.5 s``, ``First inference time cost: 12 ms``
-=================  ==========================================================================
-
-The file of results has been the same: ``MODEL,SECONDS,PEAK BYTES,CPU PERCENT,RUN`` a line.
+Its source is https://github.com/microsoft/onnxruntime/tree/main/onnxruntime/test/perftest. What it prints has changed:
+until about 1.0 ``Total time cost:58.8``, and neither load time nor first inference; until about 1.6 ``Session creation
+time cost:0.5 s``; since then with a blank behind the colon, and ``First inference time cost: 12 ms``. The file of
+results has been the same in all of them: ``MODEL,SECONDS,PEAK BYTES,CPU PERCENT,RUN`` a line.
 """
 
 from __future__ import annotations
@@ -27,7 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from statistics import fmean, median, pstdev
 from typing import Any
@@ -35,7 +30,7 @@ from typing import Any
 from vitedge.devices.session import REQUESTS
 from vitedge.devices.transports.transport import Completed, Transport, quoted
 from vitedge.errors import BadRecipe, CheckFailed, DeviceFailed, MissingBackend, VitedgeError
-from vitedge.records import TensorSpec
+from vitedge.records import Artifact, TensorSpec
 from vitedge.sentences import fate
 
 PROGRAM = "onnxruntime_perf_test"
@@ -56,8 +51,10 @@ _LIBRARY = "libonnxruntime.so"
 _OPTIMIZATION = 99
 """Every optimization, which is what a session of ONNX Runtime does by default and an older tool does not."""
 _NUMBER = r"([0-9][0-9.eE+-]*)"
-_FEWEST = 10
+_FEWEST = 4
 _MOST = 1000
+_SPREAD = 5
+"""Samples that have a spread to speak of."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,7 @@ def find(
             f"{transport.name} has no {PROGRAM} in {' or '.join(places)}, and without Python it takes ONNX Runtime's "
             "own tool to run a model there: build it for the device with ./build.sh --config Release --android "
             "--build_shared_lib (https://onnxruntime.ai/docs/build/android.html; it is not published), and type: "
-            f"adb -s {_serial(transport)} push {PROGRAM} {_LIBRARY} {places[0]}/"
+            f"adb -s {transport.name.partition(':')[2]} push {PROGRAM} {_LIBRARY} {places[0]}/"
         )
     return PerfTest(program, folder, _version(transport, program), provider)
 
@@ -163,7 +160,7 @@ class Worker:
         tool: as `find` found it.
         label: the model's name in sentences.
         patience_s: seconds that a run of the tool may take before it is ended.
-        declared: returns the inputs of the model at a path on the device.
+        declared: returns what the model at a path on the device declares.
     """
 
     def __init__(
@@ -172,7 +169,7 @@ class Worker:
         tool: PerfTest,
         label: str,
         patience_s: float,
-        declared: Callable[[str], tuple[TensorSpec, ...]],
+        declared: Callable[[str], Artifact],
     ) -> None:
         self._transport = transport
         self._tool = tool
@@ -201,11 +198,15 @@ class Worker:
             "end": self._end,
         }
         if do not in requests:
-            raise MissingBackend(f"{self._label}: {PROGRAM} on {self._transport.name} is not asked for '{do}'.")
+            raise MissingBackend(
+                f"{PROGRAM} on {self._transport.name} measures and shows no outputs, so {self._label} cannot be "
+                "checked or profiled there: that takes a device with Python."
+            )
         return requests[do](**arguments)
 
     def _load(self, model: Mapping[str, Any]) -> dict[str, Any]:
-        batch, overrides = _batch(self._declared(model["source"]), model["label"], model["batch"])
+        declared = self._declared(model["source"])
+        batch, overrides = _batch(declared.inputs, model["label"], model["batch"])
         self._model = model["source"]
         threads = ["-x", str(model["threads"])] if model["threads"] else []
         self._arguments = [
@@ -225,7 +226,13 @@ class Worker:
         }
         if self._tool.provider != "cpu":
             described.update(self._where_it_ran())
-        return {"load_ms": self._outcome.load_ms, "batch": batch, "described": described}
+        return {
+            "load_ms": self._outcome.load_ms,
+            "batch": batch,
+            "described": described,
+            "inputs": [asdict(spec) for spec in declared.inputs],
+            "outputs": [asdict(spec) for spec in declared.outputs],
+        }
 
     def _first(self) -> dict[str, Any]:
         return {"first_ms": self._outcome.first_ms}
@@ -329,17 +336,11 @@ class Worker:
                 "or ask for the provider cpu."
             )
         if _LIBRARY in said and "not found" in said:
-            folder = PurePosixPath(self._tool.program).parent
-            return MissingBackend(
-                f"{where} does not find its library; type: adb -s {_serial(self._transport)} push {_LIBRARY} {folder}/"
-            )
+            folder, serial = PurePosixPath(self._tool.program).parent, self._transport.name.partition(":")[2]
+            return MissingBackend(f"{where} does not find its library; type: adb -s {serial} push {_LIBRARY} {folder}/")
         words = Completed(done.code, "", said).last_words.rstrip(".")
         end = fate(128 - done.code if 128 < done.code < 160 else done.code)
         return DeviceFailed(f"{self._label}: {where} {end} while {REQUESTS[do]}: {words}.")
-
-
-def _serial(transport: Transport) -> str:
-    return transport.name.partition(":")[2]
 
 
 def _pushed(transport: Transport, here: Path, push: Callable[[Path], str]) -> str:
@@ -380,10 +381,12 @@ def _batch(inputs: Sequence[TensorSpec], label: str, asked: int | None) -> tuple
 
 
 def _agree(before: Sequence[float], last: Sequence[float], tolerance: float) -> bool:
-    """Returns whether two runs of the tool have the same spread and median."""
-    if len(before) < 2 or len(last) < 2:
+    """Returns whether two runs of the tool have the same median, and the same spread where they are long enough."""
+    if not before:
         return False
-    spread = abs(pstdev(last) / fmean(last) - pstdev(before) / fmean(before))
+    spread = 0.0
+    if min(len(before), len(last)) >= _SPREAD:
+        spread = abs(pstdev(last) / fmean(last) - pstdev(before) / fmean(before))
     return spread <= tolerance and abs(median(last) / median(before) - 1) <= tolerance
 
 

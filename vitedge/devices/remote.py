@@ -148,8 +148,7 @@ class RemoteSession:
 
     def _read(self, what: reading.Reading) -> Mapping[str, str]:
         token = secrets.token_hex(8)
-        python = self._interpreter.program if self._interpreter else "python3"
-        return reading.split(self._shell(reading.script(what, token, python=python), _READING_S).out, token)
+        return reading.split(self._shell(reading.script(what, token, python=""), _READING_S).out, token)
 
     def _refused(self, runtime: str) -> str:
         """Returns why the device's Python does not run a runtime."""

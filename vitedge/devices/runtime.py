@@ -31,10 +31,10 @@ class Runtime:
         session: with the device.
         name: of the runtime there, a key of `vitedge.registry.RUNTIMES`.
         source: the artifact's path on this machine.
-        artifact: its record, for a runtime that does not tell inputs and outputs.
+        artifact: its record, for a runtime that does not tell inputs and outputs; None where there is none.
     """
 
-    def __init__(self, session: Session, name: str, source: Path, artifact: Artifact) -> None:
+    def __init__(self, session: Session, name: str, source: Path, artifact: Artifact | None = None) -> None:
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
         self._session = session
@@ -80,12 +80,13 @@ class Runtime:
     def _load(self) -> None:
         label = f"{self._source.name} on {self._session.name}"
         self._worker = self._session.start(label, PATIENCE_S, self._name)
+        told = self._artifact
         model = {
             "label": label,
             "runtime": self._name,
             "source": self._session.push(self._source),
             "threads": self._session.cores(),
-            "declared": to_dict({"inputs": self._artifact.inputs, "outputs": self._artifact.outputs}),
+            "declared": {} if told is None else to_dict({"inputs": told.inputs, "outputs": told.outputs}),
         }
         answer = self._ask("load", model=model)
         self.inputs, self.outputs = (

@@ -19,11 +19,10 @@ from vitedge.export.onnx.artifact import describe
 from vitedge.files.plain import to_dict
 from vitedge.latency.model import MeasuredModel
 from vitedge.latency.sampling import Rule
-from vitedge.records import TensorSpec
+from vitedge.records import Artifact, TensorSpec
 
 ROWS = "resnet,0.0012,52428800,97,0\nresnet,9.8e-05,52428800,97,1\nresnet,0.0021,52428800,97,2\n"
 SUMMARY = "\nMin Latency: 9.8e-05 s\nMax Latency: 0.0021 s\nP50 Latency: 0.0012 s\n"
-RULE = to_dict(Rule(warmup_s=0.0, warmup_limit_s=0.0))
 
 
 class Here:
@@ -60,7 +59,7 @@ class Here:
 
 def worker(folder: Path, program: Path, provider: str = "cpu", patience_s: float = 60.0) -> Worker:
     tool = PerfTest(str(program), str(folder), provider=provider)
-    return Worker(Here(), tool, "tiny", patience_s, lambda path: describe(Path(path)).inputs)
+    return Worker(Here(), tool, "tiny", patience_s, lambda path: describe(Path(path)))
 
 
 def model(folder: Path, **settings: Any) -> dict[str, Any]:
@@ -115,12 +114,13 @@ def test_a_model_is_measured_a_process_a_turn(tmp_path: Path) -> None:
     loaded = one.ask("load", model=model(tmp_path))
     assert loaded["batch"] == 1
     assert loaded["load_ms"] > 0
+    assert [spec["name"] for spec in loaded["inputs"] + loaded["outputs"]] == ["x", "y"]
     assert loaded["described"]["threads"] == 1
     assert loaded["described"]["provider"] == "CPUExecutionProvider"
     assert loaded["described"]["parity"].startswith("not checked on the device")
     assert one.ask("first")["first_ms"] >= 0
-    warmed = one.ask("warm_up", rule=RULE)
-    assert warmed["count"] == 11  # the fewest, and the one that the tool does not time
+    warmed = one.ask("warm_up", rule=to_dict(Rule(warmup_s=0.0, warmup_limit_s=0.0)))
+    assert warmed["count"] == 5  # the fewest, and the one that the tool does not time
     raw = one.ask("burst", samples=25, seconds=10.0)["raw_ms"]
     assert len(raw) == 25
     assert min(raw) > 0
@@ -144,8 +144,8 @@ def test_a_dynamic_batch_is_set_in_the_tool(tmp_path: Path) -> None:
 def test_a_batch_that_does_not_fit_is_refused(
     tmp_path: Path, shape: tuple[int | str, ...], batch: int | None, words: str
 ) -> None:
-    spec = TensorSpec("x", shape, "float32")
-    one = Worker(Here(), PerfTest("none", str(tmp_path)), "tiny", 60.0, lambda _: (spec,))
+    artifact = Artifact("onnx", "x.onnx", "", 0, "fp32", "opset 18", (TensorSpec("x", shape, "float32"),), ())
+    one = Worker(Here(), PerfTest("none", str(tmp_path)), "tiny", 60.0, lambda _: artifact)
     with pytest.raises(BadRecipe, match=words):
         one.ask("load", model=model(tmp_path, batch=batch))
 
@@ -198,6 +198,16 @@ def test_other_threads_than_asked_for_are_no_measurement(tmp_path: Path) -> None
         worker(tmp_path, records(tmp_path)).ask("load", model=model(tmp_path, threads=2))
 
 
+@pytest.mark.parametrize(
+    ("before", "last", "settled"),
+    [((), (1.0,), False), ((1.0, 1.1), (1.05, 1.06), True), ((1.0,) * 5, (1.0, 1.0, 1.0, 1.0, 2.0), False)],
+)
+def test_two_runs_agree_in_median_and_where_they_are_long_in_spread(
+    before: tuple[float, ...], last: tuple[float, ...], settled: bool
+) -> None:
+    assert perf_test._agree(before, last, 0.02) is settled
+
+
 def test_a_tool_that_hangs_is_ended(tmp_path: Path) -> None:
     program = tmp_path / "onnxruntime_perf_test"
     program.write_text("#!/bin/sh\nexec sleep 30\n")
@@ -206,9 +216,10 @@ def test_a_tool_that_hangs_is_ended(tmp_path: Path) -> None:
         worker(tmp_path, program, patience_s=0.1).ask("load", model=model(tmp_path))
 
 
-def test_what_it_is_not_asked_for_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MissingBackend, match="is not asked for 'profile'"):
-        worker(tmp_path, tmp_path / "none").ask("profile")
+@pytest.mark.parametrize("do", ["run", "profile"])
+def test_what_it_is_not_asked_for_is_refused(tmp_path: Path, do: str) -> None:
+    with pytest.raises(MissingBackend, match="shows no outputs, so tiny cannot be checked or profiled there"):
+        worker(tmp_path, tmp_path / "none").ask(do)
 
 
 def test_the_tool_is_found_on_the_device_with_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

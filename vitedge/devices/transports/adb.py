@@ -74,7 +74,6 @@ class Transport:
 
     def __init__(self, address: str = "") -> None:
         self._adb = _program()
-        self._started: list[subprocess.Popen[bytes]] = []
         self._serial = self._chosen(address or os.environ.get("ANDROID_SERIAL", ""))
         self.name = f"adb:{self._serial}"
 
@@ -88,15 +87,13 @@ class Transport:
 
     def started(self, script: str) -> subprocess.Popen[bytes]:
         """Starts a script there, which gets a hang-up when the client is killed."""
-        process = subprocess.Popen(
+        return subprocess.Popen(
             self.command(script),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C reaches the command alone, which then ends what it started
         )
-        self._started.append(process)
-        return process
 
     def send(self, path: Path, there: str) -> None:
         """Appends to a file there what it lacks of the file ``path``; ``adb push`` could only begin anew."""
@@ -127,19 +124,15 @@ class Transport:
     def lost(self, code: int, said: str) -> DeviceFailed | None:
         """Returns the error for a connection that failed: 0 is also what the client ends with where it broke."""
         if code == 0:
-            return self._failure(f"The connection to {self.name} ended", said)
+            return self._failure(f"The connection to {self.name} was lost", said)
         try:
             _check_state(self._serial, self._devices().get(self._serial, "gone"))
         except DeviceFailed:
-            return self._failure(f"The connection to {self.name} ended", said)
+            return self._failure(f"The connection to {self.name} was lost", said)
         return None
 
     def close(self) -> None:
-        """Ends what was started and is still running; there is no connection to be ended."""
-        while self._started:
-            process = self._started.pop()
-            process.kill()
-            process.communicate()
+        """Does nothing: every command is a connection of its own, and adb's server stays for others."""
 
     def _shell(self, script: str) -> list[str]:
         return [self._adb, "-s", self._serial, "shell", "-T", "--", script]
@@ -151,14 +144,12 @@ class Transport:
         try:
             done = subprocess.run(command, capture_output=True, timeout=limit_s, check=False, **feed)  # type: ignore[call-overload]
         except subprocess.TimeoutExpired:
-            raise DeviceFailed(
-                f"{self.name} did not finish within {limit_s:g} s and was stopped: {_abridged(script)}"
-            ) from None
+            raise DeviceFailed(f"{self.name} did not answer within {limit_s:g} s; what ran there was ended.") from None
         out, err = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
         before, separator, after = err.rpartition(f"\n{token} ")
         code = after.split("\n", 1)[0]
         if not separator or not code.isdigit():
-            raise self._failure(f"The connection to {self.name} ended during: {_abridged(script)}", err)
+            raise self._failure(f"The connection to {self.name} was lost", err)
         return Completed(int(code), out, before + after.partition("\n")[2])
 
     def _held(self, there: str, *, must_exist: bool = False) -> int:
@@ -258,11 +249,6 @@ def _check_state(serial: str, state: str) -> None:
 
 def _copy_limit(size: int) -> float:
     return 60.0 + size / _SLOWEST
-
-
-def _abridged(script: str) -> str:
-    line = " ".join(script.split())
-    return line if len(line) <= 100 else f"{line[:97]}..."
 
 
 def _words(said: str) -> str:

@@ -23,6 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 VERSION = 41
 """Of the protocol between client and server; a client ends a server of another version and starts its own."""
 FEATURES = b"shell_v2,cmd,stat_v2,apex,abb"
@@ -31,6 +33,18 @@ UNAUTHORIZED = (
     "Try 'adb kill-server' if that seems wrong.\nOtherwise check for a confirmation dialog on your device."
 )
 _STDIN, _STDOUT, _STDERR, _EXIT, _CLOSE_STDIN = range(5)
+
+
+def android_programs(folder: Path) -> str:
+    """Returns a search path with Android's own shell and tools, and nothing else; skips where they are missing."""
+    shell, toybox = shutil.which("mksh"), shutil.which("toybox")
+    if not shell or not toybox:
+        pytest.skip("sudo apt-get install mksh toybox")
+    (folder / "sh").symlink_to(shell)
+    for name in subprocess.run([toybox], capture_output=True, text=True, check=True).stdout.split():
+        if name != "sh":
+            (folder / name).symlink_to(toybox)
+    return str(folder)
 
 
 class AdbStandIn:
@@ -197,7 +211,7 @@ class _Connection(socketserver.BaseRequestHandler):
         shell = subprocess.Popen(
             [shutil.which("sh", path=self._stand_in.programs) or "sh", "-c", command],
             cwd=self._stand_in.folder,
-            env={**os.environ, "PATH": self._stand_in.programs},
+            env={"PATH": self._stand_in.programs, "HOME": str(self._stand_in.folder)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
