@@ -29,6 +29,7 @@ MODULES = (
     "latency/worker.py",
     "records/__init__.py",
     "records/bundle.py",
+    "records/device.py",
     "records/latency.py",
     "records/model.py",
     "records/parity.py",
