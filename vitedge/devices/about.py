@@ -22,7 +22,7 @@ def about() -> dict[str, Any]:
         except ImportError as error:
             if getattr(error, "name", "") != name:
                 broken[name] = _line(error)
-        except Exception as error:  # a library that is there, and whose own start failed
+        except (Exception, SystemExit) as error:  # a library that is there, and whose own start failed
             broken[name] = _line(error)
     return {
         "python": platform.python_version(),
@@ -43,5 +43,5 @@ def _providers() -> list[str]:
     return list(onnxruntime.get_available_providers())
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

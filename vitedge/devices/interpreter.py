@@ -72,7 +72,8 @@ def find_interpreter(shell: Callable[[str, float], Completed], runner: str, devi
         program = f'"$HOME"/{quoted([place[2:]])}' if place.startswith("~/") else quoted([place])
         lines.append(
             f'program=$(command -v {program} 2>/dev/null) && echo {number} "$program" && '
-            f'"$program" {quoted([runner])} about 2>&1 </dev/null | tail -n 1'
+            f'said=$("$program" {quoted([runner])} about 2>&1 </dev/null | tail -n 1) && '
+            'printf "%s\\n" "${said:-it ended without a word}"'
         )
     said = shell("\n".join(lines), _LIMIT_S).out.splitlines()
     found, tried = _read(said)

@@ -32,6 +32,7 @@ class WorkerProcess:
         environment: of the child; None is that of this process.
         lost: of a client: takes its exit code and what it said; returns the error for a connection that failed, or
             None where it did not.
+        mark: end of the last line that is not the worker's yet; empty where all of them are.
     """
 
     def __init__(
@@ -41,10 +42,12 @@ class WorkerProcess:
         patience_s: float,
         environment: Mapping[str, str] | None = None,
         lost: Callable[[int, str], DeviceFailed | None] | None = None,
+        mark: str = "",
     ) -> None:
         self._label = label
         self._patience_s = patience_s
         self._lost = lost
+        self._mark = mark.encode()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill()
         self._process = subprocess.Popen(
             command,
@@ -102,9 +105,14 @@ class WorkerProcess:
 
     def _listen(self) -> None:
         stream = self._process.stdout
+        begun = not self._mark
         try:
             for line in stream or ():
-                self._replies.put(line)
+                if not line.endswith(b"\n"):
+                    break  # the end of an answer that was cut off
+                if begun:
+                    self._replies.put(line)
+                begun = begun or line.rstrip().endswith(self._mark)
         except ValueError:
             return  # closed from the other thread: nobody waits any more
         self._replies.put(b"")

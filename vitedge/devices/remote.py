@@ -10,21 +10,22 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vitedge.devices import facts, runner
 from vitedge.devices.facts import reading, watching
-from vitedge.devices.guard import KILL_TREE, TIDY, Guard
+from vitedge.devices.guard import PROCESSES, TIDY, Guard
 from vitedge.devices.guarded import GuardedTransport
 from vitedge.devices.interpreter import Interpreter, find_interpreter
 from vitedge.devices.process import WorkerProcess
 from vitedge.devices.session import Worker
-from vitedge.devices.transports.transport import Completed, Transport, quoted
+from vitedge.devices.transports.transport import MARK, Completed, Transport, announced, quoted
 from vitedge.devices.trtexec.host import Host
 from vitedge.devices.watcher import LIMIT_S, Watcher
 from vitedge.errors import ConnectionLost, DeviceFailed, MissingBackend
@@ -38,6 +39,8 @@ _UPLOAD_S = 600.0
 _READING_S = 180.0
 _OF_PYTHON = ("cores", "processors", "python", "versions", "providers", "broken")
 """Facts that the device's Python tells better: of its own packages, and of what a process may use."""
+_GONE = 72
+"""Exit code of a script that no longer finds the session's folder: the guard took the session for dead."""
 
 
 class RemoteSession:
@@ -72,13 +75,18 @@ class RemoteSession:
         """
         number = next(self._numbers)
         try:
-            return self._transport.run(self._marked(script, number), limit_s, given)
+            done = self._transport.run(self._noted(script, number), limit_s, given)
         except ConnectionLost:
             raise
         except DeviceFailed:
-            file = f"{self._folders().work}/{number}.pid"
-            self._transport.run(f'{KILL_TREE}\n[ -f {quoted([file])} ] && kill_tree "$(cat {quoted([file])})"', 30.0)
+            file = quoted([f"{self._folders().work}/{number}.pid"])
+            with contextlib.suppress(DeviceFailed):
+                self._transport.run(f"{PROCESSES}\nend_noted {file}; rm -f {file}", 30.0)
             raise
+        failed = self._lost(done.code, done.err)
+        if failed is not None:
+            raise failed
+        return done
 
     def push(self, path: Path) -> str:
         """Copies a folder, or a file with the weights beside it, to the device, what it does not have yet."""
@@ -100,8 +108,9 @@ class RemoteSession:
         if runtime == "tensorrt" and self._refused(runtime) and not self._engines.refusal():
             return self._engines.worker(f"{self._folders().work}/{next(self._numbers)}", label, patience_s)
         program = self._python().program
-        command = self._marked(quoted([program, "-u", self._runner(), "serve"]), next(self._numbers))
-        worker = WorkerProcess(self._transport.command(command), label, patience_s, lost=self._transport.lost)
+        script = self._noted(quoted([program, "-u", self._runner(), "serve"]), next(self._numbers))
+        command = self._transport.command(announced(script))
+        worker = WorkerProcess(command, label, patience_s, lost=self._lost, mark=MARK)
         self._workers.append(worker)
         return worker
 
@@ -158,19 +167,20 @@ class RemoteSession:
             return str(missing)
 
     def _guarded(self) -> GuardedTransport:
-        return GuardedTransport(self._transport, self._shell, lambda script: self._marked(script, next(self._numbers)))
+        return GuardedTransport(self._transport, self._shell, lambda script: self._noted(script, next(self._numbers)))
 
     def reconnect(self) -> None:
-        """Connects again after the connection was lost: a new folder there, and no worker.
+        """Connects again after the connection was lost: a new folder there, no worker, and nothing of before.
 
         Raises:
             DeviceFailed: it stays out of reach.
         """
-        self._leave()
+        lost = self._folders().work
         self._linked.clear()
         for attempt in range(ATTEMPTS):
             try:
-                self._guard = Guard(self._transport)
+                self._leave()
+                self._guard = Guard(self._transport, lost)
                 break
             except DeviceFailed:
                 if attempt == ATTEMPTS - 1:
@@ -199,11 +209,17 @@ class RemoteSession:
             raise DeviceFailed(f"The session with {self.name} is closed.")
         return self._guard
 
-    def _marked(self, script: str, number: int) -> str:
+    def _noted(self, script: str, number: int) -> str:
         """Returns a script that runs in the session's folder, whose process the guard finds while it runs."""
         file = f"{number}.pid"
-        begin = f'cd {quoted([self._folders().work])} || exit 72\necho "$$" >{file}\n(\n{script}\n)'
-        return f"{begin}\ncode=$?\nrm -f {file}\nexit $code"
+        begin = f'cd {quoted([self._folders().work])} || exit {_GONE}\n{PROCESSES}\necho "$$ $(born $$)" >{file}'
+        return f"{begin}\n(\n{script}\n)\ncode=$?\nrm -f {file}\nexit $code"
+
+    def _lost(self, code: int, said: str) -> DeviceFailed | None:
+        """Returns the error for a session that ended there, or whose connection failed; see `Transport.lost`."""
+        if code == _GONE:
+            return ConnectionLost(f"The session with {self.name} ended there: its folder is gone.")
+        return self._transport.lost(code, said)
 
     def _runner(self) -> str:
         with tempfile.TemporaryDirectory(prefix="vitedge-") as folder:
@@ -212,45 +228,71 @@ class RemoteSession:
     def _missing(self, digests: Mapping[str, str]) -> list[str]:
         """Returns the files whose content is not in the cache there, or is there and damaged."""
         names = sorted(set(digests.values()))
-        script = f"cd {quoted([self._folders().cache])}/files && touch -c {quoted(names)}; {_hashes(names)}"
-        there = {line.split()[0] for line in self._shell(script, _UPLOAD_S).out.splitlines() if line.strip()}
+        done = self._shell(f"cd {self._files()} && touch -c {quoted(names)}; {_hashes(names)}", _UPLOAD_S)
+        if "no program" in done.err:
+            raise DeviceFailed(f"{self.name} cannot check what it has: {done.last_words}.")
+        pairs = (line.split() for line in done.out.splitlines())
+        there = {words[0] for words in pairs if len(words) == 2 and words[0] == words[1].lstrip("*")}
         return [name for name, digest in digests.items() if digest not in there]
 
     def _upload(self, file: Path, digest: str) -> None:
-        """Sends a file; after a lost connection it goes on where that one ended."""
-        partial, final = f"{self._folders().cache}/files/{digest}.part", f"{self._folders().cache}/files/{digest}"
-        self._lasting(lambda: self._transport.send(file, partial), file)
-        checked = self._shell(
-            f"cd {quoted([self._folders().cache])}/files && {{ {_hashes([digest + '.part'])}; }} | grep -q ^{digest} "
-            f"&& mv {quoted([partial, final])} || {{ rm -f {quoted([partial])}; exit 74; }}",
-            _UPLOAD_S,
-        )
-        if checked.code:
-            raise DeviceFailed(f"{file.name} did not reach {self.name} as it is here: try again.")
+        """Sends a file; after a lost connection it goes on where that one ended.
 
-    def _lasting(self, send: Callable[[], None], file: Path) -> None:
+        Raises:
+            DeviceFailed: it has no room there, or arrives as another.
+        """
         for attempt in range(ATTEMPTS):
             try:
-                send()
+                if self._sent(file, digest) or self._sent(file, digest):
+                    return
                 break
             except ConnectionLost:
                 if attempt == ATTEMPTS - 1:
                     raise
                 self.reconnect()
-            except DeviceFailed as failed:
-                raise self._without_room(file) or failed from failed
+        raise DeviceFailed(f"{file.name} did not reach {self.name} as it is here: try again.")
 
-    def _without_room(self, file: Path) -> DeviceFailed | None:
-        """Returns the error for a full disk, with how much is free; None where that is not the reason."""
-        place = quoted([self._folders().cache])
-        said = self._shell(f"df -Pk {place} | tail -n 1; rm -f {place}/files/*.part").out.split()
-        free_kb = next((int(word) for word in said[3:4] if word.isdigit()), None)
-        if free_kb is None or free_kb * 1024 > file.stat().st_size:
-            return None
-        return DeviceFailed(
-            f"{self.name} has no room for {file.name}: it takes {file.stat().st_size / 1e6:.1f} MB, and "
-            f"{free_kb * 1024 / 1e6:.1f} MB are free in {self._folders().cache}."
+    def _sent(self, file: Path, digest: str) -> bool:
+        """Sends a file once; returns whether its content arrived.
+
+        What is there of it carries the name of its session: two that send the same do not disturb each other, and what
+        is left of one that has ended is gone on with.
+        """
+        partial = f"{digest}.{os.path.basename(self._folders().work)}.part"
+        self._shell(
+            f"cd {self._files()} && for left in {digest}.*.part; do\n"
+            "owner=${left%.part}; owner=${owner##*.}\n"
+            f'[ -f "$left" ] && [ ! -d "../runs/$owner" ] && mv "$left" {quoted([partial])} && break\ndone'
         )
+        try:
+            self._transport.send(file, f"{self._folders().cache}/files/{partial}")
+        except ConnectionLost:
+            raise
+        except DeviceFailed as failed:
+            raise self._without_room(file, partial, failed) from failed
+        return not self._shell(
+            f"cd {self._files()} && {{ {_hashes([partial])}; }} | grep -q ^{digest} && mv {quoted([partial, digest])} "
+            f"|| {{ rm -f {quoted([partial])}; exit 74; }}",
+            _UPLOAD_S,
+        ).code
+
+    def _without_room(self, file: Path, partial: str, failed: DeviceFailed) -> DeviceFailed:
+        """Removes what arrived of a file; returns the error, with the sizes: of a full disk, of a quota, or of else."""
+        name = quoted([partial])
+        said = self._shell(f"cd {self._files()} && wc -c <{name}; rm -f {name}; df -Pk . | tail -n 1").out
+        size, held = file.stat().st_size, next(iter(said.split()), "0")
+        space = re.search(r"\d+ +\d+ +(\d+) +\d+%", said)
+        if space and int(space[1]) * 1024 <= size:
+            return DeviceFailed(
+                f"{self.name} has no room for {file.name}: it takes {size / 1e6:.1f} MB, and "
+                f"{int(space[1]) * 1024 / 1e6:.1f} MB are free in {self._folders().cache}."
+            )
+        arrived = int(held) if held.isdigit() else 0
+        return DeviceFailed(f"{str(failed).rstrip('.')}; {arrived / 1e6:.1f} of its {size / 1e6:.1f} MB had arrived.")
+
+    def _files(self) -> str:
+        """Returns the folder of the cached files, as a word of sh."""
+        return quoted([f"{self._folders().cache}/files"])
 
     def _link(self, digests: Mapping[str, str]) -> str:
         """Makes a folder there in which the files have their names again."""
@@ -263,8 +305,7 @@ class RemoteSession:
         done = self._shell(" && ".join(f"{{ {line}; }}" for line in lines), _UPLOAD_S)
         if done.code:
             raise DeviceFailed(f"{self.name} could not make a folder for the model: {done.last_words}.")
-        limit = TIDY.format(files=quoted([f"{self._folders().cache}/files"]), limit_kb=CACHE_LIMIT_KB)
-        self._shell(limit)
+        self._shell(TIDY.format(files=self._files(), limit_kb=CACHE_LIMIT_KB))
         return folder
 
 
@@ -284,4 +325,8 @@ def _folders(names: Mapping[str, str]) -> set[str]:
 def _hashes(names: list[str]) -> str:
     """Returns a command that prints the SHA-256 of those files that are there, by whichever program there is."""
     listed = quoted(names)
-    return f"if command -v sha256sum >/dev/null; then sha256sum {listed}; else shasum -a 256 {listed}; fi 2>/dev/null"
+    return (
+        f"if command -v sha256sum >/dev/null; then sha256sum {listed} 2>/dev/null\n"
+        f"elif command -v shasum >/dev/null; then shasum -a 256 {listed} 2>/dev/null\n"
+        "else echo 'no program makes SHA-256 digests there, neither sha256sum nor shasum' >&2; fi"
+    )

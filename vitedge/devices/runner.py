@@ -58,7 +58,8 @@ def main():
     if what == "about":
         from vitedge.devices.about import about
 
-        return print(json.dumps(about()))
+        sys.stdout.write(json.dumps(about()) + "\\n")
+        return None
     if what == "serve":
         from vitedge.latency.worker import main as serve
 

@@ -68,8 +68,15 @@ def _children(pid: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, path: str = "", settings: str = "") -> Iterator[Server]:
-    """Starts a server in an empty folder; ``path`` goes in front of the far end's PATH."""
+def serving(folder: Path, path: str = "", settings: str = "", first: str = ":") -> Iterator[Server]:
+    """Starts a server in an empty folder.
+
+    Args:
+        folder: of everything that it has.
+        path: goes in front of the far end's PATH.
+        settings: lines of sshd_config(5).
+        first: a command that the far end's shell runs first, as a start-up file may.
+    """
     for place in ("bin", "far"):
         (folder / place).mkdir(parents=True)
     for name in ("host", "user", "stranger"):
@@ -84,7 +91,8 @@ def serving(folder: Path, path: str = "", settings: str = "") -> Iterator[Server
         f"AuthorizedKeysFile {folder}/authorized\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
         f"PermitRootLogin yes\nLogLevel ERROR\nSubsystem sftp internal-sftp\n"
         # The user's shell may put a PATH of its own in front, so this is set behind it.
-        f'ForceCommand exec env PATH={search} XDG_CACHE_HOME={folder}/far sh -c "$SSH_ORIGINAL_COMMAND"\n{settings}'
+        f"ForceCommand {first}; exec env PATH={search} XDG_CACHE_HOME={folder}/far "
+        f'sh -c "$SSH_ORIGINAL_COMMAND"\n{settings}'
     )
     key = (folder / "host.pub").read_text().split()
     (folder / "known").write_text(f"[127.0.0.1]:{port} {key[0]} {key[1]}\n")

@@ -7,16 +7,21 @@ carries the others.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+import threading
+import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from vitedge.devices.transports.transport import Completed, quoted
+from vitedge.devices.transports.transport import MARK, Completed, after_mark, announced, quoted
 from vitedge.errors import BadRecipe, ConnectionLost, DeviceFailed, MissingBackend
+from vitedge.files.replacing import replacing_file
 
 CONNECTION_FAILED = 255
 """Exit code of ssh where it failed itself (ssh(1), "EXIT STATUS")."""
@@ -34,6 +39,11 @@ _OPTIONS = {
     "LogLevel": "ERROR",
 }
 _POSIX = os.name == "posix"
+_PREFIX = "vitedge-ssh-"
+_LONGEST = 80
+"""Bytes of a socket's path for which there is room on every system, with the ending that ssh gives it at first."""
+_STALE_S = 600.0
+"""Age of an empty folder from which it is one that a killed process left."""
 _LIMIT_S = 3600.0
 """Seconds that one file may take; a connection that is dead is found by ssh itself, in half a minute."""
 _REMEDIES = {
@@ -64,25 +74,26 @@ class Transport:
         if program is None:
             raise MissingBackend(f"{self.name} needs the program ssh, which is not here: install OpenSSH's client.")
         self._program = program
-        # A path of its own and short: a socket's may have some hundred bytes.
-        self._folder = Path(tempfile.mkdtemp(prefix="vitedge-"))
+        self._folder = _folder_of_socket()
 
     def run(self, script: str, limit_s: float = 60.0, given: bytes = b"") -> Completed:
         """Runs a script there and waits for its end."""
-        done = self._ended(self.command(script), limit_s, input=given)
+        done = self._ended(self.command(announced(script)), limit_s, input=given)
         failed = self.lost(done.code, done.err)
         if failed is not None:
             raise failed
-        return done
+        return Completed(done.code, after_mark(done.out), done.err)
 
     def command(self, script: str) -> list[str]:
         """Returns the ssh command of a script; the user's shell there may be any."""
         options = dict(_OPTIONS)
         if _POSIX:
-            options.update(ControlMaster="auto", ControlPersist="no", ControlPath=str(self._socket))
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            path = str(self._socket).replace("%", "%%")
+            options.update(ControlMaster="auto", ControlPersist="no", ControlPath=f'"{path}"')
         port = ["-p", self._port] if self._port else []
         settings = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-        return [self._program, "-T", *settings, *port, "--", self._host, quoted(["sh", "-c", script])]
+        return [self._program, "-T", *settings, *port, "--", self._host, _for_any_shell(script)]
 
     def started(self, script: str) -> subprocess.Popen[bytes]:
         """Starts a script there with pipes for its streams."""
@@ -101,9 +112,11 @@ class Transport:
 
     def fetch(self, there: str, path: Path) -> None:
         """Writes the file here with the content of the one there."""
-        with path.open("wb") as file:
-            done = self._ended(self.command(f"cat {quoted([there])}"), _LIMIT_S, stdin=subprocess.DEVNULL, stdout=file)
-        self._check(done, f"{there} could not be fetched from {self.name}")
+        with replacing_file(path) as beside, beside.open("wb") as file, tempfile.TemporaryFile() as log:
+            command = self.command(announced(f"exec cat {quoted([there])}"))
+            code = _copied(command, file, log)
+            log.seek(0)
+            self._check(Completed(code, "", _text(log.read())), f"{there} could not be fetched from {self.name}")
 
     def lost(self, code: int, said: str) -> DeviceFailed | None:
         """Returns the error for a connection that failed, with what ssh said and what can be done about it."""
@@ -119,7 +132,9 @@ class Transport:
     def close(self) -> None:
         """Ends the connection."""
         if self._socket.exists():
-            self._ended([self._program, "-S", str(self._socket), "-O", "exit", "--", self._host], 10.0)
+            path = str(self._socket).replace("%", "%%")
+            with contextlib.suppress(DeviceFailed):  # a connection that hangs ends with the process that holds it
+                self._ended([self._program, "-S", path, "-O", "exit", "--", self._host], 10.0)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
@@ -147,6 +162,47 @@ class Transport:
         except subprocess.TimeoutExpired:
             raise DeviceFailed(f"{self.name} did not answer within {limit_s:g} s.") from None
         return Completed(done.returncode, _text(done.stdout), _text(done.stderr))
+
+
+def _copied(command: list[str], file: IO[bytes], log: IO[bytes]) -> int:
+    """Runs a command to its end, and writes what its script prints; returns its exit code."""
+    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=nothing, stdout=pipe, stderr=log, start_new_session=_POSIX) as process:
+        watchdog = threading.Timer(_LIMIT_S, process.kill)
+        watchdog.start()
+        try:
+            for line in process.stdout or ():
+                if line.rstrip().endswith(MARK.encode()):
+                    break
+            shutil.copyfileobj(process.stdout or io.BytesIO(), file)
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            watchdog.cancel()
+    return process.returncode
+
+
+def _folder_of_socket() -> Path:
+    """Makes a folder of our own for the connection's socket, whose path has to be short and plain."""
+    place = tempfile.gettempdir()
+    if len(os.fsencode(place)) > _LONGEST - len(_PREFIX) - 12 or '"' in place:
+        place = "/tmp"  # noqa: S108 - the folder in it is made by mkdtemp
+    for left in Path(place).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _STALE_S:
+                left.rmdir()
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
+
+
+def _for_any_shell(script: str) -> str:
+    """Returns a command line that runs a script by sh, whatever shell the user has there.
+
+    Between single quotes csh ends at a newline and expands an exclamation mark, fish takes a backslash for an escape,
+    and every shell ends at a quote: printf puts these four in again.
+    """
+    text = re.sub(r"[\\\n'!]", lambda found: f"\\0{ord(found[0]):03o}", script)
+    return f"sh -c 'eval \"$(printf %b \"$1\")\"' sh '{text}'"
 
 
 def _text(data: bytes | None) -> str:

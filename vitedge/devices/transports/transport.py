@@ -16,6 +16,9 @@ from typing import Protocol
 
 from vitedge.errors import DeviceFailed
 
+MARK = "vitedge: the script begins"
+"""The line after which what a script prints is its own."""
+
 
 @dataclass(frozen=True)
 class Completed:
@@ -86,3 +89,14 @@ class Transport(Protocol):
 def quoted(words: Iterable[str]) -> str:
     """Returns words as one line of sh in which each stays one word, whatever characters it holds."""
     return " ".join(shlex.quote(word) for word in words)
+
+
+def announced(script: str) -> str:
+    """Returns a script that prints `MARK` first: a start-up file of the user's shell may have printed before it."""
+    return f"echo {quoted([MARK])}\n{script}"
+
+
+def after_mark(output: str) -> str:
+    """Returns what an announced script itself printed; all of it where it did not begin."""
+    _, mark, own = output.partition(f"{MARK}\n")
+    return own if mark else output
