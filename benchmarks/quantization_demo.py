@@ -25,7 +25,7 @@ from vitedge.checkpoints.read import read
 from vitedge.demo.assets import IMAGES, MODELS, DemoModel, images
 from vitedge.images.image_set import load
 from vitedge.images.preprocess import normalize
-from vitedge.latency.interleave import size_of
+from vitedge.latency.turns import size_of
 from vitedge.models.reference import load_reference
 from vitedge.parity.metrics import compare
 

@@ -14,7 +14,7 @@ from vitedge import registry
 from vitedge.devices import machine, processors
 from vitedge.devices.facts import watching
 from vitedge.devices.process import WorkerProcess
-from vitedge.devices.watcher import LIMIT_S, Watcher
+from vitedge.devices.watcher import INTERVAL_S, LIMIT_S, Watcher
 from vitedge.errors import BadRecipe
 
 # By name, for it is the program of another process: `vitedge.latency` measures through sessions, and is not below them.
@@ -57,7 +57,7 @@ class Session:
         if shell is None:
             return Watcher(None)
         pipe, none = subprocess.PIPE, subprocess.DEVNULL
-        script = watching.script(LIMIT_S)
+        script = watching.script(LIMIT_S, INTERVAL_S)
         return Watcher(subprocess.Popen([shell, "-c", script], stdin=none, stdout=pipe, stderr=none))
 
     def push(self, path: Path) -> str:

@@ -27,7 +27,7 @@ from vitedge.devices.process import WorkerProcess
 from vitedge.devices.session import Worker
 from vitedge.devices.transports.transport import MARK, Completed, Transport, announced, quoted
 from vitedge.devices.trtexec.host import Host
-from vitedge.devices.watcher import LIMIT_S, Watcher
+from vitedge.devices.watcher import INTERVAL_S, LIMIT_S, Watcher
 from vitedge.errors import ConnectionLost, DeviceFailed, MissingBackend
 from vitedge.files.digest import hash_file
 
@@ -153,7 +153,7 @@ class RemoteSession:
 
     def watch(self) -> Watcher:
         """Starts watching the device."""
-        return Watcher(self._guarded().started(watching.script(LIMIT_S)))
+        return Watcher(self._guarded().started(watching.script(LIMIT_S, INTERVAL_S)))
 
     def _read(self, what: reading.Reading) -> Mapping[str, str]:
         token = secrets.token_hex(8)

@@ -6,12 +6,13 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import threading
-from collections.abc import Sequence
 
-from vitedge.devices.facts.watching import Sample, between, parse
+from vitedge.devices.facts.watching import Sample, parse
 
 LIMIT_S = 4 * 3600.0
 """Seconds after which the script of a watch ends by itself."""
+INTERVAL_S = 0.5
+"""Seconds between readings: each takes a processor for a millisecond or more."""
 _LEAVE_S = 5.0
 
 
@@ -27,11 +28,6 @@ class Watcher:
         self._text = bytearray()
         if process is not None:
             threading.Thread(target=self._listen, daemon=True).start()
-
-    def samples(self, spans: Sequence[tuple[float, float]]) -> tuple[Sample, ...]:
-        """Returns the readings within spans of time, in seconds since the start of the device's system."""
-        found = parse(bytes(self._text).decode(errors="replace"))
-        return tuple(sample for begin, end in spans for sample in between(found, begin, end))
 
     def all(self) -> tuple[Sample, ...]:
         """Returns every reading so far."""

@@ -4,21 +4,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from vitedge.devices.session import Session
 from vitedge.errors import BadRecipe
-from vitedge.files.plain import to_dict
 from vitedge.latency.methods import unequal_methods
 from vitedge.latency.model import MeasuredModel
-from vitedge.latency.sampling import Rule, Samples
-from vitedge.latency.statistics import quantiles, ratio
-from vitedge.records import BenchReport, LatencyReport
+from vitedge.latency.sampling import Rule
+from vitedge.latency.statistics import ratio
+from vitedge.latency.turns import Run, take_turns
+from vitedge.latency.watch import Watch
+from vitedge.records import BenchReport
 
-FEWEST_ROUNDS = 8
-"""Turns that a slow model gets at least: percentiles of the bootstrap of fewer end at the extreme rounds."""
+_IDLE_S = 1.0
+"""Seconds at rest before anything runs, for the power at idle."""
 METHOD = "wall time of one synchronous inference on the host, inputs and outputs in host memory"
 
 
@@ -48,77 +47,19 @@ def measure_in_turn(
     if not models or len({model.label for model in models}) < len(models):
         raise BadRecipe("A measurement needs at least one model, and every model a label of its own.")
     cores = session.cores()
-    before = session.condition()
-    runs = [_Run(dataclasses.replace(model, threads=model.threads or cores), session, rule) for model in models]
-    for run in runs:
-        progress(f"warming up {run.model.label}")
-        run.prepare()
-    progress("measuring in turn: " + ", ".join(run.model.label for run in runs))
-    _take_turns(runs, rule)
-    state = {**session.identity(), "before": before, "after": session.condition(), "method": METHOD}
-    reports = tuple(run.report(state) for run in runs)
+    runs = [Run(dataclasses.replace(model, threads=model.threads or cores), session, rule) for model in models]
+    with Watch(session, min(_IDLE_S, rule.warmup_s)) as watch:
+        notes = take_turns(runs, session, watch, rule, progress)
+        state = {**session.identity(), "before": watch.before, "after": session.condition(), "method": METHOD}
+        reports = tuple(run.report(state, watch) for run in runs)
     baseline = (runs[0].model.label, runs[0].rounds)
-    ratios = tuple(ratio((run.model.label, run.rounds), baseline) for run in runs[1:])
+    ratios = tuple(
+        dataclasses.replace(ratio((run.model.label, run.rounds), baseline), where=session.name) for run in runs[1:]
+    )
     inconclusive = _crowded([run.model for run in runs], session.processors()) or unequal_methods(reports)
     if inconclusive:
         ratios = tuple(dataclasses.replace(one, verdict="no conclusion") for one in ratios)
-    return BenchReport(reports, ratios, inconclusive)
-
-
-class _Run:
-    """One model on the device, its worker, and the answers of the worker so far."""
-
-    def __init__(self, model: MeasuredModel, session: Session, rule: Rule) -> None:
-        self.model = model
-        self.rounds: list[tuple[float, ...]] = []
-        self._rule = rule
-        self._worker = session.start(model.label, rule.patience_s, model.runtime)
-        path = Path(model.source)
-        self._there = dataclasses.replace(model, source=session.push(path)) if path.exists() else model
-        self._facts: dict[str, Any] = {}
-
-    def prepare(self) -> None:
-        """Loads the model, runs it once and warms it up."""
-        self._facts.update(self._worker.ask("load", model=to_dict(self._there)))
-        self._facts.update(self._worker.ask("first"))
-        self._facts.update(self._worker.ask("warm_up", rule=to_dict(self._rule)))
-
-    def take_turn(self) -> None:
-        """Adds one round of samples."""
-        share, seconds = -(-self._rule.samples // self._rule.rounds), self._rule.seconds / self._rule.rounds
-        self.rounds.append(tuple(self._worker.ask("burst", samples=share, seconds=seconds)["raw_ms"]))
-
-    def is_done(self) -> bool:
-        """Returns whether there are enough samples, or enough seconds of running."""
-        taken = [sample for samples in self.rounds for sample in samples]
-        return len(taken) >= self._rule.samples or sum(taken) >= self._rule.seconds * 1e3
-
-    def report(self, state: Mapping[str, Any]) -> LatencyReport:
-        """Ends the worker and returns the report on its model; ``state`` is that of the device."""
-        self._facts.update(self._worker.ask("end"))
-        raw = tuple(sample for samples in self.rounds for sample in samples)
-        return LatencyReport(
-            subject=self.model.label,
-            runtime=self.model.runtime,
-            device={**state, **self._facts["described"]},
-            batch=self._facts["batch"],
-            samples=len(raw),
-            load_ms=self._facts["load_ms"],
-            first_ms=self._facts["first_ms"],
-            peak_memory_mb=self._facts["peak_memory_mb"],
-            file_size=size_of(Path(self.model.source)),
-            quantiles=quantiles(raw),
-            stable=Samples(raw, self._facts["count"], self._facts["settled"]).stable,
-            raw_ms=raw,
-        )
-
-
-def size_of(path: Path) -> int:
-    """Returns the bytes of a folder, or of a file with its weights in ``NAME.data`` or ``NAME_data``; 0 of neither."""
-    if path.is_dir():
-        return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
-    files = [path, *(path.with_name(path.name + suffix) for suffix in (".data", "_data"))]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    return BenchReport(reports, ratios, inconclusive, notes=notes)
 
 
 def _crowded(models: Sequence[MeasuredModel], processors: int) -> str:
@@ -131,13 +72,3 @@ def _crowded(models: Sequence[MeasuredModel], processors: int) -> str:
         f"{most} threads share {here} (affinity and container limits counted) and wait for each other, so the times "
         f"say nothing about the models: measure with --threads {processors} or fewer"
     )
-
-
-def _take_turns(runs: Sequence[_Run], rule: Rule) -> None:
-    """Takes turns until every model is done, which is about the turns of the rule, or fewer of slow models."""
-    turn = 0
-    # A model whose pace changes ends some turns by their count and others by their time: it may need a few more.
-    while turn < min(FEWEST_ROUNDS, rule.rounds) or not all(run.is_done() for run in runs):
-        turn += 1
-        for run in runs:
-            run.take_turn()

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vitedge.records.device import DeviceWatch
+from vitedge.records.parity import ParityReport
+
 
 @dataclass(frozen=True)
 class Mode:
@@ -68,6 +71,12 @@ class LatencyReport:
     """False where the spread did not become steady during warm-up, or the drift exceeds 3 %."""
     raw_ms: tuple[float, ...] = ()
     """All samples in the order of measurement."""
+    where: str = "local"
+    """The device as users write it, such as ``ssh:orin``."""
+    measured: str = ""
+    """When it ended, UTC, as ISO 8601 writes it."""
+    watch: DeviceWatch | None = None
+    """Clocks, temperatures, power and events of the device in the time of the samples; None where nothing was read."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,8 @@ class LatencyRatio:
     """``faster``, ``slower``, ``no difference``, or ``no conclusion`` where the measurement allows none."""
     reason: str = ""
     """Reason why the samples allow no conclusion, a phrase, or empty."""
+    where: str = "local"
+    """The device that both were measured on."""
 
 
 @dataclass(frozen=True)
@@ -111,3 +122,16 @@ class BenchReport:
     """Reason why no conclusion is drawn from the times, one sentence, or empty."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Name of each artifact of a bundle that was not measured, to the reason."""
+    parity: tuple[ParityReport, ...] = ()
+    """The artifacts of bundles against their reference outputs, as other devices than this machine compute them."""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Device to what failed there, one sentence; the reports are those of the other devices."""
+    notes: tuple[str, ...] = ()
+    """What has to be known to read the times, a sentence each."""
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    """What was asked for: the subjects with their hashes, threads and durations. A saved run of the same goes on."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether every artifact computes on every device what its reference computes."""
+        return all(report.passed for report in self.parity)

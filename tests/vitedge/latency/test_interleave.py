@@ -22,7 +22,7 @@ from vitedge.devices import local
 from vitedge.devices.session import connect
 from vitedge.errors import BadRecipe, DeviceFailed, UnreadableArtifact
 from vitedge.files.plain import from_dict, to_dict
-from vitedge.latency.interleave import _take_turns, measure_in_turn, size_of
+from vitedge.latency.interleave import measure_in_turn
 from vitedge.latency.model import MeasuredModel
 from vitedge.latency.sampling import Rule
 from vitedge.latency.statistics import quantiles
@@ -213,28 +213,6 @@ def test_a_slow_model_is_measured_for_its_time_only(file: Path) -> None:
     assert found.reports[0].quantiles.p95 is None
 
 
-class Turns:
-    """A stand-in for a model, which is done after some turns."""
-
-    def __init__(self, needed: int) -> None:
-        self.needed, self.taken = needed, 0
-
-    def take_turn(self) -> None:
-        self.taken += 1
-
-    def is_done(self) -> bool:
-        return self.taken >= self.needed
-
-
-@pytest.mark.parametrize(
-    ("rounds", "needed", "taken"), [(20, (20, 20), 20), (20, (2, 1), 8), (20, (20, 23), 23), (5, (1, 1), 5)]
-)
-def test_turns_go_on_until_all_have_enough(rounds: int, needed: tuple[int, int], taken: int) -> None:
-    runs = [Turns(count) for count in needed]
-    _take_turns(runs, Rule(rounds=rounds))  # type: ignore[arg-type]
-    assert [run.taken for run in runs] == [taken, taken]
-
-
 def test_what_libraries_print_does_not_reach_the_answers(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
     found = bench([MeasuredModel("a", "onnxruntime", str(file), factory=f"{HERE}:talkative")], QUICK)
     assert found.reports[0].samples == 40
@@ -317,11 +295,3 @@ def test_models_need_labels_of_their_own(file: Path) -> None:
     for models in ([], [measured(file), measured(file)]):
         with pytest.raises(BadRecipe, match="a label of its own"):
             bench(models, QUICK)
-
-
-def test_size_counts_weights_that_lie_beside_the_file(tmp_path: Path) -> None:
-    alone, split = write_model(tmp_path / "a.onnx"), write_model(tmp_path / "b.onnx", external=True)
-    assert size_of(alone) == alone.stat().st_size
-    assert size_of(split) == split.stat().st_size + (tmp_path / "b.onnx.data").stat().st_size
-    assert size_of(tmp_path) == size_of(alone) + size_of(split)
-    assert size_of(Path("timm:vit_tiny_patch16_224")) == 0
