@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vitedge.quantization.records import QuantizationResult
     from vitedge.recipe import ExportRecipe
     from vitedge.records import BenchReport, Validation
+    from vitedge.verbs.bench import BenchOptions
     from vitedge.verbs.evaluate import EvaluationRequest
     from vitedge.verbs.records import ExportResult, Inspection
     from vitedge.verbs.validate import ReferenceOptions
@@ -264,21 +265,23 @@ def validate(
 
 def bench(
     subjects: str | Path | Sequence[str | Path],
+    options: BenchOptions | None = None,
     *,
-    device: str = "local",
+    device: str | Sequence[str] | None = None,
     threads: int | None = None,
-    image_size: tuple[int, int] | None = None,
     rule: Rule | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> BenchReport:
     """Measures latency: all subjects in turn, each in a process of its own, and each against the first.
 
     Args:
-        subjects: one or several bundles, ``.onnx`` files and checkpoints; checkpoints run in PyTorch. The latency of a
-            bundle that is measured alone is written into its manifest.
-        device: where to run, a name of `vitedge.registry.DEVICES`.
+        subjects: one or several bundles, artifacts and checkpoints; checkpoints run in PyTorch here, and as an fp32
+            ONNX file on other devices. The latency of a bundle that is measured alone and here is written into its
+            manifest. A ``.json`` file of an earlier run is shown beside them.
+        options: image size of checkpoints, the runtime, the file that keeps the run, and the three below.
+        device: where to run: ``local``, ``ssh:HOST`` or ``adb``, or several of them. On another device than this
+            machine the artifacts of bundles are compared with their reference outputs first.
         threads: processor threads; None is all physical cores, the same for every runtime.
-        image_size: height and width in pixels for checkpoints; None is their own size.
         rule: how long to warm up and to measure; None is at least 200 samples or 10 seconds.
         progress: is told in one line what begins.
 
@@ -287,8 +290,9 @@ def bench(
 
     Raises:
         UserError: a subject is not there or cannot be read.
-        MissingBackend: nothing of a bundle runs on this machine.
-        DeviceFailed: a process died, hung or failed.
+        MissingBackend: nothing of a bundle runs on the device.
+        CheckFailed: a runtime did not take the provider that was asked for.
+        DeviceFailed: a process died, hung or failed, or the device cannot be reached.
 
     Example:
         >>> from vitedge.latency.sampling import Rule
@@ -296,16 +300,13 @@ def bench(
         >>> [(row.subject, row.runtime, row.samples) for row in report.reports]
         [('bundle/model.onnx', 'onnxruntime', 40)]
     """
+    from vitedge.verbs.bench import BenchOptions
     from vitedge.verbs.bench import bench as run
 
-    return run(
-        _named(subjects),
-        device=device,
-        threads=threads,
-        image_size=image_size,
-        rule=rule,
-        progress=progress or _quiet,
-    )
+    options = options or BenchOptions()
+    named = (device,) if isinstance(device, str) else tuple(device or options.devices)
+    options = replace(options, devices=named, threads=threads or options.threads, rule=rule or options.rule)
+    return run(_named(subjects), options, progress or _quiet)
 
 
 def evaluate(

@@ -26,11 +26,13 @@ from vitedge.latency.sampling import Rule
 from vitedge.pruning.recipe import PruningRecipe
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
 from vitedge.records import Tolerance
+from vitedge.verbs.bench import BenchOptions
 from vitedge.verbs.evaluate import EvaluationRequest
 from vitedge.verbs.subjects import Weights
 from vitedge.verbs.validate import ReferenceOptions
 
 RECORDS: dict[str, tuple[type, ...]] = {
+    "bench": (BenchOptions,),
     "export": (ExportRecipe, QuantizationRecipe, Tolerance),
     "prune": (PruningRecipe,),
     "quantize": (ExportRecipe, QuantizationRecipe),

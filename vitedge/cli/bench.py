@@ -10,27 +10,44 @@ import typer
 
 from vitedge.cli.options import AsJson
 from vitedge.cli.values import parse_size
+from vitedge.registry import LOCAL
 
 
 def bench(
     subjects: Annotated[
-        list[str], typer.Argument(metavar="BUNDLE|ARTIFACT|CHECKPOINT…", help="The others are compared with the first.")
+        list[str],
+        typer.Argument(metavar="BUNDLE|ARTIFACT|CHECKPOINT…", help="The others are compared with the first."),
     ],
-    device: Annotated[str, typer.Option(metavar="local", help="Where to run.")] = "local",
+    devices: Annotated[
+        list[str] | None,
+        typer.Option("--device", metavar="local|ssh:HOST|adb[:SERIAL]", help="Where to run. Repeat for several."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; all cores if not given.")] = None,
     image_size: Annotated[
         str | None, typer.Option(metavar="N|HxW", help="Pixels for a checkpoint; its own if not given.")
     ] = None,
+    runtime: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What artifacts run in, such as openvino or onnxruntime-cuda.")
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json|csv", help="Keep everything; the same command goes on after an interruption."),
+    ] = None,
     *,
     json: AsJson = False,
 ) -> None:
-    """Measure latency, in turn, with its spread and tail."""
+    """Measure latency, in turn, with its spread and tail, here or on a device."""
     from vitedge.files.bundle import MANIFEST
     from vitedge.render.bench import render
     from vitedge.render.screen import progress
+    from vitedge.verbs.bench import BenchOptions
     from vitedge.verbs.bench import bench as run
 
-    size = parse_size(image_size)
-    result = run(subjects, device=device, threads=threads, image_size=size, progress=progress)
-    alone = subjects[0] if len(subjects) == 1 and (Path(subjects[0]) / MANIFEST).is_file() else None
-    render(result, bundle=alone, as_json=json)
+    options = BenchOptions(tuple(devices or (LOCAL,)), threads, parse_size(image_size), runtime=runtime, save=save)
+    result = run(subjects, options, progress)
+    is_alone = len(subjects) == 1 and options.devices == (LOCAL,) and (Path(subjects[0]) / MANIFEST).is_file()
+    render(result, bundle=subjects[0] if is_alone else None, as_json=json)
+    if not result.passed:
+        raise typer.Exit(4)
+    if result.failed:
+        raise typer.Exit(5)

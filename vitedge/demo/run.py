@@ -30,8 +30,8 @@ from vitedge.pruning.recipe import PruningRecipe
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
 from vitedge.records import Artifact, OutputParity
 from vitedge.registry import LOCAL
-from vitedge.verbs.bench import REFERENCE
 from vitedge.verbs.export import export
+from vitedge.verbs.measured import REFERENCE
 from vitedge.verbs.prune import prune
 from vitedge.verbs.records import ExportResult
 

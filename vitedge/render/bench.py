@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich import filesize
 
@@ -13,6 +14,8 @@ from vitedge.files.bundle import size_of
 from vitedge.latency.conclusion import DRIFT_LIMIT
 from vitedge.latency.statistics import COV_LIMIT, VISIBLE_STEP
 from vitedge.records import BenchReport, LatencyRatio, LatencyReport
+from vitedge.registry import LOCAL
+from vitedge.render.parity import report_table
 from vitedge.render.screen import document, lines, next_command, show, table
 from vitedge.sentences import some
 
@@ -21,18 +24,15 @@ def render(result: BenchReport, *, bundle: str | None = None, as_json: bool) -> 
     """Prints the latency of every subject, and its ratio to the first; ``bundle`` is the one that keeps the report."""
     if as_json:
         return document(result)
-    drawn = table("subject", "runtime", "median", "p90", "p99", "CoV", "load", "memory", right=range(2, 8))
-    for report in result.reports:
-        drawn.add_row(*_latency_row(report))
-    show(drawn)
-    more = table("subject", "n", "min", "mean", "p95", "std", "drift", "first", "file", right=range(1, 9))
-    for report in result.reports:
-        more.add_row(*_further_row(report))
-    show(more)
+    if result.parity:
+        report_table(result.parity, ())
+    for where in dict.fromkeys(report.where for report in result.reports):
+        there = [report for report in result.reports if report.where == where]
+        _tables(there, where if where != LOCAL or len(there) < len(result.reports) else "")
     lines(
         "times in milliseconds; memory is the peak of a process of its own",
         *(f"left out: {name}: {reason}" for name, reason in result.left_out.items()),
-        *(line for ratio in result.ratios for line in _compared(ratio)),
+        *(line for ratio in result.ratios for line in _compared(ratio, several=len(_places(result)) > 1)),
         *(
             f"note: {report.subject} did not run steadily ({_unsteady(report)}); run it again on an idle machine"
             for report in result.reports
@@ -41,6 +41,8 @@ def render(result: BenchReport, *, bundle: str | None = None, as_json: bool) -> 
         *(f"note: {note}" for report in result.reports for note in _shape(report)),
         *([f"note: {spread}"] if (spread := _spread(result.reports)) else []),
         *([f"note: {result.inconclusive}"] if result.inconclusive else []),
+        *(f"note: {note}" for note in result.notes),
+        *(f"{where} failed: {reason}" for where, reason in result.failed.items()),
     )
     if bundle is not None:
         lines(
@@ -48,6 +50,51 @@ def render(result: BenchReport, *, bundle: str | None = None, as_json: bool) -> 
             next_command(f"vitedge validate {shlex.quote(bundle)}"),
         )
     return None
+
+
+def _tables(reports: Sequence[LatencyReport], where: str) -> None:
+    """Prints the latency of every subject on one device, under what the device is and how it was."""
+    drawn = table("subject", "runtime", "median", "p90", "p99", "CoV", "load", "memory", right=range(2, 8))
+    for report in reports:
+        drawn.add_row(*_latency_row(report))
+    show(drawn, f"{where}: {_machine(reports[0].device)}" if where else "")
+    more = table("subject", "n", "min", "mean", "p95", "std", "drift", "first", "file", right=range(1, 9))
+    for report in reports:
+        more.add_row(*_further_row(report))
+    show(more)
+    lines(*(line for report in reports for line in _state(report)))
+
+
+def _machine(device: Mapping[str, Any]) -> str:
+    """Returns what a device is and runs, in one line."""
+    power, governor = device.get("before", {}).get("power_mode", ""), device.get("before", {}).get("governor", "")
+    found = [
+        str(device.get("model") or device.get("processor") or device.get("architecture", "")),
+        f"JetPack {device['jetpack']}" if device.get("jetpack") else str(device.get("os", "")),
+        f"{device.get('library', '')} {device.get('version', '')}".strip(),
+        f"{device['threads']} threads" if str(device.get("threads", "")).isdigit() else "",
+        f"power mode {power}" if power else "",
+        f"governor {governor}" if governor else "",
+    ]
+    return ", ".join(part for part in found if part)
+
+
+def _state(report: LatencyReport) -> Iterator[str]:
+    """Yields what was seen of the device while a subject ran."""
+    watch = report.watch
+    if watch is None:
+        return
+    found = [
+        *(f"{name} {spread.median:.0f} MHz" for name, spread in watch.clocks_mhz.items() if name in ("cpu", "gpu")),
+        *([f"up to {max(one.maximum for one in watch.temperatures.values()):.0f} °C"] if watch.temperatures else []),
+        *([f"{sum(watch.power_w[rail] for rail in watch.rails):.2f} W"] if watch.rails else []),
+    ]
+    if watch.energy_per_inference_j is not None:
+        found.append(f"{watch.energy_per_inference_j * 1e3:.3g} mJ an inference above idle")
+    if found:
+        yield f"{report.subject}: {', '.join(found)}"
+    yield from (f"note: {report.subject}: throttled: {reason}" for reason in watch.throttled)
+    yield from (f"note: {report.subject}: trtexec: {warning}" for warning in report.device.get("warnings", ()))
 
 
 def _latency_row(report: LatencyReport) -> tuple[str, ...]:
@@ -64,10 +111,15 @@ def _latency_row(report: LatencyReport) -> tuple[str, ...]:
     )
 
 
-def _compared(ratio: LatencyRatio) -> Iterator[str]:
+def _places(result: BenchReport) -> frozenset[str]:
+    return frozenset(report.where for report in result.reports)
+
+
+def _compared(ratio: LatencyRatio, *, several: bool) -> Iterator[str]:
     """Yields the comparison, and below it the reason why nothing is concluded from it."""
+    where = f"{ratio.where}: " if several else ""
     yield (
-        f"{ratio.subject} takes {ratio.ratio:.2f} x the time of {ratio.baseline} "
+        f"{where}{ratio.subject} takes {ratio.ratio:.2f} x the time of {ratio.baseline} "
         f"(95 % interval {ratio.low:.2f} to {ratio.high:.2f}): {ratio.verdict}"
     )
     if ratio.reason:

@@ -23,7 +23,7 @@ def report_table(parity: Iterable[ParityReport], structure: Iterable[StructureRe
         for row in report.outputs:
             agreement = "-" if row.agreement is None else f"{row.agreement:.1%}"
             numbers = (f"{row.relative_error:.1e}", f"{row.centred_sqnr_db:.1f}", agreement)
-            drawn.add_row(report.artifact, report.runtime, row.output, *numbers, outcome)
+            drawn.add_row(report.artifact, _place(report), row.output, *numbers, outcome)
     compared = {report.artifact for report in parity}
     for check in structure:
         if check.passed and check.artifact in compared:
@@ -81,6 +81,12 @@ def layer_table(report: ParityReport) -> Table:
 def _layer_sqnr(row: OutputParity) -> float:
     """Returns the centred SQNR in dB; of a layer of a Core ML package the plain one, as it has no other."""
     return row.sqnr_db if math.isnan(row.centred_sqnr_db) else row.centred_sqnr_db
+
+
+def _place(report: ParityReport) -> str:
+    """Returns the runtime that an artifact ran in, with the device where that was another one."""
+    device = report.machine.get("device", "")
+    return f"{report.runtime} on {device}" if device else report.runtime
 
 
 def _machine(machine: Mapping[str, str]) -> str:

@@ -1,102 +1,139 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verb ``bench``: bundles, artifacts and checkpoints, measured in turn."""
+"""The verb ``bench``: bundles, artifacts and checkpoints, measured in turn, on one device after the other."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vitedge.devices.session import Session, connect
-from vitedge.errors import MissingBackend
-from vitedge.export.formats import FORMATS, of_file
-from vitedge.files.bundle import MANIFEST, add_latency, read_manifest
+from vitedge.devices.checking import check_there
+from vitedge.devices.session import connect
+from vitedge.errors import BadRecipe, CheckFailed, DeviceFailed, MissingBackend
+from vitedge.files.bundle import MANIFEST, add_latency
 from vitedge.latency.interleave import measure_in_turn
-from vitedge.latency.model import MeasuredModel
 from vitedge.latency.sampling import Rule
 from vitedge.recipe import check_image_size, check_whole
-from vitedge.records import BenchReport
+from vitedge.records import BenchReport, ParityReport
+from vitedge.registry import LOCAL
+from vitedge.verbs.measured import Place, Subjects, find_models
+from vitedge.verbs.saved_runs import SavedRun, is_saved_run, read_run
 
-REFERENCE = "vitedge.models.reference:measured"
-"""The function that the process that measures PyTorch calls for a checkpoint."""
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """How subjects are measured, and where."""
+
+    devices: tuple[str, ...] = (LOCAL,)
+    """Keys of `vitedge.registry.DEVICES`, with an address after a colon where that kind has one."""
+    threads: int | None = None
+    """Processor threads; None is all physical cores of the device, the same for every runtime."""
+    image_size: tuple[int, int] | None = None
+    """Height and width for checkpoints; an artifact has its own."""
+    rule: Rule | None = None
+    """How long; None is the rule of a result to be published."""
+    runtime: str | None = None
+    """The runtime that every artifact has to run in; None is the usual one of its format."""
+    save: Path | None = None
+    """A ``.json`` file that keeps everything, from which an interrupted run goes on; or a ``.csv`` of the figures."""
+
+    def __post_init__(self) -> None:
+        check_whole("--threads", self.threads, 1)
+        check_image_size(self.image_size)
+        if not self.devices or len(set(self.devices)) < len(self.devices):
+            raise BadRecipe(f"Each device is named once; got {', '.join(self.devices) or 'none'}.")
 
 
 def bench(
     subjects: Sequence[str],
-    *,
-    device: str = "local",
-    threads: int | None = None,
-    image_size: tuple[int, int] | None = None,
-    rule: Rule | None = None,
+    options: BenchOptions | None = None,
     progress: Callable[[str], None] = lambda _text: None,
 ) -> BenchReport:
     """Measures bundles, artifacts and checkpoints in turn, each in a process of its own, and each against the first.
 
     Args:
-        subjects: bundles (every artifact that the device has a runtime for), ``.onnx`` files, and checkpoints, which
-            run as PyTorch eager.
-        device: a key of `vitedge.registry.DEVICES`, with an address after a colon where that kind has one.
-        threads: processor threads; None is all physical cores of the device, the same for every runtime.
-        image_size: height and width for the checkpoints; an artifact has its own.
-        rule: how long; None is the rule of a result to be published.
+        subjects: bundles (every artifact that the device has a runtime for), artifacts, checkpoints, which run as
+            PyTorch eager on this machine and as an fp32 ONNX file elsewhere, and ``.json`` files of earlier runs.
+        options: how, and where.
         progress: is told what begins.
 
+    Returns:
+        Reports of every device, ratios within each, and what failed on one of several devices.
+
     Raises:
-        BadRecipe: a number of threads or of pixels below one.
+        BadRecipe: a number of threads or of pixels below one, a device twice, or nothing to measure.
         UserError: a subject is not there or cannot be read.
         MissingBackend: nothing of a bundle runs on the device.
-        DeviceFailed: a process died, hung or failed, or the device cannot be reached.
+        CheckFailed: the runtime did not take the provider that was asked for.
+        DeviceFailed: a process died, hung or failed, or the device cannot be reached; all devices, of several.
     """
-    check_whole("--threads", threads, 1)
-    check_image_size(image_size)
-    left_out: dict[str, str] = {}
-    with connect(device) as session:
-        models = [
-            replace(model, threads=threads)
-            for subject in subjects
-            for model in _models(Path(subject), subject, session, image_size, left_out)
-        ]
-        report = replace(measure_in_turn(_told_apart(models), session, rule, progress), left_out=left_out)
-    if len(subjects) == 1 and _is_bundle(Path(subjects[0])):
+    options = options or BenchOptions()
+    live = [subject for subject in subjects if not is_saved_run(subject)]
+    found = BenchReport((), asked={})
+    if live:
+        found = _on_devices(Subjects.of(live, options.image_size), options, progress)
+    report = _with_earlier(found, [subject for subject in subjects if is_saved_run(subject)])
+    if options.devices == (LOCAL,) and len(subjects) == 1 and _is_bundle(Path(subjects[0])):
         add_latency(Path(subjects[0]), report)
     return report
 
 
-def _models(
-    path: Path, source: str, session: Session, image_size: tuple[int, int] | None, left_out: dict[str, str]
-) -> Iterable[MeasuredModel]:
-    """Yields the models that are measured of one subject."""
-    if _is_bundle(path):
-        yield from _of_bundle(path, session, left_out)
-    elif (kind := of_file(path)) is not None:
-        yield MeasuredModel(path.name, FORMATS[kind].runtimes[-1], source)
-    else:
-        options = {} if image_size is None else {"image_size": list(image_size)}
-        yield MeasuredModel(path.name, "torch", source, factory=REFERENCE, options=options)
-
-
-def _of_bundle(path: Path, session: Session, left_out: dict[str, str]) -> Iterable[MeasuredModel]:
-    """Every artifact that the device can run; the others go into ``left_out``, with the reason.
-
-    Raises:
-        MissingBackend: there is none.
-    """
-    runtimes = {artifact.path: FORMATS[artifact.format].runtimes[-1] for artifact in read_manifest(path).artifacts}
-    refusals = {name: session.refusal(runtime) for name, runtime in runtimes.items()}
-    if all(refusals.values()):
-        raise MissingBackend(" ".join(dict.fromkeys(refusals.values())))
-    for name, runtime in runtimes.items():
-        if refusals[name]:
-            left_out[f"{path.name}/{name}"] = refusals[name]
+def _on_devices(subjects: Subjects, options: BenchOptions, progress: Callable[[str], None]) -> BenchReport:
+    """Measures on each device, and keeps what others have done where one fails."""
+    saved = SavedRun(options.save, subjects.asked(options.threads, options.rule))
+    for device in options.devices:
+        if device in saved.done:
+            progress(f"{device}: taken from {options.save}")
+            continue
+        try:
+            found = _on_device(device, subjects, options, progress)
+        except (DeviceFailed, MissingBackend, CheckFailed) as error:
+            if len(options.devices) == 1:
+                raise
+            progress(f"{device} failed: {error}")
+            saved.fail(device, str(error))
         else:
-            yield MeasuredModel(f"{path.name}/{name}", runtime, str(path / name))
+            saved.add(found)
+    if not saved.report.reports:
+        raise DeviceFailed(" ".join(saved.report.failed.values()))
+    return saved.report
 
 
-def _told_apart(models: Sequence[MeasuredModel]) -> list[MeasuredModel]:
-    """Models of one name, such as ``model.onnx`` of two bundles, go by their whole paths."""
-    count = Counter(model.label for model in models)
-    return [replace(model, label=model.source) if count[model.label] > 1 else model for model in models]
+def _on_device(device: str, subjects: Subjects, options: BenchOptions, progress: Callable[[str], None]) -> BenchReport:
+    left_out: dict[str, str] = {}
+    with ExitStack() as stack:
+        session = stack.enter_context(connect(device))
+        place = Place(session, options.runtime, stack, progress)
+        models = find_models(subjects, place, left_out)
+        parity: list[ParityReport] = []
+        for model in models if device != LOCAL else ():
+            if model.artifact is None or model.reference_outputs is None:
+                progress(f"note: {model.measured.label} has no reference with it, so its outputs are not checked")
+                continue
+            progress(f"checking {model.measured.label} on {device}")
+            found = check_there(session, Path(model.measured.source), model.artifact, model.reference_outputs)
+            parity += [replace(report, artifact=model.measured.label) for report in found]
+        measured = [replace(model.measured, threads=options.threads) for model in models]
+        report = measure_in_turn(measured, session, options.rule, progress)
+    notes = (*report.notes, *place.notes, *(_wrong(one) for one in parity if not one.passed))
+    return replace(report, left_out=left_out, parity=tuple(parity), notes=notes)
+
+
+def _wrong(report: ParityReport) -> str:
+    return f"{report.artifact} does not compute what its reference computes, so its time says nothing: {report.reason}"
+
+
+def _with_earlier(found: BenchReport, files: Sequence[str]) -> BenchReport:
+    """Returns a report with the reports of saved runs behind its own."""
+    reports, notes = found.reports, found.notes
+    for file in files:
+        earlier = read_run(Path(file)).reports
+        reports += tuple(replace(one, subject=f"{Path(file).stem}: {one.subject}") for one in earlier)
+        notes += (f"{file} was measured at another time, so nothing is compared with it",)
+    if not reports:
+        raise BadRecipe("Nothing was named to measure: give a bundle, an artifact, a checkpoint or a saved run.")
+    return replace(found, reports=reports, notes=notes)
 
 
 def _is_bundle(path: Path) -> bool:

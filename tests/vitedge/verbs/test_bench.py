@@ -10,13 +10,14 @@ import pytest
 
 from tests.bad_files import VIT
 from tests.vitedge.onnx_models import write_model
+from tests.vitedge.render.samples import BENCH
 from vitedge.errors import BadRecipe, MissingBackend, UserError
 from vitedge.files.bundle import read_manifest, write_manifest
 from vitedge.latency.model import MeasuredModel
 from vitedge.latency.sampling import Rule
 from vitedge.records import BenchReport
 from vitedge.verbs import bench as verb
-from vitedge.verbs.bench import bench
+from vitedge.verbs.bench import BenchOptions, bench
 from vitedge.verbs.validate import validate
 
 SHORT = Rule(warmup_s=0.02, warmup_limit_s=0.1, samples=10, seconds=0.2, rounds=5)
@@ -30,7 +31,7 @@ def bundle(demo_bundle: Path, tmp_path: Path) -> Path:
 
 def test_a_bundle_alone_gets_its_measurement_and_stays_valid(bundle: Path) -> None:
     told: list[str] = []
-    report = bench([str(bundle)], threads=1, rule=SHORT, progress=told.append)
+    report = bench([str(bundle)], BenchOptions(threads=1, rule=SHORT), told.append)
     assert [entry.subject for entry in report.reports] == ["vit/model.onnx"]
     (found,) = report.reports
     assert (found.runtime, found.batch, found.device["threads"]) == ("onnxruntime", 1, 1)
@@ -44,7 +45,7 @@ def test_a_bundle_alone_gets_its_measurement_and_stays_valid(bundle: Path) -> No
 
 def test_a_bundle_beside_its_checkpoint_gives_a_ratio_and_is_not_written(bundle: Path) -> None:
     before = (bundle / "manifest.json").read_bytes()
-    report = bench([str(VIT), str(bundle)], threads=1, image_size=(48, 48), rule=SHORT)
+    report = bench([str(VIT), str(bundle)], BenchOptions(threads=1, image_size=(48, 48), rule=SHORT))
     assert [entry.runtime for entry in report.reports] == ["torch", "onnxruntime"]
     (ratio,) = report.ratios
     assert (ratio.subject, ratio.baseline) == ("vit/model.onnx", VIT.name)
@@ -59,10 +60,10 @@ def chosen(monkeypatch: pytest.MonkeyPatch, *subjects: str, **settings: object) 
 
     def keep(asked: list[MeasuredModel], *_others: object) -> BenchReport:
         found.extend(asked)
-        return BenchReport(())
+        return BENCH
 
     monkeypatch.setattr("vitedge.verbs.bench.measure_in_turn", keep)
-    bench(subjects, **settings)  # type: ignore[arg-type]
+    bench(subjects, BenchOptions(**settings))  # type: ignore[arg-type]
     return found
 
 
@@ -87,7 +88,7 @@ def test_two_files_of_one_name_are_told_apart_by_their_folders(
 
 def test_one_subject_twice_is_refused(bundle: Path) -> None:
     with pytest.raises(BadRecipe, match="a label of its own"):
-        bench([str(bundle), str(bundle)], rule=SHORT)
+        bench([str(bundle), str(bundle)], BenchOptions(rule=SHORT))
 
 
 def test_a_bundle_that_nothing_here_can_run_says_where_it_runs(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
@@ -96,12 +97,12 @@ def test_a_bundle_that_nothing_here_can_run_says_where_it_runs(monkeypatch: pyte
     only = tuple(artifact for artifact in manifest.artifacts if artifact.format == "coreml")
     write_manifest(bundle, replace(manifest, artifacts=only))
     with pytest.raises(MissingBackend, match="Core ML does not run on Linux"):
-        bench([str(bundle)], rule=SHORT)
+        bench([str(bundle)], BenchOptions(rule=SHORT))
 
 
 def test_a_device_that_is_not_known_is_refused(bundle: Path) -> None:
     with pytest.raises(BadRecipe, match="There is no 'toaster'; choose from local"):
-        bench([str(bundle)], device="toaster:4", rule=SHORT)
+        bench([str(bundle)], BenchOptions(("toaster:4",), rule=SHORT))
 
 
 def test_nothing_of_the_verb_assumes_this_machine() -> None:
@@ -114,4 +115,4 @@ def test_nothing_of_the_verb_assumes_this_machine() -> None:
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none"):
-        bench([str(tmp_path / "none.onnx")], rule=SHORT)
+        bench([str(tmp_path / "none.onnx")], BenchOptions(rule=SHORT))

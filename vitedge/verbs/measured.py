@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The subjects of ``bench`` as models that a device can run, each with what it is compared with there."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from vitedge.devices.session import Session
+from vitedge.errors import BadRecipe, MissingBackend, UnreadableArtifact
+from vitedge.export.formats import FORMATS, of_file
+from vitedge.files.bundle import MANIFEST, read_manifest
+from vitedge.files.digest import hash_file, hash_listing
+from vitedge.files.plain import to_dict
+from vitedge.latency.model import MeasuredModel
+from vitedge.latency.sampling import Rule
+from vitedge.parity.artifact import ReferenceOutputs, sealed_outputs
+from vitedge.recipe import ExportRecipe
+from vitedge.records import Artifact
+from vitedge.registry import LOCAL
+
+REFERENCE = "vitedge.models.reference:measured"
+"""The function that the process that measures PyTorch calls for a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """What is measured, as users name it."""
+
+    names: tuple[str, ...]
+    image_size: tuple[int, int] | None
+    """Height and width for checkpoints."""
+
+    @staticmethod
+    def of(names: Sequence[str], image_size: tuple[int, int] | None) -> Subjects:
+        """Returns the subjects of these names."""
+        return Subjects(tuple(names), image_size)
+
+    def asked(self, threads: int | None, rule: Rule | None) -> dict[str, Any]:
+        """Returns what a saved run is told by from another: subjects with their hashes, and how they are measured."""
+        hashes = {name: _hash(Path(name)) for name in self.names}
+        size = list(self.image_size) if self.image_size else None
+        return {"subjects": hashes, "image_size": size, "threads": threads, "rule": to_dict(rule or Rule())}
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model to be measured."""
+
+    measured: MeasuredModel
+    artifact: Artifact | None = None
+    """Its record, where it lies in a bundle."""
+    reference_outputs: ReferenceOutputs | None = None
+    """What its reference computes, where it lies in a bundle."""
+
+
+@dataclass
+class Place:
+    """A device, and what is made for it while it is measured on."""
+
+    session: Session
+    runtime: str | None
+    """The runtime that artifacts have to run in; None is the usual one of their format."""
+    stack: ExitStack
+    """Holds temporary bundles."""
+    progress: Callable[[str], None]
+    notes: list[str] = field(default_factory=list)
+    """Sentences on what was made."""
+
+    def runtime_of(self, form: str, name: str) -> tuple[str, str]:
+        """Returns the runtime that an artifact is measured in, and why it does not work there, or empty."""
+        known = FORMATS[form].runtimes
+        if self.runtime is not None and self.runtime not in known:
+            return self.runtime, f"{name} does not run in {self.runtime}: its format has {', '.join(known)}."
+        chosen = self.runtime or known[-1]
+        return chosen, self.session.refusal(chosen)
+
+
+def find_models(subjects: Subjects, place: Place, left_out: dict[str, str]) -> list[Model]:
+    """Returns the models that a device measures of all subjects.
+
+    Args:
+        subjects: what was named.
+        place: the device.
+        left_out: gets the artifacts of bundles that do not run there, with the reason.
+
+    Raises:
+        UserError: a subject is not there or cannot be read.
+        MissingBackend: nothing of a subject runs there.
+    """
+    return _told_apart([model for name in subjects.names for model in _models(name, subjects, place, left_out)])
+
+
+def _models(name: str, subjects: Subjects, place: Place, left_out: dict[str, str]) -> Iterator[Model]:
+    path = Path(name)
+    kind = of_file(path)
+    if (path / MANIFEST).is_file():
+        yield from _of_bundle(path, path.name, place, left_out)
+    elif kind is not None:
+        if not path.exists():
+            raise UnreadableArtifact(f"{name} is not there.")
+        runtime, refused = place.runtime_of(kind, path.name)
+        if refused:
+            raise MissingBackend(refused)
+        yield Model(MeasuredModel(path.name, runtime, name))
+    elif place.session.name == LOCAL:
+        if place.runtime not in (None, "torch"):
+            raise BadRecipe(f"{name} is a checkpoint, which runs in torch here: export it to measure it elsewhere.")
+        options = {} if subjects.image_size is None else {"image_size": list(subjects.image_size)}
+        yield Model(MeasuredModel(path.name, "torch", name, factory=REFERENCE, options=options))
+    else:
+        yield from _exported(path, subjects.image_size, place)
+
+
+def _of_bundle(path: Path, label: str, place: Place, left_out: dict[str, str]) -> Iterator[Model]:
+    """Yields every artifact that the device can run; the others go into ``left_out``, with the reason.
+
+    Raises:
+        MissingBackend: there is none.
+    """
+    manifest = read_manifest(path)
+    chosen = {one.path: place.runtime_of(one.format, one.path) for one in manifest.artifacts}
+    if all(refused for _, refused in chosen.values()):
+        raise MissingBackend(" ".join(dict.fromkeys(refused for _, refused in chosen.values())))
+    reference_outputs = sealed_outputs(path, manifest)
+    for artifact in manifest.artifacts:
+        runtime, refused = chosen[artifact.path]
+        if refused:
+            left_out[f"{label}/{artifact.path}"] = refused
+            continue
+        measured = MeasuredModel(
+            f"{label}/{artifact.path}", runtime, str(path / artifact.path), declared=_declared(artifact)
+        )
+        yield Model(measured, artifact, reference_outputs)
+
+
+def _declared(artifact: Artifact) -> Mapping[str, Any]:
+    declared: dict[str, Any] = to_dict({"inputs": artifact.inputs, "outputs": artifact.outputs})
+    return declared
+
+
+def _exported(path: Path, image_size: tuple[int, int] | None, place: Place) -> Iterator[Model]:
+    """Yields the fp32 ONNX file of a checkpoint: devices run no PyTorch."""
+    from vitedge.verbs.export import export  # noqa: PLC0415  (PyTorch, which artifacts do without)
+
+    folder = Path(place.stack.enter_context(tempfile.TemporaryDirectory(prefix="vitedge-")))
+    place.progress(f"exporting {path} to ONNX in fp32 for {place.session.name}")
+    export(str(path), folder / path.stem, ExportRecipe(formats=("onnx",), image_size=image_size))
+    place.notes.append(f"{path.name} was exported to ONNX in fp32 for {place.session.name}, which runs no PyTorch")
+    for model in _of_bundle(folder / path.stem, path.stem, place, {}):
+        yield replace(model, measured=replace(model.measured, label=path.name))
+
+
+def _told_apart(models: Sequence[Model]) -> list[Model]:
+    """Models of one name, such as ``model.onnx`` of two bundles, go by their whole paths."""
+    count = Counter(model.measured.label for model in models)
+    return [
+        replace(model, measured=replace(model.measured, label=model.measured.source))
+        if count[model.measured.label] > 1
+        else model
+        for model in models
+    ]
+
+
+def _hash(path: Path) -> str:
+    """Returns the SHA-256 of a file or of a folder's files; empty of what is neither."""
+    if path.is_dir():
+        files = {file.relative_to(path).as_posix(): hash_file(file) for file in path.rglob("*") if file.is_file()}
+        return hash_listing(files)
+    return hash_file(path) if path.is_file() else ""
