@@ -126,6 +126,8 @@ class Format:
     """Describes and checks an artifact without running it: ``describe``, ``carried_spec`` and ``check``."""
     runtimes: tuple[str, ...] = ()
     """Names of `vitedge.registry.RUNTIMES` that show its parity; the last is the one that it is deployed in."""
+    further: tuple[str, ...] = ()
+    """Names of other runtimes that take it where one is asked for by name."""
     without_rounding: Mapping[str, str] = field(default_factory=dict)
     """Runtime to the one that computes the same artifact in float32 throughout."""
     layers: Part | None = None
@@ -155,6 +157,7 @@ FORMATS: Mapping[str, Format] = {
         Part("ONNX", "vitedge.export.to_onnx", ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime")),
         checker=Part("ONNX", "vitedge.export.onnx.artifact", ("onnx",)),
         runtimes=("onnxruntime",),
+        further=("openvino", "onnxruntime-cuda", "onnxruntime-tensorrt"),
         layers=Part("ONNX by blocks", "vitedge.parity.blocks", ("onnxruntime",)),
         half_scales_since=HALF_SCALES_SINCE,
     ),

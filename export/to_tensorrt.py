@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from vitedge.export.tensorrt import building
+from vitedge.export.tensorrt.records import EngineRecord
 from vitedge.export.tensorrt.request import EngineRequest
 from vitedge.export.tensorrt.summary import summary
 from vitedge.files.digest import hash_file
@@ -28,18 +31,29 @@ def build(source: Artifact, request: EngineRequest, builder: str) -> Artifact:
         UnreadableArtifact: the builder does not read the file.
         CheckFailed: the file cannot be built for a target, or the builder crashed or took too long.
     """
-    record = building.build(request, builder)
-    digest = hash_file(request.out)
+    return as_artifact(source, request.out, building.build(request, builder))
+
+
+def as_artifact(source: Artifact, engine: Path, record: EngineRecord, warnings: tuple[str, ...] = ()) -> Artifact:
+    """Returns an engine that was built as an artifact of its bundle.
+
+    Args:
+        source: the ONNX file that it was built from.
+        engine: its file.
+        record: of the build.
+        warnings: of the builder, in its words.
+    """
+    digest = hash_file(engine)
     return Artifact(
         format="tensorrt",
-        path=request.out.name,
+        path=engine.name,
         sha256=digest,
-        size=request.out.stat().st_size,
+        size=engine.stat().st_size,
         precision=source.precision,
         target=" ".join(record.targets),
         inputs=source.inputs,
         outputs=source.outputs,
-        files={request.out.name: digest},
-        notes=(f"{record.builder} {record.version}: {summary(record)}",),
+        files={engine.name: digest},
+        notes=(f"{record.builder} {record.version}: {summary(record)}", *warnings),
         engine=to_dict(record),
     )

@@ -49,6 +49,15 @@ Table = typing.Mapping[str, Part]
 RUNTIMES: Table = {
     "torch": Part("PyTorch", "vitedge.runtimes.torch_eager", ("torch",)),
     "onnxruntime": Part("ONNX Runtime", "vitedge.runtimes.onnxruntime", ("onnxruntime",)),
+    "onnxruntime-cuda": Part(
+        "ONNX Runtime on CUDA", "vitedge.runtimes.onnxruntime_cuda", ("onnxruntime",), "pip install onnxruntime-gpu"
+    ),
+    "onnxruntime-tensorrt": Part(
+        "ONNX Runtime on TensorRT",
+        "vitedge.runtimes.onnxruntime_tensorrt",
+        ("onnxruntime",),
+        "pip install onnxruntime-gpu",
+    ),
     "openvino": Part("OpenVINO", "vitedge.runtimes.openvino", ("openvino",), "pip install 'vitedge[openvino]'"),
     "mlprogram": Part(
         "ML Program", "vitedge.runtimes.mlprogram", ("torch", "coremltools"), "pip install 'coremltools>=9.0'"

@@ -17,9 +17,17 @@ VARIABLE = "VITEDGE_DEVICE_PYTHON"
 """Environment variable of this machine with the path of the Python to take on the device."""
 PLACES = ("~/.vitedge/bin/python", "~/.venv/bin/python", "~/venv/bin/python", "python3", "python")
 """Where it is looked for, in this order: the user's environments before the system's, whose pip Debian has closed."""
-RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "coreml")
+RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "tensorrt", "coreml")
 """Runtimes of `vitedge.registry.RUNTIMES` that the runner has; the others need what no board should install."""
-_NEEDED: Mapping[str, tuple[str, ...]] = {"coreml": ("coremltools", "PIL"), "tensorrt": ("tensorrt",)}
+_NEEDED: Mapping[str, tuple[str, ...]] = {
+    "coreml": ("coremltools", "PIL"),
+    "onnxruntime-cuda": ("onnxruntime",),
+    "onnxruntime-tensorrt": ("onnxruntime",),
+}
+_PROVIDERS: Mapping[str, str] = {
+    "onnxruntime-cuda": "CUDAExecutionProvider",
+    "onnxruntime-tensorrt": "TensorrtExecutionProvider",
+}
 _LIMIT_S = 180.0
 
 
@@ -51,6 +59,9 @@ class Interpreter:
             if library not in self.versions:
                 name = {"PIL": "pillow"}.get(library, library)
                 return f"{part.title} is not installed on {device}; there type: {self.program} -m pip install {name}"
+        provider = _PROVIDERS.get(runtime)
+        if provider and provider not in self.facts.get("providers", ()):
+            return f"The ONNX Runtime of {device} has no {provider}; install the build for its GPU there."
         return ""
 
 

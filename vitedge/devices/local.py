@@ -16,6 +16,9 @@ from vitedge.devices.facts import watching
 from vitedge.devices.process import WorkerProcess
 from vitedge.devices.watcher import INTERVAL_S, LIMIT_S, Watcher
 from vitedge.errors import BadRecipe
+from vitedge.export.tensorrt import building
+from vitedge.export.tensorrt.records import EngineRecord
+from vitedge.export.tensorrt.request import EngineRequest
 
 # By name, for it is the program of another process: `vitedge.latency` measures through sessions, and is not below them.
 _WORKER = "vitedge.latency.worker"
@@ -71,6 +74,10 @@ class Session:
         worker = WorkerProcess([sys.executable, "-m", _WORKER], label, patience_s, environment)
         self._workers.append(worker)
         return worker
+
+    def build(self, request: EngineRequest) -> tuple[EngineRecord, tuple[str, ...]]:
+        """Builds an engine of TensorRT for the GPU of this machine."""
+        return building.build(request, "tensorrt"), ()
 
     def pull(self, name: str, path: Path) -> None:
         """Copies the file, unless it is there already."""

@@ -26,9 +26,12 @@ from vitedge.devices.interpreter import Interpreter, find_interpreter
 from vitedge.devices.process import WorkerProcess
 from vitedge.devices.session import Worker
 from vitedge.devices.transports.transport import MARK, Completed, Transport, announced, quoted
+from vitedge.devices.trtexec.building import build as build_engine
 from vitedge.devices.trtexec.host import Host
 from vitedge.devices.watcher import INTERVAL_S, LIMIT_S, Watcher
 from vitedge.errors import ConnectionLost, DeviceFailed, MissingBackend
+from vitedge.export.tensorrt.records import EngineRecord
+from vitedge.export.tensorrt.request import EngineRequest
 from vitedge.files.digest import hash_file
 
 CACHE_LIMIT_KB = 4 * 1024 * 1024
@@ -98,6 +101,13 @@ class RemoteSession:
                 self._upload(files[name], digests[name])
             self._linked[key] = self._link(digests)
         return f"{self._linked[key]}/{path.name}"
+
+    def build(self, request: EngineRequest) -> tuple[EngineRecord, tuple[str, ...]]:
+        """Builds an engine there with the device's trtexec, and fetches it."""
+        folder = f"{self._folders().work}/{next(self._numbers)}"
+        built = build_engine(self._guarded(), request, folder, self.push(request.onnx))
+        self.pull(built.path, request.out)
+        return built.record, built.warnings
 
     def pull(self, name: str, path: Path) -> None:
         """Copies a file from the device."""

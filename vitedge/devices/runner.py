@@ -37,6 +37,8 @@ MODULES = (
     "runtimes/base.py",
     "runtimes/cuda.py",
     "runtimes/onnxruntime.py",
+    "runtimes/onnxruntime_cuda.py",
+    "runtimes/onnxruntime_tensorrt.py",
     "runtimes/openvino.py",
     "runtimes/plan.py",
     "runtimes/tensorrt.py",

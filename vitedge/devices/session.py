@@ -18,6 +18,8 @@ from typing import Any, Protocol
 
 from vitedge import registry
 from vitedge.devices.watcher import Watcher
+from vitedge.export.tensorrt.records import EngineRecord
+from vitedge.export.tensorrt.request import EngineRequest
 
 REQUESTS: Mapping[str, str] = {
     "load": "loading",
@@ -100,6 +102,18 @@ class Session(Protocol):
             label: the model's name in sentences.
             patience_s: seconds that an answer may take before the worker is ended.
             runtime: that it will run in, a key of `vitedge.registry.RUNTIMES`: some devices have a program for one.
+        """
+        ...
+
+    def build(self, request: EngineRequest) -> tuple[EngineRecord, tuple[str, ...]]:
+        """Builds an engine of TensorRT on the device, for its GPU, and brings it to the path that the request names.
+
+        Returns:
+            The record of the build, and the builder's warnings in its own words.
+
+        Raises:
+            MissingBackend: the device has no builder, or another GPU than was asked for.
+            CheckFailed: the file cannot be built.
         """
         ...
 

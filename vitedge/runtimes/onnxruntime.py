@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from vitedge.errors import BadRecipe, DeviceFailed, MissingBackend, UnreadableArtifact
+from vitedge.errors import BadRecipe, CheckFailed, DeviceFailed, MissingBackend, UnreadableArtifact
 from vitedge.records import TensorSpec
 from vitedge.runtimes.base import Arrays, check_names
 
-PROVIDERS = ("CPUExecutionProvider",)
+CPU = "CPUExecutionProvider"
 
 _DTYPES = {"float": "float32", "double": "float64"}
 """ONNX Runtime's names of element types where NumPy says something else."""
@@ -23,6 +23,9 @@ _DTYPES = {"float": "float32", "double": "float64"}
 
 class Runtime:
     """One session. See `vitedge.runtimes.base.Runtime`."""
+
+    _provider = CPU
+    """The execution provider that computes all of the graph."""
 
     def __init__(
         self, source: str | os.PathLike[str], threads: int | None = None, intermediates: tuple[str, ...] = ()
@@ -38,16 +41,27 @@ class Runtime:
     def __enter__(self) -> Runtime:
         if not self._path.is_file():
             raise UnreadableArtifact(f"{self._path} is not there, or is not a file; an ONNX model is one file.")
+        if self._provider not in ort.get_available_providers():
+            raise MissingBackend(
+                f"This ONNX Runtime {ort.__version__} has no {self._provider}; type: pip install onnxruntime-gpu"
+            )
         options = self._options()
         model = self._with_intermediates() if self._intermediates else str(self._path)
         try:
-            session = ort.InferenceSession(model, options, providers=list(PROVIDERS))
+            session = ort.InferenceSession(model, options, providers=[self._provider])
         except Exception as error:  # the library's errors have no common ancestor below Exception
+            if self._provider != CPU and "fallback" in str(error):
+                raise CheckFailed(
+                    f"{self._provider} was asked for and does not compute all of {self._path.name}: "
+                    f"{_first_line(error)}."
+                ) from error
             raise UnreadableArtifact(f"{self._path} cannot be opened by ONNX Runtime: {_first_line(error)}.") from error
         session.disable_fallback()
-        if session.get_providers() != list(PROVIDERS):
-            raise MissingBackend(
-                f"ONNX Runtime was asked for {', '.join(PROVIDERS)} and took {', '.join(session.get_providers())}."
+        taken = session.get_providers()
+        if taken[0] != self._provider:
+            raise CheckFailed(
+                f"ONNX Runtime was asked for {self._provider} and took {', '.join(taken)}: a library of the provider "
+                "is missing or of another version; vitedge doctor tells which."
             )
         self._session = session
         self.inputs = tuple(_spec(value) for value in session.get_inputs())
@@ -91,6 +105,8 @@ class Runtime:
         # after it: some processors burn a second of every core there, in the middle of someone else's measurement.
         options.add_session_config_entry("session.intra_op.allow_spinning", "1")
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        if self._provider != CPU:  # or nodes that the provider does not have would run on the processor in silence
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         if self._intermediates:
             folder = str(self._path.resolve().parent)
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)

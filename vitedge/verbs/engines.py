@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from vitedge import registry
 from vitedge.devices.profiles import Profile, named
+from vitedge.devices.session import Session, connect
 from vitedge.errors import CheckFailed, MissingBackend, UserError
 from vitedge.export.formats import FORMATS
 from vitedge.export.tensorrt.building import BUILDERS
@@ -17,6 +19,7 @@ from vitedge.export.tensorrt.trtexec import command
 from vitedge.files.plain import from_dict
 from vitedge.recipe import SCHEMES
 from vitedge.records import Artifact
+from vitedge.registry import LOCAL
 from vitedge.verbs.lowering import ExportRequest, Lowered, LoweredArtifact
 
 _LIMIT_S = 3600.0
@@ -41,18 +44,32 @@ def build_engines(request: ExportRequest, lowered: Lowered) -> Engines:
     """
     artifacts: list[Artifact] = []
     pending: list[str] = []
-    for one in lowered.artifacts:
-        if not one.target.engine:
-            continue
-        profile = named(one.target.recipe.profiles[0])
-        try:
-            artifacts.append(_built(request, one, profile))
-        except MissingBackend as missing:
-            pending.append(_pending(one, profile, missing))
+    with ExitStack() as stack:
+        session: Session | None = None
+        for one in lowered.artifacts:
+            if not one.target.engine:
+                continue
+            profile = named(one.target.recipe.profiles[0])
+            if session is None and request.recipe.device != LOCAL and BUILDERS[profile.builder].hardware:
+                session = stack.enter_context(connect(request.recipe.device))
+            try:
+                artifacts.append(_built(request, one, profile, session))
+            except MissingBackend as missing:
+                if session is not None:
+                    raise
+                pending.append(_pending(one, profile, missing))
     return Engines(tuple(artifacts), tuple(pending))
 
 
-def _built(request: ExportRequest, one: LoweredArtifact, profile: Profile) -> Artifact:
+def _built(request: ExportRequest, one: LoweredArtifact, profile: Profile, session: Session | None) -> Artifact:
+    """Builds one engine: on the device, where its builder needs the GPU, and else here.
+
+    Args:
+        request: of the export.
+        one: the ONNX file.
+        profile: that it is for.
+        session: with the device; None builds on this machine.
+    """
     kind = FORMATS[_format_from(one.artifact.format)]
     path = request.folder / one.artifact.path
     order = EngineRequest(
@@ -67,7 +84,12 @@ def _built(request: ExportRequest, one: LoweredArtifact, profile: Profile) -> Ar
     if kind.building is None:
         raise ValueError(f"{kind.title} is not built from another format")
     try:
-        artifact: Artifact = registry.imported(kind.building).build(one.artifact, order, profile.builder)
+        module = registry.imported(kind.building)
+        artifact: Artifact
+        if session is not None and BUILDERS[profile.builder].hardware:
+            artifact = module.as_artifact(one.artifact, order.out, *session.build(order))
+        else:
+            artifact = module.build(one.artifact, order, profile.builder)
     except (CheckFailed, UserError) as error:  # whose files lie in a folder that will be gone
         raise type(error)(str(error).replace(str(path), path.name)) from error
     short = shortfall(

@@ -74,10 +74,10 @@ class Place:
 
     def runtime_of(self, form: str, name: str) -> tuple[str, str]:
         """Returns the runtime that an artifact is measured in, and why it does not work there, or empty."""
-        known = FORMATS[form].runtimes
+        known = (*FORMATS[form].runtimes, *FORMATS[form].further)
         if self.runtime is not None and self.runtime not in known:
             return self.runtime, f"{name} does not run in {self.runtime}: its format has {', '.join(known)}."
-        chosen = self.runtime or known[-1]
+        chosen = self.runtime or FORMATS[form].runtimes[-1]
         return chosen, self.session.refusal(chosen)
 
 

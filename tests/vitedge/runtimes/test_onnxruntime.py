@@ -11,10 +11,10 @@ import onnxruntime
 import pytest
 
 from tests.vitedge.onnx_models import WEIGHT, expected, write_model
-from vitedge.errors import BadRecipe, DeviceFailed, MissingBackend, UnreadableArtifact
+from vitedge.errors import BadRecipe, CheckFailed, DeviceFailed, MissingBackend, UnreadableArtifact
 from vitedge.records import TensorSpec
-from vitedge.runtimes import onnxruntime as module
 from vitedge.runtimes.onnxruntime import Runtime
+from vitedge.runtimes.onnxruntime_cuda import Runtime as CudaRuntime
 
 X = np.random.default_rng(1).standard_normal((1, 3, 4)).astype(np.float32)
 
@@ -59,11 +59,20 @@ def test_describes_what_really_runs(tmp_path: Path) -> None:
 
 
 def test_provider_that_is_not_there_is_not_replaced_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PROVIDERS", ("AzureExecutionProvider",))
-    # ONNX Runtime adds its processor provider by itself: what it takes is not what was asked for.
+    path = write_model(tmp_path / "m.onnx")
+    with pytest.raises(MissingBackend, match="has no CUDAExecutionProvider; type: pip install"), CudaRuntime(path):
+        pass
+    # A provider that is there, and that has none of the operators.
+    monkeypatch.setattr(Runtime, "_provider", "AzureExecutionProvider")
+    with pytest.raises(CheckFailed, match=r"was asked for and does not compute all of m\.onnx"), Runtime(path):
+        pass
+    # One that is listed, and whose library is missing: ONNX Runtime warns and takes the processor.
+    monkeypatch.setattr(Runtime, "_provider", "CUDAExecutionProvider")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     with (
-        pytest.raises(MissingBackend, match="AzureExecutionProvider and took"),
-        Runtime(write_model(tmp_path / "m.onnx")),
+        pytest.warns(UserWarning, match="CUDAExecutionProvider"),
+        pytest.raises(CheckFailed, match="CUDAExecutionProvider was asked for and does not compute all"),
+        Runtime(path),
     ):
         pass
 
