@@ -93,6 +93,15 @@ class Transport:
         """The folders of sessions there."""
         return sorted((self.cache / "runs").glob("*"))
 
+    def running(self) -> list[str]:
+        """The commands of the processes there."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if f"HOME={self.home}\0".encode() in (folder / "environ").read_bytes():
+                    found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        return found
+
     def command(self, script: str) -> list[str]:
         path = os.environ["PATH"] if self._all else ""
         settings = [f"HOME={self.home}", f"TMPDIR={self.folder}/tmp", f"PATH={self._programs}:{path}".rstrip(":")]
