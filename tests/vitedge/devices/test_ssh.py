@@ -216,6 +216,22 @@ def test_a_connection_that_breaks_in_a_measurement(server: ssh_server.Server, bu
         assert again.ask("burst", samples=3, seconds=1.0)["raw_ms"]
 
 
+def test_bench_goes_on_after_a_connection_that_broke(server: ssh_server.Server, bundle: Path) -> None:
+    def tell(text: str) -> None:
+        if text.startswith("measuring in turn"):
+            told.append(text)
+            if len(told) == 1:
+                threading.Timer(0.5, server.drop).start()
+
+    told: list[str] = []
+    rule = Rule(warmup_s=0.1, warmup_limit_s=0.3, samples=10**6, seconds=2.0, rounds=8)
+    report = bench([str(bundle)], device="ssh:board", threads=1, rule=rule, progress=tell)
+    assert len(told) == 2
+    assert any(note.startswith("ssh:board: the connection was lost after round ") for note in report.notes)
+    assert report.passed
+    check_clean(server)
+
+
 def test_a_connection_that_hangs_is_found_and_replaced(server: ssh_server.Server, bundle: Path) -> None:
     with connect("ssh:board") as session:
         worker = start(session, session.push(model_of(bundle)))
@@ -237,7 +253,7 @@ def test_an_idle_session_that_lost_its_connection_is_removed_there(server: ssh_s
         until(lambda: not server.runs(), CLEAN_S)
         assert server.runs() == []
         with pytest.raises(ConnectionLost):
-            session.identity()
+            session.condition()
 
 
 @pytest.fixture
