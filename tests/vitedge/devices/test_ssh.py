@@ -30,7 +30,7 @@ from vitedge.errors import ConnectionLost, DeviceFailed
 from vitedge.latency.sampling import Rule
 from vitedge.parity.metrics import compare, default_tolerance, exceeded
 from vitedge.recipe import ExportRecipe
-from vitedge.verbs.bench import bench
+from vitedge.verbs.bench import BenchOptions, bench
 from vitedge.verbs.export import export
 
 pytestmark = [
@@ -139,7 +139,7 @@ def test_upload_run_parity_latency_and_a_second_time_nothing_is_sent(
 
 
 def test_bench_measures_there(server: ssh_server.Server, bundle: Path) -> None:
-    report = bench([str(bundle)], device="ssh:board", threads=1, rule=QUICK)
+    report = bench([str(bundle)], BenchOptions(devices=("ssh:board",), threads=1, rule=QUICK))
     assert report.reports[0].device["device"] == "ssh:board"
     assert report.reports[0].quantiles.median > 0
     check_clean(server)
@@ -225,7 +225,7 @@ def test_bench_goes_on_after_a_connection_that_broke(server: ssh_server.Server, 
 
     told: list[str] = []
     rule = Rule(warmup_s=0.1, warmup_limit_s=0.3, samples=10**6, seconds=2.0, rounds=8)
-    report = bench([str(bundle)], device="ssh:board", threads=1, rule=rule, progress=tell)
+    report = bench([str(bundle)], BenchOptions(devices=("ssh:board",), threads=1, rule=rule), tell)
     assert len(told) == 2
     assert any(note.startswith("ssh:board: the connection was lost after round ") for note in report.notes)
     assert report.passed
