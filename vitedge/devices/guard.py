@@ -99,15 +99,14 @@ begin=$(born $$)
 echo "$$ $begin" >"$work/guard"
 (
   trap '' HUP INT PIPE
-  trap 'kill "$nap" 2>/dev/null; exit' TERM
+  trap 'kill -KILL "$!"; exit' TERM
   trap 'beat=yes' CONT
   beat=yes
   while [ -n "$beat" ]; do
     beat=
     sleep "$silence" &
-    nap=$!
-    wait "$nap"
-    [ -n "$beat" ] && kill "$nap"
+    wait "$!"
+    [ -n "$beat" ] && kill -KILL "$!"
   done
   clean "$work"
   [ "$begin" = "$(born $$)" ] && kill -KILL $$

@@ -58,6 +58,7 @@ class RemoteSession:
         self._identity: dict[str, Any] = {}
         self._engines = Host(self._guarded())
         self._guard: Guard | None = None
+        self._before = ""  # the folder of the session there that was left last
         try:
             self._guard = Guard(transport)
         except BaseException:
@@ -163,7 +164,7 @@ class RemoteSession:
 
     def watch(self) -> Watcher:
         """Starts watching the device."""
-        return Watcher(self._guarded().started(watching.script(LIMIT_S, INTERVAL_S)))
+        return Watcher(self._guarded().started(announced(watching.script(LIMIT_S, INTERVAL_S))))
 
     def _read(self, what: reading.Reading) -> Mapping[str, str]:
         token = secrets.token_hex(8)
@@ -185,12 +186,11 @@ class RemoteSession:
         Raises:
             DeviceFailed: it stays out of reach.
         """
-        lost = self._folders().work
         self._linked.clear()
         for attempt in range(ATTEMPTS):
             try:
                 self._leave()
-                self._guard = Guard(self._transport, lost)
+                self._guard = Guard(self._transport, self._before)
                 break
             except DeviceFailed:
                 if attempt == ATTEMPTS - 1:
@@ -207,6 +207,7 @@ class RemoteSession:
             self._workers.pop().kill()
         guard, self._guard = self._guard, None
         if guard is not None:
+            self._before = guard.work
             guard.close()
 
     def _folders(self) -> Guard:

@@ -8,6 +8,7 @@ import subprocess
 import threading
 
 from vitedge.devices.facts.watching import Sample, parse
+from vitedge.devices.transports.transport import after_mark
 
 LIMIT_S = 4 * 3600.0
 """Seconds after which the script of a watch ends by itself."""
@@ -31,7 +32,7 @@ class Watcher:
 
     def all(self) -> tuple[Sample, ...]:
         """Returns every reading so far."""
-        return parse(bytes(self._text).decode(errors="replace"))
+        return parse(after_mark(bytes(self._text).decode(errors="replace")))
 
     def close(self) -> None:
         """Ends the script."""

@@ -42,6 +42,7 @@ class Transport:
         self.folder = folder
         self.home = folder / "home"
         self.sent: list[tuple[str, int]] = []
+        self.out_of_reach = False
         self._shell = tuple(shell)
         self._noise = noise
         self._programs = folder / "bin"
@@ -93,6 +94,15 @@ class Transport:
         """The folders of sessions there."""
         return sorted((self.cache / "runs").glob("*"))
 
+    def running(self) -> list[str]:
+        """The commands of the processes there."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if f"HOME={self.home}\0".encode() in (folder / "environ").read_bytes():
+                    found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        return found
+
     def command(self, script: str) -> list[str]:
         path = os.environ["PATH"] if self._all else ""
         settings = [f"HOME={self.home}", f"TMPDIR={self.folder}/tmp", f"PATH={self._programs}:{path}".rstrip(":")]
@@ -111,7 +121,8 @@ class Transport:
 
     def started(self, script: str) -> subprocess.Popen[bytes]:
         pipe = subprocess.PIPE
-        return subprocess.Popen(self.command(script), stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
+        command = ["sh", "-c", "exit 255"] if self.out_of_reach else self.command(script)
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
 
     def send(self, path: Path, there: str) -> None:
         target = Path(there)
@@ -124,7 +135,7 @@ class Transport:
         shutil.copyfile(there, path)
 
     def lost(self, code: int, said: str) -> DeviceFailed | None:
-        return None
+        return DeviceFailed(f"{self.name} hung up.") if code == 255 else None
 
     def close(self) -> None:
         return

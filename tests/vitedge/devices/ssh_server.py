@@ -7,6 +7,7 @@ import contextlib
 import getpass
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -45,26 +46,38 @@ class Server:
         """The cache of vitedge on the far end."""
         return self.folder / "far" / "vitedge"
 
-    def sessions(self) -> list[int]:
-        """The processes that the server started for its clients, and theirs."""
-        found, waiting = [], [self.process.pid]
-        while waiting:
-            children = _children(waiting.pop())
-            found += children
-            waiting += children
-        return found
+    def running(self) -> list[str]:
+        """The commands of the processes on the far end, and of ssh on this one."""
+        found = []
+        marks = (f"XDG_CACHE_HOME={self.folder}/far\0".encode(), f"-F\0{self.folder}/ssh_config\0".encode())
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                command = (folder / "cmdline").read_bytes()
+                if marks[0] in (folder / "environ").read_bytes() or marks[1] in command:
+                    found.append(f"{folder.name} {command.replace(bytes(1), b' ').decode(errors='replace')[:200]}")
+        return [*found, *(f"{pid} sshd" for pid in _below(self.process.pid))]
+
+    def runs(self) -> list[Path]:
+        """The folders of sessions there."""
+        return list((self.cache / "runs").glob("*"))
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to the server's processes for connections, not to what they started."""
+        for pid in _below(self.process.pid):
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/comm").read_text().startswith("sshd"):
+                    os.kill(pid, number)
 
     def drop(self) -> None:
         """Breaks every connection, as a cable that is pulled does; the server goes on."""
-        for child in _children(self.process.pid):
-            for one in (*_children(child), child):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(one, 9)
+        self.signal(signal.SIGKILL)
 
 
-def _children(pid: int) -> list[int]:
+def _below(pid: int) -> list[int]:
+    """The processes that one started, and theirs."""
     said = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout
-    return [int(word) for word in said.split()]
+    children = [int(word) for word in said.split()]
+    return [found for child in children for found in (child, *_below(child))]
 
 
 @contextlib.contextmanager
@@ -91,7 +104,7 @@ def serving(folder: Path, path: str = "", settings: str = "", first: str = ":") 
         f"AuthorizedKeysFile {folder}/authorized\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
         f"PermitRootLogin yes\nLogLevel ERROR\nSubsystem sftp internal-sftp\n"
         # The user's shell may put a PATH of its own in front, so this is set behind it.
-        f"ForceCommand {first}; exec env PATH={search} XDG_CACHE_HOME={folder}/far "
+        f"ForceCommand {first}; exec env PATH={search} HOME={folder}/far XDG_CACHE_HOME={folder}/far "
         f'sh -c "$SSH_ORIGINAL_COMMAND"\n{settings}'
     )
     key = (folder / "host.pub").read_text().split()
@@ -110,9 +123,8 @@ def serving(folder: Path, path: str = "", settings: str = "", first: str = ":") 
     Path("/run/sshd").mkdir(exist_ok=True)
     program = server_program()
     assert program is not None
-    process = subprocess.Popen(
-        [program, "-D", "-e", "-f", str(folder / "sshd_config")], stderr=(folder / "log").open("wb")
-    )
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([program, "-D", "-e", "-f", str(folder / "sshd_config")], stderr=log)
     try:
         _wait(port, process)
         yield Server(folder, port, process)

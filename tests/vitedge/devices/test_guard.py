@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,24 @@ def test_the_folder_is_there_for_the_session_and_gone_after_it(far: Transport) -
     assert Path(guard.work).stat().st_mode & 0o777 == 0o700
     guard.close()
     assert far.runs() == []
+
+
+def test_it_leaves_no_process_however_soon_it_ends(far: Transport) -> None:
+    for number in range(12):
+        guard = Guard(far)
+        time.sleep(0.005 * (number % 3))
+        guard.close()
+    assert until(lambda: not far.running(), 2.0), far.running()
+
+
+def test_killed_alone_its_watch_cleans_up(far: Transport) -> None:
+    process = far.started(script(silence_s=0.4))
+    assert process.stdout is not None
+    greeting = [process.stdout.readline() for _ in range(3)]
+    assert far.runs() == [Path(greeting[2].decode().strip())]
+    process.kill()
+    assert until(lambda: not far.runs() and not far.running())
+    process.communicate()
 
 
 def test_everything_that_was_started_is_ended_and_settings_are_restored(

@@ -65,3 +65,14 @@ def test_the_last_words_of_a_worker_that_ended_are_told(start: Start) -> None:
 def test_a_worker_that_says_nothing_is_given_up(start: Start) -> None:
     with pytest.raises(DeviceFailed, match=r"vit gave no answer for 0\.5 s while being measured"):
         start(0.5).ask("burst")
+
+
+def test_lines_before_the_mark_and_an_answer_that_was_cut_off_are_no_answers() -> None:
+    code = "print('Welcome'); print('{}'); print('last login: begins'); print('{\"n\": 1}'); print('{\"n\":', end='')"
+    worker = WorkerProcess([sys.executable, "-c", code], "vit", 60.0, mark="begins")
+    try:
+        assert worker.ask("load") == {"n": 1}
+        with pytest.raises(DeviceFailed, match=r"exit code 0 while in its first inference\.$"):
+            worker.ask("first")
+    finally:
+        worker.kill()

@@ -195,6 +195,19 @@ def test_a_session_that_the_device_gave_up_is_opened_again(far: Transport, model
     assert len(far.runs()) == 1
 
 
+def test_a_device_that_stays_out_of_reach_can_be_tried_again(
+    far: Transport, model: Path, connected: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "ATTEMPTS", 1)
+    session = connected(far)
+    far.out_of_reach = True
+    with pytest.raises(DeviceFailed, match="hung up"):
+        session.reconnect()
+    far.out_of_reach = False
+    session.reconnect()
+    assert Path(session.push(model)).read_bytes() == b"graph"
+
+
 def test_closing_leaves_no_folder_and_no_worker_even_of_a_busy_one(tmp_path: Path, connected: Open) -> None:
     far = Transport(tmp_path / "far", noise="echo Welcome")
     far.python(".venv/bin/python", ["numpy"])
@@ -233,6 +246,6 @@ def test_identity_has_the_system_and_what_its_python_says(far: Transport, connec
     assert identity["architecture"] == os.uname().machine
     assert identity["versions"]["numpy"] == np.__version__
     assert session.processors() >= session.cores() >= 1
-    assert session.condition() == {}
+    assert session.condition()["uptime_s"] > 0
     assert session.refusal("onnxruntime") == ""
     assert session.refusal("torch") == "PyTorch does not run on stand-in, only on the machine that exports."
