@@ -37,6 +37,7 @@ from vitedge.cli.values import (
     parse_batch,
     parse_engine_batch,
     parse_overrides,
+    parse_runtime_versions,
     parse_size,
     quantization_entries,
     tolerance_entries,
@@ -64,6 +65,10 @@ def export(
     opset: Annotated[int | None, typer.Option(help="ONNX operator set; 18, or the profile's.")] = None,
     coreml_target: Annotated[
         str | None, typer.Option(metavar="iOS16|…", help="Deployment target; iOS17, or the profile's.")
+    ] = None,
+    runtime_versions: Annotated[
+        list[str] | None,
+        typer.Option("--runtime-version", metavar="NAME=RELEASE", help="ONNX for onnxruntime=1.18, openvino=2025.0, …"),
     ] = None,
     input_type: InputType = None,
     images: Images = None,
@@ -103,6 +108,7 @@ def export(
         "pad_heads": pad_heads or None,
         "opset": opset,
         "coreml_target": coreml_target,
+        "runtime_versions": parse_runtime_versions(runtime_versions),
         "input": input_type,
         "images": images,
         "image_count": image_count,

@@ -12,6 +12,7 @@ from vitedge.devices.profiles import apply, named
 from vitedge.errors import BadRecipe
 from vitedge.export.formats import ENGINE, FORMATS, FORMS, QuantizedForm
 from vitedge.recipe import SCHEMES, ExportRecipe, FloatType, ResolvedRecipe
+from vitedge.verbs.runtime_versions import packs_weights
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ def _target(recipe: ResolvedRecipe, name: str, profile: str) -> Target:
     entries = {entry.name: getattr(filled, entry.name) for entry in fields(ExportRecipe)}
     padded = recipe.pad_heads and form == ENGINE
     alone = ResolvedRecipe(**{**entries, "formats": (written,), "form": form, "pad_heads": padded})
-    return Target(written, replace(alone, rest=_rest(alone, written)), FORMATS[written].file, written != name)
+    packed = packs_weights(alone) if FORMATS[written].half_scales_since else True
+    found = replace(alone, rest=_rest(alone, written), packed_weights=packed)
+    return Target(written, found, FORMATS[written].file, written != name)
 
 
 def _rest(recipe: ResolvedRecipe, name: str) -> FloatType | None:
