@@ -49,6 +49,8 @@ MUST_WORK = {"onnxruntime": ("1.17", ("fp32", "fp16", "int8"))}
 """Runtime to the release from which on these precisions have to be right."""
 _LONGEST = 160
 _SIGNATURE = re.compile(r"^.*\.(?:cc|cpp|h):\d+:? (?:\S.*?\)(?: const)?(?: \[with [^\]]*\])? )?")
+_HEADINGS = ("Exception from", "Check '", "FrontEnd API", "Errors during", "While validating", "Shape inference input")
+"""Beginnings of lines of OpenVINO's that say where something happened, and not what."""
 _PLACE = re.compile(r"\S*/\S+ ?")
 
 
@@ -192,8 +194,8 @@ def in_release(row: Row, release: str, found: Outcome | None) -> Row:
 
 def first_sentence(text: str) -> str:
     """Returns what a library says without its paths, its sources' places and its further sentences."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()] or [""]
-    line = next((one for one in reversed(lines) if "support" in one), lines[0]) if len(lines) > 1 else lines[0]
+    lines = [line.strip() for line in text.splitlines()]
+    line = next((one for one in lines if one and not one.startswith(_HEADINGS)), text.strip())
     line = _PLACE.sub("", _SIGNATURE.sub("", line.split(" : ", 3)[-1])).strip()
     return line[:_LONGEST].rstrip(" .:")
 
@@ -224,9 +226,12 @@ def table_of(rows: Sequence[Row]) -> dict[str, Any]:
     rows = [row for row in rows if not row.refused]
     operators = sorted({name for row in rows for name in row.operators})
     holders = {name: [row for row in rows if name in row.operators] for name in operators}
+    blamed = {(name, release) for row in rows for name, release in _blamed(row, holders)}
     precisions: dict[str, dict[str, Any]] = {}
     for case in (case for case in CASES if case.is_plain):
         same = [row for row in rows if row.case == case]
+        if not same:
+            continue
         precisions.setdefault(case.precision, {})[case.weights] = _each(
             lambda release, same=same: all(row.outcomes[release].right for row in same)
         )
@@ -234,10 +239,30 @@ def table_of(rows: Sequence[Row]) -> dict[str, Any]:
         "releases": {runtime: list(numbers) for runtime, numbers in RELEASES.items()},
         "precisions": precisions,
         "operators": {
-            name: _each(lambda release, held=held: any(row.outcomes[release].right for row in held))
+            name: _each(
+                lambda release, name=name, held=held: (
+                    (name, release) not in blamed and any(row.outcomes[release].right for row in held)
+                )
+            )
             for name, held in holders.items()
         },
     }
+
+
+def _blamed(row: Row, holders: Mapping[str, Sequence[Row]]) -> Iterator[tuple[str, str]]:
+    """Yields the operators, each with a release, that count as the reason of a row's wrong numbers.
+
+    Most files that are not right hold an operator that is right in no file. Where each is right in another one, it is
+    the combination that is not; then those count that the fewest files hold.
+    """
+    fewest = min(len(holders[name]) for name in row.operators)
+    for release, outcome in row.outcomes.items():
+        if not outcome.right and all(_right_elsewhere(holders[name], release) for name in row.operators):
+            yield from ((name, release) for name in row.operators if len(holders[name]) == fewest)
+
+
+def _right_elsewhere(held: Sequence[Row], release: str) -> bool:
+    return any(row.outcomes[release].right for row in held)
 
 
 def oldest(row: Row) -> dict[str, str]:

@@ -90,6 +90,10 @@ EXPANDED_LAYOUTS: Mapping[str, tuple[ir.passes.PassBase, ...]] = {
     "coreml": _EXPANDED,
 }
 """The same for runtimes that have no product of floats and packed weights of 8 bits."""
+FLOAT32_ON_PROCESSORS = ("LayerNormalization", "Softmax")
+"""Operators without a float16 kernel in ONNX Runtime 1.17 and 1.18, which put their parts in place of them and then
+computed wrong numbers, up to NaN: its memory planner gave buffers away that were still read. Right with
+``enable_mem_pattern`` and ``enable_cpu_mem_arena`` off; see ``benchmarks/runtime_versions.py``."""
 LAST_PASSES = (
     CommonSubexpressionEliminationPass(),
     IdentityEliminationPass(),
@@ -137,7 +141,7 @@ def lower(program: Program, recipe: ResolvedRecipe, out: Path, float32_modules: 
         graph.notes.append(f"opset {opset} has no float16 scales: what is not quantized is float32 in the file")
     if recipe.is_half:
         primitive = () if opset >= LAYER_NORMALIZATION_SINCE else _layer_norms(program)
-        to_half(graph, float32_modules + primitive)
+        to_half(graph, float32_modules + primitive, () if recipe.form == ENGINE else FLOAT32_ON_PROCESSORS)
         if recipe.form == ENGINE:
             guard_float32(graph)
     with _quietly():

@@ -88,9 +88,8 @@ def check(path: Path, artifact: Artifact, weights: Mapping[str, Any] | None = No
         if getattr(found, name) != getattr(artifact, name):
             reason = f"{name}: {getattr(found, name)} instead of {getattr(artifact, name)}"
             return StructureReport(artifact.path, ("valid ONNX",), passed=False, reason=reason)
-    told = sentence(found.oldest_runtimes)
-    checks = ("valid ONNX", found.target, "inputs and outputs as declared", *_sparse_weights(skeleton), told)
-    return StructureReport(artifact.path, checks, passed=True)
+    checks = ("valid ONNX", found.target, "inputs and outputs as declared", *_sparse_weights(skeleton))
+    return StructureReport(artifact.path, checks, passed=True, remarks=(sentence(found.oldest_runtimes),))
 
 
 def _sparse_weights(skeleton: Skeleton) -> Iterator[str]:

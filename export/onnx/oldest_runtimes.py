@@ -109,13 +109,13 @@ def newest(runtime: str, needed: Iterator[str]) -> str:
 
 
 def sentence(needed: Releases) -> str:
-    """Returns the oldest releases as a phrase, such as ``from ONNX Runtime 1.17 and OpenVINO 2024.0 on``."""
+    """Returns the oldest releases as a phrase, such as ``computed right from ONNX Runtime 1.17 on``."""
     told = [f"{TITLES[name]} {found}" for name, found in needed.items() if found not in (UNKNOWN, NO_RELEASE)]
     untold = [TITLES[name] for name, found in needed.items() if found == UNKNOWN]
     never = [TITLES[name] for name, found in needed.items() if found == NO_RELEASE]
     parts = (
-        f"from {' and '.join(told)} on" if told else "",
-        f"no release of {' or '.join(never)} was right" if never else "",
+        f"computed right from {' and '.join(told)} on" if told else "",
+        f"by no measured release of {' or '.join(never)}" if never else "",
         f"not measured in {' and '.join(untold)}" if untold else "",
     )
     return ", ".join(filter(None, parts))

@@ -29,6 +29,7 @@ from vitedge.cli.options import (
     PadHeads,
     Profiles,
     Rest,
+    RuntimeVersions,
     Settings,
     Source,
     Weights,
@@ -66,10 +67,7 @@ def export(
     coreml_target: Annotated[
         str | None, typer.Option(metavar="iOS16|…", help="Deployment target; iOS17, or the profile's.")
     ] = None,
-    runtime_versions: Annotated[
-        list[str] | None,
-        typer.Option("--runtime-version", metavar="NAME=RELEASE", help="ONNX for onnxruntime=1.18, openvino=2025.0, …"),
-    ] = None,
+    runtime_versions: RuntimeVersions = None,
     input_type: InputType = None,
     images: Images = None,
     image_count: ImageCount = None,

@@ -63,7 +63,7 @@ def test_a_file_for_an_old_release_is_the_same_both_ways_and_says_what_it_needs(
     assert "MatMulNBits" not in kinds
     (artifact,) = read_manifest(typed).artifacts
     assert artifact.oldest_runtimes == {"onnxruntime": "1.16", "openvino": "2024.0"}
-    assert any("from ONNX Runtime 1.16" in check for check in read_manifest(typed).structure[0].checks)
+    assert "from ONNX Runtime 1.16 and" in read_manifest(typed).structure[0].remarks[0]
 
 
 def test_a_profile_and_a_device_name_releases_and_the_recipe_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
