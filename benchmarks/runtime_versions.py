@@ -222,7 +222,10 @@ def _db(expected: Any, found: Any) -> float:
 
 
 def table_of(rows: Sequence[Row]) -> dict[str, Any]:
-    """Returns the table of operators, and of precisions in each form, with the oldest release of each runtime."""
+    """Returns the table of operators, and of precisions by the form of weights, with the oldest releases.
+
+    A precision has the releases that are right for all models, and for some of them.
+    """
     rows = [row for row in rows if not row.refused]
     operators = sorted({name for row in rows for name in row.operators})
     holders = {name: [row for row in rows if name in row.operators] for name in operators}
@@ -232,9 +235,10 @@ def table_of(rows: Sequence[Row]) -> dict[str, Any]:
         same = [row for row in rows if row.case == case]
         if not same:
             continue
-        precisions.setdefault(case.precision, {})[case.weights] = _each(
-            lambda release, same=same: all(row.outcomes[release].right for row in same)
-        )
+        precisions.setdefault(case.precision, {})[case.weights] = {
+            "all": _each(lambda release, same=same: all(row.outcomes[release].right for row in same)),
+            "some": _each(lambda release, same=same: any(row.outcomes[release].right for row in same)),
+        }
     return {
         "releases": {runtime: list(numbers) for runtime, numbers in RELEASES.items()},
         "precisions": precisions,
@@ -250,19 +254,20 @@ def table_of(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _blamed(row: Row, holders: Mapping[str, Sequence[Row]]) -> Iterator[tuple[str, str]]:
-    """Yields the operators, each with a release, that count as the reason of a row's wrong numbers.
+    """Yields the operators, each with a release, that count as the reason of a row that is not right.
 
-    Most files that are not right hold an operator that is right in no file. Where each is right in another one, it is
-    the combination that is not; then those count that the fewest files hold.
+    Most such rows hold an operator that is right in no other. Where each is right in another one, it is a combination
+    that is not; then those count of which the smallest share of the files that hold them is right.
     """
-    fewest = min(len(holders[name]) for name in row.operators)
     for release, outcome in row.outcomes.items():
-        if not outcome.right and all(_right_elsewhere(holders[name], release) for name in row.operators):
-            yield from ((name, release) for name in row.operators if len(holders[name]) == fewest)
+        shares = {name: _share_right(holders[name], release) for name in row.operators}
+        least = min(shares.values())
+        if not outcome.right and least > 0:
+            yield from ((name, release) for name, share in shares.items() if share == least)
 
 
-def _right_elsewhere(held: Sequence[Row], release: str) -> bool:
-    return any(row.outcomes[release].right for row in held)
+def _share_right(held: Sequence[Row], release: str) -> float:
+    return sum(row.outcomes[release].right for row in held) / len(held)
 
 
 def oldest(row: Row) -> dict[str, str]:

@@ -17,6 +17,8 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(?=<!-- /table -->)", re.S)
+_LONGEST = 90
+"""Characters of what a library said."""
 TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 Row = Mapping[str, Any]
 
@@ -68,7 +70,7 @@ def _times(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _releases(rows: Sequence[Row]) -> Iterator[str]:
-    """Yields a line for each precision: the oldest releases that are right for all models, decibels, the refusal."""
+    """Yields a line for each precision: the oldest releases that are right, decibels in the newest, the refusal."""
     plain = [row for row in rows if not row["case"].keys() - {"precision", "weights"} and not row["refused"]]
     models = list(dict.fromkeys(row["model"] for row in plain))
     runtimes = list(dict.fromkeys(release.partition(" ")[0] for release in plain[0]["outcomes"]))
@@ -84,10 +86,18 @@ def _releases(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _oldest(rows: Sequence[Row], runtime: str) -> str:
-    """Returns the release of a runtime from which on all rows are right."""
+    """Returns the oldest release that most models need, with the models that need another one."""
+    each = {row["model"]: _right_since(row, runtime) for row in rows}
+    usual = max(each.values(), key=list(each.values()).count)
+    others = [f"{model}: {release}" for model, release in each.items() if release != usual]
+    return f"{usual} ({', '.join(others)})" if others else usual
+
+
+def _right_since(row: Row, runtime: str) -> str:
+    """Returns the release of a runtime from which on a row is right."""
     oldest = "none"
-    for release in reversed([name for name in rows[0]["outcomes"] if name.startswith(runtime)]):
-        if not all(row["outcomes"][release]["right"] for row in rows):
+    for release in reversed([name for name in row["outcomes"] if name.startswith(runtime)]):
+        if not row["outcomes"][release]["right"]:
             break
         oldest = release.partition(" ")[2]
     return oldest
@@ -101,7 +111,11 @@ def _newest(row: Row, runtime: str) -> float:
 def _said(row: Row, runtime: str) -> str:
     """Returns what the last release of a runtime that refused a file said; empty where none did."""
     said = [outcome.get("refused", "") for name, outcome in row["outcomes"].items() if name.startswith(runtime)]
-    return next((text.replace("|", "/") for text in reversed(said) if text), "")
+    text = next((text.replace("|", "/") for text in reversed(said) if text), "")
+    told: list[str] = []
+    for part in text.split(", "):
+        told += [] if any(part in one for one in told) else [part]  # the same operator again
+    return ", ".join(told)[:_LONGEST]
 
 
 def _head(cells: Sequence[str]) -> Iterator[str]:

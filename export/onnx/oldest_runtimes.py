@@ -82,17 +82,18 @@ def releases() -> Mapping[str, tuple[str, ...]]:
     return {runtime: tuple(found) for runtime, found in _table()["releases"].items()}
 
 
-def of_precision(precision: str, form: str) -> Releases:
-    """Returns the oldest releases that computed every measured model of a precision right, in one form of its weights.
+def of_precision(precision: str, form: str, *, models: str = "all") -> Releases:
+    """Returns the oldest releases that computed measured models of a precision right, in one form of its weights.
 
     Args:
         precision: of `vitedge.recipe.Precision`.
-        form: `PACKED` or `EXPANDED`; those that hold no such product have the first form alone.
+        form: `PACKED` or `EXPANDED`; a precision whose weights have one form has the first.
+        models: whether ``all`` of the models have to be right, or ``some``.
 
     Returns:
         Empty where the precision was never measured in that form.
     """
-    found: Releases = _table()["precisions"].get(precision, {}).get(form, {})
+    found: Releases = _table()["precisions"].get(precision, {}).get(form, {}).get(models, {})
     return found
 
 

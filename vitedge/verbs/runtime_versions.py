@@ -50,17 +50,17 @@ def packs_weights(recipe: ResolvedRecipe) -> bool:
     for runtime, release in recipe.runtime_versions.items():
         _check_named(runtime, release)
         _refuse_opset(recipe.opset, runtime, release)
-    fitting = (form for form in (PACKED, EXPANDED) if not any(_too_old(recipe, _schemes(recipe), form)))
-    form = next(fitting, None)
-    if form is not None:
-        return form == PACKED
-    runtime, needed = next(_too_old(recipe, _schemes(recipe), EXPANDED))
+    schemes = _schemes(recipe)
+    # A form that is right for all models goes before one that is right for some: what was written shows which it is.
+    for models in ("all", "some"):
+        for form in (PACKED, EXPANDED):
+            if not any(_too_old(recipe, schemes, form, models)):
+                return form == PACKED
+    runtime, needed = next(_too_old(recipe, schemes, EXPANDED, "some"))
     release = recipe.runtime_versions[runtime]
-    others = [name for name in Precision if not any(_too_old(recipe, (name,), EXPANDED))]
+    others = [name for name in Precision if not any(_too_old(recipe, (name,), EXPANDED, "some"))]
     remedy = f"ask for --precision {'|'.join(others)}" if others else "update it"
-    raise BadRecipe(
-        f"{_needs(' and '.join(_schemes(recipe)), runtime, needed)}, and {release} was asked for: {remedy}."
-    )
+    raise BadRecipe(f"{_needs(' and '.join(schemes), runtime, needed)}, and {release} was asked for: {remedy}.")
 
 
 def check_written(artifact: Artifact, recipe: ResolvedRecipe) -> tuple[str, ...]:
@@ -103,11 +103,12 @@ def _schemes(recipe: ResolvedRecipe) -> tuple[str, ...]:
     return tuple(dict.fromkeys((str(recipe.precision), *named)))
 
 
-def _too_old(recipe: ResolvedRecipe, schemes: Iterable[str], form: str) -> Iterator[tuple[str, str]]:
+def _too_old(recipe: ResolvedRecipe, schemes: Iterable[str], form: str, models: str) -> Iterator[tuple[str, str]]:
     """Yields the runtimes of a recipe whose release is too old for a form of a file, and the releases needed."""
+    forms = (form, PACKED)
     for runtime, release in recipe.runtime_versions.items():
-        measured = (of_precision(scheme, form) or of_precision(scheme, PACKED) for scheme in schemes)
-        known = [entry[runtime] for entry in measured if runtime in entry]
+        measured = [[of_precision(scheme, one, models=models) for one in forms] for scheme in schemes]
+        known = [entry[runtime] for entry in (next(filter(None, found), {}) for found in measured) if runtime in entry]
         needed = newest(runtime, iter(known)) if known else ""
         if needed and not reaches(release, needed):
             yield runtime, needed

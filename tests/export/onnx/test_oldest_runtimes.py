@@ -91,6 +91,9 @@ def test_precisions_and_opsets_have_a_release_each() -> None:
     assert of_precision("int8", "packed")["onnxruntime"] == "1.16"
     assert of_precision("w8", "packed")["onnxruntime"] == "1.23"
     assert of_precision("w8", "expanded")["onnxruntime"] == "1.16"
+    assert of_precision("w4", "packed")["onnxruntime"] == "1.23"
+    assert of_precision("w4", "packed", models="some")["onnxruntime"] == "1.17"
+    assert of_precision("w3", "packed") == {}
     assert of_opset(21)["onnxruntime"] == "1.18"
     assert of_opset(99) == {}
 
