@@ -47,6 +47,9 @@ _KINDS = {
     TensorProto.UINT4: "u4",
     TensorProto.INT4: "i4",
 }
+_REDUCED = frozenset(("f16", "bf16", "i8", "u16", "i16", "u4", "i4"))
+_ROUNDING = frozenset(("QuantizeLinear", "DynamicQuantizeLinear", "MatMulNBits"))
+"""Types and operators of files that are not float32 throughout."""
 _MARKS = ("bits", "block_size")
 """Attributes that choose a kernel; the value of ``bits`` does, and that there are blocks at all."""
 
@@ -66,7 +69,8 @@ def operators_of(model: ModelProto) -> tuple[str, ...]:
     """Returns what a model asks of a runtime, sorted: its opset, its IR version, and its operators with their types.
 
     An operator is its name, the opset that defined it, the element types of its inputs and outputs (``?`` where the
-    file does not say, ``_`` for an input that is left out), and what chooses its kernel.
+    file does not say, ``_`` for an input that is left out), and what chooses its kernel. Those of a file that is
+    float32 throughout are apart: its tolerance is one that rounding to fewer digits exceeds.
     """
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     graph = model.graph
@@ -74,7 +78,10 @@ def operators_of(model: ModelProto) -> tuple[str, ...]:
     kinds = {value.name: _KINDS.get(value.type.tensor_type.elem_type, "?") for value in values}
     kinds.update({tensor.name: _KINDS.get(tensor.data_type, "?") for tensor in graph.initializer})
     kinds[""] = "_"
-    return tuple(sorted({f"opset {opset}", f"IR {model.ir_version}", *(_named(n, opset, kinds) for n in graph.node)}))
+    operators = {_named(node, opset, kinds) for node in graph.node}
+    if _REDUCED.isdisjoint(kinds.values()) and _ROUNDING.isdisjoint(node.op_type for node in graph.node):
+        operators = {f"{name} in float32" for name in operators}
+    return tuple(sorted({f"opset {opset}", f"IR {model.ir_version}", *operators}))
 
 
 def releases() -> Mapping[str, tuple[str, ...]]:

@@ -64,6 +64,14 @@ def test_operators_are_told_apart_by_definition_types_and_kernel() -> None:
     }
 
 
+def test_files_in_float32_throughout_are_apart() -> None:
+    model = packed_product(8)
+    del model.graph.node[1]
+    assert "LayerNormalization-17 f32,f32,f32 -> ? in float32" in operators_of(model)
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    assert "LayerNormalization-17 f16,f32,f32 -> ?" in operators_of(model)
+
+
 def test_what_was_never_measured_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(oldest_runtimes(packed_product(3)).values()) == {UNKNOWN}
     known = {name: {"onnxruntime": "1.17", "openvino": "none"} for name in operators_of(packed_product(8))}
