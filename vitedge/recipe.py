@@ -253,10 +253,7 @@ class ExportRecipe:
         if self.quantization is not None and self.precision not in (None, self.quantization.scheme):
             raise BadRecipe(f"The precision is {self.precision}, but quantization asks for {self.quantization.scheme}.")
         if self.rest is not None and self.precision in (Precision.FP32, Precision.FP16):
-            raise BadRecipe(
-                f"--rest is the type of what quantization leaves in floating point, and {self.precision} quantizes "
-                "nothing: leave it out."
-            )
+            raise BadRecipe(f"{self.precision} quantizes nothing, so that --rest has no use: leave it out.")
         check_whole("--seed", self.seed, 0)
         check_image_count("Parity", self.image_count)
 
