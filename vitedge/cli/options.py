@@ -44,8 +44,7 @@ Rest = Annotated[
     typer.Option(metavar="fp16|fp32", help="Type of what is not quantized; fp16 but for processors."),
 ]
 RuntimeVersions = Annotated[
-    list[str] | None,
-    typer.Option("--runtime-version", metavar="NAME=RELEASE", help="Of the device: onnxruntime=1.18, openvino=2025.0."),
+    list[str] | None, typer.Option("--runtime-version", metavar="NAME=RELEASE", help="Such as onnxruntime=1.18.")
 ]
 MaxError = Annotated[float | None, typer.Option(help="Tolerance: max |difference| / max |reference|.")]
 MinSqnr = Annotated[float | None, typer.Option(help="Tolerance: centred SQNR in dB.")]
