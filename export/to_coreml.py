@@ -17,7 +17,7 @@ from vitedge.export.coreml.convert import (
     to_model,
     values_of,
 )
-from vitedge.export.coreml.describe import LABEL, LABEL_PROBABILITIES, describe
+from vitedge.export.coreml.describe import LABEL, LABEL_PROBABILITIES, describe, oldest_systems
 from vitedge.export.coreml.graph import to_coreml_graph
 from vitedge.export.coreml.package import write_package
 from vitedge.export.coreml.quantized import add_conversions, check_forms
@@ -113,5 +113,6 @@ def _artifact(program: Program, recipe: ResolvedRecipe, out: Path, **found: Any)
         inputs=(TensorSpec(image.name, image.shape, dtype, pixels),),
         outputs=program.outputs,
         files=files,
+        oldest_runtimes=oldest_systems(found["target"]),
         **found,
     )

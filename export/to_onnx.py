@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from onnx_ir.passes.common import (
 from vitedge.errors import CheckFailed
 from vitedge.export.formats import ENGINE, HALF_SCALES_SINCE
 from vitedge.export.onnx import writer as onnx_writer
+from vitedge.export.onnx.oldest_runtimes import oldest_runtimes
 from vitedge.export.onnx.passes.batch_norm import fold_batch_norms
 from vitedge.export.onnx.passes.bias_in_float import write_bias_in_float
 from vitedge.export.onnx.passes.fold_constants import FoldConstantsPass
@@ -41,7 +43,7 @@ from vitedge.export.onnx.passes.pad_heads import pad_heads
 from vitedge.export.onnx.passes.quantized import FOR_TENSORRT, LayOutIntegersPass, for_processors
 from vitedge.export.onnx.passes.remove_expansions import remove_expansions
 from vitedge.export.onnx.passes.transpose_weights import transpose_weights
-from vitedge.export.onnx.passes.weight_only import CONTRIB, lay_out_weights
+from vitedge.export.onnx.passes.weight_only import CONTRIB, lay_out_expanded_weights, lay_out_weights
 from vitedge.export.onnx.quantized_translation import needed_opset
 from vitedge.export.onnx.skeleton import read_skeleton
 from vitedge.export.onnx.translation import LAYER_NORMALIZATION_SINCE, translations
@@ -75,12 +77,23 @@ WIDENING = (transpose_weights, infer_shapes, write_bias_in_float, pad_heads, inf
 """The passes after that where heads of attention are widened."""
 _EQUAL_CONSTANTS = DeduplicateInitializersPass(_LARGEST_COMPARED)
 _FOR_PROCESSORS = (lay_out_weights, LayOutIntegersPass(for_processors), _EQUAL_CONSTANTS)
+_EXPANDED = (lay_out_expanded_weights, *_FOR_PROCESSORS[1:])
 LAYOUTS: Mapping[str, tuple[ir.passes.PassBase, ...]] = {
     "processor": _FOR_PROCESSORS,
     "coreml": _FOR_PROCESSORS,
     "tensorrt": (LayOutIntegersPass(FOR_TENSORRT), _EQUAL_CONSTANTS),
 }
 """The passes after that, by the form of a quantized program."""
+EXPANDED_LAYOUTS: Mapping[str, tuple[ir.passes.PassBase, ...]] = {
+    **LAYOUTS,
+    "processor": _EXPANDED,
+    "coreml": _EXPANDED,
+}
+"""The same for runtimes that have no product of floats and packed weights of 8 bits."""
+FLOAT32_ON_PROCESSORS = ("LayerNormalization", "Softmax")
+"""Operators without a float16 kernel in ONNX Runtime 1.17 and 1.18, which put their parts in place of them and then
+computed wrong numbers, up to NaN: its memory planner gave buffers away that were still read. Right with
+``enable_mem_pattern`` and ``enable_cpu_mem_arena`` off; see ``benchmarks/runtime_versions.py``."""
 LAST_PASSES = (
     CommonSubexpressionEliminationPass(),
     IdentityEliminationPass(),
@@ -120,14 +133,15 @@ def lower(program: Program, recipe: ResolvedRecipe, out: Path, float32_modules: 
     graph = _translate(program, opset)
     with _quietly():
         widening = WIDENING if recipe.pad_heads else ()
-        graph.run((*PASSES, *widening, *LAYOUTS[recipe.form]))
+        layouts = LAYOUTS if recipe.packed_weights else EXPANDED_LAYOUTS
+        graph.run((*PASSES, *widening, *layouts[recipe.form]))
     if opset < LAYER_NORMALIZATION_SINCE:
         graph.notes.append(f"opset {opset} has no LayerNormalization: it is written as primitive operators")
     if recipe.form == ENGINE and opset < HALF_SCALES_SINCE and needed_opset(program.exported, half=True):
         graph.notes.append(f"opset {opset} has no float16 scales: what is not quantized is float32 in the file")
     if recipe.is_half:
         primitive = () if opset >= LAYER_NORMALIZATION_SINCE else _layer_norms(program)
-        to_half(graph, float32_modules + primitive)
+        to_half(graph, float32_modules + primitive, () if recipe.form == ENGINE else FLOAT32_ON_PROCESSORS)
         if recipe.form == ENGINE:
             guard_float32(graph)
     with _quietly():
@@ -137,8 +151,8 @@ def lower(program: Program, recipe: ResolvedRecipe, out: Path, float32_modules: 
     _finish(graph, program, recipe, opset)
     files = write_onnx(graph.model, out, onnx_writer.ONE_FILE_LIMIT)
     artifact = _describe(graph, recipe, opset, files)
-    _check_written(artifact, out, opset)
-    return artifact
+    written = _check_written(artifact, out, opset)
+    return replace(artifact, oldest_runtimes=oldest_runtimes(written))
 
 
 @contextmanager
@@ -253,8 +267,8 @@ def _spec(value: ir.Value) -> TensorSpec:
     return TensorSpec(str(value.name), shape, str(value.dtype.numpy()))
 
 
-def _check_written(artifact: Artifact, out: Path, opset: int) -> None:
-    """Shows that the file is valid ONNX of that opset, and that a dynamic batch is one.
+def _check_written(artifact: Artifact, out: Path, opset: int) -> onnx.ModelProto:
+    """Shows that the file is valid ONNX of that opset, and that a dynamic batch is one; returns it without weights.
 
     Raises:
         CheckFailed: with what it does not do.
@@ -270,6 +284,7 @@ def _check_written(artifact: Artifact, out: Path, opset: int) -> None:
         raise CheckFailed(f"{out.name} should be of ONNX opset {opset} and is of {found}.")
     if any(isinstance(edge, str) for spec in artifact.inputs for edge in spec.shape):
         _check_batches(artifact, out)
+    return written
 
 
 def _check_batches(artifact: Artifact, out: Path) -> None:

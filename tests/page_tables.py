@@ -17,6 +17,9 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(?=<!-- /table -->)", re.S)
+_LONGEST = 90
+"""Characters of what a library said."""
+TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 Row = Mapping[str, Any]
 
 
@@ -66,6 +69,55 @@ def _times(rows: Sequence[Row]) -> Iterator[str]:
         yield f"| {model} | {recipe} | {macs:.2f} | {' | '.join(cells.get(one, '') for one in precisions)} |"
 
 
+def _releases(rows: Sequence[Row]) -> Iterator[str]:
+    """Yields a line for each precision: the oldest releases that are right, decibels in the newest, the refusal."""
+    plain = [row for row in rows if not row["case"].keys() - {"precision", "weights"} and not row["refused"]]
+    models = list(dict.fromkeys(row["model"] for row in plain))
+    runtimes = list(dict.fromkeys(release.partition(" ")[0] for release in plain[0]["outcomes"]))
+    yield from _head(["", *(TITLES[runtime] for runtime in runtimes), *models, "older releases say"])
+    found: dict[str, list[Row]] = {}
+    for row in plain:
+        found.setdefault(" ".join(row["case"].values()), []).append(row)
+    for title, same in found.items():
+        oldest = [_oldest(same, runtime) for runtime in runtimes]
+        cells = {row["model"]: f"{_newest(row, runtimes[0]):.1f} dB" for row in same}
+        said = " / ".join(dict.fromkeys(filter(None, (_said(same[0], runtime) for runtime in runtimes))))
+        yield f"| {title} | {' | '.join(oldest)} | {' | '.join(cells.get(one, '') for one in models)} | {said} |"
+
+
+def _oldest(rows: Sequence[Row], runtime: str) -> str:
+    """Returns the oldest release that most models need, with the models that need another one."""
+    each = {row["model"]: _right_since(row, runtime) for row in rows}
+    usual = max(each.values(), key=list(each.values()).count)
+    others = [f"{model}: {release}" for model, release in each.items() if release != usual]
+    return f"{usual} ({', '.join(others)})" if others else usual
+
+
+def _right_since(row: Row, runtime: str) -> str:
+    """Returns the release of a runtime from which on a row is right."""
+    oldest = "none"
+    for release in reversed([name for name in row["outcomes"] if name.startswith(runtime)]):
+        if not row["outcomes"][release]["right"]:
+            break
+        oldest = release.partition(" ")[2]
+    return oldest
+
+
+def _newest(row: Row, runtime: str) -> float:
+    found = [outcome["db"] for name, outcome in row["outcomes"].items() if name.startswith(runtime) and "db" in outcome]
+    return float(found[-1])
+
+
+def _said(row: Row, runtime: str) -> str:
+    """Returns what the last release of a runtime that refused a file said; empty where none did."""
+    said = [outcome.get("refused", "") for name, outcome in row["outcomes"].items() if name.startswith(runtime)]
+    text = next((text.replace("|", "/") for text in reversed(said) if text), "")
+    told: list[str] = []
+    for part in text.split(", "):
+        told += [] if any(part in one for one in told) else [part]  # the same operator again
+    return ", ".join(told)[:_LONGEST]
+
+
 def _head(cells: Sequence[str]) -> Iterator[str]:
     yield f"| {' | '.join(cells)} |"
     yield "|---" * len(cells) + "|"
@@ -75,6 +127,7 @@ TABLES: Mapping[str, Callable[[Sequence[Row]], Iterator[str]]] = {
     "sparsity_demo": lambda rows: images_lost(rows, lambda row: f"{row['sparsity']}, {row['selection']}"),
     "pruning_demo": lambda rows: images_lost(rows, lambda row: str(row["recipe"])),
     "pruning_speed": _times,
+    "runtime_versions": _releases,
 }
 
 

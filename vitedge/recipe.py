@@ -219,6 +219,8 @@ class ExportRecipe:
     """ONNX operator set; None is 18, or the profile's."""
     coreml_target: str | None = None
     """``iOS16`` to the newest that coremltools knows; None is iOS17, or the profile's."""
+    runtime_versions: Mapping[str, str] = field(default_factory=dict)
+    """Runtime that ONNX files have to load in, such as ``onnxruntime``, to its release, such as ``1.18``."""
     input: InputType = InputType.FLOAT32
     features: bool = False
     """Tokens and pooled features instead of logits."""
@@ -249,14 +251,9 @@ class ExportRecipe:
         if self.engine_batch is not None:
             self._check_engine_batch(*self.engine_batch)
         if self.quantization is not None and self.precision not in (None, self.quantization.scheme):
-            raise BadRecipe(
-                f"The precision is {self.precision}, but quantization was asked for {self.quantization.scheme}."
-            )
+            raise BadRecipe(f"The precision is {self.precision}, but quantization asks for {self.quantization.scheme}.")
         if self.rest is not None and self.precision in (Precision.FP32, Precision.FP16):
-            raise BadRecipe(
-                f"--rest is the type of what quantization leaves in floating point, and {self.precision} quantizes "
-                "nothing: leave it out."
-            )
+            raise BadRecipe(f"{self.precision} quantizes nothing, so that --rest has no use: leave it out.")
         check_whole("--seed", self.seed, 0)
         check_image_count("Parity", self.image_count)
 
@@ -266,9 +263,7 @@ class ExportRecipe:
                 f"--engine-batch is the batch to tune for and the largest, such as 8:32; got {usual}:{largest}."
             )
         if self.batch != "dynamic":
-            raise BadRecipe(
-                f"--engine-batch is for --batch dynamic, and the batch is {self.batch}: leave one of them out."
-            )
+            raise BadRecipe(f"--engine-batch is for --batch dynamic, and the batch is {self.batch}: leave one out.")
 
 
 @dataclass(frozen=True)
@@ -282,6 +277,8 @@ class ResolvedRecipe(ExportRecipe):
     precision: Precision = Precision.FP32
     form: str = "processor"
     """Key of `vitedge.export.formats.FORMS`: whose form the program of an artifact has."""
+    packed_weights: bool = True
+    """Whether ONNX products of floats and 8-bit weights read these packed: see `vitedge.verbs.runtime_versions`."""
 
     @property
     def is_half(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vitedge.errors import BadRecipe, CheckFailed, UnreadableArtifact
-from vitedge.export.coreml.describe import PREFIX
+from vitedge.export.coreml.describe import PREFIX, oldest_systems
 from vitedge.export.coreml.scheme import ROUNDED, count_integers, scheme_of
 from vitedge.export.coreml.weights import compare_weights, numbers, quantized_parts
 from vitedge.files.digest import hash_file, hash_listing
@@ -51,6 +51,7 @@ def describe(path: Path) -> Artifact:
         outputs=description.outputs(package),
         files=files,
         blocks=_blocks(package, program),
+        oldest_runtimes=oldest_systems(_target(package)),
     )
 
 

@@ -29,6 +29,8 @@ SPARSE = "constexpr_sparse_to_dense"
 _SPARSE = f"{PREFIX}sparse"
 """Key of the number of weights that vitedge stored so."""
 _COREMLTOOLS = "com.github.apple.coremltools."
+_ONE_NUMBER_SINCE = 26
+"""From this release on, iOS and macOS have the same number; before it, macOS was three behind."""
 _OUTPUTS = {
     "logits": "Class scores before the softmax, {shape}.",
     "tokens": "Last features after the final norm, {shape}.",
@@ -36,6 +38,17 @@ _OUTPUTS = {
     LABEL: "Name of the likeliest class.",
     LABEL_PROBABILITIES: "Probability of every class by its name.",
 }
+
+
+def oldest_systems(target: str) -> dict[str, str]:
+    """Returns the oldest systems that read a deployment target such as ``iOS17``; empty for one that is not named so.
+
+    Each iOS has a macOS of the same year, and since 26 of the same number (``coremltools.target``).
+    """
+    number = target.removeprefix("iOS")
+    if number == target or not number.isdecimal():
+        return {}
+    return {"iOS": number, "macOS": number if int(number) >= _ONE_NUMBER_SINCE else str(int(number) - 3)}
 
 
 def describe(

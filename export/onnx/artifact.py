@@ -12,6 +12,7 @@ import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from vitedge.errors import BadRecipe, CheckFailed, UnreadableArtifact
+from vitedge.export.onnx.oldest_runtimes import oldest_runtimes, sentence
 from vitedge.export.onnx.skeleton import Skeleton, read_skeleton
 from vitedge.export.tensorrt.sparsity import count_sparse
 from vitedge.files.digest import hash_file
@@ -27,7 +28,8 @@ def describe(path: Path) -> Artifact:
     Raises:
         UnreadableArtifact: it is no ONNX model.
     """
-    model, weights, _ = _read(path)
+    skeleton = _read(path)
+    model, weights = skeleton.model, skeleton.weights
     graph = model.graph
     metadata = {entry.key: entry.value for entry in model.metadata_props if entry.key.startswith(_PREFIX)}
     names = {tensor.name for tensor in weights}
@@ -43,6 +45,7 @@ def describe(path: Path) -> Artifact:
         outputs=tuple(_spec(value) for value in graph.output),
         files=files,
         blocks=json.loads(metadata.get(f"{_PREFIX}blocks", "{}")),
+        oldest_runtimes=oldest_runtimes(model),
     )
 
 
@@ -86,7 +89,7 @@ def check(path: Path, artifact: Artifact, weights: Mapping[str, Any] | None = No
             reason = f"{name}: {getattr(found, name)} instead of {getattr(artifact, name)}"
             return StructureReport(artifact.path, ("valid ONNX",), passed=False, reason=reason)
     checks = ("valid ONNX", found.target, "inputs and outputs as declared", *_sparse_weights(skeleton))
-    return StructureReport(artifact.path, checks, passed=True)
+    return StructureReport(artifact.path, checks, passed=True, remarks=(sentence(found.oldest_runtimes),))
 
 
 def _sparse_weights(skeleton: Skeleton) -> Iterator[str]:

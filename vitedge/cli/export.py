@@ -29,6 +29,7 @@ from vitedge.cli.options import (
     PadHeads,
     Profiles,
     Rest,
+    RuntimeVersions,
     Settings,
     Source,
     Weights,
@@ -37,6 +38,7 @@ from vitedge.cli.values import (
     parse_batch,
     parse_engine_batch,
     parse_overrides,
+    parse_runtime_versions,
     parse_size,
     quantization_entries,
     tolerance_entries,
@@ -65,6 +67,7 @@ def export(
     coreml_target: Annotated[
         str | None, typer.Option(metavar="iOS16|…", help="Deployment target; iOS17, or the profile's.")
     ] = None,
+    runtime_versions: RuntimeVersions = None,
     input_type: InputType = None,
     images: Images = None,
     image_count: ImageCount = None,
@@ -103,6 +106,7 @@ def export(
         "pad_heads": pad_heads or None,
         "opset": opset,
         "coreml_target": coreml_target,
+        "runtime_versions": parse_runtime_versions(runtime_versions),
         "input": input_type,
         "images": images,
         "image_count": image_count,

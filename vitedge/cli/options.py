@@ -43,6 +43,9 @@ Rest = Annotated[
     str | None,
     typer.Option(metavar="fp16|fp32", help="Type of what is not quantized; fp16 but for processors."),
 ]
+RuntimeVersions = Annotated[
+    list[str] | None, typer.Option("--runtime-version", metavar="NAME=RELEASE", help="Such as onnxruntime=1.18.")
+]
 MaxError = Annotated[float | None, typer.Option(help="Tolerance: max |difference| / max |reference|.")]
 MinSqnr = Annotated[float | None, typer.Option(help="Tolerance: centred SQNR in dB.")]
 MinAgreement = Annotated[float | None, typer.Option(help="Tolerance: share of images with the same top-1.")]

@@ -73,6 +73,21 @@ def parse_sparsity(text: str | None) -> str | float | None:
         return text
 
 
+def parse_runtime_versions(pairs: list[str] | None) -> dict[str, str] | None:
+    """Returns the releases of ``NAME=RELEASE`` by name; None of None.
+
+    Raises:
+        BadRecipe: a pair without both.
+    """
+    if not pairs:
+        return None
+    found = [pair.partition("=") for pair in pairs]
+    for pair, (name, _, release) in zip(pairs, found, strict=True):
+        if not (name and release):
+            raise BadRecipe(f"--runtime-version is NAME=RELEASE, such as onnxruntime=1.18; got {pair!r}.")
+    return {name: release for name, _, release in found}
+
+
 def with_model(pairs: list[str] | None, model: str | None) -> list[str] | None:
     """Returns the pairs of ``--set`` with that of ``--model`` after them."""
     return pairs if model is None else [*(pairs or ()), f"model={model}"]

@@ -54,6 +54,8 @@ class Profile:
     opset: int | None = None
     opset_max: int | None = None
     coreml_target: str | None = None
+    onnxruntime: str | None = None
+    openvino: str | None = None
     tensorrt: tuple[str, ...] = ()
     builder: str = ""
     gpus: tuple[str, ...] = ()
@@ -68,6 +70,12 @@ class Profile:
     def has_engines(self) -> bool:
         """Whether engines are built from its files."""
         return bool(self.tensorrt)
+
+    @property
+    def runtime_versions(self) -> Mapping[str, str]:
+        """The releases that ONNX files for it have to load in, by the name of the runtime."""
+        known = {"onnxruntime": self.onnxruntime, "openvino": self.openvino}
+        return {name: release for name, release in known.items() if release is not None}
 
     @property
     def runs(self) -> tuple[str, ...]:
@@ -113,7 +121,8 @@ def apply(recipe: ExportRecipe, name: str) -> ExportRecipe:
         "coreml_target": profile.coreml_target,
     }
     given = {entry: value for entry, value in settings.items() if getattr(recipe, entry) is None}
-    filled = replace(recipe, profiles=(name,), **given)
+    versions = {**profile.runtime_versions, **recipe.runtime_versions}
+    filled = replace(recipe, profiles=(name,), runtime_versions=versions, **given)
     _refuse_contradiction(filled, profile)
     return filled
 

@@ -11,7 +11,10 @@ from torch.fx import Node
 
 from vitedge.program.editor import Editor, duplicate
 from vitedge.program.program import Program
-from vitedge.program.qdq import CONSTANTS, DEQUANTIZE, QUANTIZE
+from vitedge.program.qdq import CONSTANTS, DEQUANTIZE, DEQUANTIZE_TENSOR, QUANTIZE, QUANTIZE_TENSOR
+
+ROUNDED = {DEQUANTIZE: QUANTIZE, DEQUANTIZE_TENSOR: QUANTIZE_TENSOR}
+"""Operators that dequantize an activation, with a fixed range and one found at run time, to those that quantize it."""
 
 
 def without_rounding(program: Program) -> Program:
@@ -27,7 +30,7 @@ def without_rounding(program: Program) -> Program:
     editor = Editor(exported)
     for node in editor.calls():
         source: Any = node.args[0] if node.args else None
-        if node.target is DEQUANTIZE and source.target is QUANTIZE:
+        if node.target in ROUNDED and source.target is ROUNDED[node.target]:
             editor.replace(node, source.args[0])
         elif node.target in CONSTANTS and editor.name(source) is not None:
             editor.set(str(editor.name(source)), real_numbers(editor, node))

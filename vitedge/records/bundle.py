@@ -48,6 +48,9 @@ class Artifact:
     blocks: Mapping[str, str] = field(default_factory=dict)
     """Module name of the reference to the name of the value in the artifact that equals the module's output."""
     notes: tuple[str, ...] = ()
+    oldest_runtimes: Mapping[str, str] = field(default_factory=dict)
+    """Runtime or system to the oldest release that computes it right, as measured: ``{"onnxruntime": "1.17"}``;
+    ``unknown`` where that was not measured, ``none`` where no release does. Empty in manifests of earlier versions."""
     engine: Mapping[str, Any] | None = None
     """`vitedge.export.tensorrt.records.EngineRecord` as plain values; None for every other format."""
 

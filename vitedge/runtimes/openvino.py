@@ -16,9 +16,14 @@ from vitedge.records import TensorSpec
 from vitedge.runtimes.base import Arrays, check_names
 
 _DEVICE = "CPU"
-_SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": "f32"}
+_SETTINGS = {
+    "PERFORMANCE_HINT": "LATENCY",
+    "NUM_STREAMS": "1",
+    "INFERENCE_PRECISION_HINT": "f32",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+}
 """One inference at a time, which has all threads. What is not quantized stays float32: by itself OpenVINO computes in
-bfloat16 where the processor can."""
+bfloat16 where the processor can, and rounds what integer weights are multiplied with to integers."""
 
 
 class Runtime:

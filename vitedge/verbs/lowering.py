@@ -25,6 +25,7 @@ from vitedge.quantization.file.model import Model
 from vitedge.quantization.run import Quantization
 from vitedge.recipe import Precision, ResolvedRecipe
 from vitedge.records import Artifact, CheckpointIdentity, ModelSpec
+from vitedge.verbs.runtime_versions import check_written
 from vitedge.verbs.targets import Target, targets
 
 
@@ -99,7 +100,7 @@ def lower(
     """Captures the program once for each form and batch size, and lowers it to every target.
 
     Raises:
-        CheckFailed: half precision was asked for, and can be had nowhere.
+        CheckFailed: half precision was asked for, and can be had nowhere; or a file needs a newer runtime than named.
     """
     programs: dict[tuple[str, int | str], Program] = {}
     halves: dict[tuple[str, int | str], HalfPrecision] = {}
@@ -117,7 +118,7 @@ def lower(
         if kept.modules and target.recipe.precision is Precision.FP16:
             kept = replace(kept, notes=(*kept.notes, _narrowed(programs[key], kept)))
         artifact = _lowered(request, target, programs[key], kept, reference_outputs)
-        notes = (*artifact.notes, *kept.notes)
+        notes = (*artifact.notes, *kept.notes, *check_written(artifact, target.recipe))
         if fixed and programs[key].inputs[0].shape[0] != BATCH_AXIS:
             notes = (*notes, f"the batch is fixed at 1: {fixed}")
         artifacts.append(LoweredArtifact(replace(artifact, notes=notes), target, programs[key], kept.modules))

@@ -40,7 +40,10 @@ def resolve(asked: ExportRecipe, source: str) -> ResolvedRecipe:
     entries["formats"] = filled.formats or (formats.DEFAULT,)
     entries["precision"] = filled.precision or Precision.FP32
     recipe = ResolvedRecipe(**entries)
-    if recipe.pad_heads and not any(target.recipe.pad_heads for target in targets(recipe)):
+    found = targets(recipe)
+    if recipe.runtime_versions and not any(formats.FORMATS[target.format].half_scales_since for target in found):
+        raise BadRecipe("--runtime-version is for ONNX files, and none is written: leave it out.")
+    if recipe.pad_heads and not any(target.recipe.pad_heads for target in found):
         raise BadRecipe("--pad-heads is for TensorRT, and no file is written for it: add --for rtx, or leave it out.")
     if quantized:
         _refuse_zero_points(source, recipe)

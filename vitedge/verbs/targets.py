@@ -11,7 +11,8 @@ from pathlib import PurePath
 from vitedge.devices.profiles import apply, named
 from vitedge.errors import BadRecipe
 from vitedge.export.formats import ENGINE, FORMATS, FORMS, QuantizedForm
-from vitedge.recipe import SCHEMES, ExportRecipe, FloatType, ResolvedRecipe
+from vitedge.recipe import SCHEMES, ExportRecipe, FloatType, Precision, ResolvedRecipe
+from vitedge.verbs.runtime_versions import packs_weights
 
 
 @dataclass(frozen=True)
@@ -69,18 +70,24 @@ def _target(recipe: ResolvedRecipe, name: str, profile: str) -> Target:
     entries = {entry.name: getattr(filled, entry.name) for entry in fields(ExportRecipe)}
     padded = recipe.pad_heads and form == ENGINE
     alone = ResolvedRecipe(**{**entries, "formats": (written,), "form": form, "pad_heads": padded})
-    return Target(written, replace(alone, rest=_rest(alone, written)), FORMATS[written].file, written != name)
+    packed = packs_weights(alone) if FORMATS[written].half_scales_since else True
+    found = replace(alone, rest=_rest(alone, written), packed_weights=packed)
+    return Target(written, found, FORMATS[written].file, written != name)
 
 
 def _rest(recipe: ResolvedRecipe, name: str) -> FloatType | None:
     """Returns the type of what is not quantized; None where nothing is quantized.
 
     Raises:
-        BadRecipe: fp16 was asked for with an opset whose quantizers take float32 alone.
+        BadRecipe: fp16 was asked for, and the quantizers of the scheme or of the opset take float32 alone.
     """
     if recipe.precision not in SCHEMES:
         return None
     oldest = FORMATS[name].half_scales_since
+    if oldest and recipe.precision is Precision.INT8_DYNAMIC:
+        if recipe.rest is FloatType.FP16:
+            raise BadRecipe("--rest fp16 is not for int8-dynamic: ONNX finds the ranges of float32 values alone.")
+        return FloatType.FP32
     if recipe.opset is None or recipe.opset >= oldest:
         return recipe.rest or FORMS[recipe.form].rest
     if recipe.rest is FloatType.FP16:

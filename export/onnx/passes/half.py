@@ -22,12 +22,13 @@ _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 _PREAMBLE = ("Cast", "Add", "Sub", "Mul", "Div", "Transpose", "Reshape", "Gather", "Slice", "Concat")
 
 
-def to_half(graph: Graph, float32_modules: tuple[str, ...]) -> None:
+def to_half(graph: Graph, float32_modules: tuple[str, ...], float32_operators: tuple[str, ...] = ()) -> None:
     """Converts every float32 value to float16, except inputs, outputs and the nodes that have to stay in float32.
 
     Args:
         graph: every float value of it has a type.
         float32_modules: innermost module names whose nodes stay in float32. A module's submodules are not included.
+        float32_operators: kinds of nodes that stay in float32 wherever they are.
     """
     _give_types(graph)
     wanted = {}
@@ -36,9 +37,8 @@ def to_half(graph: Graph, float32_modules: tuple[str, ...]) -> None:
         large = _has_large_weight(node)
         if large:
             graph.notes.append(f"{modules_of(node)[0]} stays in float32: a weight of it exceeds float16")
-        in_float32 = (
-            large or id(node) in preamble or _has_small_scale(node) or set(modules_of(node)) & set(float32_modules)
-        )
+        named = node.op_type in float32_operators or set(modules_of(node)) & set(float32_modules)
+        in_float32 = large or id(node) in preamble or _has_small_scale(node) or named
         wanted[id(node)] = _FLOAT if in_float32 else _HALF
     _align_operands(graph, wanted)
     typing = _Typing(graph, wanted)

@@ -4,9 +4,15 @@
 ONNX Runtime multiplies float inputs with integer weights in its operator ``com.microsoft.MatMulNBits`` (4 or 8 bits, a
 scale per block), which reads each block as it goes; written as ``DequantizeLinear`` and ``MatMul`` it would make a
 float copy of every weight at every run. Its accuracy level 1 keeps the inputs in float32, as the program says.
+Older releases have that operator for 4 bits alone (``export/onnx/oldest_runtimes.json``). For them, weights of 8 bits
+are expanded by ``Cast`` and ``Mul``, which every runtime folds when it loads the file: memory and time are those of
+float32. ``DequantizeLinear`` would not do: of that and ``MatMul``, ONNX Runtime from 1.26 on makes a product that
+rounds its inputs to integers.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
@@ -27,10 +33,21 @@ _EIGHT_BITS = (ir.DataType.UINT8, ir.DataType.INT8)
 @GraphPass
 def lay_out_weights(graph: Graph) -> None:
     """Brings weights and inputs into the form in which ONNX Runtime computes them without a float copy of a weight."""
+    _lay_out(graph, _pack)
+
+
+@GraphPass
+def lay_out_expanded_weights(graph: Graph) -> None:
+    """Does the same for releases that have no such product for weights of 8 bits."""
+    _lay_out(graph, _expand)
+
+
+def _lay_out(graph: Graph, eight_bits: Callable[[Graph, ir.Node, ir.Node, Tensor], None]) -> None:
+    """Lays out products and convolutions; the function writes a product of floats with a weight of 8 bits."""
     kept = []
     for node in list(graph.model.graph):
         if node.op_type == "MatMul":
-            _lay_out_product(graph, node)
+            _lay_out_product(graph, node, eight_bits)
         elif node.op_type == "Conv" and _dequantized_bits(node.inputs[0]) != 8 and _restore_weight(graph, node):
             kept.append(node)
     if kept:
@@ -40,7 +57,9 @@ def lay_out_weights(graph: Graph) -> None:
         )
 
 
-def _lay_out_product(graph: Graph, node: ir.Node) -> None:
+def _lay_out_product(
+    graph: Graph, node: ir.Node, eight_bits: Callable[[Graph, ir.Node, ir.Node, Tensor], None]
+) -> None:
     """Rewrites a product with an integer weight."""
     transposed = producer_of(node.inputs[1], "Transpose")
     weight = None if transposed is None else producer_of(transposed.inputs[0], "DequantizeLinear")
@@ -50,8 +69,10 @@ def _lay_out_product(graph: Graph, node: ir.Node) -> None:
     dynamic = _dynamic_source(node.inputs[0])
     if dynamic is not None:
         _multiply_integers(graph, node, dynamic, weight)
-    elif "block_size" in weight.attributes or _dequantized_bits(node.inputs[0]) != 8:
+    elif "block_size" in weight.attributes:
         _pack(graph, node, weight, integers)
+    elif _dequantized_bits(node.inputs[0]) != 8:
+        eight_bits(graph, node, weight, integers)
 
 
 def _dequantized_bits(value: ir.Value | None) -> int | None:
@@ -82,6 +103,20 @@ def _pack(graph: Graph, node: ir.Node, weight: ir.Node, integers: Tensor) -> Non
     attributes = {"K": elements, "N": out, "bits": bits, "block_size": block, "accuracy_level": _FLOAT32}
     graph.model.opset_imports[CONTRIB] = 1
     _replace(graph, node, ir.Node(CONTRIB, "MatMulNBits", inputs, ir.convenience.convert_attributes(attributes)))
+
+
+def _expand(graph: Graph, node: ir.Node, weight: ir.Node, integers: Tensor) -> None:
+    """Writes the weight of a product as integers ``(in, out)`` that are cast and scaled."""
+    scales, given = constant(weight.inputs[1]), weight.outputs[0]
+    if scales is None:
+        return
+    stored = graph.add_constant(str(weight.inputs[0].name), integers.T.contiguous())  # type: ignore[union-attr]
+    real = graph.emit(node, "Cast", [stored], {"to": int(ir.DataType.FLOAT)}, like=given)
+    spread = graph.add_constant(f"{stored.name}_scale", scales)
+    scaled = graph.emit(node, "Mul", [real, spread], {}, like=given)
+    real.shape = scaled.shape = stored.shape
+    node.replace_input_with(1, scaled)
+    _scale_by_channel(graph, node, integers.shape[1], axis=-1)
 
 
 def _dynamic_source(value: ir.Value | None) -> ir.Node | None:
@@ -118,14 +153,14 @@ def _restore_weight(graph: Graph, node: ir.Node) -> bool:
     shape = [-1] + [1] * (integers.ndim - 1)
     name = str(weight.inputs[0].name)  # type: ignore[union-attr]
     node.replace_input_with(1, graph.add_constant(name, integers.to(torch.float32) * scales.reshape(shape)))
-    _scale_by_channel(graph, node, integers.shape[1] * node.attributes["group"].as_int())
+    _scale_by_channel(graph, node, integers.shape[1] * node.attributes["group"].as_int(), axis=1)
     return True
 
 
-def _scale_by_channel(graph: Graph, node: ir.Node, channels: int) -> None:
-    """Dequantizes what a convolution reads by as many equal scales as there are channels.
+def _scale_by_channel(graph: Graph, node: ir.Node, channels: int, axis: int) -> None:
+    """Dequantizes what a convolution or a product reads by as many equal scales as there are channels.
 
-    A convolution of float weights between integers with one scale each has its weight rounded by ONNX Runtime, to 8
+    One of float weights between integers with one scale each has its weight rounded by ONNX Runtime, to 8
     bits with one scale for all channels (``WeightBiasQuantization``, microsoft/onnxruntime#22969).
     """
     given = node.inputs[0]
@@ -138,7 +173,7 @@ def _scale_by_channel(graph: Graph, node: ir.Node, channels: int) -> None:
         if value is None or number is None:
             return
         spread.append(graph.add_constant(str(value.name), torch.from_numpy(np.full(channels, number.numpy()))))
-    held = graph.emit(node, "DequantizeLinear", [real.inputs[0], *spread], {"axis": 1}, like=given)
+    held = graph.emit(node, "DequantizeLinear", [real.inputs[0], *spread], {"axis": axis}, like=given)
     node.replace_input_with(0, held)
 
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+"""With `options`."""
+
 from __future__ import annotations
 
 import pytest
 
-from vitedge.cli.values import as_typed, parse_batch, parse_overrides, parse_size
+from vitedge.cli.values import as_typed, parse_batch, parse_overrides, parse_runtime_versions, parse_size
 from vitedge.errors import BadRecipe
 
 
@@ -27,3 +29,14 @@ def test_sizes_batches_and_overrides_are_parsed() -> None:
 def test_what_was_typed_about_a_checkpoint_can_be_typed_again() -> None:
     assert as_typed(None, None) == []
     assert as_typed("ema", ["heads=3", "mean=0,0,0"]) == ["--weights", "ema", "--set", "heads=3", "--set", "mean=0,0,0"]
+
+
+def test_releases_of_runtimes_are_parsed_by_name() -> None:
+    assert parse_runtime_versions(None) is None
+    assert parse_runtime_versions(["onnxruntime=1.18", "openvino=2025.0"]) == {
+        "onnxruntime": "1.18",
+        "openvino": "2025.0",
+    }
+    for pair in ("1.18", "onnxruntime=", "=1.18"):
+        with pytest.raises(BadRecipe, match="NAME=RELEASE"):
+            parse_runtime_versions([pair])

@@ -21,8 +21,8 @@ NAMES = (
     "iphone", "iphone-a11", "iphone-a12", "iphone-a17", "iphone-ios18", "mac", "mac-m1", "mac-m4",
 )  # fmt: skip
 SOURCED = (
-    "opset", "opset_max", "formats", "precisions", "coreml_target", "scheme", "tensorrt", "builder", "gpus",
-    "minimum_share", "fits",
+    "opset", "opset_max", "formats", "precisions", "coreml_target", "scheme", "onnxruntime", "openvino", "tensorrt",
+    "builder", "gpus", "minimum_share", "fits",
 )  # fmt: skip
 
 

@@ -70,3 +70,9 @@ def test_what_is_not_quantized_is_half_where_the_compiler_computes_in_half() -> 
     (asked,) = found(formats=("coreml",), precision="int8", rest="fp32")
     assert asked.recipe.rest is FloatType.FP32
     assert not found(precision="fp32")[0].recipe.is_half
+
+
+def test_what_finds_its_ranges_at_run_time_is_float32_between_its_integers() -> None:
+    assert found(precision="int8-dynamic")[0].recipe.rest is FloatType.FP32
+    with pytest.raises(BadRecipe, match="not for int8-dynamic"):
+        found(precision="int8-dynamic", rest="fp16")

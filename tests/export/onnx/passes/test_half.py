@@ -61,3 +61,13 @@ def test_the_file_is_as_near_to_the_simulation_as_half_precision_allows(tmp_path
         found[rest] = np.concatenate([session.run(None, {"image": image[None]})[0] for image in images])
     assert tiny.centred_sqnr(found["fp16"], found["fp32"]) > 20
     assert onnx.load(tmp_path / "fp16.onnx").ByteSize() < onnx.load(tmp_path / "fp32.onnx").ByteSize()
+
+
+@pytest.mark.parametrize(("form", "kind"), [("processor", "fp32"), ("tensorrt", "fp16")])
+def test_processors_get_their_norms_and_softmax_in_float32(tmp_path: Path, form: str, kind: str) -> None:
+    lower(tiny.program("vit", 1)[1], ResolvedRecipe(precision="fp16", form=form), tmp_path / "model.onnx")
+    graph = read_graph(tmp_path / "model.onnx")
+    found = [graph.type_of(value).kind for value in (node.output[0] for node in graph.of("LayerNormalization"))]
+    assert len(found) > 3
+    assert set(found) == {kind}
+    assert {graph.type_of(node.input[1]).kind for node in graph.of("MatMul")} == {"fp16"}

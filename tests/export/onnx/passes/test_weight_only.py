@@ -13,6 +13,8 @@ from tests.export import tiny
 from tests.export.quantized_files import kinds, optimized, run, written
 from tests.export.quantized_programs import quantized, simulated
 from vitedge.export.onnx.fusion import count_unpacked, unfused
+from vitedge.export.to_onnx import lower
+from vitedge.recipe import ResolvedRecipe
 
 OPERATORS = {"w8": "MatMulNBits", "w4": "MatMulNBits", "uint16": "MatMulNBits", "dynamic": "MatMulInteger"}
 """Scheme to the operator that every Linear becomes."""
@@ -47,3 +49,17 @@ def test_any_batch_is_computed_as_one_image_is(scheme: str) -> None:
     content, _ = written("vit", scheme, "dynamic")
     images = tiny.images()
     assert tiny.centred_sqnr(run(content, images, at_once=True), run(content, images)) >= 100
+
+
+@pytest.mark.parametrize("scheme", ["w8", "uint16"])
+def test_expanded_weights_compute_the_same_and_are_folded_when_the_file_is_loaded(tmp_path: Path, scheme: str) -> None:
+    images, program = tiny.images(), quantized("mobilevit", scheme)
+    lower(program, ResolvedRecipe(packed_weights=False), tmp_path / "model.onnx")
+    content = (tmp_path / "model.onnx").read_bytes()
+    assert tiny.centred_sqnr(run(content, images), simulated(program, images).numpy()) >= LEAST_DB[scheme]
+    assert "MatMulNBits" not in kinds(onnx.load_from_string(content))
+    model = optimized(content, tmp_path)
+    stored = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    assert "MatMulNBits" not in kinds(model)
+    assert not [node for node in model.graph.node if node.op_type == "Cast" and node.input[0] in stored]
+    assert sum(kind == onnx.TensorProto.FLOAT for kind in stored.values()) >= linears("mobilevit")
