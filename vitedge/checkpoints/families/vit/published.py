@@ -174,7 +174,8 @@ def _brand_of_classifier(shape: Shape, options: Mapping[str, Any]) -> str:
         return "ViT"
     if options["final_norm"] == "pooled":
         return "MAE ViT"
-    if options["layer_scale"] and (options["registers"] or (shape.patch == 14 and not shape.classes)):
+    is_joined = options["pool"] == "class+mean"  # the head that DINOv2 publishes
+    if options["layer_scale"] and (options["registers"] or (shape.patch == 14 and (is_joined or not shape.classes))):
         return "DINOv2 ViT"
     return "DeiT-III" if options["layer_scale"] and not options["position_prefix"] else "ViT"
 
