@@ -88,6 +88,7 @@ def check_agreement(configuration: Configuration, spec: ModelSpec, given: Mappin
     if "labels" not in given:
         _check_numbers(configuration, spec)
     notes = () if "pool" in given else _pool_note(configuration, spec)
+    notes += () if "image_size" in given else _size_note(configuration, spec)
     return (*notes, *_architecture_note(configuration, spec), *_label_note(configuration, spec))
 
 
@@ -122,6 +123,18 @@ def _pool_note(configuration: Configuration, spec: ModelSpec) -> tuple[str, ...]
         f"{configuration.where} says global_pool = {abridged(pool)} outside of model_args, where timm writes what a "
         f"model has, and from where it builds none: {abridged(pool)} is taken.",
     )
+
+
+def _size_note(configuration: Configuration, spec: ModelSpec) -> tuple[str, ...]:
+    """Returns a note on images that timm would prepare at another size than the model is built for."""
+    for key in configuration.keys:
+        if configuration.library == TIMM and key.name == "input_size" and tuple(key.value[1:]) != spec.image_size:
+            own = "x".join(map(str, spec.image_size))
+            return (
+                f"{configuration.where} says {key.written} = {abridged(key.value)}, and the model is built for {own}: "
+                "images are brought to that size.",
+            )
+    return ()
 
 
 def _check_numbers(configuration: Configuration, spec: ModelSpec) -> None:
