@@ -141,12 +141,20 @@ class _Layers:
         return self.takes(head) == self.width or (double and self.takes(head) == 2 * self.width)
 
     def check_width(self, head: str, encoder: str) -> None:
-        if not self.fits(head):
-            raise WeightsMismatch(
-                f"{self.title(head)} takes {self.takes(head)} numbers and the encoder gives {self.width}, so how they "
-                f"are joined is not known; take the encoder alone with --weights {encoder}, or save the model with one "
-                "Linear as its head."
+        if self.fits(head):
+            return
+        joined = f"and the encoder gives {self.width}, so how they are joined is not known"
+        instead = "save the model with one Linear as its head"
+        if head.rpartition(".")[2] == "linear_head" and self.takes(head) == 5 * self.width:
+            joined = (
+                "(the class tokens of the last four blocks and the mean of the patches, as DINOv2's larger head does), "
+                "and vitedge builds the head on the last block alone"
             )
+            instead = "load DINOv2's classifier with layers=1"
+        raise WeightsMismatch(
+            f"{self.title(head)} takes {self.takes(head)} numbers {joined}; take the encoder alone with "
+            f"--weights {encoder}, or {instead}."
+        )
 
     def only(self, choice: HeadChoice) -> str:
         """Returns the one layer that can be the head."""

@@ -14,6 +14,7 @@ import torch
 from vitedge.checkpoints import saved
 from vitedge.checkpoints.encoders import Selection, find_set, select
 from vitedge.checkpoints.families.family import Family, Hints, State
+from vitedge.checkpoints.families.processor import size_notes
 from vitedge.checkpoints.families.table import FAMILIES
 from vitedge.checkpoints.files import hub
 from vitedge.checkpoints.files.container import Container, open_container
@@ -116,11 +117,21 @@ def read(
         spec = apply_overrides(found, given)
         _check_size(spec)
         keys = check.check_agreement(configuration, spec, given)
+        sizes = () if "image_size" in given else size_notes(opened.preprocessor, spec.image_size)
         if weights is None:
             _check_alike(sets, chosen, spec, families)
     except UserError as error:
         raise _located(error, source) from error
-    notes = (*spec.notes, *keys, *opened.notes, *_headless(spec), *_choice(sets, chosen), *selection.notes, *notes)
+    notes = (
+        *spec.notes,
+        *keys,
+        *sizes,
+        *opened.notes,
+        *_headless(spec),
+        *_choice(sets, chosen),
+        *selection.notes,
+        *notes,
+    )
     return Checkpoint(
         source,
         dataclasses.replace(opened, content=None),

@@ -119,6 +119,8 @@ def test_head_of_double_width_is_read_only_where_the_naming_says_so(tmp_path: Pa
     assert found.spec.options["pool"] == "class+mean"
     with pytest.raises(WeightsMismatch, match="fc takes 384 numbers"):
         read(written(tmp_path, body("backbone.") | head("fc", 384)))
+    with pytest.raises(WeightsMismatch, match=r"last four blocks .* --weights backbone"):
+        read(written(tmp_path, body("backbone.") | head("linear_head", 960)))
 
 
 def test_two_encoders_are_refused_and_chosen(tmp_path: Path) -> None:

@@ -177,9 +177,19 @@ def _geometry(state: State, patch: int, hints: Hints) -> Geometry:
     known = find_image_size(hints)
     if known is not None:
         size, origin = known
-        stride = next((s for s in _strides(patch) if grid_of(size, patch, s) == grid), None)
-        if stride is not None:
+        told = hints.config.get("stride")
+        strides = [told] if isinstance(told, int) and told > 0 else _strides(patch)
+        stride = next((s for s in strides if grid_of(size, patch, s) == grid), None)
+        # A size for the preprocessing alone would make up a stride; every architecture of timm has half a patch.
+        usual = (patch // 2, *(() if "architecture" in hints.config else (patch,)))
+        if stride is not None and (told or origin is Origin.GIVEN or stride in usual):
             return size, stride, {"image_size": origin, "options.stride": Origin.SHAPE}, ()
+        if stride is not None:
+            note = (
+                f"The configuration's {size[0]}x{size[1]} pixels give the {grid[0]}x{grid[1]} positions only with a "
+                f"stride of {stride}, which is assumed; --set image_size= corrects both."
+            )
+            return size, stride, {"image_size": origin, "options.stride": Origin.ASSUMED}, (note,)
         if origin is Origin.GIVEN:
             raise BadRecipe(
                 f"Images of {size[0]}x{size[1]} pixels cannot give the position embedding's grid of "

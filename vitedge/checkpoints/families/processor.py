@@ -65,6 +65,41 @@ def find_preprocessing(
     return merged, origins | given, notes
 
 
+def size_notes(stated: Mapping[str, Any], image_size: tuple[int, int]) -> tuple[str, ...]:
+    """Returns the note on a processor whose images have another size than the model.
+
+    Args:
+        stated: the content of ``preprocessor_config.json``, as `find_preprocessing` passed it.
+        image_size: height and width in pixels that the model is built for.
+    """
+    made = _made_size(_completed(stated)) if stated else None
+    if made in (None, image_size):
+        return ()
+    theirs, own = ("x".join(map(str, size)) for size in (made or image_size, image_size))
+    return (
+        f"preprocessor_config.json makes images of {theirs}, and the model is built for {own}: images are brought to "
+        f"that size (--image-size {theirs} exports it at the processor's).",
+    )
+
+
+def _made_size(processor: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Returns height and width of what a processor makes of every image; None where they follow the image."""
+    cropped = processor.get("crop_size") if processor.get("do_center_crop", "crop_size" in processor) else None
+    size = cropped or processor.get("size")
+    if not size:
+        return None
+    if isinstance(size, Mapping):
+        is_fixed = "height" in size
+    else:
+        is_fixed = not isinstance(size, (int, float)) or bool(processor.get("default_to_square", True))
+    return edges(size) if is_fixed or cropped or "crop_pct" in processor else None
+
+
+def _completed(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a processor states, and the defaults of its class for what it does not."""
+    return {**_defaults(stated), **{key: value for key, value in stated.items() if value is not None}}
+
+
 def _from_timm(config: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {
         name: tuple(float(value) for value in config[name]) for name in ("mean", "std") if config.get(name)
@@ -97,7 +132,7 @@ def _from_hugging_face(stated: Mapping[str, Any]) -> tuple[dict[str, Any], tuple
     """Returns the fields of `Preprocessing` that a processor states, and notes."""
     if not stated:
         return {}, ()
-    processor = {**_defaults(stated), **{key: value for key, value in stated.items() if value is not None}}
+    processor = _completed(stated)
     _refuse_unknown(processor)
     name = str(processor.get("image_processor_type", ""))
     if name:

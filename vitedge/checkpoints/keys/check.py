@@ -76,14 +76,65 @@ def check_agreement(configuration: Configuration, spec: ModelSpec, given: Mappin
         return ()
     for key in configuration.keys:
         meaning = _meaning(configuration, key, spec.family)
-        if isinstance(meaning, Fact) and meaning.field not in given and not meaning.agrees(key.value, spec):
+        if not isinstance(meaning, Fact) or meaning.field.removeprefix("options.") in given:
+            continue
+        if not meaning.agrees(key.value, spec):
             raise WeightsMismatch(
                 f"{configuration.where} says {key.written} = {abridged(key.value)}, but the model that the weights fit "
                 f"has {abridged(meaning.shown(spec))}; pass the configuration that belongs to these weights."
             )
+    if "pool" not in given:
+        _check_derived(configuration, spec)
     if "labels" not in given:
         _check_numbers(configuration, spec)
-    return (*_architecture_note(configuration, spec), *_label_note(configuration, spec))
+    notes = () if "pool" in given else _pool_note(configuration, spec)
+    notes += () if "image_size" in given else _size_note(configuration, spec)
+    return (*notes, *_architecture_note(configuration, spec), *_label_note(configuration, spec))
+
+
+def _check_derived(configuration: Configuration, spec: ModelSpec) -> None:
+    """Refuses a pooling with which timm would build other weights than these, because another argument follows it."""
+    if configuration.library != TIMM:
+        return
+    arguments = {
+        key.name: key.value for key in configuration.keys if key.section == "model_args" and not key.is_outside
+    }
+    for name, value in timm.derived(str(configuration.facts["architecture"]), arguments).items():
+        meaning, pool = timm.MODEL_ARGS.get(spec.family, {}).get(name), abridged(arguments["global_pool"])
+        if isinstance(meaning, Fact) and not meaning.agrees(value, spec):
+            raise WeightsMismatch(
+                f"{configuration.where} says model_args.global_pool = {pool}, which makes timm build "
+                f"{name} = {value}, but the model that the weights fit has {meaning.shown(spec)}; pass the "
+                f"configuration that belongs to these weights, or state {name} in model_args."
+            )
+
+
+def _pool_note(configuration: Configuration, spec: ModelSpec) -> tuple[str, ...]:
+    """Returns a note on a pooling that timm wrote for readers, and that it would not build the model with."""
+    pool = next((key.value for key in configuration.keys if key.is_outside), None)
+    architecture = str(configuration.facts.get("architecture", ""))
+    default = timm.default_pool(architecture)
+    is_pooled = "pooled" in (spec.options.get("norm"), spec.options.get("final_norm"))
+    fitting = all(value == is_pooled for value in timm.derived(architecture, {"global_pool": pool}).values())
+    is_proven = pool == "map" or (fitting and (pool == default or (pool == "avg" and is_pooled)))
+    if pool is None or not default or not spec.classes or is_proven:
+        return ()
+    return (
+        f"{configuration.where} says global_pool = {abridged(pool)} outside of model_args, where timm writes what a "
+        f"model has, and from where it builds none: {abridged(pool)} is taken.",
+    )
+
+
+def _size_note(configuration: Configuration, spec: ModelSpec) -> tuple[str, ...]:
+    """Returns a note on images that timm would prepare at another size than the model is built for."""
+    for key in configuration.keys:
+        if configuration.library == TIMM and key.name == "input_size" and tuple(key.value[1:]) != spec.image_size:
+            own = "x".join(map(str, spec.image_size))
+            return (
+                f"{configuration.where} says {key.written} = {abridged(key.value)}, and the model is built for {own}: "
+                "images are brought to that size.",
+            )
+    return ()
 
 
 def _check_numbers(configuration: Configuration, spec: ModelSpec) -> None:

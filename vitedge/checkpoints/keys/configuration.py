@@ -30,11 +30,13 @@ class Key(NamedTuple):
     """``model_args``, ``pretrained_cfg``, one of open_clip's, or empty for the top level."""
     name: str
     value: Any
+    is_outside: bool = False
+    """Whether it stands at the top level, although it means what it would mean in its section."""
 
     @property
     def written(self) -> str:
         """The key with its section, as a message names it."""
-        return f"{self.section}.{self.name}" if self.section else self.name
+        return f"{self.section}.{self.name}" if self.section and not self.is_outside else self.name
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def _keys(config: Mapping[str, Any], library: str) -> Iterator[Key]:
             continue
         if library == TIMM and name == "global_pool":  # timm writes what the model has, whatever its arguments were
             if name not in arguments:
-                yield Key("model_args", name, value)
+                yield Key("model_args", name, value, is_outside=True)
         else:
             yield Key("", name, value)
     yield from (

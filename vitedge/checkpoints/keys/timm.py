@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from vitedge.checkpoints.families.timm.signature import index
 from vitedge.checkpoints.keys import facts
 from vitedge.checkpoints.keys.meaning import (
     Irrelevant,
@@ -276,6 +277,27 @@ def untold(architecture: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     if arguments.get("pre_norm") and "clip" not in architecture:  # CLIP alone has another epsilon
         found["layer_norm_eps"] = facts.LAYERNORM_EPS
     return found
+
+
+def derived(architecture: str, arguments: Mapping[str, Any]) -> dict[str, bool]:
+    """Returns the arguments that timm's class derives from the pooling where ``model_args`` leaves them out.
+
+    Args:
+        architecture: one of timm's names; those of ViTs that state their ``fc_norm`` have ``gap`` in them.
+        arguments: ``model_args``.
+    """
+    pool, family = arguments.get("global_pool"), family_of(architecture)
+    if pool is None:
+        return {}
+    if family == "vit" and "fc_norm" not in arguments and "_gap_" not in architecture:
+        return {"fc_norm": pool in ("avg", "avgmax", "max")}
+    return {"use_fc_norm": pool == "avg"} if family == "beit" and "use_fc_norm" not in arguments else {}
+
+
+def default_pool(architecture: str) -> str:
+    """Returns the ``global_pool`` that timm builds one of its names with, or the empty string for another's."""
+    known = index().get(architecture)
+    return known.pool if known else ""
 
 
 def family_of(architecture: str) -> str:

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from typing import Any
+
 import pytest
 import torch
 from timm.models.pit import PoolingVisionTransformer
@@ -85,6 +87,23 @@ def test_a_weight_that_naver_does_not_have_is_refused() -> None:
 def test_stride_and_image_size_follow_from_grid_and_kernel(size: int, patch: int, stride: int) -> None:
     spec = infer(tiny(img_size=size, patch_size=patch, stride=stride).state_dict(), "timm", Hints())
     assert (spec.image_size, spec.options["stride"]) == ((size, size), stride)
+
+
+@pytest.mark.parametrize(
+    ("size", "config", "origin"),
+    [
+        (36, {}, Origin.ASSUMED),
+        (36, {"stride": 5}, Origin.SHAPE),
+        (42, {}, Origin.SHAPE),
+        (42, {"architecture": "pit_ti_224"}, Origin.ASSUMED),
+    ],
+)
+def test_a_stride_that_only_an_image_size_speaks_for_is_assumed(
+    size: int, config: dict[str, Any], origin: Origin
+) -> None:
+    state = tiny(img_size=36, patch_size=6, stride=5).state_dict()
+    spec = infer(state, "timm", Hints({"image_size": size, **config}))
+    assert (spec.origins["options.stride"], spec.options["stride"]) == (origin, 5 if size == 36 else 6)
 
 
 def test_the_image_size_the_user_gives_decides_the_stride() -> None:

@@ -10,7 +10,7 @@ import pytest
 from transformers.processing_utils import ImagesKwargs
 
 from vitedge.checkpoints.families.family import Hints
-from vitedge.checkpoints.families.processor import find_preprocessing
+from vitedge.checkpoints.families.processor import find_preprocessing, size_notes
 from vitedge.checkpoints.families.processor_keys import (
     DEFAULTS,
     HONOURED,
@@ -129,3 +129,24 @@ def test_what_is_given_is_no_guess_of_a_table() -> None:
     origins = find_preprocessing(given, Preprocessing((0.1,) * 3, (0.2,) * 3), 3)[1]
     assert origins["preprocessing.mean"] is Origin.GIVEN
     assert origins["preprocessing.std"] is Origin.TABLE
+
+
+@pytest.mark.parametrize(
+    ("processor", "made"),
+    [
+        ({"size": 48}, "48x48"),
+        ({"size": {"height": 64, "width": 48}}, "64x48"),
+        ({"size": {"shortest_edge": 64}, "crop_size": 48}, "48x48"),
+        ({"image_processor_type": "ViTImageProcessor"}, "224x224"),
+        ({"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 48}}, "48x48"),
+        ({"size": {"shortest_edge": 48}}, ""),
+        ({"size": {"height": 48, "width": 48}, "do_center_crop": True, "crop_size": 32}, ""),
+        ({"image_mean": 0.5}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_processor_of_another_size_than_the_model_is_noted(processor: dict[str, Any], made: str) -> None:
+    notes = size_notes(processor, (32, 32))
+    assert [f"makes images of {made}" in note and f"--image-size {made}" in note for note in notes] == [True] * bool(
+        made
+    )

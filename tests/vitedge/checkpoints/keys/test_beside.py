@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from tests.family_files import quiet
 from tests.family_matrix import CASES
+from tests.seeding import seeded
+from tests.vitedge.checkpoints.families.vit.test_libraries import ClipTower, MmViT
 from vitedge.checkpoints.read import read
 from vitedge.errors import UserError
 from vitedge.records import ModelSpec
@@ -37,7 +42,23 @@ ARCHITECTURES = {
     "mobilevit": "mobilevit_xxs",
     "mobilevitv2": "mobilevitv2_050",
 }
+LIBRARIES: dict[str, tuple[str, Callable[[], nn.Module]]] = {
+    "torchvision": ("vit", lambda: torchvision().VisionTransformer(32, 8, 2, 4, 48, 96, num_classes=5)),
+    "torchvision swin": (
+        "swin",
+        lambda: torchvision().SwinTransformer([2, 2], 24, [2, 2], [2, 4], [4, 4], num_classes=5),
+    ),
+    "mmpretrain": ("vit", lambda: MmViT("class")),
+    "mmpretrain mean": ("vit", lambda: MmViT("mean")),
+    "mmpretrain deit": ("deit", lambda: MmViT("distilled")),
+    "open_clip": ("", ClipTower),
+}
+"""Models of libraries whose files have no configuration of their own, or of another name, as `NAMINGS`."""
 MEAN = (0.1, 0.2, 0.3)
+
+
+def torchvision() -> Any:
+    return pytest.importorskip("torchvision", reason="pip install torchvision").models
 
 
 def facts(spec: ModelSpec) -> dict[str, tuple[dict[str, Any], dict[str, Any], Any]]:
@@ -85,8 +106,19 @@ def test_each_key_beside_a_file_is_honoured_or_refused(name: str, tmp_path: Path
     quiet()
     case = CASES[name]
     path, given = Path(case.write(case.source(), tmp_path / "model")), dict(case.given)
+    check_each_key(path, NAMINGS[name], given)
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_each_key_beside_a_file_of_another_library(name: str, tmp_path: Path) -> None:
+    model_type, made = LIBRARIES[name]
+    torch.save(seeded(made()).state_dict(), tmp_path / "model.pth")
+    check_each_key(tmp_path / "model.pth", model_type, {})
+
+
+def check_each_key(path: Path, model_type: str, given: dict[str, Any]) -> None:
     spec = read(str(path), overrides=given).spec
-    for base, section in configurations(NAMINGS[name], spec):
+    for base, section in configurations(model_type, spec):
         right = answer(path, base, given)
         assert isinstance(right, ModelSpec), right
         assert section == "" or right.preprocessing.mean == MEAN[: spec.in_channels]

@@ -60,6 +60,8 @@ class Known:
     std: tuple[float, ...]
     interpolation: str
     crop: float
+    pool: str
+    """The ``global_pool`` that it has without an argument; empty where it has none."""
     width: int
     """Channels of the features that the classifier takes."""
     first: tuple[str, ...]

@@ -152,7 +152,9 @@ def find_pool_origin(
         note = _POOL_DOUBT.format(pool="class token" if options["pool"] == "class" else "mean of the patches")
         notes = () if "pool" in hints.overrides else (_PUBLISHED_POOL if is_published else note,)
         return Origin.TABLE if is_published else Origin.ASSUMED, notes
-    return (Origin.TABLE if naming in ("torchvision", "huggingface-clip") else Origin.SHAPE), ()
+    # A mean behind the same norm would have the weights of a class token that is pooled.
+    is_open = (options["pool"] == "class" and naming != "mmpretrain") or naming in ("torchvision", "huggingface-clip")
+    return (Origin.TABLE if is_open else Origin.SHAPE), ()
 
 
 def find_brand(shape: Shape, options: Mapping[str, Any], naming: str, hints: Hints) -> str:
@@ -172,7 +174,8 @@ def _brand_of_classifier(shape: Shape, options: Mapping[str, Any]) -> str:
         return "ViT"
     if options["final_norm"] == "pooled":
         return "MAE ViT"
-    if options["layer_scale"] and (options["registers"] or (shape.patch == 14 and not shape.classes)):
+    is_joined = options["pool"] == "class+mean"  # the head that DINOv2 publishes
+    if options["layer_scale"] and (options["registers"] or (shape.patch == 14 and (is_joined or not shape.classes))):
         return "DINOv2 ViT"
     return "DeiT-III" if options["layer_scale"] and not options["position_prefix"] else "ViT"
 

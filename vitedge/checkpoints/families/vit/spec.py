@@ -164,7 +164,9 @@ def infer(state: State, naming: str, hints: Hints) -> ModelSpec:
     if naming == vit_encoder.NAME:
         options["norm_first"], more_origins["options.norm_first"] = vit_encoder.find_norm_first(state, hints.config)
     heads, heads_origin, heads_notes = find_heads(shape, naming, hints)
-    pool_origin, pool_notes = find_pool_origin(naming, options, heads_origin, hints)
+    pool_origin, pool_notes = (
+        (Origin.SHAPE, ()) if "distillation" in shape.tokens else find_pool_origin(naming, options, heads_origin, hints)
+    )
     brand = find_brand(shape, options, naming, hints)
     recipe = find_recipe(shape, brand, naming, grid.size, options, hints)
     preprocessing, origins, notes = find_preprocessing(hints, recipe.preprocessing, shape.in_channels)
@@ -307,6 +309,8 @@ def _pool_of(state: State, shape: Shape, hints: Hints) -> str:
         return "class+mean"
     if "attn_pool.latent" in state:
         return "map"
+    if "distillation" in shape.tokens:  # its heads take the two tokens, and no pooling
+        return "class"
     configured = _POOLS.get(str(hints.config.get("global_pool")))
     if configured and (configured != "class" or "class" in shape.tokens):
         return configured
