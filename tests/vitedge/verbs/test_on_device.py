@@ -194,13 +194,12 @@ def test_what_does_not_run_there_is_refused_with_the_reason(far: Transport, bund
     onnx = str(write_model(tmp_path / "other.onnx"))
     with pytest.raises(MissingBackend, match=r"OpenVINO is not installed on ssh:board; there type: .*pip install"):
         bench([onnx], BenchOptions((DEVICE,), runtime="openvino", rule=SHORT))
-    with pytest.raises(
-        MissingBackend, match=r"does not run in coreml: its format has onnxruntime, openvino"
-    ):
+    with pytest.raises(MissingBackend, match=r"does not run in coreml: its format has onnxruntime, openvino"):
         bench([onnx], BenchOptions((DEVICE,), runtime="coreml", rule=SHORT))
     manifest = read_manifest(bundle)
     only = tuple(artifact for artifact in manifest.artifacts if artifact.format == "coreml")
     write_manifest(bundle, replace(manifest, artifacts=only))
+    (bundle / "model.onnx").unlink()
     with pytest.raises(MissingBackend, match=r"Nothing of .* runs on ssh:board: Core ML does not run on Linux"):
         validate.validate(bundle, options=validate.ValidationOptions(device=DEVICE))
     with pytest.raises(BadRecipe, match="Each device is named once"):
