@@ -62,6 +62,7 @@ SECTIONS = (
             "vitedge.verbs.validate.ReferenceOptions",
             "vitedge.verbs.evaluate.EvaluationRequest",
             "vitedge.verbs.subjects.Weights",
+            "vitedge.verbs.bench.BenchOptions",
             "vitedge.latency.sampling.Rule",
             "vitedge.devices.profiles.profiles",
             "vitedge.devices.profiles.Profile",
@@ -82,6 +83,7 @@ SECTIONS = (
             "vitedge.records.bundle",
             "vitedge.records.parity",
             "vitedge.records.latency",
+            "vitedge.records.device",
             "vitedge.models.records",
             "vitedge.verbs.records",
             "vitedge.files.plain.to_dict",
@@ -124,7 +126,15 @@ SECTIONS = (
     Section(
         "A device",
         "A device is a module with a class `Session`.",
-        ("vitedge.devices.session.Session", "vitedge.devices.session.Worker", "vitedge.devices.session.connect"),
+        (
+            "vitedge.devices.session.Session",
+            "vitedge.devices.session.Worker",
+            "vitedge.devices.session.connect",
+            "vitedge.devices.watcher.Watcher",
+            "vitedge.devices.facts.watching.Sample",
+            "vitedge.export.tensorrt.request.EngineRequest",
+            "vitedge.export.tensorrt.records",
+        ),
     ),
     Section(
         "A family of models",

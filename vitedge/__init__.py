@@ -279,8 +279,7 @@ def bench(
             ONNX file on other devices. The latency of a bundle that is measured alone and here is written into its
             manifest. A ``.json`` file of an earlier run is shown beside them.
         options: image size of checkpoints, the runtime, the file that keeps the run, and the three below.
-        device: where to run: ``local``, ``ssh:HOST`` or ``adb``, or several of them. On another device than this
-            machine the artifacts of bundles are compared with their reference outputs first.
+        device: ``local``, ``ssh:HOST`` or ``adb``, or several; elsewhere the outputs of bundles are checked first.
         threads: processor threads; None is all physical cores, the same for every runtime.
         rule: how long to warm up and to measure; None is at least 200 samples or 10 seconds.
         progress: is told in one line what begins.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy that is known beforehand: images of one grey each, and models that tell the greys apart."""
+"""`evaluate`, and `vitedge.cli.evaluate`: images of one grey each, and models that tell the greys apart."""
 
 from __future__ import annotations
 

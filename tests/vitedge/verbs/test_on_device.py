@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verbs with ``--device``, on a stand-in: `vitedge.devices.checking`, `vitedge.devices.runtime`, `measured`."""
+"""Verbs on a stand-in for a device: `vitedge.devices.checking`, `vitedge.devices.runtime`, `measured`, `saved_runs`."""
 
 from __future__ import annotations
 
