@@ -34,6 +34,9 @@ def bench(
         typer.Option(metavar="FILE.json|csv", help="Keep everything; the same command goes on after an interruption."),
     ] = None,
     *,
+    lock_clocks: Annotated[
+        bool, typer.Option("--lock-clocks", help="Lock the clocks at their largest values, and restore them.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Measure latency, in turn, with its spread and tail, here or on a device."""
@@ -43,7 +46,9 @@ def bench(
     from vitedge.verbs.bench import BenchOptions
     from vitedge.verbs.bench import bench as run
 
-    options = BenchOptions(tuple(devices or (LOCAL,)), threads, parse_size(image_size), runtime=runtime, save=save)
+    size = parse_size(image_size)
+    named = tuple(devices or (LOCAL,))
+    options = BenchOptions(named, threads, size, runtime=runtime, save=save, lock_clocks=lock_clocks)
     result = run(subjects, options, progress)
     is_alone = len(subjects) == 1 and options.devices == (LOCAL,) and (Path(subjects[0]) / MANIFEST).is_file()
     render(result, bundle=subjects[0] if is_alone else None, as_json=json)

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from vitedge import registry
-from vitedge.devices import machine, processors
+from vitedge.devices import clocks, machine, processors
 from vitedge.devices.facts import watching
+from vitedge.devices.guard import Guard
 from vitedge.devices.process import WorkerProcess
+from vitedge.devices.transports import here
+from vitedge.devices.transports.transport import quoted
 from vitedge.devices.watcher import INTERVAL_S, LIMIT_S, Watcher
 from vitedge.errors import BadRecipe
 from vitedge.export.tensorrt import building
@@ -33,6 +36,7 @@ class Session:
         if address:
             raise BadRecipe(f"This machine has no address, so --device is local and not local:{address}.")
         self._workers: list[WorkerProcess] = []
+        self._guard: Guard | None = None
 
     def identity(self) -> dict[str, Any]:
         """Returns model, processor, cores, memory, system and versions of this machine."""
@@ -53,6 +57,13 @@ class Session:
     def refusal(self, runtime: str) -> str:
         """Returns why a runtime does not work on this operating system; empty where it does."""
         return registry.refusal(registry.RUNTIMES, runtime)
+
+    def lock_clocks(self) -> tuple[str, ...]:
+        """Locks this machine's clocks; a guard restores them, even if this process is killed."""
+        if self._guard is None:
+            self._guard = Guard(here.Transport())
+        folder = quoted([self._guard.work])
+        return clocks.lock(lambda script, limit_s: here.Transport().run(f"cd {folder} && {script}", limit_s), self.name)
 
     def watch(self) -> Watcher:
         """Starts watching this machine, where it has a shell."""
@@ -92,3 +103,6 @@ class Session:
         """Ends every worker."""
         while self._workers:
             self._workers.pop().kill()
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            guard.close()

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vitedge.devices import facts, runner
+from vitedge.devices import clocks, facts, runner
 from vitedge.devices.facts import reading, watching
 from vitedge.devices.guard import PROCESSES, TIDY, Guard
 from vitedge.devices.guarded import GuardedTransport
@@ -161,6 +161,10 @@ class RemoteSession:
     def processors(self) -> int:
         """Returns the number of threads of a process that can run at once there."""
         return int(self.identity().get("processors") or 1)
+
+    def lock_clocks(self) -> tuple[str, ...]:
+        """Locks the device's clocks; the guard restores them."""
+        return clocks.lock(self._shell, self.name)
 
     def watch(self) -> Watcher:
         """Starts watching the device."""

@@ -87,6 +87,14 @@ class Session(Protocol):
         """Returns why a runtime of `vitedge.registry.RUNTIMES` does not work on the device; empty where it does."""
         ...
 
+    def lock_clocks(self) -> tuple[str, ...]:
+        """Locks the device's clocks until the session ends, however it ends; returns what was locked.
+
+        Raises:
+            DeviceFailed: it has no clocks that can be locked, or refuses it.
+        """
+        ...
+
     def watch(self) -> Watcher:
         """Starts reading clocks, temperatures, power and events there, until the result is closed."""
         ...

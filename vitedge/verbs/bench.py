@@ -38,6 +38,9 @@ class BenchOptions:
     save: Path | None = None
     """A ``.json`` file that keeps everything, from which an interrupted run goes on; or a ``.csv`` of the figures."""
 
+    lock_clocks: bool = False
+    """Whether the device's clocks are locked at their largest values for the time of the measurement."""
+
     def __post_init__(self) -> None:
         check_whole("--threads", self.threads, 1)
         check_image_size(self.image_size)
@@ -105,6 +108,8 @@ def _on_device(device: str, subjects: Subjects, options: BenchOptions, progress:
     with ExitStack() as stack:
         session = stack.enter_context(connect(device))
         place = Place(session, options.runtime, stack, progress)
+        if options.lock_clocks:
+            place.notes.append(f"{device}: clocks were locked: {', '.join(session.lock_clocks())}")
         models = find_models(subjects, place, left_out)
         parity: list[ParityReport] = []
         for model in models if device != LOCAL else ():
