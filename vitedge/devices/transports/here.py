@@ -44,7 +44,7 @@ class Transport:
     def lost(self, code: int, said: str) -> DeviceFailed | None:
         """Returns None: there is no connection that could fail."""
         del code, said
-        return None  # noqa: RET501 - as the protocol has it
+        return None
 
     def close(self) -> None:
         """Does nothing."""
