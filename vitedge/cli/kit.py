@@ -33,7 +33,7 @@ def write(
 @kit.command("import")
 def import_(
     bundle: Bundle,
-    result: Annotated[Path, typer.Argument(metavar="FILE", help="The result.npz that the kit's verify.py wrote.")],
+    result: Annotated[Path, typer.Argument(metavar="FILE", help="The result.npz that the kit's runner.pyz wrote.")],
     *,
     json: AsJson = False,
 ) -> None:

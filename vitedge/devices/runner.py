@@ -20,6 +20,7 @@ NAME = "runner.pyz"
 MODULES = (
     "devices/about.py",
     "devices/processors.py",
+    "devices/mac_kit/verify.py",
     "devices/messages.py",
     "errors.py",
     "latency/memory.py",
@@ -34,7 +35,9 @@ MODULES = (
     "records/model.py",
     "records/parity.py",
     "registry.py",
+    "mlprogram/features.py",
     "runtimes/base.py",
+    "runtimes/coreml.py",
     "runtimes/cuda.py",
     "runtimes/onnxruntime.py",
     "runtimes/onnxruntime_cuda.py",
@@ -44,11 +47,12 @@ MODULES = (
     "runtimes/tensorrt.py",
     "runtimes/tensorrt_log.py",
 )
-PACKAGES = ("", "devices", "latency", "runtimes")
+PACKAGES = ("", "devices", "devices/mac_kit", "latency", "mlprogram", "runtimes")
 """Folders whose ``__init__.py`` is an empty one there."""
 
 # As old a Python as there is has to be able to read this, to say that it is too old.
 _MAIN = """import json
+import os
 import sys
 
 if sys.version_info < (3, 8):
@@ -66,7 +70,9 @@ def main():
         from vitedge.latency.worker import main as serve
 
         return serve()
-    return "runner.pyz takes about or serve"
+    from vitedge.devices.mac_kit.verify import main as verify
+
+    return verify(["--kit", os.path.dirname(os.path.abspath(sys.argv[0])), *sys.argv[1:]])
 
 
 sys.exit(main())

@@ -5,20 +5,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from vitedge.errors import UnreadableArtifact
+from vitedge.mlprogram import features
+from vitedge.mlprogram.features import RECIPE
 from vitedge.mlprogram.limits import HIGHEST_RANK
 from vitedge.mlprogram.literals import Reader, ValueType
 from vitedge.mlprogram.package import Package
 from vitedge.records import TensorSpec
 from vitedge.sentences import some
 
-ARRAY_DTYPES = {65568: "float32", 65552: "float16", 65600: "float64", 131104: "int32", 131080: "int8"}
-"""``ArrayFeatureType.ArrayDataType`` to NumPy's name."""
-_GRAYSCALE, _BGR = (10, 40), 30
-"""``ImageFeatureType.ColorSpace``; the other one is RGB, 20."""
+_BGR = 30
+"""``ImageFeatureType.ColorSpace``; RGB is 20."""
 
 
 def inputs(package: Package) -> tuple[TensorSpec, ...]:
@@ -27,16 +26,13 @@ def inputs(package: Package) -> tuple[TensorSpec, ...]:
     Raises:
         UnreadableArtifact: the metadata of the package is damaged.
     """
-    recipe = metadata(package, "vitedge.recipe")
-    pixels = isinstance(recipe, dict) and recipe.get("input") == "uint8"
-    features = (_feature(feature) for feature in package.interface.input)
-    return tuple(replace(spec, pixels=pixels and spec.dtype != "uint8") for spec in features)
+    recipe = metadata(package, RECIPE)
+    return features.inputs(package.interface, takes_pixels=features.takes_pixels(recipe))
 
 
 def outputs(package: Package) -> tuple[TensorSpec, ...]:
     """Returns the outputs that are tensors: not a classifier's label and table of probabilities."""
-    labels = {package.interface.predictedFeatureName, package.interface.predictedProbabilitiesName}
-    return tuple(_feature(feature) for feature in package.interface.output if feature.name not in labels)
+    return features.outputs(package.interface)
 
 
 def output_names(package: Package) -> tuple[str, ...]:
@@ -79,19 +75,20 @@ def check_interface(reader: Reader, takes: Mapping[str, ValueType]) -> None:
         UnreadableArtifact: a name or a shape is another, or a feature is described twice.
     """
     interface = reader.package.interface
-    for features in (interface.input, interface.output):
-        reader.count(len(features))
-        names = {reader.name(feature.name) for feature in features}
-        if len(names) < len(features):
+    for described in (interface.input, interface.output):
+        reader.count(len(described))
+        names = {reader.name(feature.name) for feature in described}
+        if len(names) < len(described):
             raise reader.refused("it describes two features of one name")
-        if any(len(feature.type.multiArrayType.shape) > HIGHEST_RANK for feature in features):
+        if any(len(feature.type.multiArrayType.shape) > HIGHEST_RANK for feature in described):
             raise reader.refused(f"it describes a feature of a rank above {HIGHEST_RANK}")
-    described = inputs(reader.package)
-    if {spec.name for spec in described} != set(takes):
+    declared_inputs = inputs(reader.package)
+    if {spec.name for spec in declared_inputs} != set(takes):
         raise reader.refused(
-            f"it describes the inputs {some(spec.name for spec in described)} of a program that takes {some(takes)}"
+            f"it describes the inputs {some(spec.name for spec in declared_inputs)} of a program that takes "
+            f"{some(takes)}"
         )
-    for spec in described:
+    for spec in declared_inputs:
         declared = takes[spec.name].shape or ()
         if len(spec.shape) != len(declared) or any(
             a not in (None, b) for a, b in zip(declared, spec.shape, strict=True)
@@ -103,17 +100,3 @@ def check_interface(reader: Reader, takes: Mapping[str, ValueType]) -> None:
 
 def _listed(shape: tuple[int | str | None, ...]) -> str:
     return "x".join("?" if edge is None else str(edge) for edge in shape) or "a number"
-
-
-def _feature(feature: Any) -> TensorSpec:
-    """Returns the specification of an input or output; one that is no tensor has the name of its kind as dtype."""
-    kind = feature.type.WhichOneof("Type")
-    if kind == "imageType":
-        image = feature.type.imageType
-        channels = 1 if image.colorSpace in _GRAYSCALE else 3
-        return TensorSpec(feature.name, (1, channels, int(image.height), int(image.width)), "uint8")
-    if kind == "multiArrayType":
-        array = feature.type.multiArrayType
-        shape = tuple(int(edge) for edge in array.shape)
-        return TensorSpec(feature.name, shape, ARRAY_DTYPES.get(array.dataType, "?"))
-    return TensorSpec(feature.name, (), str(kind))

@@ -22,10 +22,10 @@ def render_written(result: WrittenKit, *, as_json: bool) -> None:
         f"{result.kit}: {filesize.decimal(result.size)}; every file of {result.bundle} is as its manifest describes it"
     )
     if registry.works_here(registry.RUNTIMES, "coreml"):
-        lines(next_command(f"python {shlex.quote(result.kit)}/verify.py"))
+        lines(next_command(f"python {shlex.quote(result.kit)}/runner.pyz"))
     else:
         lines(
-            f"{result.kit}: copy it to a Mac, type there: python verify.py, and copy its result.npz back",
+            f"{result.kit}: copy it to a Mac, type there: python runner.pyz, and copy its result.npz back",
             next_command(f"vitedge kit import {shlex.quote(result.bundle)} result.npz"),
         )
     return None

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +15,7 @@ import numpy as np
 from PIL import Image
 
 from vitedge.errors import BadRecipe, DeviceFailed, UnreadableArtifact
-from vitedge.mlprogram.description import inputs, outputs
-from vitedge.mlprogram.package import read_package
+from vitedge.mlprogram.features import RECIPE, inputs, outputs, takes_pixels
 from vitedge.records import TensorSpec
 from vitedge.runtimes.base import Arrays
 
@@ -38,8 +39,11 @@ class Runtime:
             self._model = coremltools.models.MLModel(str(self._path), compute_units=coremltools.ComputeUnit.ALL)
         except Exception as error:  # coremltools raises whatever its parts raise
             raise UnreadableArtifact(f"{self._path} cannot be opened by Core ML: {error}.") from error
-        package = read_package(self._path)
-        self.inputs, self.outputs = inputs(package), outputs(package)
+        described = self._model.get_spec().description
+        carried = described.metadata.userDefined.get(RECIPE, "")
+        with contextlib.suppress(ValueError):  # a stranger's text under the same key
+            carried = json.loads(carried)
+        self.inputs, self.outputs = inputs(described, takes_pixels=takes_pixels(carried)), outputs(described)
         return self
 
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:

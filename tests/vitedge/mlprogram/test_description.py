@@ -9,7 +9,7 @@ import pytest
 
 from tests.vitedge.mlprogram import handmade
 from tests.vitedge.mlprogram.test_program import second_function
-from vitedge.mlprogram import description
+from vitedge.mlprogram import description, features
 from vitedge.mlprogram.package import Package, read_package
 from vitedge.mlprogram.program import read_program
 from vitedge.records import TensorSpec
@@ -59,7 +59,7 @@ def test_an_image_is_bytes(tmp_path: Path, space: str, channels: int, bgr: bool)
     assert description.is_bgr(package) == (frozenset({"x"}) if bgr else frozenset())
 
 
-@pytest.mark.parametrize(("code", "dtype"), [(*pair,) for pair in description.ARRAY_DTYPES.items()] + [(7, "?")])
+@pytest.mark.parametrize(("code", "dtype"), [(*pair,) for pair in features.ARRAY_DTYPES.items()] + [(7, "?")])
 def test_an_array_has_its_type(tmp_path: Path, code: int, dtype: str) -> None:
     package = read(tmp_path, array(code))
     assert description.outputs(package) == (TensorSpec("y", (1, 3), dtype),)

@@ -16,7 +16,7 @@ KIT = WrittenKit("a bundle", "a kit", 1_234_567)
 
 @pytest.mark.parametrize(
     ("system", "following"),
-    [("Linux", "vitedge kit import 'a bundle' result.npz"), ("Darwin", "python 'a kit'/verify.py")],
+    [("Linux", "vitedge kit import 'a bundle' result.npz"), ("Darwin", "python 'a kit'/runner.pyz")],
 )
 def test_what_to_type_next_works_on_this_machine(
     system: str, following: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

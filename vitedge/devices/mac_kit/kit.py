@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vitedge.devices import runner
 from vitedge.devices.mac_kit.result import FORMAT_VERSION, Result, Run, read_result
 from vitedge.devices.mac_kit.verify import content_hash
 from vitedge.errors import BadRecipe, CheckFailed, OutputRefused, UnreadableArtifact
@@ -28,7 +29,7 @@ from vitedge.records import Artifact, Manifest, ParityReport, Validation
 from vitedge.runtimes.feeding import inputs, joined, output_names
 
 KIT = "kit.json"
-SCRIPT = "verify.py"
+SCRIPT = runner.NAME
 RUNTIME = "coreml"
 _SAME_MACHINE = ("name", "model", "compute_units")
 """Entries of a machine's record that are equal if the same machine ran again on the same compute units."""
@@ -70,7 +71,7 @@ def write_kit(bundle: Path, folder: Path, *, force: bool = False) -> Path:
             shutil.copyfile(bundle / name, partial / name)
         np.savez(partial / "inputs.npz", allow_pickle=False, **fed)
         np.savez(partial / "expected.npz", allow_pickle=False, **reference_outputs.data.outputs)
-        shutil.copyfile(Path(__file__).with_name("verify.py"), partial / SCRIPT)
+        runner.write(partial / SCRIPT)
         (partial / "README.md").write_text(_readme(packages, manifest), encoding="utf-8")
         listing = _listing(packages, manifest, reference_outputs, partial)
         (partial / KIT).write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs Core ML packages on this Mac and compares their outputs with those of the PyTorch model.
 
-Copied into every kit as verify.py. It needs Python 3.8 or newer, coremltools and numpy (and pillow where a package
-takes an image), and nothing of vitedge. Everything it reads lies beside it; it writes result.npz.
+A part of the runner, which lies in every kit as runner.pyz. It needs Python 3.8 or newer, coremltools and numpy (and
+pillow where a package takes an image). Everything it reads lies beside it; it writes result.npz.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 try:
     import numpy as np
 except ImportError:
-    print("verify.py: numpy is not installed; type: python -m pip install coremltools numpy", file=sys.stderr)
+    print("runner.pyz: numpy is not installed; type: python -m pip install coremltools numpy", file=sys.stderr)
     sys.exit(3)
 
 UNITS = ("ALL", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return verify(options)
     except Stop as stop:
-        print(f"verify.py: {stop}", file=sys.stderr)
+        print(f"runner.pyz: {stop}", file=sys.stderr)
         return stop.code
 
 

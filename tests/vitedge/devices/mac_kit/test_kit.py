@@ -65,9 +65,9 @@ def test_what_a_kit_holds(demo_bundle: Path, tmp_path: Path) -> None:
     kit = write_kit(demo_bundle, tmp_path / "kit")
     assert kit == tmp_path / "kit"
     names = {path.name for path in kit.iterdir()}
-    assert names == {"README.md", "expected.npz", "inputs.npz", "kit.json", "model.mlpackage", "verify.py"}
+    assert names == {"README.md", "expected.npz", "inputs.npz", "kit.json", "model.mlpackage", "runner.pyz"}
     text = (kit / "README.md").read_text()
-    assert "python -m pip install coremltools numpy\npython verify.py\n" in text
+    assert "python -m pip install coremltools numpy\npython runner.pyz\n" in text
     assert "vitedge kit import BUNDLE result.npz" in text
     with np.load(kit / "inputs.npz") as file:
         assert file["model.mlpackage"].shape == (6, 3, 32, 32)

@@ -39,22 +39,24 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def refused(capsys: pytest.CaptureFixture[str]) -> str:
     shown = capsys.readouterr().err
-    assert shown.startswith("verify.py: ")
+    assert shown.startswith("runner.pyz: ")
     assert shown.count("\n") == 1
     return shown
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="on macOS it would run Core ML")
 def test_on_another_system_it_says_so_in_one_sentence(kit: Path) -> None:
-    done = subprocess.run([sys.executable, "-I", "verify.py"], cwd=kit, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-I", "runner.pyz"], cwd=kit, capture_output=True, text=True, check=False)
     assert done.returncode == 3
-    assert done.stderr.startswith("verify.py: Core ML runs on macOS only, and this is ")
+    assert done.stderr.startswith("runner.pyz: Core ML runs on macOS only, and this is ")
     assert (done.stderr.count("\n"), done.stdout) == (1, "")
     assert not (kit / "result.npz").exists()
 
 
 def test_it_says_what_it_takes(kit: Path) -> None:
-    done = subprocess.run([sys.executable, "verify.py", "--help"], cwd=kit, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "runner.pyz", "--help"], cwd=kit, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0
     assert "--compute-units {ALL,CPU_ONLY,CPU_AND_GPU,CPU_AND_NE}" in done.stdout
 
@@ -62,8 +64,9 @@ def test_it_says_what_it_takes(kit: Path) -> None:
 def test_it_needs_nothing_of_vitedge(kit: Path) -> None:
     """Nor PyTorch; of what is not Python's own it reads its files with NumPy alone."""
     script = (
-        "import sys; sys.modules.update(dict.fromkeys(('vitedge', 'torch', 'PIL', 'coremltools')))\n"
-        "import verify; from pathlib import Path\n"
+        "import sys; sys.modules.update(dict.fromkeys(('torch', 'PIL', 'coremltools')))\n"
+        "sys.path.insert(0, 'runner.pyz'); from vitedge.devices.mac_kit import verify; from pathlib import Path\n"
+        "assert 'runner.pyz' in verify.__file__\n"
         "kit = Path('.'); print(len(verify.check_files(kit, verify.json.loads((kit / 'kit.json').read_text()))))\n"
         "print(sorted(verify.arrays(kit / 'expected.npz')))"
     )
@@ -111,7 +114,7 @@ def test_what_misses_the_bar_is_written_all_the_same(
     assert (kit / "result.npz").is_file()
 
 
-@pytest.mark.parametrize("name", ["inputs.npz", "expected.npz", "verify.py", "model.mlpackage/Manifest.json"])
+@pytest.mark.parametrize("name", ["inputs.npz", "expected.npz", "runner.pyz", "model.mlpackage/Manifest.json"])
 def test_a_changed_file_is_refused(
     name: str, kit: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
