@@ -204,3 +204,53 @@ def test_what_does_not_run_there_is_refused_with_the_reason(far: Transport, bund
         validate.validate(bundle, options=validate.ValidationOptions(device=DEVICE))
     with pytest.raises(BadRecipe, match="Each device is named once"):
         BenchOptions((DEVICE, DEVICE))
+
+
+MAC = """#!/bin/sh
+PYTHONPATH={library} exec {python} -B -S -c '
+import platform, runpy, sys
+platform.system = lambda: "Darwin"
+sys.argv = [word for word in sys.argv[1:] if word != "-u"]
+runpy.run_path(sys.argv[0], run_name="__main__")' "$@"
+"""
+CORE_ML = """
+import types
+import numpy
+class Feature:
+    def __init__(self, name, shape):
+        self.name = name
+        array = types.SimpleNamespace(shape=shape, dataType=65568)
+        self.type = types.SimpleNamespace(multiArrayType=array, WhichOneof=lambda _name: "multiArrayType")
+class MLModel:
+    def __init__(self, path, compute_units):
+        self.compute_unit = compute_units
+    def get_spec(self):
+        described = types.SimpleNamespace(
+            input=[Feature("image", [1, 3, 2, 4])], output=[Feature("doubled", [1, 3, 2, 4])],
+            predictedFeatureName="", predictedProbabilitiesName="", metadata=types.SimpleNamespace(userDefined={}),
+        )
+        return types.SimpleNamespace(description=described)
+    def predict(self, feeds):
+        return {"doubled": 2 * feeds["image"]}
+__version__ = "9.0"
+ComputeUnit = types.SimpleNamespace(ALL=types.SimpleNamespace(name="ALL"))
+models = types.SimpleNamespace(MLModel=MLModel)
+"""
+
+
+def test_a_core_ml_package_is_measured_on_a_mac(far: Transport, tmp_path: Path) -> None:
+    """With a stand-in for coremltools, whose ``predict`` needs macOS, on a Python that takes itself for a Mac's."""
+    python = far.home / ".venv" / "bin" / "python"
+    library = python.with_name("python.packages")
+    (library / "coremltools.py").write_text(CORE_ML)
+    (library / "PIL").mkdir()
+    (library / "PIL" / "__init__.py").write_text("")
+    (library / "PIL" / "Image.py").write_text("class Image: pass\n")
+    python.write_text(MAC.format(library=library, python=sys.executable))
+    package = tmp_path / "model.mlpackage"
+    package.mkdir()
+    (package / "Manifest.json").write_text("{}")
+    report = bench([str(package)], BenchOptions((DEVICE,), rule=SHORT))
+    (found,) = report.reports
+    assert (found.runtime, found.device["library"], found.device["provider"]) == ("coreml", "coremltools", "ALL")
+    assert found.samples == 10
