@@ -19,6 +19,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models._input import _get_global_pool  # what timm itself writes into a config.json
 from torch import nn
 
 from vitedge.checkpoints.families.family import Hints
@@ -125,6 +126,7 @@ def entry(name: str) -> dict[str, Any]:
         "std": list(config["std"]),
         "interpolation": config["interpolation"],
         "crop": config["crop_pct"],
+        "pool": _get_global_pool(module) or "",
         "width": int(module.num_features),  # type: ignore[arg-type]
         "first": [first] if isinstance(first, str) else list(first),
         "classifier": [classifier] if isinstance(classifier, str) else list(classifier),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from functools import cache
 from typing import Any
@@ -38,16 +39,28 @@ def build(spec: ModelSpec) -> nn.Module:
     if spec.in_channels != index()[name].input_size[0]:
         settings["in_chans"] = spec.in_channels
     arguments = spec.options.get("arguments", {})
+    is_default = not arguments and spec.image_size == index()[name].input_size[1:]
     try:
-        return _created(name, spec.image_size, {**settings, **arguments})
+        module = _created(name, spec.image_size, {**settings, **arguments})
+        if not is_default:
+            _try(module, spec)
+        return module
     except ImpossibleSize:
         raise
     except Exception as error:
-        if not arguments and spec.image_size == index()[name].input_size[1:]:
+        if is_default:
             raise
         height, width = spec.image_size
         told = ", ".join(f"{key} = {value!r}" for key, value in {"img_size": (height, width), **arguments}.items())
-        raise UnknownArchitecture(f"timm's {name} cannot be built with {told}: {short(error)}.") from error
+        raise UnknownArchitecture(f"timm's {name} cannot be built and run with {told}: {short(error)}.") from error
+
+
+@torch.no_grad()
+def _try(module: nn.Module, spec: ModelSpec) -> None:
+    """Computes one image, on the meta device its shapes alone: timm builds some models at sizes they cannot run."""
+    device = next(module.parameters()).device
+    with contextlib.suppress(NotImplementedError):  # an operation without shapes of its own on the meta device
+        module(torch.zeros((1, spec.in_channels, *spec.image_size), device=device))
 
 
 def _created(name: str, image_size: tuple[int, int], settings: dict[str, Any]) -> nn.Module:

@@ -11,7 +11,7 @@ import torch
 
 from tests.seeding import seeded
 from vitedge.checkpoints.read import Checkpoint, read
-from vitedge.errors import BadRecipe, ImpossibleSize, WeightsMismatch
+from vitedge.errors import BadRecipe, ImpossibleSize, UnknownArchitecture, WeightsMismatch
 from vitedge.models.reference import load_reference
 from vitedge.records import Origin
 
@@ -49,6 +49,13 @@ def test_classes_and_channels_are_those_of_the_weights(tmp_path: Path) -> None:
     checkpoint = read(str(tmp_path / "model.pth"))
     assert (checkpoint.spec.classes, checkpoint.spec.in_channels) == (5, 1)
     assert error(module, checkpoint) < 1e-5
+
+
+def test_an_image_size_that_timm_builds_and_cannot_run_is_refused(tmp_path: Path) -> None:
+    written("edgenext_xx_small", tmp_path / "model.pth")
+    checkpoint = read(str(tmp_path / "model.pth"), overrides={"image_size": 8})
+    with pytest.raises(UnknownArchitecture, match=r"built and run with img_size = \(8, 8\)"):
+        load_reference(checkpoint)
 
 
 def test_a_family_keeps_what_it_builds_alike_and_names_the_others(tmp_path: Path) -> None:
