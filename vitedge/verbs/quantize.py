@@ -66,7 +66,7 @@ def quantize(
         raise BadRecipe(f"A quantized program is a {SUFFIX} file; name the output {out.with_suffix(SUFFIX).name}.")
     refuse_existing_file(out, force=force)
     scheme = asked.quantization.scheme if asked.quantization is not None else Precision.INT8
-    recipe = resolve(replace(asked, precision=asked.precision or scheme), source)
+    recipe = resolve(replace(asked, precision=asked.precision or scheme), source, progress)
     checkpoint = read(source, weights=recipe.weights, overrides=recipe.overrides, features=recipe.features)
     refuse_assumed(checkpoint.spec, source, accepted=recipe.accept_assumptions or checkpoint.accepted)
     reference = load_reference(checkpoint, recipe.image_size)
