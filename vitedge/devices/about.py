@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import sys
 import sysconfig
 from typing import Any
 
+from vitedge import registry
 from vitedge.devices.processors import cores, processors
 
 LIBRARIES = ("numpy", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "coremltools", "PIL")
@@ -46,7 +46,7 @@ def installed() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "program": sys.executable,
-        "distributions": _distributions(),
+        "distributions": registry.versions(DISTRIBUTIONS),
         "managed": _managed(),
     }
 
@@ -55,16 +55,6 @@ def _providers() -> list[str]:
     import onnxruntime  # noqa: PLC0415 - which a device need not have
 
     return list(onnxruntime.get_available_providers())
-
-
-def _distributions() -> dict[str, str]:
-    found = {}
-    for name in DISTRIBUTIONS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _managed() -> bool:

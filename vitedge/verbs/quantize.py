@@ -81,7 +81,8 @@ def quantize(
     model = Model(program, done, identity, data, checkpoint.steps)
     with replacing_file(out) as partial:
         write_model(partial, model)
-    return QuantizationResult(str(out), out.stat().st_size, identity, reference.spec.variant, done, done.missed)
+    variant, size = reference.spec.variant, out.stat().st_size
+    return QuantizationResult(str(out), size, identity, variant, done, done.missed, recipe.profiles)
 
 
 def _refuse_unusable(source: str, outputs: Mapping[str, npt.NDArray[np.float32]], images: str) -> None:

@@ -6,6 +6,7 @@ It runs in a process of its own, and a line of JSON is written of each trial, as
 
 from __future__ import annotations
 
+import platform
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from vitedge import registry
-from vitedge.devices.health.trials import ElsewhereError, imported, run
+from vitedge.devices.health.trials import ElsewhereError, imported, need_gpu, run
 from vitedge.errors import MissingBackend
+from vitedge.runtimes.plan import LIBRARIES as LIBRARIES_OF_ENGINES
 
 _SIZE, _WIDTH, _CLASSES = 16, 16, 5
 _TOLERANCE = 1e-4
@@ -66,27 +68,28 @@ def _trace() -> dict[str, Any]:
 
 def _engine(builder: str) -> dict[str, Any]:
     """Builds an engine; TensorRT for RTX needs no GPU for that, TensorRT builds for the one that is here."""
+    part = LIBRARIES_OF_ENGINES[builder]
+    try:
+        imported(part.module)
+    except ModuleNotFoundError:
+        _refuse(builder)  # there nobody should install it
+        raise
+    _refuse(builder)
     from vitedge.export.tensorrt import building  # noqa: PLC0415 - as above
     from vitedge.export.tensorrt.request import EngineRequest  # noqa: PLC0415
 
-    part = building.BUILDERS[builder]
-    try:
-        for package in part.needs:
-            imported(package)
-    except ModuleNotFoundError:
-        _refuse(part)  # there nobody should install it
-        raise
-    _refuse(part)
     onnx = _lowered("onnx")
     targets = (_TARGET,) if builder == "tensorrt-rtx" else ()
     built = building.build(EngineRequest(onnx, onnx.with_suffix(f".{builder}.engine"), targets), builder)
     return {"version": built.version}
 
 
-def _refuse(part: registry.Part) -> None:
-    refused = registry.refusal_of(part)
-    if refused:
-        raise ElsewhereError(refused.partition(":")[0])
+def _refuse(builder: str) -> None:
+    """Raises `ElsewhereError` where engines cannot be built, whatever is installed."""
+    if platform.system() not in ("Linux", "Windows"):
+        raise ElsewhereError("NVIDIA publishes it for Linux and Windows")
+    if builder == "tensorrt":
+        need_gpu()
 
 
 @cache

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -12,6 +13,7 @@ from vitedge.devices.health.breakages import JETSON_BUILDS, Place, at_least, exp
 from vitedge.devices.health.outcomes import TRTEXEC, Outcome
 from vitedge.devices.health.records import Ability
 from vitedge.devices.health.trials import BROKEN, ELSEWHERE, GPU_PROVIDERS, WORKS
+from vitedge.devices.interpreter import VENV
 
 WORKING, FAILING, MISSING, NOT_HERE = "works", "broken", "missing", "not here"
 """Values of `Ability.state`."""
@@ -40,7 +42,7 @@ def place_of(identity: Mapping[str, Any], *, local: bool) -> Place:
     program = str(identity.get("program") or "python3")
     pip = "pip" if local else f"{program} -m pip"
     if identity.get("managed"):
-        pip = "python3 -m venv ~/.vitedge && ~/.vitedge/bin/pip"
+        pip = VENV
     jetpack = identity.get("jetpack") or identity.get("l4t") or ""
     return Place(pip, dict(identity.get("versions", {})), str(jetpack))
 
@@ -62,12 +64,14 @@ def ability(name: str, outcome: Outcome, place: Place, *, asked: bool) -> Abilit
         why, remedy = explain(outcome, package, place)
         return Ability(name, FAILING, why, remedy, asked=True, error=outcome.error)
     state = MISSING if asked else NOT_HERE
-    error = outcome.error.rstrip(".")
-    error = error[len("this machine has ") :] if error.lower().startswith("this machine has ") else error
+    error = re.sub(r"^(?:[Tt]his machine|\S+:\S+) has ", "", outcome.error.rstrip("."))
     if outcome.state == ELSEWHERE:
         return Ability(name, state, error, asked=asked)
     if " " in error:  # a sentence that says more than the name of a package
         why, _, remedy = error.partition("; ")
+        remedy = remedy.removeprefix("there type: ")
+        if place.jetpack and trial == "onnxruntime":
+            remedy = f"{remedy.removesuffix(' onnxruntime')}, and the ONNX Runtime for {place.jetpack}: {JETSON_BUILDS}"
         return Ability(name, state, why, remedy, asked=asked)
     by = _INSTALLED_BY.get(trial, package)
     return Ability(name, state, f"{outcome.error} is not installed", f"{place.pip} install {by}", asked=asked)

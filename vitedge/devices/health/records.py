@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -37,7 +37,7 @@ class Remark:
 
 @dataclass(frozen=True)
 class Checkup:
-    """The result of `vitedge.doctor`."""
+    """A check-up of a device: what ``vitedge doctor`` shows."""
 
     device: str
     """As users write it."""
@@ -55,5 +55,5 @@ class Checkup:
     """Abilities that are asked for and broken."""
     missing: tuple[str, ...] = ()
     """Abilities that are asked for and missing."""
-    notes: tuple[str, ...] = field(default_factory=tuple)
+    notes: tuple[str, ...] = ()
     """Sentences about what was not checked."""
