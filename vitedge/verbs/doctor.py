@@ -12,6 +12,7 @@ from vitedge.devices.health.abilities import (
     MISSING,
     ability,
     engines,
+    new_enough,
     place_of,
     providers,
     without_repetition,
@@ -88,7 +89,7 @@ def doctor(device: str = LOCAL, profile: str = "", *, progress: Callable[[str], 
     if device == LOCAL:
         identity["versions"] = {**versions(_PACKAGES), **identity.get("versions", {})}
     place = place_of(identity, local=device == LOCAL)
-    abilities = _there(found, there, identity, place, asked=bool(chosen))
+    abilities = _there(found, there, identity, place, chosen)
     if here:
         progress("trying what exports here …")
         abilities = (*_here(here, asked=bool(chosen)), *abilities)
@@ -154,9 +155,14 @@ def _told(found: Mapping[str, Outcome], name: str) -> Mapping[str, Any]:
 
 
 def _there(
-    found: Mapping[str, Outcome], names: Sequence[str], identity: Mapping[str, Any], place: Place, *, asked: bool
+    found: Mapping[str, Outcome], names: Sequence[str], identity: Mapping[str, Any], place: Place, profile: str
 ) -> tuple[Ability, ...]:
-    known = [ability(THERE[name], found[name], place, asked=asked) for name in names if name in found]
+    oldest = named(profile).runtime_versions if profile else {}
+    known = [
+        new_enough(ability(THERE[name], found[name], place, asked=bool(profile)), oldest.get(name, ""), place, name)
+        for name in names
+        if name in found
+    ]
     behind = 1 + next((index for index, one in enumerate(known) if one.name == THERE["onnxruntime"]), -1)
     known[behind:behind] = providers(found, identity, place)
     return engines(known, identity)

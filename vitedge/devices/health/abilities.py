@@ -115,6 +115,21 @@ def providers(found: Mapping[str, Outcome], identity: Mapping[str, Any], place: 
         yield Ability("run onnxruntime CUDA", FAILING, why, remedy, asked=True)
 
 
+def new_enough(one: Ability, oldest: str, place: Place, package: str) -> Ability:
+    """Returns an ability to run what was made for a release and newer ones.
+
+    Args:
+        one: the ability.
+        oldest: the release, such as ``1.18``; empty is any.
+        place: where it was tried.
+        package: the distribution of the runtime.
+    """
+    if one.state != WORKING or not oldest or at_least(one.detail, oldest):
+        return one
+    why = f"{one.detail} is older than {oldest}, which the files are for"
+    return replace(one, state=FAILING, detail=why, remedy=f"{place.pip} install --upgrade {package}")
+
+
 def engines(abilities: Iterable[Ability], identity: Mapping[str, Any]) -> tuple[Ability, ...]:
     """Returns the abilities with what TensorRT's Python and trtexec mean to each other."""
     found = {one.name: one for one in abilities}

@@ -12,6 +12,7 @@ from vitedge.devices import facts
 from vitedge.devices.health.abilities import (
     ability,
     engines,
+    new_enough,
     place_of,
     providers,
     without_repetition,
@@ -91,6 +92,15 @@ def test_trtexec_alone_is_enough_for_engines_and_python_that_lacks_tensorrt_is_e
     gone = Ability("run trtexec", "missing", "no trtexec", "", asked=True)
     assert engines((works("run tensorrt", "10.3.0"), gone), {})[1].state == "not here"
     assert [one.state for one in engines((absent, gone), {})] == ["missing", "missing"]
+
+
+def test_a_runtime_that_is_older_than_what_the_files_are_for_is_broken() -> None:
+    one = works("run onnxruntime", "1.16.3")
+    for oldest in ("", "1.16", "1.16.3", "1.9"):
+        assert new_enough(one, oldest, Place(), "onnxruntime") == one
+    old = new_enough(one, "1.18", Place(), "onnxruntime")
+    assert (old.state, old.detail) == ("broken", "1.16.3 is older than 1.18, which the files are for")
+    assert old.remedy == "pip install --upgrade onnxruntime"
 
 
 def test_one_reason_is_told_once() -> None:
