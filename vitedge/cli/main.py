@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from vitedge.cli.bench import bench
 from vitedge.cli.demo import demo
+from vitedge.cli.doctor import doctor
 from vitedge.cli.evaluate import evaluate
 from vitedge.cli.export import export
 from vitedge.cli.inspect import inspect
@@ -39,6 +40,7 @@ COMMANDS: Mapping[str, Callable[..., None] | typer.Typer] = {
     "evaluate": evaluate,
     "bench": bench,
     "kit": kit,
+    "doctor": doctor,
     "profiles": profiles,
     "demo": demo,
 }

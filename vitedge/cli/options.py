@@ -32,7 +32,11 @@ InputType = Annotated[
 ]
 Profiles = Annotated[
     list[str] | None,
-    typer.Option("--for", metavar="PROFILE", help="Settings of a device; see vitedge profiles. Repeat for several."),
+    typer.Option(
+        "--for",
+        metavar="PROFILE|auto",
+        help="Settings of a device: one of vitedge profiles, or that which fits. Repeat.",
+    ),
 ]
 Device = Annotated[
     str | None, typer.Option(metavar="local|ssh:HOST|adb[:SERIAL]", help="Where artifacts run; see vitedge doctor.")

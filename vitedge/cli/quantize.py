@@ -94,6 +94,6 @@ def quantize(
     from vitedge.verbs.quantize import quantize as run
 
     result = run(source, output, asked, force=force, progress=progress)
-    render(result, profiles=asked.profiles, layers=diagnose, as_json=json)
+    render(result, profiles=result.profiles, layers=diagnose, as_json=json)
     if result.failed:
         raise typer.Exit(4)

@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
+import sysconfig
 from typing import Any
 
+from vitedge import registry
 from vitedge.devices.processors import cores, processors
 
 LIBRARIES = ("numpy", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "coremltools", "PIL")
 """Import names of what a model needs there."""
+DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
+"""Names that packages are installed by whose files lie in one folder: the last one that was installed wins."""
 
 
 def about() -> dict[str, Any]:
@@ -25,8 +30,7 @@ def about() -> dict[str, Any]:
         except (Exception, SystemExit) as error:  # a library that is there, and whose own start failed
             broken[name] = _line(error)
     return {
-        "python": platform.python_version(),
-        "program": sys.executable,
+        **installed(),
         "system": platform.system(),
         "architecture": platform.machine(),
         "cores": cores(),
@@ -37,10 +41,25 @@ def about() -> dict[str, Any]:
     }
 
 
+def installed() -> dict[str, Any]:
+    """Returns what is known without importing a library; ``managed`` is whether PEP 668 forbids pip to install here."""
+    return {
+        "python": platform.python_version(),
+        "program": sys.executable,
+        "distributions": registry.versions(DISTRIBUTIONS),
+        "managed": _managed(),
+    }
+
+
 def _providers() -> list[str]:
     import onnxruntime  # noqa: PLC0415 - which a device need not have
 
     return list(onnxruntime.get_available_providers())
+
+
+def _managed() -> bool:
+    marker = os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
+    return sys.prefix == sys.base_prefix and os.path.isfile(marker)
 
 
 def _line(error: BaseException) -> str:

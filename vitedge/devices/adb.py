@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vitedge import registry
 from vitedge.devices import perf_test
+from vitedge.devices.health.outcomes import Outcome
+from vitedge.devices.health.trials import ABSENT, WORKS
 from vitedge.devices.remote import RemoteSession
 from vitedge.devices.session import Worker
 from vitedge.devices.transports.adb import Transport
@@ -41,6 +44,16 @@ class Session(RemoteSession):
         except MissingBackend as missing:
             return str(missing)
         return ""
+
+    def tried(self, names: Sequence[str]) -> Mapping[str, Outcome]:
+        """Tries what models need there; of a device without Python it is known whether the tool starts."""
+        if self._has_python():
+            return super().tried(names)
+        refusals = {name: self.refusal(name) for name in names if name in registry.RUNTIMES}
+        return {
+            name: Outcome(name, ABSENT if why else WORKS, {} if why else {"version": "its own tool"}, why)
+            for name, why in refusals.items()
+        }
 
     def push(self, path: Path) -> str:
         """Copies a folder, or a file with the weights beside it, to the device, what it does not have yet."""

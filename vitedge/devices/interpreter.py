@@ -17,6 +17,8 @@ VARIABLE = "VITEDGE_DEVICE_PYTHON"
 """Environment variable of this machine with the path of the Python to take on the device."""
 PLACES = ("~/.vitedge/bin/python", "~/.venv/bin/python", "~/venv/bin/python", "python3", "python")
 """Where it is looked for, in this order: the user's environments before the system's, whose pip Debian has closed."""
+VENV = "python3 -m venv ~/.vitedge && ~/.vitedge/bin/pip"
+"""What to type, before ``install``, where pip may not install into the system's Python."""
 RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "tensorrt", "coreml")
 """Runtimes of `vitedge.registry.RUNTIMES` that the runner has; the others need what no board should install."""
 _NEEDED: Mapping[str, tuple[str, ...]] = {
@@ -46,6 +48,11 @@ class Interpreter:
         found: Mapping[str, str] = self.facts["versions"]
         return found
 
+    @property
+    def pip(self) -> str:
+        """The command that installs into it, or into an environment where the system forbids that (PEP 668)."""
+        return VENV if self.facts.get("managed") else f"{self.program} -m pip"
+
     def refusal(self, runtime: str, device: str) -> str:
         """Returns why a runtime does not work in it; empty where it does."""
         part = registry.RUNTIMES[runtime]
@@ -58,7 +65,7 @@ class Interpreter:
                 return f"{library} is installed on {device} but cannot be imported: {self.facts['broken'][library]}."
             if library not in self.versions:
                 name = {"PIL": "pillow"}.get(library, library)
-                return f"{part.title} is not installed on {device}; there type: {self.program} -m pip install {name}"
+                return f"{part.title} is not installed on {device}; there type: {self.pip} install {name}"
         provider = _PROVIDERS.get(runtime)
         if provider and provider not in self.facts.get("providers", ()):
             return f"The ONNX Runtime of {device} has no {provider}; install the build for its GPU there."
@@ -118,10 +125,7 @@ def _read(said: list[str]) -> tuple[list[Interpreter], dict[str, str]]:
 
 def _none(device: str, given: str, found: list[Interpreter], tried: Mapping[str, str]) -> str:
     if found:
-        return (
-            f"{found[0].program} on {device} has no NumPy; there type: python3 -m venv ~/.vitedge && "
-            "~/.vitedge/bin/pip install numpy onnxruntime"
-        )
+        return f"{found[0].program} on {device} has no NumPy; there type: {VENV} install numpy onnxruntime"
     if tried:
         program, words = next(iter(tried.items()))
         return f"{device} has no Python that can run a model: {program} says: {words}."

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,20 @@ from vitedge import registry
 from vitedge.devices import clocks, machine, processors
 from vitedge.devices.facts import watching
 from vitedge.devices.guard import Guard
+from vitedge.devices.health.outcomes import TRTEXEC, Outcome, of_trtexec, outcomes, process_here
 from vitedge.devices.process import WorkerProcess
 from vitedge.devices.transports import here
-from vitedge.devices.transports.transport import quoted
+from vitedge.devices.transports.transport import Completed, quoted
+from vitedge.devices.trtexec.program import PLACES, version_of
 from vitedge.devices.watcher import INTERVAL_S, LIMIT_S, Watcher
-from vitedge.errors import BadRecipe
+from vitedge.errors import BadRecipe, VitedgeError
 from vitedge.export.tensorrt import building
 from vitedge.export.tensorrt.records import EngineRecord
 from vitedge.export.tensorrt.request import EngineRequest
 
 # By name, for it is the program of another process: `vitedge.latency` measures through sessions, and is not below them.
 _WORKER = "vitedge.latency.worker"
+_TRIALS = "vitedge.devices.health.trials"
 
 
 class Session:
@@ -64,6 +68,11 @@ class Session:
             self._guard = Guard(here.Transport())
         folder = quoted([self._guard.work])
         return clocks.lock(lambda script, limit_s: here.Transport().run(f"cd {folder} && {script}", limit_s), self.name)
+
+    def tried(self, names: Sequence[str]) -> Mapping[str, Outcome]:
+        """Tries what models need, in processes of their own."""
+        found = outcomes([name for name in names if name != TRTEXEC], process_here(_TRIALS))
+        return {**found, **({TRTEXEC: _trtexec()} if TRTEXEC in names else {})}
 
     def watch(self) -> Watcher:
         """Starts watching this machine, where it has a shell."""
@@ -106,3 +115,17 @@ class Session:
         guard, self._guard = self._guard, None
         if guard is not None:
             guard.close()
+
+
+def _trtexec() -> Outcome:
+    path = shutil.which("trtexec") or next(filter(os.path.exists, PLACES), "")
+    if not path:
+        return of_trtexec("", "this machine has no trtexec", is_there=False)
+    try:
+        done = subprocess.run(
+            [path, "--help"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+        )
+        told = version_of(path, "this machine", Completed(done.returncode, done.stdout, done.stderr))
+        return of_trtexec(told, "", is_there=True)
+    except (OSError, subprocess.SubprocessError, VitedgeError) as error:
+        return of_trtexec("", str(error), is_there=True)

@@ -14,7 +14,7 @@ import re
 import secrets
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from vitedge.devices import clocks, facts, runner
 from vitedge.devices.facts import reading, watching
 from vitedge.devices.guard import PROCESSES, TIDY, Guard
 from vitedge.devices.guarded import GuardedTransport
+from vitedge.devices.health.outcomes import LIMIT_S as TRIALS_S
+from vitedge.devices.health.outcomes import TRTEXEC, Outcome, of_trtexec, outcomes
+from vitedge.devices.health.trials import ABSENT
 from vitedge.devices.interpreter import Interpreter, find_interpreter
 from vitedge.devices.process import WorkerProcess
 from vitedge.devices.session import Worker
@@ -40,7 +43,9 @@ ATTEMPTS = 5
 """Times that something is tried again after the connection was lost."""
 _UPLOAD_S = 600.0
 _READING_S = 180.0
-_OF_PYTHON = ("cores", "processors", "python", "versions", "providers", "broken")
+_OF_PYTHON = (
+    "cores", "processors", "python", "program", "versions", "providers", "broken", "distributions", "managed",
+)  # fmt: skip
 """Facts that the device's Python tells better: of its own packages, and of what a process may use."""
 _GONE = 72
 """Exit code of a script that no longer finds the session's folder: the guard took the session for dead."""
@@ -149,6 +154,21 @@ class RemoteSession:
                 found.update({name: asked[name] for name in _OF_PYTHON if asked.get(name)})
             self._identity = {"device": self.name, **found}
         return dict(self._identity)
+
+    def tried(self, names: Sequence[str]) -> Mapping[str, Outcome]:
+        """Tries what models need there, in processes of their own."""
+        found: dict[str, Outcome] = {}
+        in_python = [name for name in names if name != TRTEXEC]
+        try:
+            command = [self._python().program, self._runner(), "try"]
+            found = outcomes(in_python, lambda left: self._shell(quoted([*command, *left]), TRIALS_S))
+        except MissingBackend as missing:
+            found = {name: Outcome(name, ABSENT, error=str(missing)) for name in in_python}
+        if TRTEXEC in names:
+            refused = self._engines.refusal()
+            is_there = " has no trtexec" not in refused
+            found[TRTEXEC] = of_trtexec(self._engines.version, refused, is_there=is_there)
+        return found
 
     def condition(self) -> dict[str, Any]:
         """Returns the facts that do change."""

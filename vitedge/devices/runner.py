@@ -4,6 +4,7 @@
 It runs with Python 3.8 and newer, and the device's own ONNX Runtime, OpenVINO, TensorRT or coremltools:
 
     python3 runner.pyz about        prints as JSON which libraries there are
+    python3 runner.pyz try NAME…    tries what runs models, and prints a line of JSON on each
     python3 runner.pyz serve        answers requests in JSON lines, as a worker of this machine does
     python3 runner.pyz              verifies the kit that it lies in, on a Mac
 
@@ -19,6 +20,8 @@ from pathlib import Path
 NAME = "runner.pyz"
 MODULES = (
     "devices/about.py",
+    "devices/health/tiny.py",
+    "devices/health/trials.py",
     "devices/processors.py",
     "devices/mac_kit/verify.py",
     "devices/messages.py",
@@ -47,7 +50,7 @@ MODULES = (
     "runtimes/tensorrt.py",
     "runtimes/tensorrt_log.py",
 )
-PACKAGES = ("", "devices", "devices/mac_kit", "latency", "mlprogram", "runtimes")
+PACKAGES = ("", "devices", "devices/health", "devices/mac_kit", "latency", "mlprogram", "runtimes")
 """Folders whose ``__init__.py`` is an empty one there."""
 
 # As old a Python as there is has to be able to read this, to say that it is too old.
@@ -66,6 +69,10 @@ def main():
 
         sys.stdout.write(json.dumps(about()) + "\\n")
         return None
+    if what == "try":
+        from vitedge.devices.health.trials import run
+
+        return run(sys.argv[2:])
     if what == "serve":
         from vitedge.latency.worker import main as serve
 

@@ -11,12 +11,13 @@ of its own, or with ``{"error": TYPE, "message": SENTENCE}``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from vitedge import registry
+from vitedge.devices.health.outcomes import Outcome
 from vitedge.devices.watcher import Watcher
 from vitedge.export.tensorrt.records import EngineRecord
 from vitedge.export.tensorrt.request import EngineRequest
@@ -92,6 +93,14 @@ class Session(Protocol):
 
         Raises:
             DeviceFailed: it has no clocks that can be locked, or refuses it.
+        """
+        ...
+
+    def tried(self, names: Sequence[str]) -> Mapping[str, Outcome]:
+        """Tries what models need there, in processes of their own; returns the outcomes by name.
+
+        Args:
+            names: keys of `vitedge.devices.health.trials.TRIALS`, or ``trtexec``.
         """
         ...
 

@@ -187,3 +187,5 @@ class QuantizationResult:
     record: QuantizationRecord
     failed: str = ""
     """By how much the budget is exceeded, as one phrase; empty where it is met."""
+    profiles: tuple[str, ...] = ()
+    """Names of the profiles that it was made for."""

@@ -288,7 +288,7 @@ def export(
         DeviceFailed: the device failed, or is out of reach.
         CheckFailed: an artifact exceeded its tolerance; nothing was written.
     """
-    recipe = resolve(asked or ExportRecipe(), source)
+    recipe = resolve(asked or ExportRecipe(), source, progress)
     if compare_speed:
         refuse_incomparable(source, recipe, [target.form for target in targets(recipe)])
     _refuse_missing(recipe)

@@ -66,7 +66,7 @@ def quantize(
         raise BadRecipe(f"A quantized program is a {SUFFIX} file; name the output {out.with_suffix(SUFFIX).name}.")
     refuse_existing_file(out, force=force)
     scheme = asked.quantization.scheme if asked.quantization is not None else Precision.INT8
-    recipe = resolve(replace(asked, precision=asked.precision or scheme), source)
+    recipe = resolve(replace(asked, precision=asked.precision or scheme), source, progress)
     checkpoint = read(source, weights=recipe.weights, overrides=recipe.overrides, features=recipe.features)
     refuse_assumed(checkpoint.spec, source, accepted=recipe.accept_assumptions or checkpoint.accepted)
     reference = load_reference(checkpoint, recipe.image_size)
@@ -81,7 +81,8 @@ def quantize(
     model = Model(program, done, identity, data, checkpoint.steps)
     with replacing_file(out) as partial:
         write_model(partial, model)
-    return QuantizationResult(str(out), out.stat().st_size, identity, reference.spec.variant, done, done.missed)
+    variant, size = reference.spec.variant, out.stat().st_size
+    return QuantizationResult(str(out), size, identity, variant, done, done.missed, recipe.profiles)
 
 
 def _refuse_unusable(source: str, outputs: Mapping[str, npt.NDArray[np.float32]], images: str) -> None:

@@ -3,18 +3,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
+from vitedge.devices.fitting import fitting
 from vitedge.devices.profiles import apply, named
+from vitedge.devices.session import connect
 from vitedge.errors import BadRecipe
 from vitedge.export import formats
 from vitedge.quantization.file.header import SUFFIX, fixed_entries, read_header
 from vitedge.recipe import ExportRecipe, Precision, ResolvedRecipe
 from vitedge.verbs.targets import strictest, targets
 
+AUTO = "auto"
+"""The profile that fits the device, in place of a name."""
 
-def resolve(asked: ExportRecipe, source: str) -> ResolvedRecipe:
+
+def resolve(asked: ExportRecipe, source: str, progress: Callable[[str], None] = lambda _text: None) -> ResolvedRecipe:
     """Returns a recipe with everything filled in that was not said.
 
     A quantized file fixes its own precision, batch and input; then profiles fill in what is open; what is open after
@@ -23,11 +30,14 @@ def resolve(asked: ExportRecipe, source: str) -> ResolvedRecipe:
     Args:
         asked: the recipe; an entry that is None was not said.
         source: the checkpoint or the quantized file that it is for.
+        progress: is told which profile fits the device, where that was asked for.
 
     Raises:
         BadRecipe: entries contradict each other, a profile, or the quantized file; with the ways out.
         UnreadableArtifact: the source is no quantized file, though its name says so.
+        DeviceFailed: the device is asked which profile fits, and is out of reach.
     """
+    asked = _with_fitting(asked, progress)
     quantized = Path(source).suffix == SUFFIX
     if asked.quantization is not None and asked.precision is None:
         asked = replace(asked, precision=asked.quantization.scheme)
@@ -48,6 +58,35 @@ def resolve(asked: ExportRecipe, source: str) -> ResolvedRecipe:
     if quantized:
         _refuse_zero_points(source, recipe)
     return recipe
+
+
+def fitting_profile(identity: Mapping[str, Any], device: str) -> str:
+    """Returns the name of the profile that is nearest to a device.
+
+    Args:
+        identity: what the device told; see `vitedge.devices.facts.identity.identity`.
+        device: as users write it.
+
+    Raises:
+        BadRecipe: none is for it.
+    """
+    found = fitting(identity)
+    if not found:
+        kind = identity.get("architecture") or "unknown"
+        raise BadRecipe(
+            f"No profile is for {device}, whose architecture is {kind}: name one with --for; see vitedge profiles."
+        )
+    return found[0]
+
+
+def _with_fitting(asked: ExportRecipe, progress: Callable[[str], None]) -> ExportRecipe:
+    """Returns a recipe in which the profile ``auto`` is the name of the one that fits the device."""
+    if AUTO not in asked.profiles:
+        return asked
+    with connect(asked.device) as session:
+        name = fitting_profile(session.identity(), session.name)
+    progress(f"profile: {name}, as {asked.device} tells of itself")
+    return replace(asked, profiles=tuple(dict.fromkeys(name if one == AUTO else one for one in asked.profiles)))
 
 
 def _with_profiles(asked: ExportRecipe) -> ExportRecipe:

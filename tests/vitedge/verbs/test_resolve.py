@@ -10,13 +10,15 @@ import vitedge
 from tests.bad_files import VIT
 from tests.vitedge.quantization.file.headers import CONTENT, with_activations, with_batch, written
 from vitedge.cli.main import app
+from vitedge.devices import machine
+from vitedge.devices.fitting import fitting
 from vitedge.devices.profiles import profiles
 from vitedge.errors import BadRecipe
 from vitedge.export.formats import CORE_ML, FORMATS, PROCESSOR, TENSORRT, QuantizedForm
 from vitedge.files.bundle import read_manifest
 from vitedge.files.plain import from_dict, to_dict
 from vitedge.recipe import ExportRecipe, QuantizationRecipe, ResolvedRecipe
-from vitedge.verbs.resolve import resolve
+from vitedge.verbs.resolve import fitting_profile, resolve
 from vitedge.verbs.targets import strictest, targets
 
 
@@ -40,6 +42,25 @@ def test_an_export_for_a_profile_is_the_same_both_ways(name: str, tmp_path: Path
     ]
     assert models
     assert all((typed / name).read_bytes() == (written / name).read_bytes() for name in models)
+
+
+def test_auto_is_the_profile_that_fits_the_device_which_is_told() -> None:
+    said: list[str] = []
+    found = resolve(ExportRecipe(profiles=("auto", "iphone"), precision="fp32"), "m.pth", said.append)
+    nearest = fitting(machine.identity())[0]
+    assert found.profiles == (nearest, "iphone")
+    assert said == [f"profile: {nearest}, as local tells of itself"]
+    assert resolve(ExportRecipe(profiles=("iphone",)), "m.pth", said.append).profiles == ("iphone",)
+    assert len(said) == 1  # nothing is asked where nothing is open
+
+
+def test_auto_is_refused_where_nothing_fits() -> None:
+    with pytest.raises(
+        BadRecipe, match=r"No profile is for ssh:board, whose architecture is riscv64: .* vitedge profiles"
+    ):
+        fitting_profile({"architecture": "riscv64"}, "ssh:board")
+    with pytest.raises(BadRecipe, match="architecture is unknown"):
+        fitting_profile({}, "local")
 
 
 def test_what_is_not_said_gets_its_default() -> None:

@@ -26,17 +26,18 @@ def condition(texts: Texts) -> dict[str, Any]:
         texts: what was read of `vitedge.devices.facts.reading.CONDITION`.
 
     Returns:
-        Plain JSON values under ``power_mode`` (the name that nvpmodel has), ``governor, clocks_locked,
-        clocks_mhz`` and ``clocks_max_mhz`` (a value a processor, in the order of their numbers; the largest that is
-        allowed now), ``gpu_clock_mhz, gpu_clock_max_mhz, memory_clock_mhz, memory_clock_max_mhz, temperatures``
-        (degrees Celsius), ``gpu_power_w, gpu_power_limit_w, load_average, uptime_s, events`` (counters that rise with
-        each), ``throttled`` (reasons that hold now) and ``throttled_before`` (since the start of the system). What is
-        not known is left out.
+        Plain JSON values under ``power_mode`` (the name that nvpmodel has), ``governor, scaling_driver,
+        clocks_locked, clocks_mhz`` and ``clocks_max_mhz`` (a value a processor, in the order of their numbers; the
+        largest that is allowed now), ``gpu_clock_mhz, gpu_clock_max_mhz, memory_clock_mhz, memory_clock_max_mhz,
+        temperatures`` (degrees Celsius), ``gpu_power_w, gpu_power_limit_w, load_average, uptime_s, events`` (counters
+        that rise with each), ``throttled`` (reasons that hold now) and ``throttled_before`` (since the start of
+        the system). What is not known is left out.
     """
     now, before = _throttled(texts)
     facts: dict[str, Any] = {
         "power_mode": _power_mode(texts),
         "governor": " + ".join(dict.fromkeys(_each(texts, "/scaling_governor"))),
+        "scaling_driver": " + ".join(_each(texts, "/scaling_driver")),
         "clocks_locked": _locked(texts),
         "clocks_mhz": _clocks(texts, "/scaling_cur_freq"),
         "clocks_max_mhz": _clocks(texts, "/scaling_max_freq"),

@@ -102,6 +102,7 @@ CONDITION = Reading(
         "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_max_freq",
         "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_min_freq",
         "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor",
+        "/sys/devices/system/cpu/cpu0/cpufreq/scaling_driver",
         "/sys/devices/system/cpu/cpu0/thermal_throttle/*_throttle_count",
         "/sys/class/devfreq/*/cur_freq",
         "/sys/class/devfreq/*/max_freq",

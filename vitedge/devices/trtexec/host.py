@@ -30,6 +30,11 @@ class Host:
                 self._refusal = str(missing)
         return self._refusal
 
+    @property
+    def version(self) -> str:
+        """The version of TensorRT; empty where there is no trtexec."""
+        return "" if self.refusal() or self._program is None else self._program.version
+
     def worker(self, folder: str, label: str, patience_s: float) -> TrtexecWorker:
         """Returns a worker for one engine.
 

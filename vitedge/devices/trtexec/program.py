@@ -17,7 +17,7 @@ from vitedge.errors import DeviceFailed, MissingBackend, VitedgeError
 from vitedge.runtimes.cuda import Gpu
 from vitedge.sentences import fate
 
-_PLACES = ("/usr/src/tensorrt/bin/trtexec",)
+PLACES = ("/usr/src/tensorrt/bin/trtexec",)
 """Where TensorRT's packages for Debian put it, which is in no PATH."""
 _FIND = """
 for program in "$(command -v trtexec || :)" {places}; do
@@ -126,11 +126,11 @@ def find_trtexec(transport: Transport) -> Trtexec:
         MissingBackend: there is none, or it does not start.
         DeviceFailed: the device is out of reach, or the program does not tell its version.
     """
-    done = transport.run(_FIND.format(places=quoted(_PLACES)), _LIMIT_S)
+    done = transport.run(_FIND.format(places=quoted(PLACES)), _LIMIT_S)
     path, _, told = done.out.partition("\n")
     if not path.strip():
         raise MissingBackend(
-            f"{transport.name} has no trtexec, neither in PATH nor as {_PLACES[0]}; install it there: {_INSTALL}"
+            f"{transport.name} has no trtexec, neither in PATH nor as {PLACES[0]}; install it there: {_INSTALL}"
         )
     return known_by(transport, path, Completed(done.code, told, done.err))
 
@@ -142,14 +142,24 @@ def known_by(transport: Transport, path: str, done: Completed) -> Trtexec:
         MissingBackend: it did not start.
         DeviceFailed: it does not tell its version.
     """
+    return Trtexec(transport, path, version_of(path, transport.name, done), _options(done.out), done.out)
+
+
+def version_of(path: str, device: str, done: Completed) -> str:
+    """Returns the version of a trtexec by what it has said to ``--help``.
+
+    Raises:
+        MissingBackend: it did not start.
+        DeviceFailed: it does not tell its version.
+    """
     version = read_log(done.out, done.err).version
     if done.code != 0 and not version:
         raise MissingBackend(
-            f"{path} of {transport.name} does not start ({done.last_words.rstrip('.')}); install it anew: {_INSTALL}"
+            f"{path} of {device} does not start ({done.last_words.rstrip('.')}); install it anew: {_INSTALL}"
         )
     if not version:
-        raise DeviceFailed(f"{path} of {transport.name} does not tell its version, so it is no trtexec of TensorRT.")
-    return Trtexec(transport, path, version, _options(done.out), done.out)
+        raise DeviceFailed(f"{path} of {device} does not tell its version, so it is no trtexec of TensorRT.")
+    return version
 
 
 def _options(text: str) -> dict[str, bool]:
