@@ -131,6 +131,7 @@ SECTIONS = (
             "vitedge.devices.session.Worker",
             "vitedge.devices.session.connect",
             "vitedge.devices.watcher.Watcher",
+            "vitedge.devices.health.outcomes.Outcome",
             "vitedge.devices.facts.watching.Sample",
             "vitedge.export.tensorrt.request.EngineRequest",
             "vitedge.export.tensorrt.records",

@@ -15,8 +15,11 @@ from vitedge.errors import BadRecipe
 from vitedge.export import formats
 from vitedge.quantization.file.header import SUFFIX, fixed_entries, read_header
 from vitedge.recipe import ExportRecipe, Precision, ResolvedRecipe
+from vitedge.registry import LOCAL
+from vitedge.verbs.runtime_versions import with_found
 from vitedge.verbs.targets import strictest, targets
 
+_RUNTIME = "onnxruntime"
 AUTO = "auto"
 """The profile that fits the device, in place of a name."""
 
@@ -37,7 +40,7 @@ def resolve(asked: ExportRecipe, source: str, progress: Callable[[str], None] = 
         UnreadableArtifact: the source is no quantized file, though its name says so.
         DeviceFailed: the device is asked which profile fits, and is out of reach.
     """
-    asked = _with_fitting(asked, progress)
+    asked, there = _of_device(asked, progress)
     quantized = Path(source).suffix == SUFFIX
     if asked.quantization is not None and asked.precision is None:
         asked = replace(asked, precision=asked.quantization.scheme)
@@ -51,6 +54,8 @@ def resolve(asked: ExportRecipe, source: str, progress: Callable[[str], None] = 
     entries["precision"] = filled.precision or Precision.FP32
     recipe = ResolvedRecipe(**entries)
     found = targets(recipe)
+    if there and any(formats.FORMATS[target.format].half_scales_since for target in found):
+        recipe = with_found(recipe, there)
     if recipe.runtime_versions and not any(formats.FORMATS[target.format].half_scales_since for target in found):
         raise BadRecipe("--runtime-version is for ONNX files, and none is written: leave it out.")
     if recipe.pad_heads and not any(target.recipe.pad_heads for target in found):
@@ -79,14 +84,23 @@ def fitting_profile(identity: Mapping[str, Any], device: str) -> str:
     return found[0]
 
 
-def _with_fitting(asked: ExportRecipe, progress: Callable[[str], None]) -> ExportRecipe:
-    """Returns a recipe in which the profile ``auto`` is the name of the one that fits the device."""
-    if AUTO not in asked.profiles:
-        return asked
+def _of_device(asked: ExportRecipe, progress: Callable[[str], None]) -> tuple[ExportRecipe, dict[str, str]]:
+    """Asks the device what it is, where that matters.
+
+    Returns:
+        A recipe in which the profile ``auto`` is the name of the one that fits; and the release of the runtime that
+        ONNX files are for, where the device is another than this machine.
+    """
+    if AUTO not in asked.profiles and asked.device == LOCAL:
+        return asked, {}
     with connect(asked.device) as session:
-        name = fitting_profile(session.identity(), session.name)
-    progress(f"profile: {name}, as {asked.device} tells of itself")
-    return replace(asked, profiles=tuple(dict.fromkeys(name if one == AUTO else one for one in asked.profiles)))
+        identity = session.identity()
+    release = identity.get("versions", {}).get(_RUNTIME, "") if asked.device != LOCAL else ""
+    if AUTO in asked.profiles:
+        name = fitting_profile(identity, asked.device)
+        progress(f"profile: {name}, as {asked.device} tells of itself")
+        asked = replace(asked, profiles=tuple(dict.fromkeys(name if one == AUTO else one for one in asked.profiles)))
+    return asked, {_RUNTIME: release} if release else {}
 
 
 def _with_profiles(asked: ExportRecipe) -> ExportRecipe:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 from vitedge.errors import BadRecipe, CheckFailed
 from vitedge.export.onnx.oldest_runtimes import (
@@ -25,10 +26,11 @@ from vitedge.export.onnx.oldest_runtimes import (
 from vitedge.recipe import ExportRecipe, LayerScheme, Precision, ResolvedRecipe
 from vitedge.records import Artifact
 
+R = TypeVar("R", bound=ExportRecipe)
 _RELEASE = re.compile(r"\d+\.\d+(\.\w+)*")
 
 
-def with_found(asked: ExportRecipe, found: Mapping[str, str]) -> ExportRecipe:
+def with_found(asked: R, found: Mapping[str, str]) -> R:
     """Returns a recipe for the runtimes that a device was found to have, where the recipe does not say others.
 
     Args:
