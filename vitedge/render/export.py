@@ -14,6 +14,7 @@ from rich.table import Table
 from vitedge import registry
 from vitedge.export.formats import FORMATS
 from vitedge.records import Artifact
+from vitedge.registry import LOCAL
 from vitedge.render.following import kit_command
 from vitedge.render.parity import report_table
 from vitedge.render.prune import step_lines
@@ -37,7 +38,7 @@ def render(result: ExportResult, *, as_json: bool) -> None:
         *([] if manifest.speed is None else [f"speed: {manifest.speed.text}"]),
         *result.pending,
         f"{result.bundle}: {filesize.decimal(result.size)}, verified on {images} images, in {seconds:.1f} s",
-        next_command(_following(result.bundle, manifest.artifacts)),
+        next_command(_following(result.bundle, manifest.artifacts, manifest.recipe.get("device", LOCAL))),
     )
     return None
 
@@ -50,12 +51,14 @@ def _quantized(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"quantized: {record['share']:.1%} of the weights are {scheme}"
 
 
-def _following(bundle: str, artifacts: Iterable[Artifact]) -> str:
+def _following(bundle: str, artifacts: Iterable[Artifact], device: str) -> str:
     """Returns the command that measures the bundle, or what can be done with it on a machine where it does not run.
 
     An engine that does not run here is what the bundle is for: then it is checked. Where nothing runs, a kit for a Mac
     is written.
     """
+    if device != LOCAL:
+        return f"vitedge bench {shlex.quote(bundle)} --device {shlex.quote(device)}"
     kinds = [FORMATS[artifact.format] for artifact in artifacts]
     if any(kind.made_from and not registry.works_here(registry.RUNTIMES, kind.runtimes[-1]) for kind in kinds):
         return f"vitedge validate {shlex.quote(bundle)}"
