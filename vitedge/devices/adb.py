@@ -9,13 +9,12 @@ from pathlib import Path
 
 from vitedge import registry
 from vitedge.devices import perf_test
+from vitedge.devices.health.names import ABSENT, WORKS
 from vitedge.devices.health.outcomes import Outcome
-from vitedge.devices.health.trials import ABSENT, WORKS
 from vitedge.devices.remote import RemoteSession
 from vitedge.devices.session import Worker
 from vitedge.devices.transports.adb import Transport
 from vitedge.errors import MissingBackend
-from vitedge.export.onnx.artifact import describe
 from vitedge.records import Artifact
 
 PROVIDER = "VITEDGE_ANDROID_PROVIDER"
@@ -81,4 +80,5 @@ class Session(RemoteSession):
 
     def _declared(self, there: str) -> Artifact:
         """Returns what the model that was copied to that path declares."""
-        return describe(self._sources[there])
+        found: Artifact = registry.function("vitedge.export.onnx.artifact:describe")(self._sources[there])
+        return found

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitedge.devices.profiles import Fit, Profile, profiles
+from vitedge.errors import BadRecipe
 
+AUTO = "auto"
+"""The profile that fits the device, in place of a name."""
 WEIGHTS: Mapping[str, int] = {"model": 16, "soc": 16, "gpu": 8, "os": 4, "processor": 2, "architecture": 1}
 """Entry of a profile's `Fit` to what it counts: a profile that says more of the device is nearer to it."""
 ARCHITECTURES: Mapping[str, str] = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -23,6 +26,25 @@ def fitting(identity: Mapping[str, Any]) -> tuple[str, ...]:
     """
     scores = {name: _score(profile, identity) for name, profile in profiles().items()}
     return tuple(sorted((name for name, score in scores.items() if score), key=lambda name: -scores[name]))
+
+
+def fitting_profile(identity: Mapping[str, Any], device: str) -> str:
+    """Returns the name of the profile that is nearest to a device.
+
+    Args:
+        identity: what the device told; see `vitedge.devices.facts.identity.identity`.
+        device: as users write it.
+
+    Raises:
+        BadRecipe: none is for it.
+    """
+    found = fitting(identity)
+    if not found:
+        kind = identity.get("architecture") or "unknown"
+        raise BadRecipe(
+            f"No profile is for {device}, whose architecture is {kind}: name one with --for; see vitedge profiles."
+        )
+    return found[0]
 
 
 def _score(profile: Profile, identity: Mapping[str, Any]) -> int:

@@ -19,16 +19,18 @@ from vitedge.devices.health.outcomes import TRTEXEC, Outcome, of_trtexec, outcom
 from vitedge.devices.process import WorkerProcess
 from vitedge.devices.transports import here
 from vitedge.devices.transports.transport import Completed, quoted
-from vitedge.devices.trtexec.program import PLACES, version_of
 from vitedge.devices.watcher import INTERVAL_S, LIMIT_S, Watcher
 from vitedge.errors import BadRecipe, VitedgeError
-from vitedge.export.tensorrt import building
 from vitedge.export.tensorrt.records import EngineRecord
 from vitedge.export.tensorrt.request import EngineRequest
 
 # By name, for it is the program of another process: `vitedge.latency` measures through sessions, and is not below them.
 _WORKER = "vitedge.latency.worker"
 _TRIALS = "vitedge.devices.health.trials"
+# By name too: a check-up has to run where NumPy or onnx, which these need, cannot be imported.
+_BUILD = "vitedge.export.tensorrt.building:build"
+_VERSION = "vitedge.devices.trtexec.program:version_of"
+_TRTEXEC_PLACE = "/usr/src/tensorrt/bin/trtexec"
 
 
 class Session:
@@ -97,7 +99,7 @@ class Session:
 
     def build(self, request: EngineRequest) -> tuple[EngineRecord, tuple[str, ...]]:
         """Builds an engine of TensorRT for the GPU of this machine."""
-        return building.build(request, "tensorrt"), ()
+        return registry.function(_BUILD)(request, "tensorrt"), ()
 
     def pull(self, name: str, path: Path) -> None:
         """Copies the file, unless it is there already."""
@@ -118,14 +120,14 @@ class Session:
 
 
 def _trtexec() -> Outcome:
-    path = shutil.which("trtexec") or next(filter(os.path.exists, PLACES), "")
+    path = shutil.which("trtexec") or (_TRTEXEC_PLACE if os.path.exists(_TRTEXEC_PLACE) else "")
     if not path:
         return of_trtexec("", "this machine has no trtexec", is_there=False)
     try:
         done = subprocess.run(
             [path, "--help"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
         )
-        told = version_of(path, "this machine", Completed(done.returncode, done.stdout, done.stderr))
+        told = registry.function(_VERSION)(path, "this machine", Completed(done.returncode, done.stdout, done.stderr))
         return of_trtexec(told, "", is_there=True)
     except (OSError, subprocess.SubprocessError, VitedgeError) as error:
         return of_trtexec("", str(error), is_there=True)

@@ -22,9 +22,9 @@ from vitedge.devices import clocks, facts, runner
 from vitedge.devices.facts import reading, watching
 from vitedge.devices.guard import PROCESSES, TIDY, Guard
 from vitedge.devices.guarded import GuardedTransport
+from vitedge.devices.health.names import ABSENT
 from vitedge.devices.health.outcomes import LIMIT_S as TRIALS_S
 from vitedge.devices.health.outcomes import TRTEXEC, Outcome, of_trtexec, outcomes
-from vitedge.devices.health.trials import ABSENT
 from vitedge.devices.interpreter import Interpreter, find_interpreter
 from vitedge.devices.process import WorkerProcess
 from vitedge.devices.session import Worker

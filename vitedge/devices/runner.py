@@ -20,6 +20,7 @@ from pathlib import Path
 NAME = "runner.pyz"
 MODULES = (
     "devices/about.py",
+    "devices/health/names.py",
     "devices/health/tiny.py",
     "devices/health/trials.py",
     "devices/processors.py",

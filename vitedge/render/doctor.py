@@ -94,7 +94,7 @@ def _end(result: Checkup) -> Iterator[str]:
         yield "profile: none is for it; see vitedge profiles"
     bad = (*result.broken, *result.missing)
     if bad:
-        yield f"not all works: {', '.join(bad)}"
+        yield f"not all works: {some(bad, 4)}"
         return
     asked = f"all that {result.profile} needs works" if result.profile else "all that is installed works"
     yield asked

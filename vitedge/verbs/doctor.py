@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from vitedge.devices.fitting import fitting
+from vitedge.devices.fitting import AUTO, fitting, fitting_profile
 from vitedge.devices.health.abilities import (
     FAILING,
     MISSING,
@@ -19,15 +19,14 @@ from vitedge.devices.health.abilities import (
     without_runtime,
 )
 from vitedge.devices.health.breakages import Place
+from vitedge.devices.health.names import PROVIDERS, WORKS
 from vitedge.devices.health.outcomes import TRTEXEC, Outcome, outcomes, process_here
 from vitedge.devices.health.records import Ability, Checkup
 from vitedge.devices.health.state import crowded, remarks
-from vitedge.devices.health.trials import PROVIDERS, WORKS
 from vitedge.devices.profiles import Profile, named
 from vitedge.devices.session import Session, connect
 from vitedge.export.formats import FORMATS
 from vitedge.registry import LOCAL, versions
-from vitedge.verbs.resolve import AUTO, fitting_profile
 
 HERE: Mapping[str, str] = {
     "torch": "read checkpoints",

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
-from vitedge.devices.fitting import fitting
+from vitedge.devices.fitting import AUTO, fitting_profile
 from vitedge.devices.profiles import apply, named
 from vitedge.devices.session import connect
 from vitedge.errors import BadRecipe
@@ -20,8 +19,6 @@ from vitedge.verbs.runtime_versions import with_found
 from vitedge.verbs.targets import strictest, targets
 
 _RUNTIME = "onnxruntime"
-AUTO = "auto"
-"""The profile that fits the device, in place of a name."""
 
 
 def resolve(asked: ExportRecipe, source: str, progress: Callable[[str], None] = lambda _text: None) -> ResolvedRecipe:
@@ -63,25 +60,6 @@ def resolve(asked: ExportRecipe, source: str, progress: Callable[[str], None] = 
     if quantized:
         _refuse_zero_points(source, recipe)
     return recipe
-
-
-def fitting_profile(identity: Mapping[str, Any], device: str) -> str:
-    """Returns the name of the profile that is nearest to a device.
-
-    Args:
-        identity: what the device told; see `vitedge.devices.facts.identity.identity`.
-        device: as users write it.
-
-    Raises:
-        BadRecipe: none is for it.
-    """
-    found = fitting(identity)
-    if not found:
-        kind = identity.get("architecture") or "unknown"
-        raise BadRecipe(
-            f"No profile is for {device}, whose architecture is {kind}: name one with --for; see vitedge profiles."
-        )
-    return found[0]
 
 
 def _of_device(asked: ExportRecipe, progress: Callable[[str], None]) -> tuple[ExportRecipe, dict[str, str]]:

@@ -32,7 +32,7 @@ def _torch() -> dict[str, Any]:
 
 
 def _onnx() -> dict[str, Any]:
-    for package in ("onnx", "onnxscript", "onnx_ir", "onnxruntime"):
+    for package in ("numpy", "onnx", "onnxscript", "onnx_ir", "onnxruntime"):
         imported(package)
     _compare("vitedge.runtimes.onnxruntime:Runtime", _lowered("onnx"))
     return registry.versions(("onnx", "onnxscript", "onnxruntime"))
@@ -95,7 +95,7 @@ def _refuse(builder: str) -> None:
 @cache
 def _program() -> tuple[Any, Any]:
     """Returns a tiny vision transformer, and its captured program."""
-    for package in ("torch", "torchvision", "timm"):
+    for package in ("numpy", "torch", "torchvision", "timm"):
         imported(package)
     import torch  # noqa: PLC0415 - as above
     from timm.models.vision_transformer import VisionTransformer  # noqa: PLC0415

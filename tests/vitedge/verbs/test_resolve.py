@@ -11,14 +11,14 @@ from tests.bad_files import VIT
 from tests.vitedge.quantization.file.headers import CONTENT, with_activations, with_batch, written
 from vitedge.cli.main import app
 from vitedge.devices import machine
-from vitedge.devices.fitting import fitting
+from vitedge.devices.fitting import fitting, fitting_profile
 from vitedge.devices.profiles import profiles
 from vitedge.errors import BadRecipe
 from vitedge.export.formats import CORE_ML, FORMATS, PROCESSOR, TENSORRT, QuantizedForm
 from vitedge.files.bundle import read_manifest
 from vitedge.files.plain import from_dict, to_dict
 from vitedge.recipe import ExportRecipe, QuantizationRecipe, ResolvedRecipe
-from vitedge.verbs.resolve import fitting_profile, resolve
+from vitedge.verbs.resolve import resolve
 from vitedge.verbs.targets import strictest, targets
 
 

@@ -10,9 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 from vitedge.devices.health.breakages import JETSON_BUILDS, Place, at_least, explain
+from vitedge.devices.health.names import BROKEN, ELSEWHERE, GPU_PROVIDERS, WORKS
 from vitedge.devices.health.outcomes import TRTEXEC, Outcome
 from vitedge.devices.health.records import Ability
-from vitedge.devices.health.trials import BROKEN, ELSEWHERE, GPU_PROVIDERS, WORKS
 from vitedge.devices.interpreter import VENV
 
 WORKING, FAILING, MISSING, NOT_HERE = "works", "broken", "missing", "not here"

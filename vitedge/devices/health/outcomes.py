@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vitedge.devices.health.trials import ABSENT, BEGINS, BROKEN, WORKS
+from vitedge.devices.health.names import ABSENT, BEGINS, BROKEN, WORKS
 from vitedge.devices.transports.transport import Completed
 from vitedge.sentences import fate
 

@@ -17,20 +17,10 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from vitedge.devices.about import installed
-from vitedge.devices.health import tiny
+from vitedge.devices.health.names import ABSENT, BEGINS, BROKEN, ELSEWHERE, GPU_PROVIDERS, PROVIDERS, WORKS
 from vitedge.errors import MissingBackend
-from vitedge.runtimes.cuda import gpu
 
-WORKS, BROKEN, ABSENT, ELSEWHERE = "works", "broken", "absent", "elsewhere"
-"""What a trial may end with: it is right, it failed, the library is not installed, this is no machine for it."""
-BEGINS = "--- trial "
-"""Line on the standard error before each trial, with its name."""
-GPU_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
-PROVIDERS = (*GPU_PROVIDERS, "CoreMLExecutionProvider", "OpenVINOExecutionProvider", "XnnpackExecutionProvider")
-"""Execution providers of ONNX Runtime that are tried where it lists them."""
 _TOLERANCE = 1e-2
 """Largest difference that a sound runtime may have: some compute in half precision."""
 
@@ -63,7 +53,7 @@ def _available_mb() -> int | None:
 
 def _onnxruntime(provider: str = "CPUExecutionProvider") -> dict[str, Any]:
     """Computes on one execution provider, which ONNX Runtime has to take."""
-    onnxruntime = imported("onnxruntime")
+    tiny, onnxruntime = _tiny(), imported("onnxruntime")
     listed = list(onnxruntime.get_available_providers())
     chosen = list(dict.fromkeys((provider, "CPUExecutionProvider")))
     problem = ""
@@ -82,7 +72,7 @@ def _onnxruntime(provider: str = "CPUExecutionProvider") -> dict[str, Any]:
 
 
 def _openvino() -> dict[str, Any]:
-    openvino = imported("openvino")
+    tiny, openvino = _tiny(), imported("openvino")
     core = openvino.Core()
     compiled = core.compile_model(core.read_model(tiny.model()), "CPU")
     _check(compiled({tiny.INPUT: tiny.example()})[0])
@@ -97,10 +87,10 @@ def _tensorrt(package: str = "tensorrt") -> dict[str, Any]:
         if error.name == package:
             need_gpu()  # without one nobody should install it
         raise
-    need_gpu()
+    name = need_gpu()
     if library.Runtime(library.Logger(library.Logger.ERROR)) is None:
         raise RuntimeError("it gives no runtime")
-    return {"version": library.__version__, "gpu": gpu().name}
+    return {"version": library.__version__, "gpu": name}
 
 
 def _coreml() -> dict[str, Any]:
@@ -126,17 +116,28 @@ def imported(package: str) -> Any:
         raise RuntimeError(f"{package} cannot be imported") from error
 
 
-def need_gpu() -> None:
-    """Raises `ElsewhereError` where there is no NVIDIA GPU."""
+def _tiny() -> Any:
+    imported("numpy")
+    from vitedge.devices.health import tiny  # noqa: PLC0415 - whose NumPy may be broken, which is told of it alone
+
+    return tiny
+
+
+def need_gpu() -> str:
+    """Returns the name of the GPU; raises `ElsewhereError` where there is no NVIDIA GPU."""
+    imported("numpy")
+    from vitedge.runtimes.cuda import gpu  # noqa: PLC0415 - likewise
+
     try:
-        gpu()
+        return gpu().name
     except MissingBackend as missing:
         raise ElsewhereError(str(missing).partition(":")[0]) from None
 
 
 def _check(found: Any) -> None:
+    tiny = _tiny()
     expected = tiny.example() @ tiny.weight()
-    error = float(np.abs(np.asarray(found) - expected).max() / np.abs(expected).max())
+    error = float(abs(expected - found).max() / abs(expected).max())
     if not error <= _TOLERANCE:
         raise RuntimeError(f"a product of two matrices is {error:.1%} off")
 

@@ -152,6 +152,23 @@ def test_lines_that_are_none_are_no_outcome(out: str) -> None:
     assert found["room"].said == "some words"
 
 
+def test_where_numpy_is_broken_it_is_blamed_alone(tmp_path: Path) -> None:
+    environment = with_packages(
+        tmp_path, {"numpy": "raise ImportError('libopenblas.so: cannot open shared object file')"}
+    )
+    found = tried(environment, "room", "onnxruntime", "openvino", "coreml")
+    assert [one.state for one in found.values()] == ["works", "broken", "broken", "elsewhere"]
+    told = {explained(found[name], name) for name in ("onnxruntime", "openvino")}
+    assert told == {("ImportError: libopenblas.so: cannot open it", "pip install --force-reinstall numpy")}
+
+
+def test_the_doctor_itself_needs_nothing_that_may_be_broken() -> None:
+    heavy = ("numpy", "onnx", "onnxruntime", "torch", "coremltools")
+    script = "import sys, vitedge.verbs.doctor, vitedge.render.doctor, vitedge.devices.local"
+    script += f"; print([name for name in {heavy!r} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
 def test_a_module_that_is_not_there_is_no_silence() -> None:
     assert "exit code 1" in outcomes(("room",), process_here("vitedge.nowhere"))["room"].error
 
