@@ -130,6 +130,7 @@ SECTIONS = (
             "vitedge.devices.session.Session",
             "vitedge.devices.session.Worker",
             "vitedge.devices.session.connect",
+            "vitedge.devices.health.outcomes.Outcome",
             "vitedge.devices.watcher.Watcher",
             "vitedge.devices.health.outcomes.Outcome",
             "vitedge.devices.facts.watching.Sample",
