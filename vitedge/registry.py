@@ -96,6 +96,17 @@ DEVICES: Table = {
 }
 
 
+def check_device(name: str) -> None:
+    """Refuses a name that no device can have, before any work is done for it.
+
+    Raises:
+        BadRecipe: there is no such kind of device, or it has no address where it needs one, or one where it has none.
+    """
+    kind, _, address = name.partition(":")
+    if kind not in DEVICES or (kind == "ssh" and not address) or (kind == LOCAL and name != LOCAL):
+        raise BadRecipe(f"There is no device {name!r}: --device is local, ssh:HOST, adb or adb:SERIAL.")
+
+
 def load(table: Table, name: str) -> ModuleType:
     """Imports the part of that name.
 

@@ -23,22 +23,27 @@ def runtimes_there(session: Session, artifact: Artifact) -> tuple[str, ...]:
     return tuple(name for name in FORMATS[artifact.format].runtimes if not session.refusal(name))
 
 
-def refusal_there(session: Session, artifact: Artifact) -> str:
-    """Returns why no runtime of an artifact's format works on a device; empty where one does."""
-    names = FORMATS[artifact.format].runtimes
-    return "" if runtimes_there(session, artifact) else session.refusal(names[-1])
+def refusal_there(session: Session, form: str) -> str:
+    """Returns why no runtime of a format works on a device; empty where one does."""
+    refusals = [session.refusal(name) for name in FORMATS[form].runtimes]
+    return refusals[-1] if all(refusals) else ""
 
 
 def check_there(
-    session: Session, path: Path, artifact: Artifact, reference_outputs: ReferenceOutputs
+    session: Session,
+    path: Path,
+    artifact: Artifact,
+    reference_outputs: ReferenceOutputs,
+    runtime: str | None = None,
 ) -> tuple[ParityReport, ...]:
-    """Runs an artifact over the reference's images in every runtime of a device, and compares its outputs.
+    """Runs an artifact over the reference's images on a device, and compares its outputs.
 
     Args:
         session: with the device.
         path: the artifact on this machine.
         artifact: its inputs and outputs.
         reference_outputs: the images, the reference's outputs for them, and the tolerance.
+        runtime: the one that it runs in; None is every one of its format that works there.
 
     Returns:
         One report a runtime, with the device's facts; none where no runtime of the format works there.
@@ -46,9 +51,8 @@ def check_there(
     Raises:
         DeviceFailed: it failed there, or the device is out of reach.
     """
-    return tuple(
-        _report(session, name, path, artifact, reference_outputs) for name in runtimes_there(session, artifact)
-    )
+    names = runtimes_there(session, artifact) if runtime is None else (runtime,)
+    return tuple(_report(session, name, path, artifact, reference_outputs) for name in names)
 
 
 def _report(

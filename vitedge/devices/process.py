@@ -85,7 +85,7 @@ class WorkerProcess:
             raise self._ended(self._process.wait(), do)
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise self._error(answer, do)
+            raise self._error(answer, do, arguments.get("model", {}).get("source", ""))
         return answer
 
     def kill(self) -> None:
@@ -117,11 +117,13 @@ class WorkerProcess:
             return  # closed from the other thread: nobody waits any more
         self._replies.put(b"")
 
-    def _error(self, answer: dict[str, Any], do: str) -> VitedgeError:
-        kind = getattr(errors, answer["error"], None)
+    def _error(self, answer: dict[str, Any], do: str, source: str) -> VitedgeError:
+        kind, message = getattr(errors, answer["error"], None), str(answer["message"])
+        if self._lost is not None and source:  # the path of a file there, which is gone with the session, says nothing
+            message = message.replace(source, self._label)
         if isinstance(kind, type) and issubclass(kind, VitedgeError):
-            return kind(answer["message"])
-        return DeviceFailed(f"{self._label} failed while {REQUESTS[do]}: {answer['error']}: {answer['message']}.")
+            return kind(message)
+        return DeviceFailed(f"{self._label} failed while {REQUESTS[do]}: {answer['error']}: {message}.")
 
     def _ended(self, code: int, do: str) -> DeviceFailed:
         failed = self._lost(code, self._said()) if self._lost else None

@@ -162,6 +162,7 @@ def connect(device: str) -> Iterator[Session]:
         BadRecipe: there is no such device.
         DeviceFailed: it cannot be reached.
     """
+    registry.check_device(device)
     kind, _, address = device.partition(":")
     session: Session = registry.load(registry.DEVICES, kind).Session(address)
     try:

@@ -149,6 +149,19 @@ def check_files(folder: Path, manifest: Manifest) -> int:
         BundleDamaged: names the first file that is missing, changed, or not in the manifest, or that leads out of the
             bundle by its name.
     """
+    expected = check_listed(folder, manifest)
+    for name in sorted(_present(folder)):
+        if name not in expected and name != MANIFEST and not is_stray(name):
+            raise BundleDamaged(f"{folder / name} is in the bundle but not in its {MANIFEST}.")
+    return len(expected)
+
+
+def check_listed(folder: Path, manifest: Manifest) -> Mapping[str, str]:
+    """Compares every file that the manifest lists with its hash there, whatever else lies in the bundle; returns these.
+
+    Raises:
+        BundleDamaged: names the first file that is missing or changed, or that leads out of the bundle by its name.
+    """
     expected = listed(manifest)
     for name, digest in sorted(expected.items()):
         path = folder / name
@@ -159,10 +172,7 @@ def check_files(folder: Path, manifest: Manifest) -> int:
             raise BundleDamaged(f"{path} is missing from the bundle{aim}.")
         if hash_file(path) != digest:
             raise BundleDamaged(f"{path} is not the file that {MANIFEST} describes: its SHA-256 is another.")
-    for name in sorted(_present(folder)):
-        if name not in expected and name != MANIFEST and not is_stray(name):
-            raise BundleDamaged(f"{folder / name} is in the bundle but not in its {MANIFEST}.")
-    return len(expected)
+    return expected
 
 
 def remarks(folder: Path, manifest: Manifest) -> tuple[str, ...]:

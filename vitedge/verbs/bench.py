@@ -3,20 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vitedge.devices.checking import check_there
 from vitedge.devices.session import connect
-from vitedge.errors import BadRecipe, CheckFailed, DeviceFailed, MissingBackend
+from vitedge.errors import BadRecipe, DeviceFailed, VitedgeError
 from vitedge.files.bundle import MANIFEST, add_latency
 from vitedge.latency.interleave import measure_in_turn
 from vitedge.latency.sampling import Rule
 from vitedge.recipe import check_image_size, check_whole
-from vitedge.records import BenchReport, ParityReport
-from vitedge.registry import LOCAL
+from vitedge.records import BenchReport, LatencyReport, ParityReport
+from vitedge.registry import LOCAL, RUNTIMES, check_device
 from vitedge.verbs.measured import Place, Subjects, find_models
 from vitedge.verbs.saved_runs import SavedRun, is_saved_run, read_run
 
@@ -44,6 +44,10 @@ class BenchOptions:
     def __post_init__(self) -> None:
         check_whole("--threads", self.threads, 1)
         check_image_size(self.image_size)
+        if self.runtime is not None and self.runtime not in RUNTIMES:
+            raise BadRecipe(f"There is no runtime {self.runtime!r}; choose from {', '.join(RUNTIMES)}.")
+        for device in self.devices:
+            check_device(device)
         if not self.devices or len(set(self.devices)) < len(self.devices):
             raise BadRecipe(f"Each device is named once; got {', '.join(self.devices) or 'none'}.")
 
@@ -70,13 +74,17 @@ def bench(
         MissingBackend: nothing of a bundle runs on the device.
         CheckFailed: the runtime did not take the provider that was asked for.
         DeviceFailed: a process died, hung or failed, or the device cannot be reached; all devices, of several.
+        BundleDamaged: a file of a bundle is not the one that its manifest describes.
     """
     options = options or BenchOptions()
     live = [subject for subject in subjects if not is_saved_run(subject)]
+    earlier = {subject: read_run(Path(subject)).reports for subject in subjects if is_saved_run(subject)}
     found = BenchReport((), asked={})
     if live:
-        found = _on_devices(Subjects.of(live, options.image_size), options, progress)
-    report = _with_earlier(found, [subject for subject in subjects if is_saved_run(subject)])
+        named = Subjects.of(live, options.image_size)
+        named.check()
+        found = _on_devices(named, options, progress)
+    report = _with_earlier(found, earlier)
     if options.devices == (LOCAL,) and len(subjects) == 1 and _is_bundle(Path(subjects[0])):
         add_latency(Path(subjects[0]), report)
     return report
@@ -84,22 +92,26 @@ def bench(
 
 def _on_devices(subjects: Subjects, options: BenchOptions, progress: Callable[[str], None]) -> BenchReport:
     """Measures on each device, and keeps what others have done where one fails."""
-    saved = SavedRun(options.save, subjects.asked(options.threads, options.rule))
+    settings = {"runtime": options.runtime, "lock_clocks": options.lock_clocks}
+    saved = SavedRun(options.save, {**subjects.asked(options.threads, options.rule), **settings})
+    kinds: set[type[VitedgeError]] = set()
     for device in options.devices:
         if device in saved.done:
             progress(f"{device}: taken from {options.save}")
             continue
         try:
             found = _on_device(device, subjects, options, progress)
-        except (DeviceFailed, MissingBackend, CheckFailed) as error:
+        except VitedgeError as error:
             if len(options.devices) == 1:
                 raise
+            kinds.add(type(error))
             progress(f"{device} failed: {error}")
             saved.fail(device, str(error))
         else:
             saved.add(found)
     if not saved.report.reports:
-        raise DeviceFailed(" ".join(saved.report.failed.values()))
+        kind = kinds.pop() if len(kinds) == 1 else DeviceFailed
+        raise kind(" ".join(dict.fromkeys(saved.report.failed.values())))
     return saved.report
 
 
@@ -117,7 +129,8 @@ def _on_device(device: str, subjects: Subjects, options: BenchOptions, progress:
                 progress(f"note: {model.measured.label} has no reference with it, so its outputs are not checked")
                 continue
             progress(f"checking {model.measured.label} on {device}")
-            found = check_there(session, Path(model.measured.source), model.artifact, model.reference_outputs)
+            source, runtime = Path(model.measured.source), model.measured.runtime
+            found = check_there(session, source, model.artifact, model.reference_outputs, runtime)
             parity += [replace(report, artifact=model.measured.label) for report in found]
         measured = [replace(model.measured, threads=options.threads) for model in models]
         report = measure_in_turn(measured, session, options.rule, progress)
@@ -129,11 +142,10 @@ def _wrong(report: ParityReport) -> str:
     return f"{report.artifact} does not compute what its reference computes, so its time says nothing: {report.reason}"
 
 
-def _with_earlier(found: BenchReport, files: Sequence[str]) -> BenchReport:
-    """Returns a report with the reports of saved runs behind its own."""
+def _with_earlier(found: BenchReport, runs: Mapping[str, Sequence[LatencyReport]]) -> BenchReport:
+    """Returns a report with the reports of saved runs, by their files, behind its own."""
     reports, notes = found.reports, found.notes
-    for file in files:
-        earlier = read_run(Path(file)).reports
+    for file, earlier in runs.items():
         reports += tuple(replace(one, subject=f"{Path(file).stem}: {one.subject}") for one in earlier)
         notes += (f"{file} was measured at another time, so nothing is compared with it",)
     if not reports:

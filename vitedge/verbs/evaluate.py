@@ -18,7 +18,7 @@ from vitedge.images.class_names import Classes
 from vitedge.images.labelled import find_labelled
 from vitedge.images.stream import tell_shortage
 from vitedge.recipe import check_finite, check_image_size, check_whole
-from vitedge.registry import LOCAL
+from vitedge.registry import LOCAL, check_device
 from vitedge.verbs.subjects import Subject, Weights, checkpoint, find, opened, sizes
 
 
@@ -44,6 +44,7 @@ class EvaluationRequest:
         check_whole("--seed", self.seed, 0)
         check_finite("--max-drop, in percentage points,", self.max_drop, 0, 100)
         check_image_size(self.weights.image_size)
+        check_device(self.device)
 
 
 def evaluate(

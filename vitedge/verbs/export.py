@@ -190,7 +190,7 @@ def check_on_device(request: ExportRequest, reference_outputs: ReferenceOutputs,
     if request.recipe.device == LOCAL:
         return checked
     with connect(request.recipe.device) as session:
-        refusals = {artifact.path: refusal_there(session, artifact) for artifact in checked.artifacts}
+        refusals = {artifact.path: refusal_there(session, artifact.format) for artifact in checked.artifacts}
         if all(refusals.values()):
             raise MissingBackend(" ".join(dict.fromkeys(refusals.values())))
         for path, refused in refusals.items():
@@ -292,6 +292,7 @@ def export(
     if compare_speed:
         refuse_incomparable(source, recipe, [target.form for target in targets(recipe)])
     _refuse_missing(recipe)
+    _refuse_device(recipe, progress)
     idle = _idle(recipe, compare_speed=compare_speed)
     seconds: dict[str, float] = {}
     with replacing(bundle, force=force) as folder:
@@ -353,6 +354,23 @@ def _refuse_missing(recipe: ResolvedRecipe) -> None:
     """Refuses a format whose packages are not installed, or whose settings do not exist, before any work is done."""
     for target in targets(recipe):
         registry.load(LOWERINGS, target.format).check_settings(target.recipe)
+
+
+def _refuse_device(recipe: ResolvedRecipe, progress: Callable[[str], None]) -> None:
+    """Refuses a device that is out of reach, or that runs nothing of what will be written, before any work is done.
+
+    Raises:
+        DeviceFailed: it is out of reach.
+        MissingBackend: none of the formats runs there.
+    """
+    registry.check_device(recipe.device)
+    if recipe.device == LOCAL:
+        return
+    progress(f"asking {recipe.device} what it runs …")
+    with connect(recipe.device) as session:
+        refusals = [refusal_there(session, target.format) for target in targets(recipe)]
+    if all(refusals) and not any(target.engine for target in targets(recipe)):
+        raise MissingBackend(" ".join(dict.fromkeys(refusals)))
 
 
 def _idle(recipe: ResolvedRecipe, *, compare_speed: bool) -> tuple[Callable[..., Any], ...]:

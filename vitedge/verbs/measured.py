@@ -14,7 +14,7 @@ from typing import Any
 from vitedge.devices.session import Session
 from vitedge.errors import BadRecipe, MissingBackend, UnreadableArtifact
 from vitedge.export.formats import FORMATS, of_file
-from vitedge.files.bundle import MANIFEST, read_manifest
+from vitedge.files.bundle import MANIFEST, check_listed, read_manifest
 from vitedge.files.digest import hash_file, hash_listing
 from vitedge.files.plain import to_dict
 from vitedge.latency.model import MeasuredModel
@@ -24,6 +24,8 @@ from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact
 from vitedge.registry import LOCAL
 
+HUBS = ("timm:", "hf:")
+"""How names of the hub begin."""
 REFERENCE = "vitedge.models.reference:measured"
 """The function that the process that measures PyTorch calls for a checkpoint."""
 
@@ -40,6 +42,22 @@ class Subjects:
     def of(names: Sequence[str], image_size: tuple[int, int] | None) -> Subjects:
         """Returns the subjects of these names."""
         return Subjects(tuple(names), image_size)
+
+    def check(self) -> None:
+        """Refuses what is not there, before a device is reached for it.
+
+        Raises:
+            UnreadableArtifact: there is no such file or folder, and it is no name of the hub.
+            BadRecipe: one is named twice.
+        """
+        for name, times in Counter(self.names).items():
+            if times > 1:
+                raise BadRecipe(f"Each subject is named once; got {name} {times} times.")
+            if not Path(name).exists() and not name.startswith(HUBS):
+                raise UnreadableArtifact(
+                    f"{name} is not there: give a bundle, an artifact or a checkpoint, or timm:NAME or hf:NAME for "
+                    "the hub."
+                )
 
     def asked(self, threads: int | None, rule: Rule | None) -> dict[str, Any]:
         """Returns what a saved run is told by from another: subjects with their hashes, and how they are measured."""
@@ -102,8 +120,6 @@ def _models(name: str, subjects: Subjects, place: Place, left_out: dict[str, str
     if (path / MANIFEST).is_file():
         yield from _of_bundle(path, path.name, place, left_out)
     elif kind is not None:
-        if not path.exists():
-            raise UnreadableArtifact(f"{name} is not there.")
         runtime, refused = place.runtime_of(kind, path.name)
         if refused:
             raise MissingBackend(refused)
@@ -122,8 +138,10 @@ def _of_bundle(path: Path, label: str, place: Place, left_out: dict[str, str]) -
 
     Raises:
         MissingBackend: there is none.
+        BundleDamaged: a file is not the one that the manifest describes.
     """
     manifest = read_manifest(path)
+    check_listed(path, manifest)
     chosen = {one.path: place.runtime_of(one.format, one.path) for one in manifest.artifacts}
     if all(refused for _, refused in chosen.values()):
         raise MissingBackend(" ".join(dict.fromkeys(refused for _, refused in chosen.values())))
@@ -168,8 +186,12 @@ def _told_apart(models: Sequence[Model]) -> list[Model]:
 
 
 def _hash(path: Path) -> str:
-    """Returns the SHA-256 of a file or of a folder's files; empty of what is neither."""
+    """Returns the SHA-256 of a file or of a folder's files; empty of what is neither.
+
+    The weights of a checkpoint lie in its folder itself: what is below may be anything, as below a home folder.
+    """
     if path.is_dir():
-        files = {file.relative_to(path).as_posix(): hash_file(file) for file in path.rglob("*") if file.is_file()}
-        return hash_listing(files)
+        is_ours = of_file(path) is not None or (path / MANIFEST).is_file()
+        found = path.rglob("*") if is_ours else path.glob("*")
+        return hash_listing({file.relative_to(path).as_posix(): hash_file(file) for file in found if file.is_file()})
     return hash_file(path) if path.is_file() else ""

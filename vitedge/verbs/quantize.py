@@ -36,6 +36,7 @@ from vitedge.quantization.run import Quantization
 from vitedge.quantization.run import quantize as run
 from vitedge.recipe import CALIBRATED, ExportRecipe, Precision, QuantizationRecipe, ResolvedRecipe
 from vitedge.records import CheckpointIdentity
+from vitedge.registry import check_device
 from vitedge.verbs.resolve import resolve
 from vitedge.verbs.targets import strictest, targets
 
@@ -65,6 +66,7 @@ def quantize(
     if out.suffix != SUFFIX:
         raise BadRecipe(f"A quantized program is a {SUFFIX} file; name the output {out.with_suffix(SUFFIX).name}.")
     refuse_existing_file(out, force=force)
+    check_device(asked.device)
     scheme = asked.quantization.scheme if asked.quantization is not None else Precision.INT8
     recipe = resolve(replace(asked, precision=asked.precision or scheme), source, progress)
     checkpoint = read(source, weights=recipe.weights, overrides=recipe.overrides, features=recipe.features)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from vitedge.errors import BadRecipe, OutputRefused, UnreadableArtifact
 from vitedge.files.plain import from_dict, to_dict
-from vitedge.files.replacing import write_file
+from vitedge.files.replacing import refuse_existing_file, write_file
 from vitedge.records import BenchReport, LatencyReport
 
 SUFFIXES = (".json", ".csv")
@@ -43,11 +44,12 @@ class SavedRun:
             return
         if path.suffix not in SUFFIXES:
             raise BadRecipe(f"--save takes a file that ends in {' or '.join(SUFFIXES)}; got {path.name}.")
+        _check_writable(path)
         if path.suffix == ".csv" and path.exists():
             raise OutputRefused(f"{path} is there already: choose another --save file, or keep the run as .json.")
         if path.suffix == ".json" and path.exists():
             earlier = read_run(path)
-            if to_dict(earlier.asked) != to_dict(asked):
+            if json.dumps(to_dict(earlier.asked)) != json.dumps(to_dict(asked)):  # the first subject is the baseline
                 raise OutputRefused(f"{path} holds a run of other subjects or settings: choose another --save file.")
             self.report = replace(earlier, failed={})
 
@@ -82,6 +84,20 @@ class SavedRun:
         write_file(self._path, text.encode())
 
 
+def _check_writable(path: Path) -> None:
+    """Refuses a file that cannot be written, before minutes are spent on what goes into it.
+
+    Raises:
+        OutputRefused: it is a folder, or no file can be made where it lies.
+    """
+    refuse_existing_file(path, force=True)
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            return
+    except OSError as error:
+        raise OutputRefused(f"{path} cannot be written: {error.strerror}; choose another --save file.") from error
+
+
 def is_saved_run(name: str) -> bool:
     """Returns whether a subject is the file of a run, by its suffix."""
     return Path(name).suffix == ".json" and not Path(name).is_dir()
@@ -93,6 +109,8 @@ def read_run(path: Path) -> BenchReport:
     Raises:
         UnreadableArtifact: it is not there, or holds none.
     """
+    if not path.exists():
+        raise UnreadableArtifact(f"{path} is not there: a saved run is what vitedge bench --save FILE.json wrote.")
     try:
         return from_dict(BenchReport, json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError, BadRecipe) as error:

@@ -145,7 +145,7 @@ def _open(source: str, artifact: Artifact, session: Session | None) -> Iterator[
         with registry.load(registry.RUNTIMES, name).Runtime(source) as runtime:
             yield name, runtime
         return
-    refused = refusal_there(session, artifact)
+    refused = refusal_there(session, artifact.format)
     if refused:
         raise MissingBackend(refused)
     name = runtimes_there(session, artifact)[0]

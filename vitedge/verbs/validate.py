@@ -72,6 +72,9 @@ class ValidationOptions:
     kernels: bool = False
     """Whether the kernels of engines are looked for; what has no engine is refused then, without a checkpoint."""
 
+    def __post_init__(self) -> None:
+        registry.check_device(self.device)
+
 
 def validate(
     subject: Path, against: ReferenceOptions | None = None, options: ValidationOptions | None = None
@@ -212,7 +215,7 @@ def _run_there(
     if device == LOCAL:
         return ()
     with connect(device) as session:
-        refusals = {artifact.path: refusal_there(session, artifact) for _, artifact in parts}
+        refusals = {artifact.path: refusal_there(session, artifact.format) for _, artifact in parts}
         if all(refusals.values()):
             raise MissingBackend(f"Nothing of {subject} runs on {device}: {' '.join(dict.fromkeys(refusals.values()))}")
         return tuple(

@@ -11,7 +11,7 @@ import pytest
 from tests.bad_files import VIT
 from tests.vitedge.onnx_models import write_model
 from tests.vitedge.render.samples import BENCH
-from vitedge.errors import BadRecipe, MissingBackend, UserError
+from vitedge.errors import BadRecipe, BundleDamaged, MissingBackend, OutputRefused, UnreadableArtifact
 from vitedge.files.bundle import read_manifest, write_manifest
 from vitedge.latency.model import MeasuredModel
 from vitedge.latency.sampling import Rule
@@ -87,7 +87,7 @@ def test_two_files_of_one_name_are_told_apart_by_their_folders(
 
 
 def test_one_subject_twice_is_refused(bundle: Path) -> None:
-    with pytest.raises(BadRecipe, match="a label of its own"):
+    with pytest.raises(BadRecipe, match=r"Each subject is named once; got .*vit 2 times"):
         bench([str(bundle), str(bundle)], BenchOptions(rule=SHORT))
 
 
@@ -101,8 +101,12 @@ def test_a_bundle_that_nothing_here_can_run_says_where_it_runs(monkeypatch: pyte
 
 
 def test_a_device_that_is_not_known_is_refused(bundle: Path) -> None:
-    with pytest.raises(BadRecipe, match="There is no 'toaster'; choose from local"):
-        bench([str(bundle)], BenchOptions(("toaster:4",), rule=SHORT))
+    del bundle
+    for name in ("toaster:4", "ssh", "ssh:", "local:x", ""):
+        with pytest.raises(BadRecipe, match=rf"There is no device '{name}': --device is local, ssh:HOST"):
+            BenchOptions((name,))
+    with pytest.raises(BadRecipe, match="There is no runtime 'toast'; choose from torch"):
+        BenchOptions(runtime="toast")
 
 
 def test_nothing_of_the_verb_assumes_this_machine() -> None:
@@ -113,6 +117,28 @@ def test_nothing_of_the_verb_assumes_this_machine() -> None:
     assert not imported & {"vitedge.devices", "vitedge.devices.local", "vitedge.devices.machine", "vitedge", "platform"}
 
 
-def test_what_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="none"):
-        bench([str(tmp_path / "none.onnx")], BenchOptions(rule=SHORT))
+def test_what_cannot_end_well_is_refused_before_a_device_is_reached(
+    monkeypatch: pytest.MonkeyPatch, bundle: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("vitedge.verbs.bench.connect", lambda _device: pytest.fail("a device was reached"))
+    options = BenchOptions(("ssh:board",), rule=SHORT)
+    for name in ("none.onnx", "none.pth", "none"):
+        with pytest.raises(UnreadableArtifact, match=rf"{name} is not there: give a bundle"):
+            bench([str(bundle), str(tmp_path / name)], options)
+    with pytest.raises(UnreadableArtifact, match=r"none.json is not there: a saved run is"):
+        bench([str(bundle), str(tmp_path / "none.json")], options)
+    (tmp_path / "folder.json").mkdir()
+    for save, words in (("none/run.json", "There is no folder"), ("folder.json", "is a folder")):
+        with pytest.raises(OutputRefused, match=words):
+            bench([str(bundle)], replace(options, save=tmp_path / save))
+
+
+def test_a_damaged_bundle_is_not_measured(bundle: Path) -> None:
+    (bundle / "notes.txt").write_text("it ran well")  # which is for validate to tell of
+    with (bundle / "model.onnx").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(BundleDamaged, match=r"model\.onnx is not the file that manifest\.json describes"):
+        bench([str(bundle)], BenchOptions(rule=SHORT))
+    (bundle / "model.onnx").unlink()
+    with pytest.raises(BundleDamaged, match=r"model\.onnx is missing"):
+        bench([str(bundle)], BenchOptions(rule=SHORT))

@@ -166,8 +166,35 @@ def test_one_device_that_fails_does_not_lose_the_others_and_is_tried_again(
     assert f"{DEVICE}: taken from {save}" in told
     with pytest.raises(OutputRefused, match="holds a run of other subjects or settings"):
         bench([artifact], BenchOptions((DEVICE,), threads=1, rule=SHORT, save=save))
+    with pytest.raises(OutputRefused, match="holds a run of other subjects or settings"):
+        bench([artifact], BenchOptions((DEVICE,), runtime="onnxruntime", rule=SHORT, save=save))
     with pytest.raises(DeviceFailed, match="ssh:away is out of reach"):
         bench([artifact], BenchOptions(("ssh:away",), rule=SHORT))
+
+
+def test_a_file_that_cannot_be_read_there_goes_by_its_name_here(far: Transport, tmp_path: Path) -> None:
+    del far
+    (tmp_path / "cut.onnx").write_bytes(b"cut")
+    options = BenchOptions((DEVICE,), rule=SHORT)
+    with pytest.raises(UnreadableArtifact, match=r"^cut\.onnx cannot be opened by ONNX Runtime: (?!.*/runs/)"):
+        bench([str(tmp_path / "cut.onnx")], options)
+    with pytest.raises(DeviceFailed, match=r"^cut\.onnx cannot be opened .* ssh:away is out of reach"):
+        bench([str(tmp_path / "cut.onnx")], replace(options, devices=(DEVICE, "ssh:away")))
+
+
+def test_what_is_measured_is_what_is_compared(far: Transport, bundle: Path) -> None:
+    far.python(".vitedge/bin/python", ["numpy", "onnxruntime", "openvino"])
+    report = bench([str(bundle)], BenchOptions((DEVICE,), runtime="openvino", rule=SHORT))
+    assert [(one.runtime, one.passed) for one in report.parity] == [("openvino", True)]
+    assert [one.runtime for one in report.reports] == ["openvino"]
+
+
+def test_an_export_for_a_device_out_of_reach_does_no_work(far: Transport, tmp_path: Path) -> None:
+    del far
+    told: list[str] = []
+    with pytest.raises(DeviceFailed, match="ssh:away is out of reach"):
+        export.export(str(VIT), tmp_path / "out", ExportRecipe(device="ssh:away"), progress=told.append)
+    assert told == ["asking ssh:away what it runs …"]
 
 
 def test_a_saved_run_is_a_subject_and_is_compared_with_nothing(far: Transport, bundle: Path, tmp_path: Path) -> None:
