@@ -104,7 +104,7 @@ def check_device(name: str) -> None:
     """
     kind, _, address = name.partition(":")
     if kind not in DEVICES or (kind == "ssh" and not address) or (kind == LOCAL and name != LOCAL):
-        raise BadRecipe(f"There is no device {name!r}: --device is local, ssh:HOST, adb or adb:SERIAL.")
+        raise BadRecipe(f"There is no device {name!r}; choose from local, ssh:HOST, adb and adb:SERIAL.")
 
 
 def load(table: Table, name: str) -> ModuleType:

@@ -20,6 +20,7 @@ from vitedge.files.plain import to_dict
 from vitedge.latency.model import MeasuredModel
 from vitedge.latency.sampling import Rule
 from vitedge.parity.artifact import ReferenceOutputs, sealed_outputs
+from vitedge.quantization.file.header import SUFFIX
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact
 from vitedge.registry import LOCAL
@@ -167,9 +168,10 @@ def _exported(path: Path, image_size: tuple[int, int] | None, place: Place) -> I
     from vitedge.verbs.export import export  # noqa: PLC0415  (PyTorch, which artifacts do without)
 
     folder = Path(place.stack.enter_context(tempfile.TemporaryDirectory(prefix="vitedge-")))
-    place.progress(f"exporting {path} to ONNX in fp32 for {place.session.name}")
+    written = "ONNX" if path.suffix == SUFFIX else "ONNX in fp32"  # a quantized program keeps its precision
+    place.progress(f"exporting {path} to {written} for {place.session.name}")
     export(str(path), folder / path.stem, ExportRecipe(formats=("onnx",), image_size=image_size))
-    place.notes.append(f"{path.name} was exported to ONNX in fp32 for {place.session.name}, which runs no PyTorch")
+    place.notes.append(f"{path.name} was exported to {written} for {place.session.name}, which runs no PyTorch")
     for model in _of_bundle(folder / path.stem, path.stem, place, {}):
         yield replace(model, measured=replace(model.measured, label=path.name))
 

@@ -58,7 +58,7 @@ def test_a_session_is_closed_whatever_happens_in_it(monkeypatch: pytest.MonkeyPa
         def close(self) -> None:
             closed.append(self.address)
 
-    monkeypatch.setattr("vitedge.devices.local.Session", Far)
-    with pytest.raises(KeyboardInterrupt), session.connect("local:orin:22"):
+    monkeypatch.setattr("vitedge.devices.ssh.Session", Far)
+    with pytest.raises(KeyboardInterrupt), session.connect("ssh:orin:22"):
         raise KeyboardInterrupt
     assert closed == ["orin:22"]

@@ -103,7 +103,7 @@ def test_a_bundle_that_nothing_here_can_run_says_where_it_runs(monkeypatch: pyte
 def test_a_device_that_is_not_known_is_refused(bundle: Path) -> None:
     del bundle
     for name in ("toaster:4", "ssh", "ssh:", "local:x", ""):
-        with pytest.raises(BadRecipe, match=rf"There is no device '{name}': --device is local, ssh:HOST"):
+        with pytest.raises(BadRecipe, match=rf"There is no device '{name}'; choose from local, ssh:HOST"):
             BenchOptions((name,))
     with pytest.raises(BadRecipe, match="There is no runtime 'toast'; choose from torch"):
         BenchOptions(runtime="toast")
