@@ -153,9 +153,7 @@ def test_lines_that_are_none_are_no_outcome(out: str) -> None:
 
 
 def test_where_numpy_is_broken_it_is_blamed_alone(tmp_path: Path) -> None:
-    environment = with_packages(
-        tmp_path, {"numpy": "raise ImportError('libopenblas.so: cannot open it')"}
-    )
+    environment = with_packages(tmp_path, {"numpy": "raise ImportError('libopenblas.so: cannot open it')"})
     found = tried(environment, "room", "onnxruntime", "openvino", "coreml")
     assert [one.state for one in found.values()] == ["works", "broken", "broken", "elsewhere"]
     told = {explained(found[name], name) for name in ("onnxruntime", "openvino")}
