@@ -14,6 +14,7 @@ import numpy.typing as npt
 from vitedge.accuracy.count import count_top1
 from vitedge.checkpoints.assumptions import refuse_assumed
 from vitedge.checkpoints.read import read
+from vitedge.devices.fitting import AUTO
 from vitedge.devices.session import connect
 from vitedge.errors import BadRecipe, CheckFailed, UnusableActivations
 from vitedge.export.formats import QuantizedForm
@@ -36,7 +37,7 @@ from vitedge.quantization.run import Quantization
 from vitedge.quantization.run import quantize as run
 from vitedge.recipe import CALIBRATED, ExportRecipe, Precision, QuantizationRecipe, ResolvedRecipe
 from vitedge.records import CheckpointIdentity
-from vitedge.registry import check_device
+from vitedge.registry import LOCAL, check_device
 from vitedge.verbs.resolve import resolve
 from vitedge.verbs.targets import strictest, targets
 
@@ -68,6 +69,7 @@ def quantize(
     refuse_existing_file(out, force=force)
     check_device(asked.device)
     scheme = asked.quantization.scheme if asked.quantization is not None else Precision.INT8
+    _refuse_idle_device(asked)
     recipe = resolve(replace(asked, precision=asked.precision or scheme), source, progress)
     checkpoint = read(source, weights=recipe.weights, overrides=recipe.overrides, features=recipe.features)
     refuse_assumed(checkpoint.spec, source, accepted=recipe.accept_assumptions or checkpoint.accepted)
@@ -85,6 +87,22 @@ def quantize(
         write_model(partial, model)
     variant, size = reference.spec.variant, out.stat().st_size
     return QuantizationResult(str(out), size, identity, variant, done, done.missed, recipe.profiles)
+
+
+def _refuse_idle_device(asked: ExportRecipe) -> None:
+    """Refuses a device that would do nothing: it is asked for a profile that fits, and its times are a budget's.
+
+    Raises:
+        BadRecipe: neither was asked for.
+    """
+    budget = asked.quantization
+    if asked.device == LOCAL or AUTO in asked.profiles:
+        return
+    if budget is None or (budget.min_sqnr is None and budget.max_drop is None):
+        raise BadRecipe(
+            f"Nothing of this would run on {asked.device}: add a budget (--min-sqnr or --max-drop), whose times are "
+            "the device's, or --for auto; or leave --device out, and name it to vitedge export."
+        )
 
 
 def _refuse_unusable(source: str, outputs: Mapping[str, npt.NDArray[np.float32]], images: str) -> None:
