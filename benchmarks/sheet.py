@@ -49,6 +49,10 @@ class Sheet(Generic[Row]):
         content = {**self._head, "rows": [asdict(row) for row in rows], "missed": self._missed(rows)}
         self._path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
+    def places(self) -> set[Any]:
+        """Returns what there are rows of."""
+        return set(self._rows)
+
     def finish(self) -> NoReturn:
         """Says what is missed, and ends the script: with exit code 1 if anything is."""
         missed = self._missed(self._ordered())

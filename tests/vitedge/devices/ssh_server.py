@@ -46,6 +46,15 @@ class Server:
         """The cache of vitedge on the far end."""
         return self.folder / "far" / "vitedge"
 
+    def add_host(self, name: str, **environment: str) -> None:
+        """Gives the server another name, which sends variables that its settings have to accept (``AcceptEnv``)."""
+        told = " ".join(f'{key}="{value}"' for key, value in environment.items())
+        with (self.folder / "ssh_config").open("a") as file:
+            file.write(
+                f"Host {name}\n  HostName 127.0.0.1\n  Port {self.port}\n  User {getpass.getuser()}\n"
+                f"  IdentityFile {self.folder}/user\n  SetEnv {told}\n"
+            )
+
     def running(self) -> list[str]:
         """The commands of the processes on the far end, and of ssh on this one."""
         found = []
