@@ -25,6 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.quantization_models import provenance
 from benchmarks.sheet import Sheet, parser
@@ -38,8 +39,8 @@ from vitedge.devices.session import Session, connect
 from vitedge.errors import UnreadableArtifact, UserError, VitedgeError
 from vitedge.files.bundle import read_manifest
 from vitedge.parity.artifact import ReferenceOutputs, check_parity, sealed_outputs
-from vitedge.parity.metrics import default_tolerance
-from vitedge.recipe import ExportRecipe, Precision, QuantizationRecipe
+from vitedge.parity.metrics import default_tolerance, exceeded
+from vitedge.recipe import SCHEMES, ExportRecipe, Precision, QuantizationRecipe
 from vitedge.records import Artifact, OutputParity, ParityReport, Tolerance
 from vitedge.verbs.export import export
 
@@ -49,7 +50,7 @@ PROCESSORS = {"cortex-a53": "cortex-a53", "cortex-a76": "cortex-a76", "max": "ma
 """Name to qemu's processor: without dot products, with them, and with all that it knows (int8 matrix products, SVE) but
 SME: its SMOPA is wrong in qemu 7.2 (48 of the 64 elements of a tile, tried with the instruction alone), and ONNX
 Runtime's kernels for int8-dynamic are made of it. Neither shows anything about a processor with SME."""
-PRECISIONS = (Precision.FP32, Precision.INT8, Precision.INT8_DYNAMIC, Precision.W8, Precision.W4)
+PRECISIONS = (Precision.FP32, Precision.FP16, Precision.INT8, Precision.INT8_DYNAMIC, Precision.W8, Precision.W4)
 TINY = {
     family.NAME: next(name for name in WHOLE if CASES[name].family == family.NAME and CASES[name].classes)
     for family in FAMILIES
@@ -57,7 +58,14 @@ TINY = {
 """Family to a classifier of it in the tests' matrix, tiny and with seeded weights."""
 DEMO = {f"demo {model.name}": model for model in MODELS}
 SUBJECTS = (*TINY, *DEMO)
-LIMITS = {"fp32_relative_error": 2e-5, "fp32_relative_error_mobilevitv2": 1e-4, "difference_db": 0.2}
+DIFFERENCE_DB = 0.2
+LIMITS = {
+    "fp32_relative_error": default_tolerance("fp32", "vit").relative_error,
+    "fp32_relative_error_mobilevitv2": default_tolerance("fp32", "mobilevitv2").relative_error,
+    "fp16_centred_sqnr_db": default_tolerance("fp16", "vit").centred_sqnr_db,
+    "difference_db": DIFFERENCE_DB,
+}
+"""Float files are held to the default tolerances of parity, quantized ones to what they compute here."""
 RUNTIME = "onnxruntime"
 IMAGE_COUNT = 256
 """As many as it takes: with 32, the rounding of ranges that are found at run time moves int8-dynamic by 0.3 dB."""
@@ -102,8 +110,7 @@ class Exported:
     artifact: Artifact
     reference_outputs: ReferenceOutputs
     here: OutputParity
-    tolerance: float
-    """Of the relative error, where the precision is fp32."""
+    family: str
 
 
 def exported(subject: str, precision: str, folder: Path) -> Exported:
@@ -114,7 +121,7 @@ def exported(subject: str, precision: str, folder: Path) -> Exported:
     """
     checkpoint, settings = _checkpoint(subject, folder)
     quantization = None
-    if precision != Precision.FP32:
+    if precision in SCHEMES:
         quantization = QuantizationRecipe(Precision(precision), images=settings["images"], image_count=CALIBRATION)
     recipe = ExportRecipe(
         profiles=(PROFILE,),
@@ -131,11 +138,11 @@ def exported(subject: str, precision: str, folder: Path) -> Exported:
     (artifact,) = manifest.artifacts
     outputs = sealed_outputs(bundle, manifest)
     here = next(one for one in check_parity(bundle / artifact.path, artifact, outputs) if one.runtime == RUNTIME)
-    tolerance = default_tolerance("fp32", manifest.spec.family).relative_error or 0.0
-    return Exported(subject, precision, bundle / artifact.path, artifact, outputs, here.outputs[0], tolerance)
+    family = manifest.spec.family
+    return Exported(subject, precision, bundle / artifact.path, artifact, outputs, here.outputs[0], family)
 
 
-def _checkpoint(subject: str, folder: Path) -> tuple[str, dict[str, object]]:
+def _checkpoint(subject: str, folder: Path) -> tuple[str, dict[str, Any]]:
     """Returns a model's checkpoint, and the entries of a recipe that it needs."""
     if subject in DEMO:
         model = DEMO[subject]
@@ -163,11 +170,11 @@ def measure(file: Exported, place: str, session: Session) -> Row:
 def _row(file: Exported, place: str, report: ParityReport, python: str) -> Row:
     there, here = report.outputs[0], file.here
     difference = there.centred_sqnr_db - here.centred_sqnr_db
-    if file.precision == Precision.FP32:
-        reason = "" if there.relative_error <= file.tolerance else f"the tolerance is {file.tolerance:g} relative"
+    if file.precision in SCHEMES:
+        far = abs(difference) > DIFFERENCE_DB
+        reason = f"{difference:+.2f} dB from here, and the limit is {DIFFERENCE_DB:g}" if far else ""
     else:
-        limit = LIMITS["difference_db"]
-        reason = "" if abs(difference) <= limit else f"{difference:+.2f} dB from here, and the limit is {limit:g}"
+        reason = exceeded((there,), default_tolerance(file.precision, file.family))
     return Row(
         file.model,
         file.precision,

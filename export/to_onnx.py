@@ -27,7 +27,7 @@ from onnx_ir.passes.common import (
 )
 
 from vitedge.errors import CheckFailed
-from vitedge.export.formats import ENGINE, HALF_SCALES_SINCE
+from vitedge.export.formats import ENGINE, FORMS, HALF_SCALES_SINCE
 from vitedge.export.onnx import writer as onnx_writer
 from vitedge.export.onnx.oldest_runtimes import oldest_runtimes
 from vitedge.export.onnx.passes.batch_norm import fold_batch_norms
@@ -140,8 +140,8 @@ def lower(program: Program, recipe: ResolvedRecipe, out: Path, float32_modules: 
     if recipe.form == ENGINE and opset < HALF_SCALES_SINCE and needed_opset(program.exported, half=True):
         graph.notes.append(f"opset {opset} has no float16 scales: what is not quantized is float32 in the file")
     if recipe.is_half:
-        primitive = () if opset >= LAYER_NORMALIZATION_SINCE else _layer_norms(program)
-        to_half(graph, float32_modules + primitive, () if recipe.form == ENGINE else FLOAT32_ON_PROCESSORS)
+        modules = (*float32_modules, *_in_float32(program, opset, recipe.form))
+        to_half(graph, modules, () if recipe.form == ENGINE else FLOAT32_ON_PROCESSORS)
         if recipe.form == ENGINE:
             guard_float32(graph)
     with _quietly():
@@ -197,10 +197,33 @@ def _translate(program: Program, opset: int) -> Graph:
     return Graph(exported.model, weights, {block: values[name] for block, name in names.items() if name in values})
 
 
-def _layer_norms(program: Program) -> tuple[str, ...]:
-    """The modules that normalize: written as primitives, their squares leave the range of float16 first of all."""
-    nodes = [node for node in program.exported.graph.nodes if node.target is torch.ops.aten.layer_norm.default]
-    return tuple(innermost_module(node) for node in nodes)
+def _in_float32(program: Program, opset: int, form: str) -> Iterator[str]:
+    """Yields the modules that no file of half precision computes right in float16 at an opset, or in a runtime.
+
+    Written as primitives, the squares of a normalization leave the range of float16 first of all.
+
+    On processors, two kinds keep to float32, which x86 computes them in anyway. On Arm processors with half precision
+    ONNX Runtime 1.24 to 1.29 refuses a file with a GELU in float16: it makes one operator of the primitives, and then
+    has no kernel for it (microsoft/onnxruntime#32386). And a convolution in groups with several outputs each, as
+    PiT's pooling, is wrong there in float16: 5 dB in ONNX Runtime 1.26 on a Cortex-A76 under qemu, 73 dB on a
+    Cortex-A53, which has no half precision.
+    """
+    on_processors = FORMS[form].on_processors
+    kinds = [torch.ops.aten.gelu.default] if on_processors else []
+    if opset < LAYER_NORMALIZATION_SINCE:
+        kinds.append(torch.ops.aten.layer_norm.default)
+    for node in program.exported.graph.nodes:
+        if node.target in kinds or (on_processors and _has_wide_groups(node)):
+            yield innermost_module(node)
+
+
+def _has_wide_groups(node: torch.fx.Node) -> bool:
+    """Returns whether a node is a convolution in groups with several outputs each."""
+    if node.target is not torch.ops.aten.conv2d.default:
+        return False
+    groups = node.args[6] if len(node.args) > 6 else 1
+    weight: Any = node.args[1]
+    return bool(groups != 1 and weight.meta["val"].shape[0] != groups)
 
 
 def _finish(graph: Graph, program: Program, recipe: ResolvedRecipe, opset: int) -> None:
