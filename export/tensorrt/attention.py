@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -48,6 +49,16 @@ def attentions_of(graph: OnnxGraph) -> Iterator[Attention]:
 def head_width(graph: OnnxGraph, attention: Attention) -> int:
     """Returns the channels of one head; 0 where the graph does not tell."""
     return next(iter(graph.type_of(attention.scores.input[0]).shape[-1:]), 0)
+
+
+def is_alone(graph: OnnxGraph, attention: Attention) -> bool:
+    """Returns whether there is one head of one image: TensorRT-RTX 1.7 then computes its products one by one.
+
+    The same head in a batch of two, or of any size, becomes one kernel, as two heads of one image do.
+    """
+    batch = [side for value in graph.inputs() for side in value.type.tensor_type.shape.dim[:1]]
+    outer = graph.type_of(attention.scores.output[0]).shape[:-2]
+    return bool(outer) and math.prod(outer) == 1 and all(side.dim_value == 1 for side in batch)
 
 
 def scores_of(graph: OnnxGraph, softmax: NodeProto) -> tuple[NodeProto | None, list[NodeProto]]:

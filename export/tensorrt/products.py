@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 
 from onnx import NodeProto
 
-from vitedge.export.tensorrt.attention import Attention, attentions_of, head_width
+from vitedge.export.tensorrt.attention import Attention, attentions_of, head_width, is_alone
 from vitedge.export.tensorrt.graph import MOVEMENT, OnnxGraph
 from vitedge.export.tensorrt.heads import fuses
 from vitedge.export.tensorrt.records import EngineLayer, EngineProduct
@@ -133,7 +133,7 @@ def _attention(graph: OnnxGraph, kernels: _Kernels, attention: Attention) -> Eng
     fused = kernels.of_attention(name_of(attention.softmax))
     macs = _macs(graph, attention.scores) + _macs(graph, attention.context)
     found = _widest(_multiplied_in(layer, asked) for layer in fused)
-    fusable = fuses(head_width(graph, attention))
+    fusable = fuses(head_width(graph, attention)) and not is_alone(graph, attention)
     name, module = name_of(attention.softmax), module_of(attention.softmax)
     return EngineProduct(name, module, asked, found, macs, expected=fusable)
 

@@ -47,7 +47,8 @@ class EngineProduct:
     """Element type in which the kernel reads such weights: that of ``found`` where another kernel dequantizes them
     first, at every inference."""
     expected: bool = True
-    """Whether such a kernel can be expected; False for an attention whose heads are too narrow, too wide or odd."""
+    """Whether such a kernel can be expected; False for an attention whose heads are too narrow, too wide or odd, or
+    that has one head of one image."""
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,8 @@ def _fused(attentions: Sequence[EngineProduct]) -> str:
     """Returns how many attentions are fused, and how many of the others no kernel can be expected for."""
     fused = sum(bool(attention.found) for attention in attentions)
     without = sum(not (attention.expected or attention.found) for attention in attentions)
-    reason = f" (no fused kernel is expected for {without}: heads too narrow, too wide or odd)" if without else ""
+    why = "heads too narrow, too wide or odd, or one head of one image"
+    reason = f" (no fused kernel is expected for {without}: {why})" if without else ""
     return f"{fused} of {len(attentions)} attentions fused{reason}"
 
 

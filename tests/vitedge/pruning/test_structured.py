@@ -64,9 +64,10 @@ def test_pruned_models_are_built_again_from_their_spec_and_the_refit_helps(kind:
     assert errors[1] < 0.5 * errors[0]
 
 
+@pytest.mark.parametrize("kind", ["vit", "pit", "swin", "mobilevit"])
 @pytest.mark.parametrize("criterion", ["activation", "taylor", "magnitude"])
-def test_planted_dead_heads_and_units_go_first(criterion: str, tmp_path: Path) -> None:
-    dense = models.loaded("vit", tmp_path)
+def test_planted_dead_heads_and_units_go_first(criterion: str, kind: str, tmp_path: Path) -> None:
+    dense = models.loaded(kind, tmp_path)
     draft = models.draft(dense)
     for part in find_parts(draft.module, 8):
         weight: Tensor = draft.module.get_submodule(part.consumer).weight  # type: ignore[assignment]

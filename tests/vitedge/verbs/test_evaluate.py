@@ -9,6 +9,7 @@ import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,9 +18,13 @@ from onnx import numpy_helper
 
 from tests.bad_files import VIT
 from tests.vitedge.grey_models import GREYS, NAMES, spec, write_arrays, write_folders, write_model
-from vitedge.demo.assets import IMAGES
+from vitedge.demo.assets import IMAGES, MODELS
 from vitedge.errors import BadRecipe
+from vitedge.pruning.recipe import PruningRecipe
+from vitedge.recipe import ExportRecipe
 from vitedge.verbs.evaluate import EvaluationRequest, evaluate
+from vitedge.verbs.export import export
+from vitedge.verbs.prune import prune
 from vitedge.verbs.subjects import Weights
 
 CONFUSED = (10, 40, 70, 101, 100, 160, 190)
@@ -139,6 +144,27 @@ def test_a_reference_is_what_the_bundle_was_made_of(demo_bundle: Path) -> None:
     request = EvaluationRequest(str(IMAGES), image_count=10, against=str(VIT), weights=weights)
     found = evaluate([str(demo_bundle / "model.onnx")], request)
     assert found.notes == ("model.onnx and vit-digits.pth (reference) prepare images differently",)
+
+
+def test_a_pruned_model_is_counted_as_the_file_that_is_exported_from_it(tmp_path: Path) -> None:
+    """Beside the dense one; its facts, class names included, come from its own file."""
+    dense = MODELS[0]
+    path = tmp_path / "small.safetensors"
+    facts: dict[str, Any] = {"overrides": dense.overrides, "accept_assumptions": True}
+    asked = PruningRecipe(mlp=0.5, criterion="magnitude", images=str(IMAGES), image_count=64, **facts)
+    prune(str(dense.path), path, asked)
+    bundle = export(str(path), tmp_path / "bundle", ExportRecipe(images=str(IMAGES), image_count=4)).bundle
+    told = Weights(overrides=dense.overrides)
+    found = evaluate([str(path), bundle], EvaluationRequest(str(IMAGES), 100, against=str(dense.path), weights=told))
+    reference, pruned, lowered = found.subjects
+    assert (reference.top1.share, pruned.top1.share) == (pytest.approx(0.95, abs=0.06), pytest.approx(0.95, abs=0.06))
+    assert pruned.subject == "small.safetensors"
+    assert lowered.top1 == pruned.top1
+    assert lowered.agreement == pruned.agreement
+    assert pruned.agreement is not None
+    assert 0.9 < pruned.agreement.share <= 1.0
+    (alone,) = evaluate([str(path)], EvaluationRequest(str(IMAGES), 100)).subjects
+    assert alone.top1 == pruned.top1
 
 
 def test_subjects_that_prepare_images_differently_see_the_same_images(good: str, folders: str, tmp_path: Path) -> None:
