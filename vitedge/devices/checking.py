@@ -10,7 +10,9 @@ from typing import Any
 
 from vitedge.devices.runtime import Runtime
 from vitedge.devices.session import Session
+from vitedge.errors import MissingBackend
 from vitedge.export.formats import FORMATS
+from vitedge.export.onnx.oldest_runtimes import NO_RELEASE, TITLES, UNKNOWN, reaches
 from vitedge.parity.artifact import ReferenceOutputs, outputs_of, report_on
 from vitedge.records import Artifact, ParityReport
 
@@ -27,6 +29,18 @@ def refusal_there(session: Session, form: str) -> str:
     """Returns why no runtime of a format works on a device; empty where one does."""
     refusals = [session.refusal(name) for name in FORMATS[form].runtimes]
     return refusals[-1] if all(refusals) else ""
+
+
+def too_old(session: Session, artifact: Artifact, runtime: str) -> str:
+    """Returns why a device's release of a runtime does not compute an artifact right; empty where it does, or may."""
+    needed = artifact.oldest_runtimes.get(runtime, UNKNOWN)
+    release = str(session.identity().get("versions", {}).get(runtime, ""))
+    if not release or needed in (UNKNOWN, NO_RELEASE) or reaches(release, needed):
+        return ""
+    return (
+        f"{artifact.path} needs {TITLES[runtime]} {needed} or newer, and {session.name} has {release}: export it with "
+        f"--device {session.name}, which writes what that release computes right, or update it there."
+    )
 
 
 def check_there(
@@ -49,9 +63,14 @@ def check_there(
         One report a runtime, with the device's facts; none where no runtime of the format works there.
 
     Raises:
+        MissingBackend: the runtime is there, in a release that does not compute the artifact right.
         DeviceFailed: it failed there, or the device is out of reach.
     """
     names = runtimes_there(session, artifact) if runtime is None else (runtime,)
+    for name in names:
+        refused = too_old(session, artifact, name)
+        if refused:
+            raise MissingBackend(refused)
     return tuple(_report(session, name, path, artifact, reference_outputs) for name in names)
 
 

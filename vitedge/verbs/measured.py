@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vitedge.devices.checking import too_old
 from vitedge.devices.session import Session
 from vitedge.errors import BadRecipe, MissingBackend, UnreadableArtifact
 from vitedge.export.formats import FORMATS, of_file
@@ -147,8 +148,10 @@ def _of_bundle(path: Path, label: str, place: Place, left_out: dict[str, str]) -
     if all(refused for _, refused in chosen.values()):
         raise MissingBackend(" ".join(dict.fromkeys(refused for _, refused in chosen.values())))
     reference_outputs = sealed_outputs(path, manifest)
+    found = False
     for artifact in manifest.artifacts:
         runtime, refused = chosen[artifact.path]
+        refused = refused or too_old(place.session, artifact, runtime)
         if refused:
             left_out[f"{label}/{artifact.path}"] = refused
             continue
@@ -156,6 +159,9 @@ def _of_bundle(path: Path, label: str, place: Place, left_out: dict[str, str]) -
             f"{label}/{artifact.path}", runtime, str(path / artifact.path), declared=_declared(artifact)
         )
         yield Model(measured, artifact, reference_outputs)
+        found = True
+    if not found:
+        raise MissingBackend(" ".join(dict.fromkeys(left_out.values())))
 
 
 def _declared(artifact: Artifact) -> Mapping[str, Any]:

@@ -217,6 +217,21 @@ def test_a_saved_run_is_a_subject_and_is_compared_with_nothing(far: Transport, b
         bench([str(tmp_path / "other.json")], options)
 
 
+def test_a_file_that_is_too_new_for_the_runtime_there_is_refused_with_both_releases(
+    far: Transport, bundle: Path
+) -> None:
+    del far
+    manifest = read_manifest(bundle)
+    newer = tuple(replace(one, oldest_runtimes={"onnxruntime": "99.1"}) for one in manifest.artifacts)
+    write_manifest(bundle, replace(manifest, artifacts=newer))
+    for verb in (
+        lambda: bench([str(bundle)], BenchOptions((DEVICE,), rule=SHORT)),
+        lambda: validate.validate(bundle, options=validate.ValidationOptions(device=DEVICE)),
+    ):
+        with pytest.raises(MissingBackend, match=r"model\.onnx needs ONNX Runtime 99\.1 or newer, and ssh:board has "):
+            verb()
+
+
 def test_what_does_not_run_there_is_refused_with_the_reason(far: Transport, bundle: Path, tmp_path: Path) -> None:
     del far
     onnx = str(write_model(tmp_path / "other.onnx"))
