@@ -23,6 +23,7 @@ import torch
 from benchmarks.quantization_models import provenance
 from benchmarks.sheet import Sheet, parser
 from tests.family_matrix import CASES
+from vitedge import registry
 from vitedge.checkpoints.read import read
 from vitedge.errors import CheckFailed
 from vitedge.export.tensorrt.records import EngineRecord
@@ -182,7 +183,12 @@ def missed(rows: Sequence[Row]) -> list[str]:
 
 def main() -> None:
     asked = parser(__doc__, "MODEL", MODELS, RESULTS).parse_args()
-    told = provenance(weights="seeded, tiny", calibration_images=CALIBRATION, threads=torch.get_num_threads())
+    told = provenance(
+        weights="seeded, tiny",
+        calibration_images=CALIBRATION,
+        threads=torch.get_num_threads(),
+        builder=registry.versions(("tensorrt-rtx-cu12",)),
+    )
     sheet = Sheet(asked.output, Row, _place, missed, {"provenance": told})
     for model in asked.chosen:
         with tempfile.TemporaryDirectory() as folder:
