@@ -29,7 +29,7 @@ def with_outliers(scale: float) -> tuple[nn.Module, Program]:
 
 
 def half(program: Program, out: Path, float32_modules: tuple[str, ...]) -> np.ndarray:
-    lower(program, ResolvedRecipe(precision="fp16"), out, float32_modules)
+    lower(program, ResolvedRecipe(precision="fp16", form="tensorrt"), out, float32_modules)  # all of it is half
     session = tiny.session(out)
     return np.concatenate([session.run(None, {"image": image.numpy()})[0] for image in tiny.images().split(1)])
 
@@ -107,4 +107,4 @@ def test_overflow_at_a_dynamic_batch_fails_the_check(tmp_path: Path) -> None:
     model, _ = with_outliers(1e5)
     program = capture(model, tiny.spec("vit"), tiny.BLOCKS["vit"], batch="dynamic")
     with pytest.raises(CheckFailed, match="differs"):
-        lower(program, ResolvedRecipe(precision="fp16", batch="dynamic"), tmp_path / "model.onnx")
+        lower(program, ResolvedRecipe(precision="fp16", batch="dynamic", form="tensorrt"), tmp_path / "model.onnx")
