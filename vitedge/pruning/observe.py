@@ -15,6 +15,8 @@ from vitedge.pruning.parts import Part
 
 FLOOR = 1e-3
 """Least weight of a row, relative to the mean of all: rows without influence still settle what no other row does."""
+_CHANNEL_FLOOR = 1e-2
+"""Added to the weight of every channel, relative to the mean of all."""
 
 _LEAST_PULL = 1e-7
 """Pull that is tried where none was asked for, relative to the mean of the diagonal."""
@@ -124,8 +126,46 @@ def row_weights(
         of one in every row makes, and none is below `FLOOR` times it.
     """
     found: dict[str, Tensor] = {}
-    by_name = {part.name: part for part in parts}
     count = 0
+    for gradients in _gradients(module, parts, batches, forward):
+        for name, gradient in gradients.items():
+            rows = gradient.square().sum(2).sum(0)
+            found[name] = found.get(name, torch.zeros_like(rows)) + rows
+        count += len(next(iter(gradients.values())))
+    return {name: (rows / count).clamp_min(_least(rows / count)) for name, rows in found.items()}
+
+
+def channel_weights(
+    module: nn.Module, parts: Sequence[Part], batches: Iterable[Tensor], forward: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """Measures how much errors in the channels of a layer's output change the model's outputs, two by two.
+
+    It is the Gauss-Newton matrix of a row, estimated as in `row_weights` and summed over the rows.
+
+    Args:
+        module: the model.
+        parts: whose consumers are looked at.
+        batches: normalized images.
+        forward: the model's outputs for a batch ``(images, …)``.
+
+    Returns:
+        Name of the part to a float32 matrix ``(outputs, outputs)``, positive definite; the mean of its diagonal is
+        about 1.
+    """
+    found: dict[str, Tensor] = {}
+    for gradients in _gradients(module, parts, batches, forward):
+        for name, gradient in gradients.items():
+            rows = gradient.flatten(0, 1)
+            found[name] = found.get(name, torch.zeros(())) + rows.T @ rows
+    mean = {name: max(float(matrix.diagonal().mean()), 1e-30) for name, matrix in found.items()}
+    return {name: matrix / mean[name] + _CHANNEL_FLOOR * torch.eye(len(matrix)) for name, matrix in found.items()}
+
+
+def _gradients(
+    module: nn.Module, parts: Sequence[Part], batches: Iterable[Tensor], forward: Callable[[Tensor], Tensor]
+) -> Iterator[dict[str, Tensor]]:
+    """Yields for each batch the gradients of randomly signed outputs at the parts, ``(images, rows, channels)``."""
+    by_name = {part.name: part for part in parts}
     generator = torch.Generator().manual_seed(0)
     for batch in batches:
         with torch.enable_grad(), _outputs(module, parts) as outputs:
@@ -133,11 +173,8 @@ def row_weights(
             signs = torch.randint(0, 2, result.shape, generator=generator) * 2.0 - 1
             names = list(outputs)
             gradients = torch.autograd.grad((result * signs).sum(), [outputs[name] for name in names])
-        for name, gradient in zip(names, gradients, strict=True):
-            rows = as_rows(gradient, len(batch), by_name[name]).square().sum(2).sum(0)
-            found[name] = found.get(name, torch.zeros_like(rows)) + rows
-        count += len(batch)
-    return {name: (rows / count).clamp_min(_least(rows / count)) for name, rows in found.items()}
+        pairs = zip(names, gradients, strict=True)
+        yield {name: as_rows(gradient, len(batch), by_name[name]) for name, gradient in pairs}
 
 
 def _least(rows: Tensor) -> float:

@@ -13,11 +13,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from vitedge.pruning.attention import Measure, Samples, can_refit, refit_heads
 from vitedge.pruning.draft import Draft
 from vitedge.pruning.journal import Journal
 from vitedge.pruning.observe import as_rows
 from vitedge.pruning.parts import Kind, Part, channels, residual
-from vitedge.pruning.repair import Halves, Refit, refit
+from vitedge.pruning.repair import HELD_OUT, Halves, Refit, refit
 from vitedge.pruning.stream import BlockStream, Tap
 
 _SMALLEST_FACTOR = 1e-3
@@ -43,14 +44,16 @@ class Refitting:
         self._targets: dict[str, list[Tensor]] = {}
 
     @torch.no_grad()
-    def refitted(self, part: Part, kept: Sequence[int]) -> Refit:
+    def refitted(self, part: Part, kept: Sequence[int], *, name: str | None = None) -> Refit:
         """Returns new weights of the layer behind a part of which only some units will stay; alters nothing.
 
         Args:
             part: the parts before it are as they will be.
             kept: indices of the units that will stay.
+            name: under which the journal keeps it, where it is not the part's.
         """
-        found = self._journal.read(part.name)
+        name = name or part.name
+        found = self._journal.read(name)
         if found is not None:
             return Refit.of(found)
         self._enter(part.block)
@@ -63,8 +66,47 @@ class Refitting:
             wanted = target - _shared(stream[0], other[1], images, part) if other else target
             halves.add(as_rows(inputs, images, part)[..., left], self._weights[part.name], wanted)
         done = refit(weight_of(self._draft.module, part)[:, left], halves)
-        self._journal.write(part.name, done.tensors())
+        self._journal.write(name, done.tensors())
         return done
+
+    @torch.no_grad()
+    def refit_attention(self, part: Part, channels: Tensor) -> Refit | None:
+        """Refits queries, keys and values of the heads that stay, in place, and then the layer behind them once more.
+
+        Args:
+            part: narrowed and refitted.
+            channels: see `channel_weights`.
+
+        Returns:
+            The last refit; None where the attention needs more than its input.
+        """
+        name = f"{part.block}.attn"
+        attention: Any = self._draft.module.get_submodule(name)
+        if not can_refit(attention):
+            return None
+        found = self._journal.read(f"{name}.qkv")
+        if found is None:
+            self._enter(part.block)
+            measure = Measure(self._weights[part.name], channels)
+            found = refit_heads(attention, *self._samples(part, name), measure)
+            self._journal.write(f"{name}.qkv", found)
+        parameters = dict(attention.named_parameters())
+        for key, value in found.items():
+            parameters[key].copy_(value)
+        done = self.refitted(part, range(attention.num_heads), name=f"{name}.again")
+        set_refit(self._draft.module, part, done)
+        return done
+
+    def _samples(self, part: Part, name: str) -> tuple[Samples, Samples]:
+        """Returns the inputs and targets of attention: of most batches, and of those that are held out."""
+        other = residual(self._draft.module, part)
+        taps = [Tap(name, is_input=True), *([Tap(other[0], is_input=True)] if other else [])]
+        batches = []
+        runs = zip(self._draft.images.counts, self._targets[part.name], self._pruned.tapped(taps), strict=True)
+        for images, target, (inputs, *stream) in runs:
+            batches.append((inputs, target - _shared(stream[0], other[1], images, part) if other else target))
+        held = batches[HELD_OUT - 1 :: HELD_OUT]
+        return Samples.of([batch for number, batch in enumerate(batches, 1) if number % HELD_OUT]), Samples.of(held)
 
     def _enter(self, block: str) -> None:
         if block == self._block:

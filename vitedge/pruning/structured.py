@@ -8,14 +8,16 @@ narrowed in the order of execution (`refitting`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
 from vitedge.errors import BadRecipe
 from vitedge.pruning.allocation import Budget, allocate
+from vitedge.pruning.attention import STEPS
 from vitedge.pruning.draft import Batches, Draft
 from vitedge.pruning.journal import Journal
-from vitedge.pruning.observe import input_moments, row_weights
+from vitedge.pruning.observe import channel_weights, input_moments, row_weights
 from vitedge.pruning.parts import Kind, Part, find_parts, narrow
 from vitedge.pruning.ranking import Ranking, by_activation, magnitudes, normalized, taylor
 from vitedge.pruning.recipe import Criterion, PruningRecipe
@@ -28,6 +30,8 @@ _SENSED = 600.0
 """GMACs that the influence of rows is measured with: 34 images of a ViT-B, and more of smaller models."""
 _RANKED = 2400.0
 """GMACs that units are ranked with."""
+_ATTENDED = 20_000.0
+"""GMACs of whole models up to which queries, keys and values are refitted: a ViT-Ti on 256 images needs as many."""
 _SPARSE = 0.4
 """Share of zeros from which a layer counts as sparse."""
 _LEAST = 32
@@ -137,6 +141,9 @@ def prune_structured(
     walk = None
     if recipe.repair:
         walk = Refitting(draft, parts, _sensitivity(draft, parts, journal), journal)
+    lost = [part for part in parts if part.kind is Kind.HEADS and sizes[part.name] < part.units] if walk else []
+    reason = _why_not_attention(draft) if lost else ""
+    directions = _directions(draft, lost, journal) if lost and not reason else {}
     filled = 0
     records: list[PartRecord] = []
     for ranking in rankings:
@@ -151,11 +158,37 @@ def prune_structured(
         narrow(draft.module, part, kept)
         if done is not None:
             set_refit(draft.module, part, done)
+        if walk is not None and part.name in directions:
+            again = walk.refit_attention(part, directions[part.name])
+            done = replace(again, error_before=done.error_before) if again and done else done
         records.append(_record(part, size, done))
     if walk is not None and any(record.kept < record.units for record in records):
         refit_classifiers(draft, journal)
     draft.settle()
-    return Structured(recipe.criterion.value, tuple(records), _notes(records, len(draft.images), filled))
+    notes = _notes(records, len(draft.images), filled)
+    if reason:
+        notes += (f"Queries, keys and values of the heads that stay were not refitted: {reason}.",)
+    return Structured(recipe.criterion.value, tuple(records), notes)
+
+
+def _why_not_attention(draft: Draft) -> str:
+    """Returns why queries, keys and values are not refitted, or the empty string."""
+    images = len(draft.images)
+    if images < _LEAST:
+        return f"that takes {_LEAST} images, and there are {images}"
+    gmacs = 3 * STEPS * images * draft.gmacs  # a gradient costs as much as two outputs
+    if gmacs > _ATTENDED:
+        return f"on {images} images that takes up to {gmacs:.0f} GMACs, and more than {_ATTENDED:.0f} take too long"
+    return ""
+
+
+def _directions(draft: Draft, parts: Sequence[Part], journal: Journal) -> dict[str, torch.Tensor]:
+    """Returns how much the channels of the parts' outputs matter in the dense model; see `channel_weights`."""
+    found = journal.read("directions")
+    if found is None:
+        found = channel_weights(draft.module, parts, _some(draft, _SENSED), draft.outputs)
+        journal.write("directions", found)
+    return found
 
 
 def _record(part: Part, size: int, done: Refit | None) -> PartRecord:
