@@ -73,7 +73,7 @@ def test_kernels_that_disagree_with_the_request_fail_the_export(
         patched.setattr(to_onnx.FOR_TENSORRT, "passes", layout)
         with pytest.raises(CheckFailed, match=r"of 24 quantized products run in int8 \(not blocks\.0\.attn\.qkv"):
             export(str(VIT), tmp_path / "joint", INT8)
-    monkeypatch.setattr(to_onnx, "to_half", lambda _graph, _modules: None)
+    monkeypatch.setattr(to_onnx, "to_half", lambda _graph, _modules, _operators: None)
     with pytest.raises(CheckFailed, match="products run in less than float32"):
         export(str(VIT), tmp_path / "float32", replace(INT8, rest="fp16"))
     assert not (tmp_path / "joint").exists()
