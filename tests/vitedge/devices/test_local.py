@@ -47,5 +47,8 @@ def test_closing_ends_every_worker() -> None:
 
 
 def test_this_machine_has_no_address() -> None:
-    with pytest.raises(BadRecipe, match="There is no device 'local:orin'; choose from local, ssh:HOST"), connect("local:orin"):
+    with (
+        pytest.raises(BadRecipe, match="There is no device 'local:orin'; choose from local, ssh:HOST"),
+        connect("local:orin"),
+    ):
         pass
