@@ -92,9 +92,8 @@ class RemoteSession:
             with contextlib.suppress(DeviceFailed):
                 self._transport.run(f"{PROCESSES}\nend_noted {file}; rm -f {file}", 30.0)
             raise
-        failed = self._lost(done.code, done.err)
-        if failed is not None:
-            raise failed
+        if done.code == _GONE:  # a connection that failed has raised: of a client, 0 may be the code of that
+            raise self._ended_there()
         return done
 
     def push(self, path: Path) -> str:
@@ -252,9 +251,10 @@ class RemoteSession:
 
     def _lost(self, code: int, said: str) -> DeviceFailed | None:
         """Returns the error for a session that ended there, or whose connection failed; see `Transport.lost`."""
-        if code == _GONE:
-            return ConnectionLost(f"The session with {self.name} ended there: its folder is gone.")
-        return self._transport.lost(code, said)
+        return self._ended_there() if code == _GONE else self._transport.lost(code, said)
+
+    def _ended_there(self) -> ConnectionLost:
+        return ConnectionLost(f"The session with {self.name} ended there: its folder is gone.")
 
     def _runner(self) -> str:
         with tempfile.TemporaryDirectory(prefix="vitedge-") as folder:

@@ -53,9 +53,11 @@ def test_clocks_are_restored_after_the_connection_is_lost(far: Transport, tmp_pa
     session = RemoteSession(far)
     session.lock_clocks()
     guard = session._folders()
-    guard._process.kill()  # the client: its end of the pipe is closed, as by a cable that is pulled
-    until(lambda: calls(log)[-1:] == ["--restore"])
+    assert guard._process.stdin is not None
+    guard._process.stdin.close()  # as ssh does there when a cable is pulled
+    assert until(lambda: calls(log)[-1:] == ["--restore"])
     session.close()
+    assert calls(log) == ["--store", "", "--restore"], "once"
 
 
 def test_a_device_that_refuses_says_what_it_takes(far: Transport, tmp_path: Path) -> None:

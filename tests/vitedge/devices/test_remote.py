@@ -249,3 +249,13 @@ def test_identity_has_the_system_and_what_its_python_says(far: Transport, connec
     assert session.condition()["uptime_s"] > 0
     assert session.refusal("onnxruntime") == ""
     assert session.refusal("torch") == "PyTorch does not run on stand-in, only on the machine that exports."
+
+
+def test_a_script_that_ended_well_is_no_lost_connection(
+    far: Transport, connected: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a client such as adb, 0 is the code of a connection that broke; of a script that ran to its end it is not."""
+    session = connected(far)
+    monkeypatch.setattr(far, "lost", lambda _code, _said: ConnectionLost("The connection was lost."))
+    assert session.condition() is not None
+    assert session.identity()["device"] == "stand-in"
