@@ -29,7 +29,7 @@ from vitedge.errors import OutputRefused
 from vitedge.files.replacing import clear_debris, replacing_file
 from vitedge.images.stream import ImageStream
 
-LAYOUT = 2
+LAYOUT = 3
 """Version of the entries' content; raised when that changes."""
 MAX_BYTES = 2 * 2**30
 """Largest size of the cache in bytes."""

@@ -11,6 +11,7 @@ same tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -22,10 +23,27 @@ from torch import Tensor
 from vitedge.calibration.ranges import Sample
 from vitedge.errors import UnusableActivations
 
-SAMPLED_VALUES = 2**19
-"""Largest number of values in the sample of one activation: 2 MiB of float32."""
+SAMPLED_VALUES = 2**18
+"""Largest number of values in the sample of one activation: 1 MiB of float32."""
 _GOLDEN, _FIRST, _SECOND = (np.uint64(word) for word in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 _ARRAYS = ("minimum", "maximum", "total", "rows", "hashes", "count")
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What `Stats` take of the activation of a batch."""
+
+    count: int
+    """Number of rows."""
+    minimum: NDArray[np.float32]
+    """``(channels,)``."""
+    maximum: NDArray[np.float32]
+    totals: NDArray[np.float32]
+    """Sum of the rows of each image, ``(images, channels)``."""
+    rows: NDArray[np.float32]
+    """Rows that may be among the sample, ``(rows, channels)``."""
+    hashes: NDArray[np.uint64]
+    """Their hashes."""
 
 
 class Stats:
@@ -104,24 +122,62 @@ class Stats:
         Raises:
             ValueError: other channels than before.
         """
+        self.add(self.look(tensor, channel_axis))
+
+    def look(self, tensor: Tensor, channel_axis: int = -1, batches_before: float = 0) -> Seen | None:
+        """Returns what `add` takes of the activation of a batch; any number of threads may look at once.
+
+        Args:
+            tensor: as `update` takes it.
+            channel_axis: as `update` takes it.
+            batches_before: number of batches of this size whose rows will be added before; with a whole number of rows.
+
+        Returns:
+            None for a batch of nothing.
+
+        Raises:
+            ValueError: other channels than before.
+        """
         # NumPy reduces on one thread without waking others, and takes an eighth of the time of `torch.aminmax`.
         rows = tensor.detach().float().movedim(channel_axis, -1).numpy()
         if rows.size == 0:
+            return None
+        channels = rows.shape[-1]
+        if self.channels not in (0, channels):
+            raise ValueError(f"an activation of {self.channels} channels came with {channels}")
+        inner, outer = tuple(range(1, rows.ndim - 1)), tuple(range(rows.ndim - 1))
+        number = rows.size // channels
+        hashes = _hash(self._count + round(batches_before * number), number)
+        capacity = _capacity(channels)
+        # With a full sample, one comparison rules out nearly all rows.
+        most = self._hashes.max() if len(self._hashes) == capacity else np.iinfo(np.uint64).max
+        fresh = np.flatnonzero(hashes < most)
+        if len(fresh) > capacity:
+            fresh = np.sort(fresh[np.argpartition(hashes[fresh], capacity - 1)[:capacity]])
+        with np.errstate(invalid="ignore", over="ignore"):  # the extremes preserve it, and `refuse_unusable` reports it
+            return Seen(
+                number,
+                rows.min(outer),
+                rows.max(outer),
+                # Image by image, so that the sum is the same in batches of any size.
+                rows.sum(inner, dtype=np.float32),
+                rows[np.unravel_index(fresh, rows.shape[:-1])],
+                hashes[fresh],
+            )
+
+    def add(self, seen: Seen | None) -> None:
+        """Adds what `look` returned, in the order of the images."""
+        if seen is None:
             return
         if self.channels == 0:
-            self._begin(rows.shape[-1])
-        if rows.shape[-1] != self.channels:
-            raise ValueError(f"an activation of {self.channels} channels came with {rows.shape[-1]}")
-        inner, outer = tuple(range(1, rows.ndim - 1)), tuple(range(rows.ndim - 1))
-        with np.errstate(invalid="ignore", over="ignore"):  # the extremes preserve it, and `refuse_unusable` reports it
-            self._minimum = np.minimum(self._minimum, rows.min(outer))
-            self._maximum = np.maximum(self._maximum, rows.max(outer))
-            # Image by image, so that the sum is the same in batches of any size.
-            for image in rows.sum(inner, dtype=np.float32):
+            self._begin(len(seen.minimum))
+        with np.errstate(invalid="ignore", over="ignore"):
+            self._minimum = np.minimum(self._minimum, seen.minimum)
+            self._maximum = np.maximum(self._maximum, seen.maximum)
+            for image in seen.totals:
                 self._total = self._total + image
-        number = rows.size // self.channels
-        self._keep(rows, _hash(self._count, number))
-        self._count += number
+        self._keep(seen.rows, seen.hashes)
+        self._count += seen.count
 
     def affine(self, scale: Tensor, shift: Tensor) -> Stats:
         """Returns the statistics of ``(x - shift) / scale``, channel by channel, without another pass.
@@ -188,19 +244,15 @@ class Stats:
         return copy
 
     def _keep(self, rows: NDArray[np.float32], hashes: NDArray[np.uint64]) -> None:
-        """Puts the rows of ``(..., channels)`` into the sample whose hashes are among the smallest."""
+        """Puts the rows of ``(rows, channels)`` into the sample whose hashes are among the smallest."""
         kept, capacity = len(self._hashes), len(self._rows)
-        # With a full sample, one comparison rules out nearly all rows.
-        fresh = np.arange(len(hashes)) if kept < capacity else np.flatnonzero(hashes < self._hashes.max())
-        if not fresh.size:
-            return
-        union = np.concatenate([self._hashes, hashes[fresh]])
+        union = np.concatenate([self._hashes, hashes])
         chosen = np.arange(len(union)) if len(union) <= capacity else np.argpartition(union, capacity - 1)[:capacity]
         staying = np.zeros(capacity, bool)
         staying[chosen[chosen < kept]] = True
-        coming = np.sort(fresh[chosen[chosen >= kept] - kept])
+        coming = np.sort(chosen[chosen >= kept] - kept)
         places = np.flatnonzero(~staying)[: len(coming)]
-        self._rows[places] = rows[np.unravel_index(coming, rows.shape[:-1])]
+        self._rows[places] = rows[coming]
         grown = np.zeros(max(kept, int(places.max(initial=-1)) + 1), np.uint64)
         grown[:kept] = self._hashes
         grown[places] = hashes[coming]

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from vitedge.program.execution import Execution
+from vitedge.program.lockstep import Lockstep
 from vitedge.program.program import Program
 from vitedge.program.structure import Layer, Structure
 
@@ -32,34 +32,36 @@ def measure_bias(structure: Structure, quantized: Program, names: set[str], imag
     """
     layers = [layer for layer in structure.layers if layer.name in names]
     expected: dict[str, Tensor] = {}
-    Execution(structure.program.exported, {layer.node.name: partial(_keep_mean, expected, layer) for layer in layers})(
-        images
-    )
+    watches = {layer.node.name: partial(_keep_mean, expected, layer) for layer in layers}
+    Lockstep(structure.program.exported, watches)(images)
     found: dict[str, Tensor] = {}
-    Execution(quantized.exported, {layer.node.name: partial(_correct, expected, found, layer) for layer in layers})(
-        images
-    )
+    watches = {layer.node.name: partial(_correct, expected, found, layer) for layer in layers}
+    Lockstep(quantized.exported, watches)(images)
     return found
 
 
-def _keep_mean(means: dict[str, Tensor], layer: Layer, output: Tensor) -> None:
+def _keep_mean(means: dict[str, Tensor], layer: Layer, output: list[Tensor]) -> None:
     means[layer.name] = _mean(layer, output)
 
 
-def _correct(expected: dict[str, Tensor], found: dict[str, Tensor], layer: Layer, output: Tensor) -> Tensor:
+def _correct(expected: dict[str, Tensor], found: dict[str, Tensor], layer: Layer, output: list[Tensor]) -> list[Tensor]:
     """Notes the correction and returns the output with it, which later layers read in the final program too."""
     found[layer.name] = expected[layer.name] - _mean(layer, output)
-    shape = [1] * output.dim()
+    shape = [1] * output[0].dim()
     shape[layer.channel_axis] = -1
-    return output + found[layer.name].reshape(shape)
+    return [part + found[layer.name].reshape(shape) for part in output]
 
 
-def _mean(layer: Layer, output: Tensor) -> Tensor:
+def _mean(layer: Layer, output: list[Tensor]) -> Tensor:
     """Returns the mean of every channel, ``(channels,)`` float32.
 
-    Summed in float64 image by image: a float64 copy of all images would be the largest tensor here.
+    Summed in float32 over an image's positions and in float64 over the images: the sum is the same for parts of any
+    size.
     """
-    rows = output.movedim(layer.channel_axis, -1)
-    parts = (rows[image : image + 1].flatten(0, -2) for image in range(len(rows)))
-    total = sum((part.double().sum(dim=0) for part in parts), torch.zeros(()))
-    return (total / (rows.numel() / rows.shape[-1])).float()
+    rows = [part.movedim(layer.channel_axis, -1) for part in output]
+    total = sum(
+        (part.reshape(len(part), -1, part.shape[-1]).sum(1).double().sum(0) for part in rows),
+        torch.zeros((), dtype=torch.float64),
+    )
+    count = sum(part.numel() // part.shape[-1] for part in rows)
+    return (total / count).float()

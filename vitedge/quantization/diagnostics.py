@@ -18,7 +18,7 @@ from torch.fx import Node
 
 from vitedge.program.canonical import LAYERS
 from vitedge.program.editor import aten
-from vitedge.program.execution import Execution
+from vitedge.program.execution import Execution, channels_last, is_fusible, rounded
 from vitedge.program.modules import innermost_module
 from vitedge.program.program import Program
 from vitedge.program.qdq import DEQUANTIZE, DEQUANTIZE_TENSOR, QUANTIZE, QUANTIZE_TENSOR
@@ -109,7 +109,8 @@ class _Walk(Execution):
     def steps(self, images: Tensor) -> Iterator[Node]:
         """Each stop as soon as it was computed; ``env`` then holds its value and what it read."""
         self.env = {}
-        self.args_iter = iter([images if tensor is None else tensor for tensor in self._tensors])
+        given = channels_last(images)
+        self.args_iter = iter([given if tensor is None else tensor for tensor in self._tensors])
         for node in self._nodes:
             if node.op == "output":
                 return
@@ -159,9 +160,8 @@ class _Powers:
     noise: float = 0.0
 
     def add(self, expected: Tensor, error: Tensor) -> None:
-        # Summed in float64, without a copy in it.
-        self.signal += float(torch.linalg.vector_norm(expected, dtype=torch.float64)) ** 2
-        self.noise += float(torch.linalg.vector_norm(error, dtype=torch.float64)) ** 2
+        self.signal += float(torch.linalg.vector_norm(expected)) ** 2
+        self.noise += float(torch.linalg.vector_norm(error)) ** 2
 
     @property
     def decibels(self) -> float:
@@ -244,7 +244,9 @@ def _replay(end: Any, start: Node, value: Tensor) -> Tensor:
     known: dict[Node, Any] = {start: value}
 
     def compute(node: Node) -> Any:
-        if node not in known:
+        if node not in known and is_fusible(node):
+            known[node] = rounded(compute(node.args[0].args[0]), *node.args[1:5])  # type: ignore[union-attr, arg-type]
+        elif node not in known:
             arguments = torch.fx.map_arg(node.args, compute)
             known[node] = node.target(*arguments)  # type: ignore[operator]
         return known[node]
@@ -259,5 +261,5 @@ def _count_clamped(found: _ComputedLayer, value: Tensor) -> int:
     if rounding.target is not DEQUANTIZE:
         return 0
     scale, zero_point, low, high = rounding.args[1:5]
-    integers = torch.round(value * (1.0 / scale)) + zero_point
-    return int(((integers < low) | (integers > high)).sum())
+    integers = (value * (1.0 / scale)).round_()
+    return int(torch.count_nonzero(integers != integers.clamp(low - zero_point, high - zero_point)))

@@ -15,13 +15,15 @@ from torch import Tensor
 from torch.fx import Node
 
 from vitedge.calibration.moments import InputStatistics
-from vitedge.calibration.observations import Stats
+from vitedge.calibration.observations import Seen, Stats
 from vitedge.calibration.rows import Window, convolution_rows, linear_rows
-from vitedge.program.execution import Execution
+from vitedge.program import lockstep
+from vitedge.program.cores import one_core_each
+from vitedge.program.execution import Execution, channels_last
 from vitedge.program.structure import Layer, Structure
 
-BATCH = 8
-"""Images of one pass of the program: enough for speed, few enough for the memory of a ViT-L."""
+PART = lockstep.PART
+"""Images of one pass of the program."""
 _MOMENT_BYTES = 2**30
 """Largest size in bytes of the second moments that one pass collects."""
 
@@ -44,7 +46,7 @@ def identify(structure: Structure) -> dict[str, str]:
     for name, tensor in sorted(exported.state_dict.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().contiguous().view(-1).numpy().tobytes())
-    return {"program": digest.hexdigest(), "batch": str(BATCH), "torch": torch.__version__}
+    return {"program": digest.hexdigest(), "batch": str(PART), "torch": torch.__version__}
 
 
 def outputs_of(run: Callable[[Tensor], Tensor | tuple[Tensor, ...]], images: Tensor) -> list[npt.NDArray[np.float32]]:
@@ -54,15 +56,22 @@ def outputs_of(run: Callable[[Tensor], Tensor | tuple[Tensor, ...]], images: Ten
         run: takes a batch.
         images: ``(images, channels, height, width)``, as ``run`` takes them.
     """
-    results = (run(images[start : start + BATCH]) for start in range(0, len(images), BATCH))
+    with one_core_each() as over:
+        results = over(lambda part: run(channels_last(part)), images.split(PART))
     parts = [(result,) if isinstance(result, Tensor) else result for result in results]
     return [torch.cat(part).numpy() for part in zip(*parts, strict=True)]
+
+
+def calibration_batch() -> int:
+    """Returns how many images `watcher` takes at once: a part for each core."""
+    return PART * torch.get_num_threads()
 
 
 def watcher(structure: Structure) -> Callable[[Tensor, dict[str, Stats]], None]:
     """Returns the step of a calibration: it runs a batch and adds layers' inputs to the statistics under their names.
 
-    Layers that read the same value have one entry, under the name of the first; it is made at the first batch.
+    Layers that read the same value have one entry, under the name of the first; it is made at the first batch. The
+    statistics are the same for batches of any whole number of parts.
 
     Args:
         structure: of the float program.
@@ -73,18 +82,30 @@ def watcher(structure: Structure) -> Callable[[Tensor, dict[str, Stats]], None]:
     """
     entries = {node: layers[0] for node, layers in input_consumers(structure).items()}
 
-    def step(images: Tensor, stats: dict[str, Stats]) -> None:
+    def run(stats: Mapping[str, Stats], numbered: tuple[int, Tensor]) -> dict[str, Seen | None]:
+        number, images = numbered
+        found: dict[str, Seen | None] = {}
         watches = {
-            node.name: partial(_see, stats.setdefault(layer.name, Stats()), layer.channel_axis)
+            node.name: partial(_see, found, layer, stats[layer.name], number * PART / len(images))
             for node, layer in entries.items()
         }
         Execution(structure.program.exported, watches)(images)
+        return found
+
+    def step(images: Tensor, stats: dict[str, Stats]) -> None:
+        for layer in entries.values():
+            stats.setdefault(layer.name, Stats())
+        with one_core_each() as over:
+            seen = over(partial(run, stats), enumerate(images.split(PART)))
+        for found in seen:
+            for name, part in found.items():
+                stats[name].add(part)
 
     return step
 
 
-def _see(stats: Stats, channel_axis: int, value: Tensor) -> None:
-    stats.update(value, channel_axis)
+def _see(found: dict[str, Seen | None], layer: Layer, stats: Stats, before: float, value: Tensor) -> None:
+    found[layer.name] = stats.look(value, layer.channel_axis, before)
 
 
 def measure_moments(
@@ -107,8 +128,8 @@ def measure_moments(
             measured = [layer for layer in consumers if layer in group]
             if measured:
                 watches[node.name] = partial(_add, found, measured, rounded)
-        for start in range(0, len(images), BATCH):
-            Execution(structure.program.exported, watches)(images[start : start + BATCH])
+        for part in images.split(PART):
+            Execution(structure.program.exported, watches)(part)
         for layer in group:
             yield layer, found.pop(layer.name)
 

@@ -33,8 +33,8 @@ from vitedge.parity.metrics import compare
 from vitedge.program.canonical import canonicalize
 from vitedge.program.capture import capture
 from vitedge.program.editor import duplicate
-from vitedge.program.execution import Execution
 from vitedge.program.float16 import SMALLEST_NORMAL
+from vitedge.program.lockstep import Lockstep
 from vitedge.program.program import Program
 from vitedge.program.structure import Layer, Structure, find_structure
 from vitedge.quantization import observing
@@ -55,7 +55,7 @@ from vitedge.quantization.mixed_precision.apply import (
 )
 from vitedge.quantization.mixed_precision.costs import KernelTimes
 from vitedge.quantization.mixed_precision.search import budget_of
-from vitedge.quantization.observing import BATCH, identify, input_consumers, measure_moments, watcher
+from vitedge.quantization.observing import calibration_batch, identify, input_consumers, measure_moments, watcher
 from vitedge.quantization.parameters import ENDS, fake_quantize
 from vitedge.quantization.placement import SCHEMES, LayerPlacement, choose, is_asked_for
 from vitedge.quantization.plan import Plan
@@ -157,15 +157,15 @@ def calibrate(job: Quantization) -> None:
     stream, preprocessing = job.stream, job.reference.spec.preprocessing
     if stream is None:
         return
-    step = watcher(job.structure)
+    step, batch = watcher(job.structure), calibration_batch()
     job.observed = resumable(
         stream,
         hash_key({**identify(job.structure), "images": stream.fingerprint(), "preprocessing": str(preprocessing)}),
-        BATCH,
+        batch,
         lambda pixels, stats: step(torch.from_numpy(normalize(pixels, preprocessing)), stats),
         job.progress,
     )
-    first = np.concatenate(list(islice(stream.batches(BATCH), math.ceil(KEPT_IMAGES / BATCH))))[:KEPT_IMAGES]
+    first = np.concatenate(list(islice(stream.batches(batch), math.ceil(KEPT_IMAGES / batch))))[:KEPT_IMAGES]
     job.images = torch.from_numpy(normalize(first, preprocessing))
     for layers in input_consumers(job.structure).values():
         job.inputs.update({layer.name: job.observed.stats[layers[0].name] for layer in layers})
@@ -255,7 +255,7 @@ def compare_simulation(job: Quantization) -> None:
     labels = output_names(features=job.features)
     program = job.program("dynamic")
     expected = observing.outputs_of(job.reference.deployed(uint8=False, features=job.features), job.images)
-    found = observing.outputs_of(Execution(program.exported), job.images)
+    found = [output.numpy() for output in Lockstep(program.exported)(job.images)]
     job.outputs = compare(dict(zip(labels, expected, strict=True)), dict(zip(labels, found, strict=True)))
     job.diagnoses, job.attention_diagnoses = diagnose(job.structure.program, program, job.images[:DIAGNOSIS_IMAGES])
 

@@ -17,7 +17,7 @@ from vitedge.program.editor import aten
 from vitedge.program.execution import Execution
 from vitedge.program.structure import Structure, products
 from vitedge.quantization.activation import activation_parameters
-from vitedge.quantization.observing import BATCH
+from vitedge.quantization.observing import PART
 from vitedge.quantization.parameters import ENDS, QuantizationParameters
 
 _MEASURED = ("query", "key", "value")
@@ -67,8 +67,8 @@ def _observe(
             if operand in stats.get(attention.name, ()):
                 scale = factor if operand == "query" else 1.0
                 watches[node.name] = partial(_see, stats[attention.name][operand], scale)
-    for start in range(0, len(images), BATCH):
-        Execution(structure.program.exported, watches)(images[start : start + BATCH])
+    for part in images.split(PART):
+        Execution(structure.program.exported, watches)(part)
     return stats
 
 
