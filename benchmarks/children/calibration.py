@@ -20,7 +20,7 @@ from vitedge.export.formats import PROCESSOR
 from vitedge.images.preprocess import normalize
 from vitedge.images.stream import open_images
 from vitedge.models.reference import Reference
-from vitedge.quantization.observing import BATCH
+from vitedge.quantization.observing import calibration_batch
 from vitedge.recipe import QuantizationRecipe, ResolvedRecipe
 from vitedge.verbs.quantize import quantize_reference
 
@@ -29,7 +29,7 @@ def forward(reference: Reference, images: str, count: int) -> float:
     """Returns the seconds of the model's forward passes over all images."""
     total = 0.0
     with torch.inference_mode():
-        for pixels in open_images(images, reference.spec, count).batches(BATCH):
+        for pixels in open_images(images, reference.spec, count).batches(calibration_batch()):
             batch = torch.from_numpy(normalize(pixels, reference.spec.preprocessing))
             start = time.perf_counter()
             reference.module(batch)
@@ -48,7 +48,7 @@ def measure(checkpoint: str, images: str, count: int, *, timed: bool) -> dict[st
     return {
         "seconds": job.seconds,
         "forward": [before, after],
-        "batch": BATCH,
+        "batch": calibration_batch(),
         "threads": torch.get_num_threads(),
         "peak_bytes": next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")),
     }

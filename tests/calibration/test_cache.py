@@ -196,7 +196,7 @@ def test_old_entries_make_room(tmp_path: Path) -> None:
     stats = Stats()
     stats.update(torch.randn(1, SAMPLED_VALUES // 64, 64))
     observed = Observed({"x": stats}, 1, "")
-    cache = Cache(tmp_path, limit=5 * 2**20)  # two entries of 2 MiB
+    cache = Cache(tmp_path, limit=5 * 2**19)  # two entries of 1 MiB
     for place, key in enumerate("abcd"):
         cache.write(key, observed)
         os.utime(tmp_path / f"{key}.npz", (place, place))
@@ -273,7 +273,7 @@ def test_progress_is_told_once_a_second(images: Path, tmp_path: Path, monkeypatc
 
 
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
-    np.save(tmp_path / "many.npy", np.tile(PIXELS, (16, 1, 1, 1)))
+    np.save(tmp_path / "many.npy", np.tile(PIXELS, (32, 1, 1, 1)))
 
     def peak(count: int) -> int:
         tracemalloc.start()
@@ -283,4 +283,4 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
         return found
 
     peak(48)
-    assert peak(384) < 1.05 * peak(48)
+    assert peak(768) < 1.05 * peak(384)  # the samples are full in both

@@ -19,7 +19,7 @@ from torch.fx import Node
 from vitedge.program.cores import Map, one_core_each
 from vitedge.program.execution import Execution, channels_last
 
-PART = 4
+PART = 2
 """Images of a part."""
 PartsWatch = Callable[[list[Tensor]], list[Tensor] | None]
 """Is called with the parts of a node's value, and may return others in their place."""

@@ -21,7 +21,7 @@ from vitedge.parity.metrics import compare
 from vitedge.program.qdq import CHOOSE, QUANTIZE
 from vitedge.program.structure import find_structure
 from vitedge.quantization import run
-from vitedge.quantization.observing import BATCH
+from vitedge.quantization.observing import PART
 from vitedge.quantization.recording import record
 from vitedge.quantization.records import QuantizationRecord
 from vitedge.quantization.run import STAGES, Quantization, quantize
@@ -107,7 +107,7 @@ def test_the_program_is_near_the_float_one_and_the_record_says_how_near(done: Qu
     with torch.no_grad():
         expected = tiny.model("vit")(images)
     program = done.program("dynamic")
-    found = torch.cat([small.run(program, part) for part in images.split(BATCH)])  # a range at run time is a batch's
+    found = torch.cat([small.run(program, part) for part in images.split(PART)])  # a range at run time is a batch's
     (measured,) = compare({"logits": expected.numpy()}, {"logits": found.numpy()})
     assert record(done).sqnr_db == pytest.approx(measured.centred_sqnr_db, abs=0.05)
     assert record(done).agreement == measured.agreement
