@@ -16,6 +16,7 @@ from vitedge.cli.options import (
     Batch,
     CompareSpeed,
     Device,
+    EffortOption,
     ImageCount,
     Images,
     ImageSize,
@@ -73,6 +74,7 @@ def export(
     image_count: ImageCount = None,
     layers: Layers = None,
     settings: Settings = None,
+    effort: EffortOption = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of the synthetic images, or of the choice from a folder.")
     ] = None,
@@ -118,7 +120,8 @@ def export(
         "features": features or None,
         "tolerance": tolerance_entries(max_error, min_sqnr, min_agreement),
     }
-    asked = _asked(source, given, recipe, settings, layers)
+    calibration = {"images": images, "seed": seed, "effort": effort}
+    asked = _asked(source, given, recipe, calibration, settings, layers)
     from vitedge.render.export import render
     from vitedge.render.screen import progress
     from vitedge.verbs.export import export as run
@@ -133,6 +136,7 @@ def _asked(
     source: str,
     given: Mapping[str, Any],
     recipe: Path | None,
+    calibration: Mapping[str, str | int | None],
     settings: list[str] | None,
     layers: list[str] | None,
 ) -> ExportRecipe:
@@ -140,10 +144,9 @@ def _asked(
     entries = read_entries(recipe) if recipe else {}
     entries.update({name: value for name, value in given.items() if value is not None})
     if source.endswith(SUFFIX):
-        typed = {**entries, "quantization": entries.get("quantization") or settings or layers}
+        typed = {**entries, "quantization": entries.get("quantization") or settings or layers or calibration["effort"]}
         fixed_entries(source, typed)  # refuses at once what the file fixes
-    elif entries.get("precision") in SCHEMES or settings or layers:
-        calibration = {"images": given["images"], "seed": given["seed"]}
+    elif entries.get("precision") in SCHEMES or settings or layers or calibration["effort"]:
         found = entries.get("quantization")
         entries["quantization"] = quantization_entries(entries.get("precision"), found, calibration, settings, layers)
     return from_dict(ExportRecipe, entries)

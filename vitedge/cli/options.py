@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitedge.recipe import IMAGE_COUNT, Precision
+from vitedge.recipe import IMAGE_COUNT, Effort, Precision
 
 Source = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A file, a folder, timm:NAME or hf:NAME.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
@@ -58,6 +58,10 @@ Settings = Annotated[
     typer.Option(
         "--quantization", "-q", metavar="NAME=VALUE", help="A setting, e.g. ranges=mse; see docs/quantize.md."
     ),
+]
+EffortOption = Annotated[
+    str | None,
+    typer.Option("--effort", metavar="|".join(Effort), help="How far quantization goes; default if not given."),
 ]
 Layers = Annotated[
     list[str] | None,

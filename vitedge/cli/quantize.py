@@ -13,6 +13,7 @@ from vitedge.cli.options import (
     AsJson,
     Batch,
     Device,
+    EffortOption,
     ImageSize,
     InputType,
     Layers,
@@ -41,6 +42,7 @@ def quantize(
     profiles: Profiles = None,
     layers: Layers = None,
     settings: Settings = None,
+    effort: EffortOption = None,
     max_drop: Annotated[
         float | None, typer.Option(metavar="POINTS", help="Budget: top-1 that may be lost on --eval.")
     ] = None,
@@ -86,7 +88,7 @@ def quantize(
         "features": features or None,
     }
     entries.update({name: value for name, value in given.items() if value is not None})
-    calibration = {"images": images, "image_count": image_count, "seed": seed, **budget}
+    calibration = {"images": images, "image_count": image_count, "seed": seed, "effort": effort, **budget}
     entries["quantization"] = quantization_entries(entries["precision"], found, calibration, settings, layers)
     asked = from_dict(ExportRecipe, entries)
     from vitedge.render.quantize import render

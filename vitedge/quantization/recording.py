@@ -6,6 +6,7 @@ from __future__ import annotations
 from vitedge.images.alike import tell_alike
 from vitedge.program.structure import Layer
 from vitedge.quantization.applied import notes, share
+from vitedge.quantization.effort import EXTENTS
 from vitedge.quantization.records import LayerChoice, QuantizationRecord
 from vitedge.quantization.run import Quantization
 
@@ -21,6 +22,8 @@ def record(job: Quantization) -> QuantizationRecord:
         image_source="" if stream is None else stream.describe(),
         image_sha256="" if observed is None else observed.sha256,
         skipped={} if observed is None else dict(observed.skipped),
+        effort=job.recipe.effort,
+        left_out=() if stream is None else EXTENTS[job.recipe.effort].skipped(job.recipe.image_count),
         layers=tuple(_layer_record(job, layer) for layer in job.structure.layers),
         attention_choices={
             name: f"{decision.precision}: {decision.reason}" for name, decision in job.attentions.items()

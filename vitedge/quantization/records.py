@@ -149,6 +149,10 @@ class QuantizationRecord:
     """SHA-256 of the images' pixels."""
     skipped: Mapping[str, str] = field(default_factory=dict)
     """Image that could not be read, to the reason."""
+    effort: str = "default"
+    """The recipe's effort."""
+    left_out: tuple[str, ...] = ()
+    """What the effort left out, a phrase each."""
     layers: tuple[LayerChoice, ...] = ()
     attention_choices: Mapping[str, str] = field(default_factory=dict)
     """Attention to its precision with the reason: ``float: …``, ``int8 scores: …`` or ``int8: …``."""

@@ -44,6 +44,7 @@ from vitedge.quantization.attention.parameters import attention_parameters
 from vitedge.quantization.attention.policy import Decision, decide
 from vitedge.quantization.correction import measure_bias
 from vitedge.quantization.diagnostics import diagnose, measure_attended
+from vitedge.quantization.effort import EXTENTS
 from vitedge.quantization.insert import insert
 from vitedge.quantization.memory import freed_at_once
 from vitedge.quantization.mixed_precision.apply import (
@@ -68,10 +69,8 @@ from vitedge.quantization.weights.rounding import RoundedWeight
 from vitedge.recipe import FloatType, QuantizationRecipe, WeightRounding
 from vitedge.records import OutputParity
 
-DIAGNOSIS_IMAGES = 4
-"""Number of images over which layers and attentions are compared one by one."""
-KEPT_IMAGES = 32
-"""Number of images that are kept in memory, for bias correction, GPTQ and the comparison of the simulation."""
+_ATTENDED_IMAGES = 4
+"""Number of images that show how widely attentions spread."""
 _SCALES_APART = 2.0
 """Ratio of a layer's largest scale to the smallest of float16 from which the smallest is good enough."""
 Kind = Literal["uint8", "int8", "uint16", "int16"]
@@ -109,7 +108,7 @@ class Quantization:
     observed: Observed | None = None
     """The calibration as the cache keeps it."""
     images: Tensor = field(default_factory=lambda: torch.empty(0))
-    """The first `KEPT_IMAGES` of the calibration images, normalized, ``(images, channels, height, width)`` float32."""
+    """The first of the calibration images, normalized, ``(images, channels, height, width)`` float32."""
     plan: Plan = field(default_factory=Plan)
     roundings: dict[str, RoundedWeight] = field(default_factory=dict)
     """Layer to the rounding of its weight."""
@@ -165,7 +164,8 @@ def calibrate(job: Quantization) -> None:
         lambda pixels, stats: step(torch.from_numpy(normalize(pixels, preprocessing)), stats),
         job.progress,
     )
-    first = np.concatenate(list(islice(stream.batches(batch), math.ceil(KEPT_IMAGES / batch))))[:KEPT_IMAGES]
+    kept = EXTENTS[job.recipe.effort].kept
+    first = np.concatenate(list(islice(stream.batches(batch), math.ceil(kept / batch))))[:kept]
     job.images = torch.from_numpy(normalize(first, preprocessing))
     for layers in input_consumers(job.structure).values():
         job.inputs.update({layer.name: job.observed.stats[layers[0].name] for layer in layers})
@@ -257,7 +257,9 @@ def compare_simulation(job: Quantization) -> None:
     expected = observing.outputs_of(job.reference.deployed(uint8=False, features=job.features), job.images)
     found = [output.numpy() for output in Lockstep(program.exported)(job.images)]
     job.outputs = compare(dict(zip(labels, expected, strict=True)), dict(zip(labels, found, strict=True)))
-    job.diagnoses, job.attention_diagnoses = diagnose(job.structure.program, program, job.images[:DIAGNOSIS_IMAGES])
+    few = job.images[: EXTENTS[job.recipe.effort].diagnosed]
+    if len(few):
+        job.diagnoses, job.attention_diagnoses = diagnose(job.structure.program, program, few)
 
 
 STAGES: tuple[tuple[str, Callable[[Quantization], None]], ...] = (
@@ -300,7 +302,7 @@ def _decide_attentions(job: Quantization) -> None:
     """Decides the operands of each attention that are quantized; none where activations have no eight bits."""
     asked = job.recipe.attention if job.recipe.scheme in ("int8", "mixed") else "none"
     decided = asked != "auto" or bool(job.form.float_attention)
-    spread = {} if decided else measure_attended(job.structure.program, job.images[:DIAGNOSIS_IMAGES])
+    spread = {} if decided else measure_attended(job.structure.program, job.images[:_ATTENDED_IMAGES])
     job.attentions = decide(job.structure.attentions, spread, job.form, asked, job.recipe.layers)
 
 

@@ -12,6 +12,7 @@ from vitedge.recipe.settings import (
     SCHEMES,
     Activations,
     AttentionChoice,
+    Effort,
     LayerScheme,
     Precision,
     RangeMethod,
@@ -35,6 +36,8 @@ class QuantizationRecipe:
     """A folder, a list, an array or ``synthetic``; never assumed."""
     image_count: int = CALIBRATION_COUNT
     seed: int = 0
+    effort: Effort = Effort.DEFAULT
+    """How far to go: ``quick`` measures on fewer images, ``best`` on more; the record says what was left out."""
     ranges: RangeMethod = RangeMethod.AUTO
     smoothing: bool = True
     """Search for a scaling and centring of the channels of LayerNorm outputs."""
@@ -65,6 +68,7 @@ class QuantizationRecipe:
             self,
             scheme=Precision,
             activations=Activations,
+            effort=Effort,
             ranges=RangeMethod,
             rounding=WeightRounding,
             attention=AttentionChoice,

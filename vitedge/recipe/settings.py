@@ -91,6 +91,14 @@ class WeightRounding(Setting):
     ADAROUND = "adaround"
 
 
+class Effort(Setting):
+    """How far quantization goes; `vitedge.quantization.effort` says on how many images it measures."""
+
+    QUICK = "quick"
+    DEFAULT = "default"
+    BEST = "best"
+
+
 class AttentionChoice(Setting):
     """Which attentions have products of integers."""
 

@@ -50,6 +50,8 @@ def _simulation(record: QuantizationRecord) -> Iterator[str]:
     else:
         agreement = "" if record.agreement is None else f", {record.agreement:.1%} of the images keep their top-1"
         yield f"calibrated on {record.images} images: {record.image_source}"
+        if record.left_out:
+            yield f"left out by --effort {record.effort}: {'; '.join(record.left_out)}"
         yield f"simulation: {record.sqnr_db:.1f} dB centred SQNR{agreement}"
 
 

@@ -29,6 +29,7 @@ from vitedge.models.reference import Reference, load_reference
 from vitedge.parity.metrics import degeneracy
 from vitedge.program.program import Program
 from vitedge.quantization.applied import layer_scheme, share
+from vitedge.quantization.effort import EXTENTS
 from vitedge.quantization.file.header import SUFFIX
 from vitedge.quantization.file.model import Model, write_model
 from vitedge.quantization.recording import record
@@ -143,7 +144,8 @@ def quantize_reference(
     asked = settings(recipe)
     stream = None
     if asked.images is not None:
-        stream = open_images(asked.images, reference.spec, asked.image_count, asked.seed)
+        count = EXTENTS[asked.effort].images(asked.image_count)
+        stream = open_images(asked.images, reference.spec, count, asked.seed)
     if asked.scheme not in form.schemes:
         raise BadRecipe(
             f"{asked.scheme} is not written for {form.title}; ask for --precision {' or '.join(form.schemes)}, "
