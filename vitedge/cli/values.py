@@ -156,7 +156,9 @@ def quantization_entries(
     if precision not in (None, "fp32", "fp16", *SCHEMES):
         raise BadRecipe(f"There is no scheme {precision!r}; choose from {', '.join(SCHEMES)}.")
     if precision not in SCHEMES:
-        raise BadRecipe(f"--quantization, --layer and --effort are for quantization: add --precision {'|'.join(SCHEMES)}.")
+        raise BadRecipe(
+            f"--quantization, --layer and --effort are for quantization: add --precision {'|'.join(SCHEMES)}."
+        )
     entries = {**(found or {}), "scheme": precision}
     entries.update({name: value for name, value in given.items() if value is not None})
     for pair in settings or ():

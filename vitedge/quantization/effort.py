@@ -20,6 +20,8 @@ class Extent:
     """Images on which biases are corrected, weights are rounded by GPTQ, and the simulation is compared."""
     diagnosed: int
     """Images over which layers and attentions are compared one by one; 0 leaves the comparison out."""
+    learned: bool = False
+    """Whether weights of eight bits are rounded by GPTQ too, as those of four bits always are."""
 
     def images(self, asked: int) -> int:
         """Returns how many images are drawn where a recipe asks for so many."""
@@ -37,9 +39,9 @@ class Extent:
 
 EXTENTS: Mapping[Effort, Extent] = MappingProxyType(
     {
-        Effort.QUICK: Extent(calibrated=32, kept=16, diagnosed=0),
+        Effort.QUICK: Extent(calibrated=64, kept=16, diagnosed=0),
         Effort.DEFAULT: Extent(calibrated=None, kept=32, diagnosed=4),
-        Effort.BEST: Extent(calibrated=None, kept=64, diagnosed=8),
+        Effort.BEST: Extent(calibrated=None, kept=64, diagnosed=8, learned=True),
     }
 )
 """Effort to its extent."""

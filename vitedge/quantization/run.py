@@ -386,11 +386,11 @@ def _settings(job: Quantization, layer: Layer) -> WeightSettings:
 
 
 def _method(job: Quantization, layer: Layer) -> ModuleType:
-    """Returns the rounding method of a layer's weight: by default GPTQ for blocks of four bits if there are images."""
+    """Returns the rounding method of a layer's weight: by itself GPTQ where it is worth it, if there are images."""
     asked = job.recipe.rounding
     if asked is WeightRounding.AUTO:
-        has_blocks = SCHEMES[job.choices[layer.name].scheme].blocks and job.images.numel()
-        asked = WeightRounding.GPTQ if has_blocks else WeightRounding.NEAREST
+        worth_it = SCHEMES[job.choices[layer.name].scheme].blocks or EXTENTS[job.recipe.effort].learned
+        asked = WeightRounding.GPTQ if worth_it and job.images.numel() else WeightRounding.NEAREST
     return _ROUNDINGS[asked]
 
 

@@ -85,7 +85,7 @@ class WeightRounding(Setting):
     """How weights become integers."""
 
     AUTO = "auto"
-    """GPTQ for four bits, the nearest integer for eight."""
+    """GPTQ for four bits, the nearest integer for eight; GPTQ for both with the effort ``best``."""
     NEAREST = "nearest"
     GPTQ = "gptq"
     ADAROUND = "adaround"
