@@ -21,6 +21,5 @@ def demo(
     """Run the whole job on three small models that come with vitedge."""
     from vitedge.demo.run import run
     from vitedge.render.demo import render
-    from vitedge.render.screen import progress
 
-    render(run(output, progress=progress), as_json=json)
+    render(run(output), as_json=json)

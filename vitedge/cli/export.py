@@ -120,10 +120,9 @@ def export(
     }
     asked = _asked(source, given, recipe, settings, layers)
     from vitedge.render.export import render
-    from vitedge.render.screen import progress
     from vitedge.verbs.export import export as run
 
-    result = run(source, output, asked, force=force, compare_speed=compare_speed, progress=progress)
+    result = run(source, output, asked, force=force, compare_speed=compare_speed)
     render(result, as_json=json)
     if result.pending:
         raise typer.Exit(3)

@@ -56,7 +56,7 @@ MinAgreement = Annotated[float | None, typer.Option(help="Tolerance: share of im
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--quantization", "-q", metavar="NAME=VALUE", help="A setting, e.g. ranges=mse; see docs/quantize.md."
+        "--quantization", "-Q", metavar="NAME=VALUE", help="A setting, e.g. ranges=mse; see docs/quantize.md."
     ),
 ]
 Layers = Annotated[

@@ -110,12 +110,11 @@ def prune(
     }
     from vitedge.pruning.recipe import PruningRecipe
     from vitedge.render.prune import render
-    from vitedge.render.screen import progress
     from vitedge.verbs.prune import prune as run
 
     said = {name: value for name, value in given.items() if value is not None}
     recipe = PruningRecipe(**said, repair=repair, accept_assumptions=accept_assumptions)
-    result = run(source, output, recipe, force=force, progress=progress)
+    result = run(source, output, recipe, force=force)
     render(result, parts=parts, as_json=json)
     if result.failed:
         raise typer.Exit(4)

@@ -90,10 +90,9 @@ def quantize(
     entries["quantization"] = quantization_entries(entries["precision"], found, calibration, settings, layers)
     asked = from_dict(ExportRecipe, entries)
     from vitedge.render.quantize import render
-    from vitedge.render.screen import progress
     from vitedge.verbs.quantize import quantize as run
 
-    result = run(source, output, asked, force=force, progress=progress)
+    result = run(source, output, asked, force=force)
     render(result, profiles=result.profiles, layers=diagnose, as_json=json)
     if result.failed:
         raise typer.Exit(4)

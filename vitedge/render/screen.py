@@ -11,16 +11,16 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich import box
 from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.table import Table
 
 from vitedge.files.plain import to_dict
 from vitedge.render.text import FALLBACK, Folded, printable, printable_json, shortened
-from vitedge.stopping import leave_if_asked
 
 _NARROWEST = 40
 """Columns below which no table can be read: a terminal that claims fewer, as ``COLUMNS=0`` does, is taken for 80."""
@@ -41,10 +41,14 @@ class _Screen(Console):
         """Raises the error that Rich would turn into an exit code of its own."""
         raise  # noqa: PLE0704 - Rich calls this while it handles the error
 
+    def show_cursor(self, show: bool = True) -> bool:  # noqa: FBT001, FBT002 - as Rich has it
+        """Leaves the cursor as it is: a process that is killed below a bar could not show it again."""
+        return False
+
 
 # Names come from the user: a bracket or a colon in one is no markup.
 _OUT = _Screen(highlight=False, soft_wrap=False, markup=False, emoji=False, width=_width())
-_ERR = _Screen(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False, width=_width())
+_ERR = _Screen(stderr=True, highlight=False, soft_wrap=False, markup=False, emoji=False, width=_width())
 
 
 class _Cells(Table):
@@ -59,11 +63,11 @@ class _Cells(Table):
         if not isinstance(cell, str):
             return cell
         if index < 2:
-            return Folded(_encodable(shortened(printable(cell))))
-        return "\n".join(_encodable(shortened(printable(line), _LONGEST_VALUE)) for line in cell.split("\n"))
+            return Folded(encodable(shortened(printable(cell))))
+        return "\n".join(encodable(shortened(printable(line), _LONGEST_VALUE)) for line in cell.split("\n"))
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """Returns a text as stdout's encoding shows it, before the columns of a table are measured."""
     encoding = _OUT.encoding
     return text if encoding.startswith("utf") else text.encode(encoding, FALLBACK).decode(encoding)
@@ -77,14 +81,28 @@ def prepare_streams() -> None:
 
 
 def progress(text: str) -> None:
-    """Prints one line about the work in progress on stderr; leaves, if the command was asked to meanwhile."""
-    leave_if_asked()
-    _ERR.print(printable(text), style="dim")
+    """Prints one line about the work in progress on stderr."""
+    _ERR.print(printable(text), style="dim", soft_wrap=True)
+
+
+def is_live() -> bool:
+    """Returns whether stderr is a terminal on which a line can be drawn again."""
+    return _ERR.is_terminal and not _ERR.is_dumb_terminal
+
+
+def live(draw: Callable[[], RenderableType], refreshes: float) -> Live:
+    """Returns an area at the end of stderr that is drawn again so many times a second, and is gone when it stops.
+
+    What libraries print on stderr meanwhile appears above it; stdout is left alone.
+    """
+    return Live(
+        console=_ERR, get_renderable=draw, refresh_per_second=refreshes, transient=True, redirect_stdout=False
+    )
 
 
 def error(text: str) -> None:
     """Prints one sentence about an error on stderr."""
-    _ERR.print(f"vitedge: {printable(text)}")
+    _ERR.print(f"vitedge: {printable(text)}", soft_wrap=True)
 
 
 def show(drawn: Table, title: str = "") -> None:

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tells how far the work is: stages that begin, advance and end, and notes, to whoever listens.
+
+Code that does the work says ``with stage("rounding"):`` and ``for layer in counted(layers):``, wherever it lies. Who
+listens is set once, around a verb, and holds for everything below it, as with `logging`: otherwise every function down
+to the innermost loop would take a parameter that has nothing to do with what it computes. Nobody listens by default.
+
+Listeners are a plain callable, which gets a line a stage; a ``rich.progress.Progress``, which gets a bar a stage; and a
+`Listener`. Everything is also logged, to the logger ``vitedge.progress``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from vitedge.stopping import leave_if_asked
+
+LINE_SECONDS = 10.0
+"""Shortest time between two lines that say how far one stage is, where there is no bar."""
+_LOG = logging.getLogger(__name__)
+_Item = TypeVar("_Item")
+
+
+@dataclass(eq=False)
+class Stage:
+    """A part of the work: how far it is, and the stage that it is a part of."""
+
+    title: str
+    total: int | None = None
+    """Number of steps; None where it is not known."""
+    parent: Stage | None = None
+    done: int = 0
+    """Number of steps that are done."""
+    begun: float = field(default_factory=time.monotonic)
+    failed: bool = False
+    """Whether it ended by an error."""
+    _counted_from: tuple[float, int] = (0.0, 0)
+    """Time, and steps done, when counting began: steps of an earlier run say nothing about the speed of this one."""
+
+    def count(self, total: int | None, done: int = 0) -> None:
+        """Begins to count steps, of which some may have been done by an earlier run."""
+        self.total, self.done, self._counted_from = total, done, (time.monotonic(), done)
+        _listener.get().advanced(self)
+
+    def advance(self, steps: int = 1) -> None:
+        """Counts steps that were done; leaves, if the command was asked to meanwhile."""
+        leave_if_asked()
+        self.done += steps
+        _listener.get().advanced(self)
+
+    @property
+    def path(self) -> str:
+        """Titles from the outermost part to this one, without that of the verb."""
+        titles: list[str] = []
+        here = self
+        while here.parent is not None:
+            titles.insert(0, here.title)
+            here = here.parent
+        return " · ".join(titles) or self.title
+
+    @property
+    def seconds(self) -> float:
+        """Time since it began."""
+        return time.monotonic() - self.begun
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time that the other steps take, if they take as long as those that are done; None where none is done."""
+        begun, before = self._counted_from
+        if self.total is None or self.done <= before:
+            return None
+        speed = (time.monotonic() - (begun or self.begun)) / (self.done - before)
+        return speed * max(self.total - self.done, 0)
+
+    def describe(self) -> str:
+        """Returns such as ``12 of 50, 40 s left``; empty where steps are not counted."""
+        if self.total is None:
+            return ""
+        left = self.seconds_left
+        return f"{self.done} of {self.total}" + ("" if left is None else f", {spoken(left)} left")
+
+
+class Listener(Protocol):
+    """Whoever is told how far the work is."""
+
+    def begun(self, stage: Stage) -> None:
+        """Is told of a stage that begins."""
+
+    def advanced(self, stage: Stage) -> None:
+        """Is told that more steps of a stage are done."""
+
+    def ended(self, stage: Stage) -> None:
+        """Is told of a stage that ended."""
+
+    def said(self, text: str) -> None:
+        """Is told a sentence about the work."""
+
+
+@runtime_checkable
+class TaskBars(Protocol):
+    """The part of ``rich.progress.Progress`` that is used here."""
+
+    console: Any
+
+    def add_task(self, description: str, *, total: float | None = None) -> Any:
+        """Returns the number of a new bar."""
+
+    def update(self, task_id: Any, *, total: float | None = None, completed: float | None = None) -> None:
+        """Sets how far a bar is."""
+
+    def remove_task(self, task_id: Any) -> None:
+        """Removes a bar."""
+
+
+Progress = Callable[[str], None] | TaskBars | Listener
+"""What the verbs take as ``progress``: such as ``print``, or a ``rich.progress.Progress``."""
+
+
+class Silence:
+    """A listener that tells nobody."""
+
+    def begun(self, stage: Stage) -> None:
+        """Does nothing."""
+
+    def advanced(self, stage: Stage) -> None:
+        """Does nothing."""
+
+    def ended(self, stage: Stage) -> None:
+        """Does nothing."""
+
+    def said(self, text: str) -> None:
+        """Does nothing."""
+
+
+class Lines(Silence):
+    """A listener that calls a function with lines: one a stage, and in a long one every ten seconds how far it is.
+
+    Args:
+        tell: takes a line.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._told = time.monotonic()
+
+    def begun(self, stage: Stage) -> None:
+        """Tells the title; a verb as a whole is not told, because its stages are."""
+        if stage.parent is not None:
+            self.said(f"{stage.path} …")
+
+    def advanced(self, stage: Stage) -> None:
+        """Tells how far the stage is, if nothing was told for some time."""
+        if stage.done and stage.total is not None and time.monotonic() - self._told >= LINE_SECONDS:
+            self.said(f"{stage.path}: {stage.describe()}")
+
+    def said(self, text: str) -> None:
+        """Tells the sentence."""
+        self._told = time.monotonic()
+        self._tell(text)
+
+
+class _Bars(Silence):
+    """A listener that shows each stage as a task of a ``rich.progress.Progress``."""
+
+    def __init__(self, bars: TaskBars) -> None:
+        self._bars = bars
+        self._tasks: dict[Stage, Any] = {}
+
+    def begun(self, stage: Stage) -> None:
+        self._tasks[stage] = self._bars.add_task(stage.path, total=stage.total)
+
+    def advanced(self, stage: Stage) -> None:
+        if stage in self._tasks:
+            self._bars.update(self._tasks[stage], total=stage.total, completed=stage.done)
+
+    def ended(self, stage: Stage) -> None:
+        if stage in self._tasks:
+            self._bars.remove_task(self._tasks.pop(stage))
+
+    def said(self, text: str) -> None:
+        self._bars.console.print(text, markup=False, highlight=False)
+
+
+_listener: ContextVar[Listener] = ContextVar("listener", default=Silence())  # noqa: B039 - it has no state
+_stage: ContextVar[Stage | None] = ContextVar("stage", default=None)
+_noted: ContextVar[set[str] | None] = ContextVar("noted", default=None)
+
+
+@contextmanager
+def reporting(progress: Progress | None) -> Iterator[None]:
+    """Has everything in the block reported; None leaves it to whoever listens already, if anyone.
+
+    Args:
+        progress: a callable that takes a line, a ``rich.progress.Progress``, or a `Listener`.
+    """
+    if progress is None:
+        yield
+        return
+    tokens = _listener.set(_listening(progress)), _noted.set(set())
+    try:
+        yield
+    finally:
+        _listener.reset(tokens[0])
+        _noted.reset(tokens[1])
+
+
+def _listening(progress: Progress) -> Listener:
+    if isinstance(progress, TaskBars):
+        return _Bars(progress)
+    return Lines(progress) if callable(progress) else progress
+
+
+@contextmanager
+def stage(title: str, total: int | None = None) -> Iterator[Stage]:
+    """Reports a part of the work that begins with the block and ends with it.
+
+    Args:
+        title: what is being done, such as ``rounding``; the outermost one is the name of the verb.
+        total: number of steps, which `Stage.advance` counts; or `counted` sets it.
+    """
+    leave_if_asked()
+    here = Stage(title, total, _stage.get())
+    token, listener = _stage.set(here), _listener.get()
+    listener.begun(here)
+    _LOG.debug("%s …", here.path)
+    try:
+        yield here
+    except BaseException:
+        here.failed = True
+        raise
+    finally:
+        _stage.reset(token)
+        listener.ended(here)
+        _LOG.info("%s %s after %.1f s", here.path, "failed" if here.failed else "ended", here.seconds)
+
+
+def counted(items: Iterable[_Item], total: int | None = None) -> Iterator[_Item]:
+    """Yields items, and counts them as steps of the innermost stage.
+
+    Args:
+        items: what is worked on, one after the other.
+        total: their number, where they have no length.
+    """
+    here = _stage.get() or Stage("")
+    here.count(len(items) if isinstance(items, Sized) else total)
+    for item in items:
+        yield item
+        here.advance()
+
+
+def say(text: str) -> None:
+    """Reports a sentence about the work; leaves, if the command was asked to meanwhile."""
+    leave_if_asked()
+    _LOG.info("%s", text)
+    _listener.get().said(text)
+
+
+def note(text: str) -> None:
+    """Reports what the user should know of the result, once for a run however many stages find it."""
+    noted = _noted.get()
+    if noted is not None:
+        if text in noted:
+            return
+        noted.add(text)
+    say(f"note: {text}")
+
+
+def spoken(seconds: float) -> str:
+    """Returns a time as people say it: ``40 s``, ``3 min``, ``2.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
