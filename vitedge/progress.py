@@ -38,14 +38,19 @@ class Stage:
     done: int = 0
     """Number of steps that are done."""
     begun: float = field(default_factory=time.monotonic)
+    unit: str = ""
+    """The word for a step, such as ``image``."""
+    remark: str = ""
+    """A few words on the last step, such as the loss."""
     failed: bool = False
     """Whether it ended by an error."""
     _counted_from: tuple[float, int] = (0.0, 0)
     """Time, and steps done, when counting began: steps of an earlier run say nothing about the speed of this one."""
 
-    def count(self, total: int | None, done: int = 0) -> None:
+    def count(self, total: int | None, done: int = 0, *, unit: str = "") -> None:
         """Begins to count steps, of which some may have been done by an earlier run."""
-        self.total, self.done, self._counted_from = total, done, (time.monotonic(), done)
+        self.total, self.done, self.unit = total, done, unit
+        self._counted_from = time.monotonic(), done
         _listener.get().advanced(self)
 
     def advance(self, steps: int = 1) -> None:
@@ -79,11 +84,13 @@ class Stage:
         return speed * max(self.total - self.done, 0)
 
     def describe(self) -> str:
-        """Returns such as ``12 of 50, 40 s left``; empty where steps are not counted."""
+        """Returns such as ``part 12 of 50, 40 s left``; empty where steps are not counted."""
         if self.total is None:
             return ""
         left = self.seconds_left
-        return f"{self.done} of {self.total}" + ("" if left is None else f", {spoken(left)} left")
+        so_far = f"{self.unit} {self.done} of {self.total}".strip()
+        parts = [so_far, "" if left is None else f"{spoken(left)} left", self.remark]
+        return ", ".join(part for part in parts if part)
 
 
 class Listener(Protocol):
@@ -240,15 +247,28 @@ def stage(title: str, total: int | None = None) -> Iterator[Stage]:
         _LOG.info("%s %s after %.1f s", here.path, "failed" if here.failed else "ended", here.seconds)
 
 
-def counted(items: Iterable[_Item], total: int | None = None) -> Iterator[_Item]:
+def count(total: int | None, done: int = 0, *, unit: str = "") -> Stage:
+    """Begins to count steps of the innermost stage; returns it.
+
+    Args:
+        total: number of steps, if it is known.
+        done: how many were done by an earlier run.
+        unit: the word for a step, such as ``image``.
+    """
+    here = _stage.get() or Stage("")
+    here.count(total, done, unit=unit)
+    return here
+
+
+def counted(items: Iterable[_Item], total: int | None = None, *, unit: str = "") -> Iterator[_Item]:
     """Yields items, and counts them as steps of the innermost stage.
 
     Args:
         items: what is worked on, one after the other.
         total: their number, where they have no length.
+        unit: the word for one of them.
     """
-    here = _stage.get() or Stage("")
-    here.count(len(items) if isinstance(items, Sized) else total)
+    here = count(len(items) if isinstance(items, Sized) else total, unit=unit)
     for item in items:
         yield item
         here.advance()

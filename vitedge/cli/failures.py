@@ -31,23 +31,28 @@ def answer(error: Exception, usage: type[Exception]) -> int | None:
         usage: the type of every mistake on the command line.
     """
     kind = type(error).__name__
-    if isinstance(error, VitedgeError):
-        return tell(str(error), error.exit_code, kind)
-    if isinstance(error, usage):
-        return tell(_usage(error), 2, "UsageError")
     if isinstance(error, BrokenPipeError):
         return READER_LEFT
-    missing = backend_of(error) if isinstance(error, ImportError) else None
-    if missing is not None:
+    if isinstance(error, usage):
+        return tell(_usage(error), 2, "UsageError")
+    missing = backend_of(error) if isinstance(error, ImportError) else error
+    if isinstance(missing, VitedgeError):
         return tell(str(missing), missing.exit_code, type(missing).__name__)
-    if isinstance(error, OSError):
-        if error.errno in _UNUSABLE and error.filename is not None:
-            return tell(f"{error.filename} cannot be used: {error.strerror}.", 2, kind)
-        if error.errno in (errno.ENOSPC, errno.EBADF) and error.filename is None:
-            return tell(f"The result cannot be written to stdout: {error.strerror}.", 2, kind)
+    sentence = _of_system(error) if isinstance(error, OSError) else ""
+    if sentence:
+        return tell(sentence, 2, kind)
     _document(f"{kind}: {error}", BUG, kind)
     _log(f"a bug of vitedge: {kind}: {error}", error)
     return None
+
+
+def _of_system(error: OSError) -> str:
+    """Returns the sentence where a path that was typed cannot be used, or stdout takes nothing more; else nothing."""
+    if error.errno in _UNUSABLE and error.filename is not None:
+        return f"{error.filename} cannot be used: {error.strerror}."
+    if error.errno in (errno.ENOSPC, errno.EBADF) and error.filename is None:
+        return f"The result cannot be written to stdout: {error.strerror}."
+    return ""
 
 
 def answer_exit(leaving: SystemExit) -> None:

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from vitedge.calibration.cache import find_folder
 from vitedge.errors import OutputRefused
+from vitedge.files.cache import find_root
 from vitedge.files.replacing import clear_debris, write_file
 
 KEPT_DAYS = 14
@@ -35,7 +35,7 @@ class Journal:
     """
 
     def __init__(self, key: str, folder: Path | None = None) -> None:
-        self._root = find_folder().parent / "pruning" if folder is None else folder
+        self._root = find_root() / "pruning" if folder is None else folder
         self._folder = self._root / key
         self._before = {path.name for path in self._folder.glob("*.safetensors")}
         self.resumed = 0

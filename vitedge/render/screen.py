@@ -41,7 +41,7 @@ class _Screen(Console):
         """Raises the error that Rich would turn into an exit code of its own."""
         raise  # noqa: PLE0704 - Rich calls this while it handles the error
 
-    def show_cursor(self, show: bool = True) -> bool:  # noqa: FBT001, FBT002 - as Rich has it
+    def show_cursor(self, show: bool = True) -> bool:  # noqa: ARG002, FBT001, FBT002 - as Rich has it
         """Leaves the cursor as it is: a process that is killed below a bar could not show it again."""
         return False
 
@@ -95,9 +95,7 @@ def live(draw: Callable[[], RenderableType], refreshes: float) -> Live:
 
     What libraries print on stderr meanwhile appears above it; stdout is left alone.
     """
-    return Live(
-        console=_ERR, get_renderable=draw, refresh_per_second=refreshes, transient=True, redirect_stdout=False
-    )
+    return Live(console=_ERR, get_renderable=draw, refresh_per_second=refreshes, transient=True, redirect_stdout=False)
 
 
 def error(text: str) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vitedge.render.screen import lines
 from vitedge.registry import UNINSTALLED
+from vitedge.render.screen import lines
 
 
 def render(versions: Mapping[str, str]) -> None:

@@ -110,4 +110,3 @@ class Bar(Silence):
 def took(stage: Stage) -> str:
     """Returns the sentence about a stage that ended."""
     return f"{stage.path}: {stage.seconds:.1f} s" if stage.seconds < 90 else f"{stage.path}: {spoken(stage.seconds)}"
-

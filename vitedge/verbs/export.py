@@ -11,6 +11,7 @@ import contextlib
 import time
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from vitedge.parity.check import CheckOptions, Original, check_artifact
 from vitedge.parity.metrics import default_tolerance, degeneracy, exceeded
 from vitedge.parity.reference import gather
 from vitedge.parity.simulation import simulate
+from vitedge.progress import Progress, Stage, note, reporting, stage
 from vitedge.quantization.file.header import SUFFIX
 from vitedge.quantization.file.model import Model, read_model
 from vitedge.quantization.recording import record
@@ -110,8 +112,8 @@ def run_reference(request: ExportRequest, source: ExportSource, built: Built) ->
             "inspect, or name images that differ."
         )
     alike = tell_alike(reference_outputs.data.images)
-    for note in (*reference_outputs.notes, *([alike] if alike else [])):
-        request.progress(f"note: {note}")
+    for text in (*reference_outputs.notes, *([alike] if alike else [])):
+        note(text)
     write_reference(request.folder, reference_outputs.data)
     return reference_outputs
 
@@ -133,11 +135,10 @@ def quantize(request: ExportRequest, built: Built) -> Quantized:
             recipe,
             target.form,
             features=built.features(recipe),
-            progress=request.progress,
         )
         if not plans and found.stream is not None and found.observed is not None:
-            for note in (*tell_skipped(found.observed.skipped), *filter(None, [found.stream.shortage])):
-                request.progress(f"note: calibration: {note}")
+            for text in (*tell_skipped(found.observed.skipped), *filter(None, [found.stream.shortage])):
+                note(f"calibration: {text}")
         missed = found.mixed_precision.search.shortfall
         if missed:
             raise CheckFailed(
@@ -195,7 +196,7 @@ def check_on_device(request: ExportRequest, reference_outputs: ReferenceOutputs,
             raise MissingBackend(" ".join(dict.fromkeys(refusals.values())))
         for path, refused in refusals.items():
             if refused:
-                request.progress(f"note: {path} was not run on {request.recipe.device}: {refused}")
+                note(f"{path} was not run on {request.recipe.device}: {refused}")
         parity = tuple(
             report
             for artifact in checked.artifacts
@@ -216,7 +217,7 @@ def time_quantized(request: ExportRequest, built: Built, quantized: Quantized, l
     try:
         program = float_program(request, built, recipe.batch)
         quantized_file = request.folder / files[0]
-        return Timed(measure_speed(quantized_file, program, recipe, request.recipe.device, progress=request.progress))
+        return Timed(measure_speed(quantized_file, program, recipe, request.recipe.device))
     except DeviceFailed as failed:
         return Timed(SpeedComparison(f"Whether it is faster could not be measured: {failed}"))
 
@@ -270,7 +271,7 @@ def export(
     *,
     force: bool = False,
     compare_speed: bool = False,
-    progress: Callable[[str], None] = lambda _text: None,
+    progress: Progress | None = None,
 ) -> ExportResult:
     """Writes a verified bundle of a checkpoint.
 
@@ -280,7 +281,7 @@ def export(
         asked: what to write; the default is one fp32 ONNX file.
         force: replace a bundle that is there.
         compare_speed: time the quantized file for processors beside float ones, on the device.
-        progress: called with one line a stage.
+        progress: as `vitedge.progress.reporting` takes it: who is told how far it is; None tells nobody.
 
     Raises:
         UserError: the checkpoint, the recipe or the output is not usable.
@@ -288,30 +289,38 @@ def export(
         DeviceFailed: the device failed, or is out of reach.
         CheckFailed: an artifact exceeded its tolerance; nothing was written.
     """
-    recipe = resolve(asked or ExportRecipe(), source, progress)
+    with reporting(progress), stage("export") as whole:
+        return _written(source, bundle, asked or ExportRecipe(), force=force, compare_speed=compare_speed, whole=whole)
+
+
+def _written(
+    source: str, bundle: Path, asked: ExportRecipe, *, force: bool, compare_speed: bool, whole: Stage
+) -> ExportResult:
+    """Runs all stages into a folder beside the bundle, which takes its place in the end."""
+    recipe = resolve(asked, source)
     if compare_speed:
         refuse_incomparable(source, recipe, [target.form for target in targets(recipe)])
     _refuse_missing(recipe)
-    _refuse_device(recipe, progress)
+    _refuse_device(recipe)
     idle = _idle(recipe, compare_speed=compare_speed)
+    whole.count(len(STAGES) - len(idle))
     seconds: dict[str, float] = {}
     with replacing(bundle, force=force) as folder:
-        made: dict[type, Any] = {ExportRequest: ExportRequest(source, recipe, folder, compare_speed, progress)}
-        for title, stage in STAGES:
-            if stage not in idle:
-                progress(f"{title} …")
+        made: dict[type, Any] = {ExportRequest: ExportRequest(source, recipe, folder, compare_speed)}
+        for title, run in STAGES:
             start = time.perf_counter()
-            with _within_memory(title):
-                result = stage(**{name: made[kind] for name, kind in parameters(stage).items()})
+            with _within_memory(title), nullcontext() if run in idle else stage(title):
+                result = run(**{name: made[kind] for name, kind in parameters(run).items()})
             made[type(result)] = result
             seconds[title] = time.perf_counter() - start
+            whole.advance(run not in idle)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return ExportResult(str(bundle), size, made[Manifest], seconds, made[Engines].pending)
 
 
-def parameters(stage: Callable[..., Any]) -> dict[str, type]:
+def parameters(run: Callable[..., Any]) -> dict[str, type]:
     """Returns the records that a stage takes: name of a parameter to its type."""
-    hints = typing.get_type_hints(stage)
+    hints = typing.get_type_hints(run)
     return {name: kind for name, kind in hints.items() if name != "return"}
 
 
@@ -356,7 +365,7 @@ def _refuse_missing(recipe: ResolvedRecipe) -> None:
         registry.load(LOWERINGS, target.format).check_settings(target.recipe)
 
 
-def _refuse_device(recipe: ResolvedRecipe, progress: Callable[[str], None]) -> None:
+def _refuse_device(recipe: ResolvedRecipe) -> None:
     """Refuses a device that is out of reach, or that runs nothing of what will be written, before any work is done.
 
     Raises:
@@ -366,8 +375,7 @@ def _refuse_device(recipe: ResolvedRecipe, progress: Callable[[str], None]) -> N
     registry.check_device(recipe.device)
     if recipe.device == LOCAL:
         return
-    progress(f"asking {recipe.device} what it runs …")
-    with connect(recipe.device) as session:
+    with stage(f"asking {recipe.device} what it runs"), connect(recipe.device) as session:
         refusals = [refusal_there(session, target.format) for target in targets(recipe)]
     if all(refusals) and not any(target.engine for target in targets(recipe)):
         raise MissingBackend(" ".join(dict.fromkeys(refusals)))
@@ -381,4 +389,4 @@ def _idle(recipe: ResolvedRecipe, *, compare_speed: bool) -> tuple[Callable[...,
         time_quantized: compare_speed,
         build_engines: any(target.engine for target in targets(recipe)),
     }
-    return tuple(stage for stage, busy in has_work.items() if not busy)
+    return tuple(run for run, busy in has_work.items() if not busy)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,7 +39,6 @@ class ExportRequest:
     """Where files are written; it gets the bundle's own name when all stages are done."""
     compare_speed: bool
     """Whether a quantized file is timed beside float ones."""
-    progress: Callable[[str], None]
 
 
 @dataclass(frozen=True)
