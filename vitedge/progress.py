@@ -35,6 +35,8 @@ class Stage:
     total: int | None = None
     """Number of steps; None where it is not known."""
     parent: Stage | None = None
+    whole: bool = False
+    """Whether it is a verb as a whole, of which its stages tell all."""
     done: int = 0
     """Number of steps that are done."""
     begun: float = field(default_factory=time.monotonic)
@@ -61,13 +63,16 @@ class Stage:
 
     @property
     def path(self) -> str:
-        """Titles from the outermost part to this one, without that of the verb."""
-        titles: list[str] = []
-        here = self
-        while here.parent is not None:
-            titles.insert(0, here.title)
+        """Titles from the outermost part to this one, without those of verbs as a whole."""
+        titles = [one.title for one in self.lineage() if not one.whole]
+        return " · ".join(reversed(titles)) or self.title
+
+    def lineage(self) -> Iterator[Stage]:
+        """Yields this stage, and those that it is a part of."""
+        here: Stage | None = self
+        while here is not None:
+            yield here
             here = here.parent
-        return " · ".join(titles) or self.title
 
     @property
     def seconds(self) -> float:
@@ -157,13 +162,13 @@ class Lines(Silence):
         self._told = time.monotonic()
 
     def begun(self, stage: Stage) -> None:
-        """Tells the title; a verb as a whole is not told, because its stages are."""
-        if stage.parent is not None:
+        """Tells the title; not that of a verb as a whole, whose stages are told."""
+        if not stage.whole:
             self.said(f"{stage.path} …")
 
     def advanced(self, stage: Stage) -> None:
         """Tells how far the stage is, if nothing was told for some time."""
-        if stage.done and stage.total is not None and time.monotonic() - self._told >= LINE_SECONDS:
+        if stage.seconds_left is not None and time.monotonic() - self._told >= LINE_SECONDS:
             self.said(f"{stage.path}: {stage.describe()}")
 
     def said(self, text: str) -> None:
@@ -224,15 +229,15 @@ def _listening(progress: Progress) -> Listener:
 
 
 @contextmanager
-def stage(title: str, total: int | None = None) -> Iterator[Stage]:
+def stage(title: str, *, whole: bool = False) -> Iterator[Stage]:
     """Reports a part of the work that begins with the block and ends with it.
 
     Args:
-        title: what is being done, such as ``rounding``; the outermost one is the name of the verb.
-        total: number of steps, which `Stage.advance` counts; or `counted` sets it.
+        title: what is being done, such as ``rounding``; the name of a verb.
+        whole: whether it is a verb as a whole.
     """
     leave_if_asked()
-    here = Stage(title, total, _stage.get())
+    here = Stage(title, None, _stage.get(), whole)
     token, listener = _stage.set(here), _listener.get()
     listener.begun(here)
     _LOG.debug("%s …", here.path)

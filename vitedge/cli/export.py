@@ -45,6 +45,7 @@ from vitedge.cli.values import (
     with_model,
 )
 from vitedge.files.plain import from_dict
+from vitedge.progress import stage
 from vitedge.quantization.file.header import SUFFIX, fixed_entries
 from vitedge.recipe import SCHEMES, ExportRecipe, Precision, named_setting, read_entries
 
@@ -120,7 +121,9 @@ def export(
     }
     asked = _asked(source, given, recipe, settings, layers)
     from vitedge.render.export import render
-    from vitedge.verbs.export import export as run
+
+    with stage("starting", whole=True):
+        from vitedge.verbs.export import export as run
 
     result = run(source, output, asked, force=force, compare_speed=compare_speed)
     render(result, as_json=json)

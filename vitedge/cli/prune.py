@@ -10,6 +10,7 @@ import typer
 
 from vitedge.cli.options import AcceptAssumptions, AsJson, ImageSize, Model, Overrides, Source, Weights
 from vitedge.cli.values import parse_merge, parse_overrides, parse_size, parse_sparsity, with_model
+from vitedge.progress import stage
 
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="FILE.safetensors", help="The file to write.")]
 Images = Annotated[
@@ -110,7 +111,9 @@ def prune(
     }
     from vitedge.pruning.recipe import PruningRecipe
     from vitedge.render.prune import render
-    from vitedge.verbs.prune import prune as run
+
+    with stage("starting", whole=True):
+        from vitedge.verbs.prune import prune as run
 
     said = {name: value for name, value in given.items() if value is not None}
     recipe = PruningRecipe(**said, repair=repair, accept_assumptions=accept_assumptions)

@@ -70,7 +70,7 @@ def run(output: Path, progress: Progress | None = None) -> DemoResult:
     """
     start = time.perf_counter()
     rows: list[DemoRow] = []
-    with reporting(progress), stage("demo"):
+    with reporting(progress), stage("demo", whole=True):
         for model in counted(MODELS):
             with stage(model.name):
                 rows.extend(_show(model, output / model.name.lower()))

@@ -90,6 +90,11 @@ def is_live() -> bool:
     return _ERR.is_terminal and not _ERR.is_dumb_terminal
 
 
+def width() -> int:
+    """Returns the columns of stderr."""
+    return _ERR.width
+
+
 def live(draw: Callable[[], RenderableType], refreshes: float) -> Live:
     """Returns an area at the end of stderr that is drawn again so many times a second, and is gone when it stops.
 

@@ -14,6 +14,8 @@ from vitedge.render.text import printable
 WORTH_TELLING_S = 2.0
 """Seconds from which a stage leaves a line behind on a terminal when it ends."""
 _BAR_WIDTH = 20
+_BESIDE_TITLE = 48
+"""Columns that the bar, its figures and the number of the stage take at most."""
 _REFRESHES = 2.0
 """Times a second that the bar is drawn: few, because the same processors may be measured on."""
 
@@ -69,7 +71,7 @@ class Bar(Silence):
         if self._live is not None and stage.parent is None:
             self._live.stop()
             self._live = None
-        if stage.parent is not None and not stage.failed and stage.seconds >= self._least:
+        if not stage.whole and not stage.failed and stage.seconds >= self._least:
             self.said(took(stage))
 
     def said(self, text: str) -> None:
@@ -85,11 +87,8 @@ class Bar(Silence):
         here = self._stage
         if here is None:
             return line
-        outermost, counting = here, here if here.total else None
-        while outermost.parent is not None:
-            outermost = outermost.parent
-            if counting is None and outermost.parent is not None and outermost.total:
-                counting = outermost
+        *_, outermost = here.lineage()
+        counting = next((one for one in here.lineage() if one.total and not one.whole), None)
         part = f"[{min(outermost.done + 1, outermost.total)}/{outermost.total}] " if outermost.total else ""
         bar = ProgressBar(
             total=counting.total if counting else None,
@@ -99,12 +98,17 @@ class Bar(Silence):
         )
         left = counting.seconds_left if counting else None
         line.add_row(
-            screen.encodable(printable(f"{part}{here.path}")),
+            screen.encodable(printable(part + _fitting(here))),
             bar,
             f"{counting.done}/{counting.total}" if counting else "",
             f"{spoken(here.seconds)}" if left is None else f"{spoken(left)} left",
         )
         return line
+
+
+def _fitting(stage: Stage) -> str:
+    """Returns the path of a stage, or where that is too long beside the bar, its title alone."""
+    return stage.path if len(stage.path) <= screen.width() - _BESIDE_TITLE else stage.title
 
 
 def took(stage: Stage) -> str:

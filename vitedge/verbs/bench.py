@@ -78,7 +78,7 @@ def bench(
         DeviceFailed: a process died, hung or failed, or the device cannot be reached; all devices, of several.
         BundleDamaged: a file of a bundle is not the one that its manifest describes.
     """
-    with reporting(progress), stage("bench"):
+    with reporting(progress), stage("bench", whole=True):
         return _measured(subjects, options or BenchOptions())
 
 

@@ -77,7 +77,7 @@ def doctor(device: str = LOCAL, profile: str = "", *, progress: Progress | None 
     """
     if profile and profile != AUTO:
         named(profile)
-    with reporting(progress), stage("doctor"):
+    with reporting(progress), stage("doctor", whole=True):
         return _examined(device, profile)
 
 

@@ -63,7 +63,7 @@ def evaluate(subjects: Sequence[str], request: EvaluationRequest, progress: Prog
         MissingBackend: what a subject runs in is not installed, here or on the device.
         DeviceFailed: the device failed, or is out of reach.
     """
-    with reporting(progress), stage("evaluate"):
+    with reporting(progress), stage("evaluate", whole=True):
         return _evaluated(subjects, request)
 
 

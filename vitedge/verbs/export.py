@@ -289,7 +289,7 @@ def export(
         DeviceFailed: the device failed, or is out of reach.
         CheckFailed: an artifact exceeded its tolerance; nothing was written.
     """
-    with reporting(progress), stage("export") as whole:
+    with reporting(progress), stage("export", whole=True) as whole:
         return _written(source, bundle, asked or ExportRecipe(), force=force, compare_speed=compare_speed, whole=whole)
 
 

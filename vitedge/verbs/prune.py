@@ -97,7 +97,7 @@ def prune(
             "Pruning ranks and refits on images, and assumes none: add --images DIR, a list, an array, or the word "
             "synthetic."
         )
-    with reporting(progress), stage("prune"):
+    with reporting(progress), stage("prune", whole=True):
         return _read_and_pruned(source, out, recipe)
 
 

@@ -71,7 +71,7 @@ def quantize(
     check_device(asked.device)
     scheme = asked.quantization.scheme if asked.quantization is not None else Precision.INT8
     _refuse_idle_device(asked)
-    with reporting(progress), stage("quantize"):
+    with reporting(progress), stage("quantize", whole=True):
         return _written(source, out, resolve(replace(asked, precision=asked.precision or scheme), source))
 
 

@@ -115,7 +115,7 @@ def test_a_quantized_file_is_timed_beside_float_ones(tmp_path: Path) -> None:
 
 def test_nothing_is_timed_unless_asked_to(tmp_path: Path) -> None:
     recipe = resolve(replace(SMALL, precision="w8"), str(VIT))
-    request = ExportRequest(str(VIT), recipe, tmp_path, compare_speed=False, progress=lambda _text: None)
+    request = ExportRequest(str(VIT), recipe, tmp_path, compare_speed=False)
     unused: Any = object()
     assert pipeline.time_quantized(request, unused, Quantized(unused), unused).speed is None
 
