@@ -47,7 +47,8 @@ COMMANDS: Mapping[str, Callable[..., None] | typer.Typer] = {
     "demo": demo,
 }
 """Name to its function, or to a group of commands, in the order of ``vitedge --help``."""
-_SETTING = re.compile(r"[a-z_]+=")
+_SETTING = re.compile(r"-q\s?([a-z_]+=.*)")
+"""A setting of quantization as earlier versions took it."""
 _OBJECTS_BEFORE_COLLECTION = 200_000
 
 
@@ -131,11 +132,9 @@ def _refuse_moved(arguments: Sequence[str]) -> None:
     Raises:
         BadRecipe: it was typed.
     """
-    for option, value in pairwise(arguments):
-        if option == "-q" and _SETTING.match(value):
-            raise BadRecipe(
-                f"-q is --quiet; a setting of quantization is given with -Q {value} or --quantization {value}."
-            )
+    joined = (f"{option} {value}" if option == "-q" else option for option, value in pairwise([*arguments, ""]))
+    for found in filter(None, map(_SETTING.fullmatch, joined)):
+        raise BadRecipe(f"-q is --quiet: a setting of quantization is given with -Q {found[1]} (--quantization).")
 
 
 def _stand_in_for_closed_streams() -> None:

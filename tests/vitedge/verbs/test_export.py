@@ -104,7 +104,7 @@ def test_a_quantized_file_is_timed_beside_float_ones(tmp_path: Path) -> None:
     result = export(str(VIT), tmp_path / "out", recipe, compare_speed=True, progress=told.append)
     busy = [f"{title} …" for title in TITLES if title not in ("building engines", ON_DEVICE)]
     assert [text for text in told if text in busy] == busy
-    assert "measuring in turn: w8, fp32, fp16" in told
+    assert "timing · measuring in turn: w8, fp32, fp16 …" in told
     speed = read_manifest(tmp_path / "out").speed
     assert speed is not None
     assert speed == result.manifest.speed
