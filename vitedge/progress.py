@@ -265,6 +265,11 @@ def count(total: int | None, done: int = 0, *, unit: str = "") -> Stage:
     return here
 
 
+def advance(steps: int = 1) -> None:
+    """Counts steps of the innermost stage that were done; see `Stage.advance`."""
+    (_stage.get() or Stage("")).advance(steps)
+
+
 def counted(items: Iterable[_Item], total: int | None = None, *, unit: str = "") -> Iterator[_Item]:
     """Yields items, and counts them as steps of the innermost stage.
 

@@ -37,7 +37,7 @@ from vitedge.program.execution import Execution
 from vitedge.program.float16 import SMALLEST_NORMAL
 from vitedge.program.program import Program
 from vitedge.program.structure import Layer, Structure, find_structure
-from vitedge.progress import counted, stage
+from vitedge.progress import advance, count, counted, stage
 from vitedge.quantization import observing
 from vitedge.quantization.activation import activation_parameters
 from vitedge.quantization.applied import refuse_unapplied
@@ -176,8 +176,9 @@ def prepare_activations(job: Quantization) -> None:
         return
     _decide_attentions(job)
     precision = Precision(_activations_prepared_for(job), bias_corrected=job.recipe.bias_correction)
-    for name in counted(tuple(_steps(job)), unit="step"):
-        job.steps += STEPS[name](job.structure, job.inputs, precision)
+    for name in _steps(job):
+        with stage(name):
+            job.steps += STEPS[name](job.structure, job.inputs, precision)
     job.plan.tensors = dict(job.structure.editor.edited)
     job.plan.shifts = {step.module: step.shift for step in job.steps if step.shift}
     # Captured again with the steps' changes, subtracted shifts included: the float program from here on.
@@ -348,13 +349,14 @@ def _round_weights(job: Quantization) -> None:
     """Rounds every weight; those whose method needs second moments of the input after one pass over the images."""
     layers = [layer for layer in job.structure.layers if SCHEMES[job.choices[layer.name].scheme].weight is not None]
     learned = tuple(layer for layer in layers if _method(job, layer) is not nearest)
-    for layer in layers:
-        if layer not in learned:
-            _round(job, layer, None)
+    for layer in counted([layer for layer in layers if layer not in learned], unit="weight"):
+        _round(job, layer, None)
+    count(len(learned), unit="weight")
     for layer, inputs in measure_moments(
         job.structure, learned, job.images, lambda layer, value: _as_read(job, layer, value)
     ):
         _round(job, layer, inputs)
+        advance()
 
 
 def _round(job: Quantization, layer: Layer, inputs: InputStatistics | None) -> None:

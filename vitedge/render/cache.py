@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from rich.filesize import decimal
+
 from vitedge.files.cache import LIMIT_VARIABLE, CacheUsage
 from vitedge.files.plain import to_dict
 from vitedge.render.screen import document, lines, show, table
@@ -16,15 +18,11 @@ def render(usage: CacheUsage, *, as_json: bool) -> None:
         return document({**to_dict(usage), "size": usage.size})
     drawn = table("kind", "holds", "entries", "size", right=(2, 3))
     for kind in usage.kinds:
-        drawn.add_row(kind.name, kind.holds, str(kind.entries), _megabytes(kind.size))
+        drawn.add_row(kind.name, kind.holds, str(kind.entries), decimal(kind.size))
     show(drawn)
     lines(
         *([f"dropped: {usage.dropped} entries"] if usage.dropped else []),
-        f"{usage.folder}: {_megabytes(usage.size)} of at most {_megabytes(usage.limit)} ({_SAID_BY[usage.limit_from]}); "
+        f"{usage.folder}: {decimal(usage.size)} of at most {decimal(usage.limit)} ({_SAID_BY[usage.limit_from]}); "
         "what was used least recently goes first",
     )
     return None
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{size / 1e6:.1f} MB"

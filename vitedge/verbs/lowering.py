@@ -21,6 +21,7 @@ from vitedge.parity.metrics import default_tolerance
 from vitedge.program.capture import BATCH_AXIS, capture
 from vitedge.program.program import Program
 from vitedge.program.unrounded import without_rounding
+from vitedge.progress import stage
 from vitedge.quantization.file.model import Model
 from vitedge.quantization.run import Quantization
 from vitedge.recipe import Precision, ResolvedRecipe
@@ -109,14 +110,17 @@ def lower(
         form = target.recipe.form if quantized.plans else ""
         key = form, 1 if fixed else request.recipe.batch
         if key not in programs:
-            programs[key] = _program(request, source, built, quantized.plans.get(form), key[1])
+            with stage("capturing the program"):
+                programs[key] = _program(request, source, built, quantized.plans.get(form), key[1])
         kept = Float32Modules()
         if target.recipe.is_half:
-            halves[key] = halves.get(key) or _half_precision(programs[key], reference_outputs)
-            kept = _float32_modules(target, halves[key], reference_outputs)
+            with stage("looking for what half precision loses"):
+                halves[key] = halves.get(key) or _half_precision(programs[key], reference_outputs)
+                kept = _float32_modules(target, halves[key], reference_outputs)
         if kept.modules and target.recipe.precision is Precision.FP16:
             kept = replace(kept, notes=(*kept.notes, _narrowed(programs[key], kept)))
-        artifact = _lowered(request, target, programs[key], kept, reference_outputs)
+        with stage(f"writing {target.file}"):
+            artifact = _lowered(request, target, programs[key], kept, reference_outputs)
         notes = (*artifact.notes, *kept.notes, *check_written(artifact, target.recipe))
         if fixed and programs[key].inputs[0].shape[0] != BATCH_AXIS:
             notes = (*notes, f"the batch is fixed at 1: {fixed}")
