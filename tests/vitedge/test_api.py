@@ -52,8 +52,8 @@ NAMES = {
     "min_agreement": ("agreement",),
 }
 """Option to what Python calls it, where that is not the same."""
-SHOWN = {"json", "diagnose", "parts"}
-"""Options of what is printed; Python returns all of it."""
+SHOWN = {"json", "diagnose", "parts", "quiet", "verbose", "log"}
+"""Options of what is printed: Python returns all of it, and tells whoever is given as ``progress``."""
 
 
 def told(script: str) -> list[str]:

@@ -20,6 +20,7 @@ from vitedge.cli.options import (
     Images,
     ImageSize,
     InputType,
+    KeepFailed,
     Layers,
     MaxError,
     MinAgreement,
@@ -89,6 +90,7 @@ def export(
     device: Device = None,
     *,
     compare_speed: CompareSpeed = False,
+    keep_failed: KeepFailed = False,
     pad_heads: PadHeads = False,
     accept_assumptions: AcceptAssumptions = False,
     features: Annotated[bool, typer.Option("--features", help="Tokens and pooled features, not logits.")] = False,
@@ -125,7 +127,7 @@ def export(
     with stage("starting", whole=True):
         from vitedge.verbs.export import export as run
 
-    result = run(source, output, asked, force=force, compare_speed=compare_speed)
+    result = run(source, output, asked, force=force, compare_speed=compare_speed, keep_failed=keep_failed)
     render(result, as_json=json)
     if result.pending:
         raise typer.Exit(3)

@@ -31,6 +31,18 @@ from vitedge.verbs.targets import Target, targets
 
 
 @dataclass(frozen=True)
+class ExportOptions:
+    """How an export is done, whatever it writes."""
+
+    force: bool = False
+    """Whether a bundle that is there is replaced."""
+    compare_speed: bool = False
+    """Whether a quantized file is timed beside float ones."""
+    keep_failed: bool = False
+    """Whether artifacts that exceed their tolerance are kept."""
+
+
+@dataclass(frozen=True)
 class ExportRequest:
     """One export: its source, its recipe, and where it is written."""
 
@@ -38,8 +50,7 @@ class ExportRequest:
     recipe: ResolvedRecipe
     folder: Path
     """Where files are written; it gets the bundle's own name when all stages are done."""
-    compare_speed: bool
-    """Whether a quantized file is timed beside float ones."""
+    options: ExportOptions
 
 
 @dataclass(frozen=True)

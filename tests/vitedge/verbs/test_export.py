@@ -26,7 +26,7 @@ from vitedge.records import SpeedComparison, Tolerance
 from vitedge.verbs import export as pipeline
 from vitedge.verbs import lowering
 from vitedge.verbs.export import STAGES, ExportRequest, export, parameters
-from vitedge.verbs.lowering import Quantized
+from vitedge.verbs.lowering import ExportOptions, Quantized
 from vitedge.verbs.quantize import quantize
 from vitedge.verbs.resolve import resolve
 from vitedge.verbs.validate import validate
@@ -79,15 +79,17 @@ def test_a_stage_takes_what_earlier_ones_returned() -> None:
     for title, stage in STAGES:
         assert set(parameters(stage).values()) <= made, title
         made.add(get_type_hints(stage)["return"])
-    assert len(made) == len(STAGES), "the device's check adds its reports to what the check here returned"
+    assert len(made) == len(STAGES) - 1, "the device's check and the decision return what the check here returned"
 
 
 def test_an_engine_starts_from_the_onnx_file_of_its_profile(tmp_path: Path) -> None:
     told: list[str] = []
     recipe = replace(SMALL, formats=("tensorrt", "onnx"), profiles=("jetson-orin-nano",))
     result = export(str(VIT), tmp_path / "out", recipe, progress=told.append)
-    stages = [line for line in told if not line.startswith("note: ")]
-    assert stages == [f"{title} …" for title in TITLES if title not in ("quantizing", "timing", ON_DEVICE)]
+    stages = [line for line in told if not line.startswith("note: ") and " · " not in line]
+    silent = ("quantizing", "deciding", "timing", ON_DEVICE)
+    assert stages == [f"{title} …" for title in TITLES if title not in silent]
+    assert {"lowering · writing model.onnx …", "checking parity · model.onnx in onnxruntime …"} <= set(told)
     assert list(result.seconds) == TITLES
     assert min(result.seconds.values()) > 0
     (pending,) = result.pending
@@ -115,7 +117,7 @@ def test_a_quantized_file_is_timed_beside_float_ones(tmp_path: Path) -> None:
 
 def test_nothing_is_timed_unless_asked_to(tmp_path: Path) -> None:
     recipe = resolve(replace(SMALL, precision="w8"), str(VIT))
-    request = ExportRequest(str(VIT), recipe, tmp_path, compare_speed=False)
+    request = ExportRequest(str(VIT), recipe, tmp_path, ExportOptions())
     unused: Any = object()
     assert pipeline.time_quantized(request, unused, Quantized(unused), unused).speed is None
 
