@@ -39,14 +39,14 @@ class Stage:
     """Whether it is a verb as a whole, of which its stages tell all."""
     done: int = 0
     """Number of steps that are done."""
-    begun: float = field(default_factory=time.monotonic)
+    begun: float = field(default_factory=lambda: time.monotonic())  # noqa: PLW0108 - looked up when called
     unit: str = ""
     """The word for a step, such as ``image``."""
     remark: str = ""
     """A few words on the last step, such as the loss."""
     failed: bool = False
     """Whether it ended by an error."""
-    _counted_from: tuple[float, int] = (0.0, 0)
+    _counted_from: tuple[float, int] | None = None
     """Time, and steps done, when counting began: steps of an earlier run say nothing about the speed of this one."""
 
     def count(self, total: int | None, done: int = 0, *, unit: str = "") -> None:
@@ -82,11 +82,11 @@ class Stage:
     @property
     def seconds_left(self) -> float | None:
         """Time that the other steps take, if they take as long as those that are done; None where none is done."""
-        begun, before = self._counted_from
+        begun, before = self._counted_from or (self.begun, 0)
         if self.total is None or self.done <= before:
             return None
-        speed = (time.monotonic() - (begun or self.begun)) / (self.done - before)
-        return speed * max(self.total - self.done, 0)
+        seconds_each = (time.monotonic() - begun) / (self.done - before)
+        return seconds_each * max(self.total - self.done, 0)
 
     def describe(self) -> str:
         """Returns such as ``part 12 of 50, 40 s left``; empty where steps are not counted."""

@@ -39,7 +39,7 @@ def bench(
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Measure latency, in turn, with its spread and tail, here or on a device."""
+    """Measure latency in turn, with its spread, here or on devices."""
     from vitedge.files.bundle import MANIFEST
     from vitedge.render.bench import render
     from vitedge.verbs.bench import BenchOptions

@@ -23,7 +23,7 @@ def doctor(
     *,
     json: AsJson = False,
 ) -> None:
-    """Tell what a device is, what works there, and what mends the rest.
+    """Tell what a device is, what works there, and how to mend it.
 
     Exit 0: all that is asked works; 3: some of it is not installed; 4: some of it is broken; 5: out of reach.
     """

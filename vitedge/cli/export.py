@@ -97,7 +97,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace the bundle that is there.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Write a bundle: artifacts that were compared with the checkpoint."""
+    """Write a bundle of artifacts, compared with the checkpoint."""
     given = {
         "formats": tuple(formats) if formats else None,
         "profiles": tuple(profiles) if profiles else None,

@@ -16,7 +16,7 @@ def inspect(
     *,
     json: AsJson = False,
 ) -> None:
-    """Show what a checkpoint contains, and what its model costs to run."""
+    """Show what a checkpoint contains, and what its model costs."""
     from vitedge.render.inspect import render
 
     with stage("starting", whole=True):

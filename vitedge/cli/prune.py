@@ -85,7 +85,7 @@ def prune(
     force: Annotated[bool, typer.Option("--force", help="Replace the file that is there.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Make a checkpoint smaller: fewer heads and units, 2:4 sparse weights, merged tokens."""
+    """Make a checkpoint smaller: heads and units, weights, tokens."""
     given: dict[str, Any] = {
         "heads": heads,
         "mlp": mlp,

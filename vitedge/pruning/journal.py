@@ -20,6 +20,7 @@ from torch import Tensor
 from vitedge.errors import OutputRefused
 from vitedge.files.cache import find_root
 from vitedge.files.replacing import clear_debris, write_file
+from vitedge.stopping import keep
 
 KEPT_DAYS = 14
 """Days after which what a command has left is deleted: nobody will type it again."""
@@ -63,12 +64,14 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             clear_debris(path)
             write_file(path, content)
+            keep("pruning", "what was ranked and refitted; the same command goes on from there.")
         except (OSError, OutputRefused) as error:
             self.refused = str(error)
 
     def clear(self) -> None:
         """Deletes everything: the pruned model was written, or cannot be made."""
         shutil.rmtree(self._folder, ignore_errors=True)
+        keep("pruning", "")
 
     def _delete_old(self) -> None:
         """Deletes what commands have left that were killed long ago."""

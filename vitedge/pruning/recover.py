@@ -32,6 +32,7 @@ from vitedge.pruning.records import Recovery
 from vitedge.pruning.recovery_images import RecoveryImages, TrainingBatch
 from vitedge.pruning.recovery_state import State, StateFile, key_of
 from vitedge.records import ModelSpec
+from vitedge.stopping import keep
 
 BATCH = 32
 LEARNING_RATE = 1e-3
@@ -92,6 +93,7 @@ def recover(
                 here.remark = f"loss {loss:.4f}"
                 if file.is_due():
                     file.write(learning.state())
+                    keep("recovery", f"the recovery up to step {here.done + 1}; the same command goes on from there.")
         file.write(learning.state())
         learning.finish()
     return learning.record(images.describe())

@@ -18,12 +18,23 @@ from rich import box
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from vitedge.files.plain import to_dict
 from vitedge.render.text import FALLBACK, Folded, printable, printable_json, shortened
 
 _NARROWEST = 40
 """Columns below which no table can be read: a terminal that claims fewer, as ``COLUMNS=0`` does, is taken for 80."""
+_COLOURS = {
+    "passed": "green",
+    "works": "green",
+    "FAILED": "bold red",
+    "broken": "bold red",
+    "missing": "yellow",
+}
+"""Text of a cell to its colour; Rich leaves colours out for NO_COLOR, and where stdout is no terminal."""
+_BAD = ("FAILED", "NOT valid", "NOT pass")
+"""Words of a sentence that are shown in red."""
 _LONGEST_VALUE = 34
 """Characters of a value that is never wrapped; the middle of a longer one is left out."""
 
@@ -62,6 +73,8 @@ class _Cells(Table):
     def _cell(index: int, cell: RenderableType | None) -> RenderableType | None:
         if not isinstance(cell, str):
             return cell
+        if cell in _COLOURS:
+            return Text(cell, _COLOURS[cell])
         if index < 2:
             return Folded(encodable(shortened(printable(cell))))
         return "\n".join(encodable(shortened(printable(line), _LONGEST_VALUE)) for line in cell.split("\n"))
@@ -105,7 +118,7 @@ def live(draw: Callable[[], RenderableType], refreshes: float) -> Live:
 
 def error(text: str) -> None:
     """Prints one sentence about an error on stderr."""
-    _ERR.print(f"vitedge: {printable(text)}", soft_wrap=True)
+    _ERR.print(Text.assemble(("vitedge: ", "bold red"), printable(text)), soft_wrap=True)
 
 
 def show(drawn: Table, title: str = "") -> None:
@@ -118,7 +131,9 @@ def show(drawn: Table, title: str = "") -> None:
 def lines(*sentences: str) -> None:
     """Prints sentences on stdout, a line each without breaks, so that paths and commands in them can be copied."""
     for line in sentences:
-        _OUT.print(printable(line), soft_wrap=True)
+        drawn = Text(printable(line))
+        drawn.highlight_words(_BAD, "bold red")
+        _OUT.print(drawn, soft_wrap=True)
 
 
 def document(record: Any) -> None:
