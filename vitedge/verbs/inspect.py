@@ -26,10 +26,8 @@ def inspect(source: str, *, weights: str | None = None, overrides: Mapping[str, 
     # timm takes longer to import than most files to read; both go on at once.
     models = registry.in_background("vitedge.models.cost")
     with stage("inspect", whole=True):
-        with stage("reading the checkpoint"):
-            checkpoint = read(source, weights=weights, overrides=overrides)
-        with stage("counting operations"):
-            cost = models().cost(checkpoint.spec, checkpoint.state, source)
+        checkpoint = read(source, weights=weights, overrides=overrides)
+        cost = models().cost(checkpoint.spec, checkpoint.state, source)
     return Inspection(
         source=source,
         container=checkpoint.container,

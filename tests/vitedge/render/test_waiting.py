@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -64,13 +65,8 @@ def test_verbose_tells_the_time_of_every_stage_and_quiet_nothing() -> None:
 def test_elsewhere_there_are_plain_lines_that_are_never_cut() -> None:
     long = "x" * 150
     script = WORK.format(options="").replace('stage("short")', f'stage("{long}")')
-    found = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"COLUMNS": "80"},
-    )
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "80"})
     assert found.stdout == "the result\n"
     assert found.stderr == f"rounding …\nnote: said above\n{long} …\n"
 
