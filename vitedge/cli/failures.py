@@ -81,8 +81,10 @@ def _document(sentence: str, code: int, kind: str) -> None:
     """Prints the error as the one JSON document of the command, where one was asked for."""
     if "--json" not in sys.argv[1:]:
         return
-    from vitedge.render.screen import document
+    from vitedge.render.screen import document, has_document
 
+    if has_document():  # such as that of a damaged bundle
+        return
     with contextlib.suppress(OSError):
         document({"error": sentence, "kind": kind, "exit_code": code})
 

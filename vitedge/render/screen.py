@@ -86,8 +86,13 @@ def encodable(text: str) -> str:
     return text if encoding.startswith("utf") else text.encode(encoding, FALLBACK).decode(encoding)
 
 
+_documents: list[str] = []
+"""Types of the records that were printed as JSON by this command: there is one document at most."""
+
+
 def prepare_streams() -> None:
     """Lets stdout and stderr take every character, whatever their encoding: what it lacks is replaced."""
+    _documents.clear()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=FALLBACK)
@@ -138,11 +143,17 @@ def lines(*sentences: str) -> None:
 
 def document(record: Any) -> None:
     """Prints a record as exactly one JSON document on stdout."""
+    _documents.append(type(record).__name__)
     text = json.dumps(to_dict(record), indent=1, ensure_ascii=False, allow_nan=False)
     if not (sys.stdout.encoding or "").lower().startswith("utf"):
         text = json.dumps(json.loads(text), indent=1)  # pure ASCII
     sys.stdout.write(f"{printable_json(text)}\n")
     sys.stdout.flush()
+
+
+def has_document() -> bool:
+    """Returns whether this command has printed its document."""
+    return bool(_documents)
 
 
 def table(*headers: str, right: Iterable[int] = ()) -> Table:
