@@ -16,7 +16,7 @@ from vitedge.latency.model import MeasuredModel
 from vitedge.latency.sampling import Rule, Samples
 from vitedge.latency.statistics import quantiles
 from vitedge.latency.watch import Watch
-from vitedge.progress import say, stage
+from vitedge.progress import advance, count, say, stage
 from vitedge.records import LatencyReport
 from vitedge.sentences import some
 
@@ -133,7 +133,8 @@ def take_turns(runs: Sequence[Run], session: Session, watch: Watch, rule: Rule) 
     while True:
         try:
             _prepare(runs)
-            _take(runs, rule)
+            with stage("measuring in turn: " + ", ".join(run.model.label for run in runs)):
+                _take(runs, rule)
             for run in runs:
                 run.end()
             break
@@ -165,14 +166,13 @@ def _prepare(runs: Sequence[Run]) -> None:
 def _take(runs: Sequence[Run], rule: Rule) -> None:
     """Takes turns until every model is done, which is about the turns of the rule, or fewer of slow models."""
     turn = len(runs[0].rounds)
-    with stage("measuring in turn: " + ", ".join(run.model.label for run in runs)) as measuring:
-        measuring.count(rule.rounds, turn, unit="round")
-        # A model whose pace changes ends some turns by their count and others by their time: it may need a few more.
-        while turn < min(FEWEST_ROUNDS, rule.rounds) or not all(run.is_done() for run in runs):
-            turn += 1
-            for run in runs:
-                run.take_turn()
-            measuring.advance()
+    count(rule.rounds, turn, unit="round")
+    # A model whose pace changes ends some turns by their count and others by their time: it may need a few more.
+    while turn < min(FEWEST_ROUNDS, rule.rounds) or not all(run.is_done() for run in runs):
+        turn += 1
+        for run in runs:
+            run.take_turn()
+        advance()
 
 
 def size_of(path: Path) -> int:
