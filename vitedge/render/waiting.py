@@ -13,9 +13,14 @@ from vitedge.render.text import printable
 
 WORTH_TELLING_S = 2.0
 """Seconds from which a stage leaves a line behind on a terminal when it ends."""
-_BAR_WIDTH = 20
-_BESIDE_TITLE = 48
-"""Columns that the bar, its figures and the number of the stage take at most."""
+_WIDE = 100
+"""Columns from which the bar is long."""
+_LONG, _SHORT = 20, 10
+"""Columns of the bar: on a narrow terminal the title is worth more."""
+_ECHO = 3
+"""Columns left free at the end, where the terminal writes ``^C``: on a further line it would leave the bar behind."""
+_BESIDE_BAR = 29
+"""Columns that the number of the stage, the count and the time take."""
 _REFRESHES = 2.0
 """Times a second that the bar is drawn: few, because the same processors may be measured on."""
 
@@ -81,6 +86,7 @@ class Bar(Silence):
     def _drawn(self) -> Table:
         """Returns the line of the bar: what is being done, how far it is, and the time left or else the time gone."""
         line = Table.grid(padding=(0, 1), expand=True)
+        line.width = screen.width() - _ECHO
         line.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
         for _ in range(3):
             line.add_column(no_wrap=True, justify="right")
@@ -93,7 +99,7 @@ class Bar(Silence):
         bar = ProgressBar(
             total=counting.total if counting else None,
             completed=counting.done if counting else 0,
-            width=_BAR_WIDTH,
+            width=_bar_width(),
             pulse=counting is None,
         )
         left = counting.seconds_left if counting else None
@@ -108,7 +114,11 @@ class Bar(Silence):
 
 def _fitting(stage: Stage) -> str:
     """Returns the path of a stage, or where that is too long beside the bar, its title alone."""
-    return stage.path if len(stage.path) <= screen.width() - _BESIDE_TITLE else stage.title
+    return stage.path if len(stage.path) <= screen.width() - _ECHO - _BESIDE_BAR - _bar_width() else stage.title
+
+
+def _bar_width() -> int:
+    return _LONG if screen.width() >= _WIDE else _SHORT
 
 
 def took(stage: Stage) -> str:
