@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import os
 import re
 import resource
@@ -227,6 +228,11 @@ def test_a_bad_checkpoint_is_refused_and_nothing_is_lost(
     given = str(path)
     for arguments in (["inspect", given, "--json"], ["export", given, "-o", str(output), "--force"]):
         outcome = vitedge(arguments)
+        if "--json" in arguments:
+            document = json.loads(outcome.out)
+            assert document["exit_code"] == 2
+            assert all(word in document["error"] for word in (given, *case.words))
+            outcome = outcome._replace(out="")
         check_refusal(outcome, (given, *case.words))
         assert snapshot(tmp_path) == before
         assert outcome.seconds < 1
