@@ -169,7 +169,7 @@ class Lines(Silence):
     def advanced(self, stage: Stage) -> None:
         """Tells how far the stage is, if nothing was told for some time."""
         if stage.seconds_left is not None and time.monotonic() - self._told >= LINE_SECONDS:
-            self.said(f"{stage.path}: {stage.describe()}")
+            self.said(f"{stage.path}: {stage.describe()} …")
 
     def said(self, text: str) -> None:
         """Tells the sentence."""

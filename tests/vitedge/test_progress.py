@@ -45,7 +45,7 @@ def test_a_callable_is_told_every_stage_and_in_a_long_one_how_far_it_is(clock: C
             say("a sentence")
     assert told == [
         "rounding …",
-        *(f"rounding: layer {done} of 50, {50 - done} s left" for done in (10, 20, 30, 40, 50)),
+        *(f"rounding: layer {done} of 50, {50 - done} s left …" for done in (10, 20, 30, 40, 50)),
         "quick …",
         "quick · inner …",
         "a sentence",
