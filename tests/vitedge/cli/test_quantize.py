@@ -210,6 +210,7 @@ def test_an_interrupted_run_leaves_what_was_there_and_is_gone_on_with(
     outcome = vitedge(*arguments)
     assert (outcome.code, outcome.out) == (128 + stop, "")
     assert outcome.sentence.startswith(f"vitedge: Stopped by {stop.name}")
+    assert outcome.sentence.endswith("Kept: the calibration of 8 of 24 images; the same command goes on from there.")
     assert names(tmp_path) == ["m.pt2"]
     assert (tmp_path / "m.pt2").read_bytes() == b"the old program"
     if stop == signal.SIGINT:
