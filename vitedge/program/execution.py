@@ -64,7 +64,8 @@ class Execution(Interpreter):
             return values[node.args[0]]  # type: ignore[index]
         arguments, named = map_arg((node.args, node.kwargs), values.__getitem__)
         if node.target is torch.ops.aten.view.default:  # which refuses a value whose channels are last
-            return torch.reshape(*arguments)
+            value, shape = arguments
+            return torch.reshape(value, shape)  # type: ignore[arg-type]
         return node.target(*arguments, **named)  # type: ignore[operator]
 
 

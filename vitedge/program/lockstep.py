@@ -47,13 +47,13 @@ class Lockstep(Execution):
             if tensor is not None:
                 fixed[node] = tensor
                 continue
-            for values, part in zip(parts, images.split(PART), strict=True):
+            for values, part in zip(parts, torch.split(images, PART), strict=True):
                 values[node] = channels_last(part)
         with one_core_each() as over:
             for stretch in self._stretches(fixed):
                 self._run(stretch, fixed, parts, over)
         (outputs,) = self._nodes[-1].args
-        return tuple(torch.cat([values[output] for values in parts]) for output in outputs)  # type: ignore[union-attr, misc, index]
+        return tuple(torch.cat([values[output] for values in parts]) for output in outputs)
 
     def _stretches(self, fixed: Values) -> Iterator[list[Node]]:
         """Yields the nodes that depend on the images, up to the next watch each; computes the others into ``fixed``."""

@@ -21,6 +21,7 @@ from vitedge.program import lockstep
 from vitedge.program.cores import one_core_each
 from vitedge.program.execution import Execution, channels_last
 from vitedge.program.structure import Layer, Structure
+from vitedge.progress import counted
 
 PART = lockstep.PART
 """Images of one pass of the program."""
@@ -57,7 +58,7 @@ def outputs_of(run: Callable[[Tensor], Tensor | tuple[Tensor, ...]], images: Ten
         images: ``(images, channels, height, width)``, as ``run`` takes them.
     """
     with one_core_each() as over:
-        results = over(lambda part: run(channels_last(part)), images.split(PART))
+        results = over(lambda part: run(channels_last(part)), torch.split(images, PART))
     parts = [(result,) if isinstance(result, Tensor) else result for result in results]
     return [torch.cat(part).numpy() for part in zip(*parts, strict=True)]
 
@@ -96,7 +97,7 @@ def watcher(structure: Structure) -> Callable[[Tensor, dict[str, Stats]], None]:
         for layer in entries.values():
             stats.setdefault(layer.name, Stats())
         with one_core_each() as over:
-            seen = over(partial(run, stats), enumerate(images.split(PART)))
+            seen = over(partial(run, stats), enumerate(torch.split(images, PART)))
         for found in seen:
             for name, part in found.items():
                 stats[name].add(part)
@@ -128,7 +129,7 @@ def measure_moments(
             measured = [layer for layer in consumers if layer in group]
             if measured:
                 watches[node.name] = partial(_add, found, measured, rounded)
-        for part in images.split(PART):
+        for part in counted(torch.split(images, PART), unit="batch"):
             Execution(structure.program.exported, watches)(part)
         for layer in group:
             yield layer, found.pop(layer.name)

@@ -27,6 +27,7 @@ def test_help_is_quick() -> None:
 
 def test_help_lists_every_command_in_order() -> None:
     shown = process.vitedge().stdout
+    assert shown.count("...") == 1, "after ARGS; a description is cut at 80 columns"
     listed = re.findall(r"^  ([a-z]+)  ", shown[shown.index("Commands:") :], re.M)
     assert listed == list(COMMANDS)
 
@@ -53,3 +54,15 @@ def test_the_page_about_the_command_line_is_what_the_command_line_says() -> None
 )
 def test_a_mistake_is_one_sentence_and_exit_2(arguments: list[str], sentence: str, vitedge: Command) -> None:
     check_refusal(vitedge(*arguments), sentence)
+
+
+@pytest.mark.parametrize(
+    ("typed", "word", "found"), [("vitedge ex", 1, "export"), ("vitedge export --keep", 2, "--keep-failed")]
+)
+def test_the_shell_completes_commands_and_options(
+    typed: str, word: int, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"_VITEDGE_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(word)}
+    for name, value in asked.items():
+        monkeypatch.setenv(name, value)
+    assert process.vitedge().stdout.split() == [found]

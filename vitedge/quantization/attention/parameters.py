@@ -16,6 +16,7 @@ from vitedge.program.attention import attention_scale
 from vitedge.program.editor import aten
 from vitedge.program.execution import Execution
 from vitedge.program.structure import Structure, products
+from vitedge.progress import counted
 from vitedge.quantization.activation import activation_parameters
 from vitedge.quantization.observing import PART
 from vitedge.quantization.parameters import ENDS, QuantizationParameters
@@ -67,7 +68,7 @@ def _observe(
             if operand in stats.get(attention.name, ()):
                 scale = factor if operand == "query" else 1.0
                 watches[node.name] = partial(_see, stats[attention.name][operand], scale)
-    for part in images.split(PART):
+    for part in counted(torch.split(images, PART), unit="batch"):
         Execution(structure.program.exported, watches)(part)
     return stats
 
