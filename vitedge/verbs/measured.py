@@ -121,9 +121,7 @@ def find_models(subjects: Subjects, place: Place, left_out: dict[str, str]) -> l
     return _told_apart([model for name in subjects.names for model in _models(name, subjects, place, left_out)])
 
 
-def _models(
-    name: CheckpointSource, subjects: Subjects, place: Place, left_out: dict[str, str]
-) -> Iterator[Model]:
+def _models(name: CheckpointSource, subjects: Subjects, place: Place, left_out: dict[str, str]) -> Iterator[Model]:
     if not isinstance(name, str):
         yield from _held(name, subjects, place, left_out)
         return
