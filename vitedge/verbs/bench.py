@@ -65,7 +65,8 @@ def bench(
 
     Args:
         subjects: bundles (every artifact that the device has a runtime for), artifacts, checkpoints, which run as
-            PyTorch eager on this machine and as an fp32 ONNX file elsewhere, and ``.json`` files of earlier runs; or weights in memory.
+            PyTorch eager on this machine and as an fp32 ONNX file elsewhere, and ``.json`` files of
+            earlier runs; or weights in memory.
         options: how, and where.
         progress: is told what begins.
 

@@ -33,7 +33,7 @@ _IMAGES = 2
 _PREPROCESSING = {"mean": "mean", "std": "std", "interpolation": "interpolation", "crop_pct": "crop"}
 """Entry of timm's ``pretrained_cfg`` to the field that it states."""
 _AROUND = ("_orig_mod", "module")
-"""Attribute of torch.compile's module, and of DataParallel and DistributedDataParallel, that holds the module inside."""
+"""Attribute of torch.compile's module, and of DataParallel and DistributedDataParallel, with the module inside."""
 _OUTPUTS = ("logits", "last_hidden_state")
 """Where an output object of transformers holds its tensor; that of a classifier first."""
 
