@@ -11,12 +11,15 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from vitedge.files.plain import to_dict
 from vitedge.render.text import FALLBACK, Folded, printable, printable_json, shortened
@@ -41,6 +44,12 @@ class _Screen(Console):
         """Raises the error that Rich would turn into an exit code of its own."""
         raise  # noqa: PLE0704 - Rich calls this while it handles the error
 
+
+_PAGE = 110
+"""Columns of a table in a notebook."""
+_PREFORMATTED = '<pre style="white-space:pre; overflow-x:auto; line-height:normal">{code}</pre>'
+_parts: ContextVar[list[RenderableType] | None] = ContextVar("parts", default=None)
+"""Where `collected` keeps what would be printed."""
 
 # Names come from the user: a bracket or a colon in one is no markup.
 _OUT = _Screen(highlight=False, soft_wrap=False, markup=False, emoji=False, width=_width())
@@ -87,8 +96,38 @@ def error(text: str) -> None:
     _ERR.print(f"vitedge: {printable(text)}")
 
 
+@contextmanager
+def collected() -> Iterator[list[RenderableType]]:
+    """Keeps what would be printed on stdout for whoever shows it in another place than a command's output."""
+    parts: list[RenderableType] = []
+    token = _parts.set(parts)
+    try:
+        yield parts
+    finally:
+        _parts.reset(token)
+
+
+def as_text(drawn: RenderableType) -> str:
+    """Returns something drawn as plain text, as wide as the terminal."""
+    console = Console(file=io.StringIO(), width=_OUT.width, color_system=None, highlight=False, emoji=False)
+    with console.capture() as captured:
+        console.print(drawn)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n")
+
+
+def as_html(drawn: RenderableType) -> str:
+    """Returns something drawn as HTML, for a notebook."""
+    console = Console(file=io.StringIO(), width=_PAGE, record=True, force_jupyter=False, highlight=False, emoji=False)
+    console.print(drawn)
+    return console.export_html(inline_styles=True, code_format=_PREFORMATTED)
+
+
 def show(drawn: Table, title: str = "") -> None:
     """Prints a table on stdout, below a line that says what it shows where its columns do not."""
+    parts = _parts.get()
+    if parts is not None:
+        parts += [*([Text(title)] if title else []), drawn]
+        return
     if title:
         lines("", title)
     _OUT.print(drawn)
@@ -96,6 +135,10 @@ def show(drawn: Table, title: str = "") -> None:
 
 def lines(*sentences: str) -> None:
     """Prints sentences on stdout, a line each without breaks, so that paths and commands in them can be copied."""
+    parts = _parts.get()
+    if parts is not None:
+        parts += [Text(printable(line)) for line in sentences if line]
+        return
     for line in sentences:
         _OUT.print(printable(line), soft_wrap=True)
 
@@ -129,5 +172,5 @@ def short_path(text: str) -> str:
 
 
 def next_command(command: str) -> str:
-    """Returns the last line of a command's output, which says what to type next."""
-    return f"next: {command}"
+    """Returns the last line of a command's output, which says what to type next; nothing where no command was typed."""
+    return f"next: {command}" if _parts.get() is None else ""
