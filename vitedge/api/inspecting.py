@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vitedge.api.settings import facts, size
@@ -65,7 +66,7 @@ def load(
 
     Args:
         source: a file, a Hugging Face folder, ``timm:NAME`` or ``hf:NAME``; or a module in memory or a state dict,
-            whose weights it shares.
+            whose weights are copied.
         image_size: height and width in pixels, one number for both; None is the checkpoint's own size.
         weights: name of a set of weights, where the file holds several; None takes the averaged one.
         overrides: fields of `ModelSpec` or `Preprocessing` to the values that they really have.
@@ -85,4 +86,8 @@ def load(
         ('VisionTransformer', (48, 48))
     """
     stated = facts(overrides, labels, preprocessing)
-    return load_reference(read(as_source(source, stated, weights), weights=weights, overrides=stated), size(image_size))
+    model = as_source(source, stated, weights)
+    checkpoint = read(model, weights=weights, overrides=stated)
+    if not isinstance(model, str):  # what is done to the module later is not done to what was loaded
+        checkpoint = replace(checkpoint, state={name: tensor.clone() for name, tensor in checkpoint.state.items()})
+    return load_reference(checkpoint, size(image_size))

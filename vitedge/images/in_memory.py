@@ -28,8 +28,10 @@ _DIGITS = 16
 """Hexadecimal digits of the digest that the text shows: enough to tell sets apart."""
 _SLACK = 0.02
 """How far a normalized image may lie outside of 0 and 1: what a resizing filter overshoots."""
-_DARKEST, _BRIGHTEST = 0.25, 0.75
-"""A set of normalized images within these was normalized with other numbers, or holds no contrast."""
+_CONTRAST = 0.5
+"""Share of 0 to 1 that some channel of a set of images spans at least; less was normalized with other numbers."""
+_DIVIDED = 1.01 / 255
+"""Largest value of images that were divided by 255 twice."""
 
 
 class ImagesInMemory(str):
@@ -199,7 +201,7 @@ def _check_range(low: float, high: float) -> None:
         raise BadImages(
             f"The images are floating-point numbers from {low:.3g} to {high:.3g}: give uint8, or divide them by 255."
         )
-    if high <= 1 / 255:
+    if high <= _DIVIDED:
         raise BadImages(f"The largest value of the images is {high:.3g}, as if they were divided by 255 twice.")
 
 
@@ -239,9 +241,10 @@ def _scaled(pixels: NDArray[Any], spec: ModelSpec) -> NDArray[np.float32]:
 
 
 def _check_contrast(images: Sequence[NDArray[np.float32]], spec: ModelSpec) -> None:
-    low, high = min(float(one.min()) for one in images), max(float(one.max()) for one in images)
+    lows, highs = np.min([one.min((0, 1)) for one in images], 0), np.max([one.max((0, 1)) for one in images], 0)
+    low, high = float(lows.min()), float(highs.max())
     numbers = f"mean {spec.preprocessing.mean} and std {spec.preprocessing.std}"
-    if low < -_SLACK or high > 1 + _SLACK or (low > _DARKEST and high < _BRIGHTEST):
+    if low < -_SLACK or high > 1 + _SLACK or float((highs - lows).max()) < _CONTRAST:
         raise BadImages(
             f"The images were not normalized with the model's {numbers}, which would make them {low:.2f} to {high:.2f} "
             "of an image's 0 to 1: say preprocessing=dict(mean=..., std=...) as they were, or give them before the "
