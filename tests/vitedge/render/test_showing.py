@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of `vitedge.render.showing` and `vitedge.records.showing`: records where they are looked at."""
+"""Tests of `vitedge.render.showing`, `vitedge.records.showing`, `vitedge.verbs.records`, `vitedge.devices.health.records`.
+
+Results of verbs where they are looked at, and where a path is taken.
+"""
 
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -42,6 +47,15 @@ RESULT = Validation("x", (BAD,), (), 5, passed=False, notes=("seen",))
 def test_every_result_shows_itself() -> None:
     assert {kind.__name__ for kind in RESULTS} == set(registry.RENDERERS)
     assert all(issubclass(kind, Shown) and kind.__repr__ is Shown.__repr__ for kind in RESULTS)
+
+
+def test_what_wrote_a_file_stands_for_its_path() -> None:
+    written = {kind: [name for name in ("bundle", "path") if name in kind.__dataclass_fields__] for kind in RESULTS}
+    assert {kind for kind, names in written.items() if names} == {
+        kind for kind in RESULTS if issubclass(kind, os.PathLike)
+    }
+    pruned = PruningResult("small.safetensors", 1, "x", None)  # type: ignore[arg-type]
+    assert Path(pruned).suffix == ".safetensors"
 
 
 def test_text_rich_and_html_hold_what_the_command_line_prints(capsys: pytest.CaptureFixture[str]) -> None:
