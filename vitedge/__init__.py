@@ -13,11 +13,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitedge.api.checking import evaluate, validate
+    from vitedge.api.evaluating import evaluate
     from vitedge.api.exporting import export, quantize
     from vitedge.api.inspecting import inspect, load
     from vitedge.api.measuring import bench, doctor
     from vitedge.api.pruning import prune
+    from vitedge.api.validating import validate
     from vitedge.errors import CheckFailed, DeviceFailed, MissingBackend, UserError, VitedgeError
     from vitedge.latency.sampling import Rule
     from vitedge.pruning.recipe import PruningRecipe
@@ -49,13 +50,13 @@ __all__ = [
 _HOMES = {
     "bench": "vitedge.api.measuring",
     "doctor": "vitedge.api.measuring",
-    "evaluate": "vitedge.api.checking",
+    "evaluate": "vitedge.api.evaluating",
     "export": "vitedge.api.exporting",
     "inspect": "vitedge.api.inspecting",
     "load": "vitedge.api.inspecting",
     "prune": "vitedge.api.pruning",
     "quantize": "vitedge.api.exporting",
-    "validate": "vitedge.api.checking",
+    "validate": "vitedge.api.validating",
     "CheckFailed": "vitedge.errors",
     "DeviceFailed": "vitedge.errors",
     "MissingBackend": "vitedge.errors",

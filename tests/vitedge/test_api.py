@@ -101,6 +101,20 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert told(script) == []
 
 
+def test_importing_the_package_takes_no_time_worth_telling() -> None:
+    script = (
+        "import json, time; start = time.process_time(); import vitedge; "
+        "print(json.dumps([time.process_time() - start]))"
+    )
+    assert float(min(told(script)[0] for _ in range(3))) < 0.05
+
+
+@pytest.mark.parametrize("verb", ["validate", "bench", "doctor", "ExportRecipe"])
+def test_verbs_on_artifacts_do_without_pytorch(verb: str) -> None:
+    script = f"import json, sys, vitedge; vitedge.{verb}; print(json.dumps(['torch' in sys.modules]))"
+    assert told(script) == [False]
+
+
 @pytest.mark.parametrize("statement", ["import vitedge.export.formats", "from vitedge import export"])
 def test_export_is_a_verb_whatever_was_imported_before(statement: str) -> None:
     """The verb shares its name with a package of ours, whose modules are found all the same."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of `vitedge.render.showing`, `vitedge.records.showing`, `vitedge.verbs.records`, `vitedge.devices.health.records`.
+"""Tests of `showing`, `vitedge.records.showing`, `vitedge.verbs.records` and `vitedge.devices.health.records`.
 
 Results of verbs where they are looked at, and where a path is taken.
 """
