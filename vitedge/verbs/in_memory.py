@@ -107,7 +107,7 @@ def _refuse_empty(module: nn.Module, label: str) -> None:
 
 def _config_of(module: nn.Module) -> Callable[[], str] | None:
     """Returns what writes the configuration of a module of transformers; None for any other."""
-    write = getattr(getattr(module, "config", None), "to_json_string", None)
+    write: Any = getattr(getattr(module, "config", None), "to_json_string", None)
     return write if callable(write) else None
 
 
