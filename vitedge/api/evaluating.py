@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from vitedge.accuracy.records import Evaluation
 from vitedge.api.images import as_images
 from vitedge.api.settings import combined, facts, size
 from vitedge.api.sources import as_source, as_sources
+from vitedge.progress import Progress
 from vitedge.records import Preprocessing
 from vitedge.verbs.evaluate import EvaluationRequest
 from vitedge.verbs.evaluate import evaluate as run
@@ -34,7 +35,7 @@ def evaluate(
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     device: str | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Counts how many labelled images are classified correctly, by all subjects on the same images.
 
@@ -53,7 +54,7 @@ def evaluate(
         preprocessing: how images are prepared for checkpoints: a record, or a mapping of some of its fields.
         overrides: fields of `ModelSpec` or `Preprocessing` of checkpoints to the values that they really have.
         device: where artifacts run, such as ``ssh:HOST``.
-        progress: is told in one line what begins, and how far it is.
+        progress: who is told how far it is: such as ``print``, or a ``rich.progress.Progress``.
 
     Returns:
         Top-1, top-5 and agreement of every subject with 95 % intervals, and each compared with the first.
@@ -82,8 +83,4 @@ def evaluate(
         said["images"] = as_images(images, drawn, 0, normalized=normalized, least=1)
     said["against"] = None if against is None else as_source(against, stated, weights.name)
     request = replace(combined(EvaluationRequest, asked, said), weights=weights)
-    return run(as_sources(subjects, stated), request, progress or _quiet)
-
-
-def _quiet(_line: str) -> None:
-    """Tells nobody."""
+    return run(as_sources(subjects, stated), request, progress)

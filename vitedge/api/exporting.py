@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from vitedge.api.images import as_images
 from vitedge.api.recipes import as_recipe, for_export, for_quantization
 from vitedge.api.settings import facts, several, size
 from vitedge.api.sources import as_source
+from vitedge.progress import Progress
 from vitedge.quantization.records import QuantizationResult
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Preprocessing, Tolerance
@@ -43,7 +44,8 @@ def export(
     overrides: Mapping[str, Any] | None = None,
     force: bool = False,
     compare_speed: bool = False,
-    progress: Callable[[str], None] | None = None,
+    keep_failed: bool = False,
+    progress: Progress | None = None,
 ) -> ExportResult:
     """Exports a model to a bundle, and checks that the exported files compute what PyTorch computes.
 
@@ -68,7 +70,8 @@ def export(
         overrides: fields of `ModelSpec` or `Preprocessing` to the values that they really have.
         force: replace the bundle that is there.
         compare_speed: time a file that is quantized for processors beside float ones, on this machine.
-        progress: is told in one line what begins, as ``print`` is.
+        keep_failed: keep artifacts that exceed their tolerance in ``BUNDLE.failed``.
+        progress: who is told how far it is: such as ``print``, or a ``rich.progress.Progress``.
 
     Returns:
         The manifest of the bundle, with the parity of every artifact; `validate`, `evaluate` and `bench` take it.
@@ -89,7 +92,8 @@ def export(
     said = {**files, **checks, "overrides": facts(overrides, labels, preprocessing)}
     asked = for_export(as_recipe(recipe), said, images, normalized=normalized)
     model = as_source(source, asked.overrides, asked.weights)
-    return run_export(model, Path(bundle), asked, force=force, compare_speed=compare_speed, progress=progress or _quiet)
+    how = {"force": force, "compare_speed": compare_speed, "keep_failed": keep_failed}
+    return run_export(model, Path(bundle), asked, **how, progress=progress)
 
 
 def quantize(
@@ -112,7 +116,7 @@ def quantize(
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     force: bool = False,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> QuantizationResult:
     """Quantizes a model to one program with quantize and dequantize nodes, which `export` lowers to every format.
 
@@ -136,7 +140,7 @@ def quantize(
         preprocessing: how images are prepared: a record, or a mapping of some of its fields.
         overrides: fields of `ModelSpec` or `Preprocessing` to the values that they really have.
         force: replace the file that is there.
-        progress: is told in one line what begins, as ``print`` is.
+        progress: who is told how far it is: such as ``print``, or a ``rich.progress.Progress``.
 
     Returns:
         What was quantized and how, layer by layer, and how far the program is from the float model.
@@ -157,8 +161,4 @@ def quantize(
     settings = {**budget, "image_count": image_count, "layers": layers}
     asked = for_quantization(as_recipe(recipe), said, settings, images, normalized=normalized)
     model = as_source(source, asked.overrides, asked.weights)
-    return run_quantize(model, Path(out), asked, force=force, progress=progress or _quiet)
-
-
-def _quiet(_line: str) -> None:
-    """Tells nobody."""
+    return run_quantize(model, Path(out), asked, force=force, progress=progress)

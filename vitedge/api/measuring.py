@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from vitedge.api.settings import combined, several, size
 from vitedge.api.sources import as_sources
 from vitedge.devices.health.records import Checkup
 from vitedge.latency.sampling import Rule
+from vitedge.progress import Progress
 from vitedge.records import BenchReport
 from vitedge.registry import LOCAL
 from vitedge.verbs.bench import BenchOptions
@@ -32,7 +33,7 @@ def bench(
     runtime: str | None = None,
     rule: Rule | None = None,
     save: str | os.PathLike[str] | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> BenchReport:
     """Measures latency: all subjects in turn, each in a process of its own, and each against the first.
 
@@ -48,7 +49,7 @@ def bench(
         runtime: the runtime that every artifact has to run in; None is the usual one of its format.
         rule: how long to warm up and to measure; None is at least 200 samples or 10 seconds.
         save: a ``.json`` file that keeps everything, from which an interrupted run goes on; or a ``.csv``.
-        progress: is told in one line what begins, as ``print`` is.
+        progress: who is told how far it is: such as ``print``, or a ``rich.progress.Progress``.
 
     Returns:
         Quantiles in milliseconds and all samples of every subject, and its ratio to the first with a 95 % interval.
@@ -67,16 +68,16 @@ def bench(
     """
     where = {"devices": several(device), "threads": threads, "image_size": size(image_size), "runtime": runtime}
     said = {**where, "rule": rule, "save": None if save is None else Path(save)}
-    return run_bench(as_sources(subjects), combined(BenchOptions, options, said), progress or _quiet)
+    return run_bench(as_sources(subjects), combined(BenchOptions, options, said), progress)
 
 
-def doctor(device: str = LOCAL, profile: str = "", *, progress: Callable[[str], None] | None = None) -> Checkup:
+def doctor(device: str = LOCAL, profile: str = "", *, progress: Progress | None = None) -> Checkup:
     """Finds out what this machine or a device is, what works there, and what mends what does not.
 
     Args:
         device: ``local``, ``ssh:HOST`` or ``adb``.
         profile: the profile that it has to serve, or ``auto`` for the one that fits; empty tries what is installed.
-        progress: is told in one line what begins, as ``print`` is.
+        progress: who is told how far it is: such as ``print``, or a ``rich.progress.Progress``.
 
     Returns:
         What was tried, with its outcome and remedy; ``broken`` and ``missing`` name what fails.
@@ -90,8 +91,4 @@ def doctor(device: str = LOCAL, profile: str = "", *, progress: Callable[[str], 
         >>> [one.state for one in checkup.abilities if one.name == "run onnxruntime"]
         ['works']
     """
-    return run_doctor(device, profile, progress=progress or _quiet)
-
-
-def _quiet(_line: str) -> None:
-    """Tells nobody."""
+    return run_doctor(device, profile, progress=progress)

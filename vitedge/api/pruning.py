@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitedge.api.images import as_images
 from vitedge.api.settings import combined, facts, size
 from vitedge.api.sources import as_source
+from vitedge.progress import Progress
 from vitedge.pruning.recipe import PruningRecipe
 from vitedge.pruning.records import PruningResult
 from vitedge.recipe import CALIBRATION_COUNT
@@ -44,7 +45,7 @@ def prune(
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     force: bool = False,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> PruningResult:
     """Makes a model smaller, refits what is left, and measures the distance to the dense model.
 
@@ -70,7 +71,7 @@ def prune(
         preprocessing: how images are prepared: a record, or a mapping of some of its fields.
         overrides: fields of `ModelSpec` or `Preprocessing` to the values that they really have.
         force: replace the file that is there.
-        progress: is told in one line what begins, as ``print`` is.
+        progress: who is told how far it is: such as ``print``, or a ``rich.progress.Progress``.
 
     Returns:
         What was removed, what is left of the multiply-accumulates, and the distance to the dense model.
@@ -93,8 +94,4 @@ def prune(
     stated = facts(overrides, labels, preprocessing)
     asked = combined(PruningRecipe, recipe, {**parts, **budget, **size_and_images, "overrides": stated})
     model = as_source(source, asked.overrides, asked.weights)
-    return run(model, Path(out), asked, force=force, progress=progress or _quiet)
-
-
-def _quiet(_line: str) -> None:
-    """Tells nobody."""
+    return run(model, Path(out), asked, force=force, progress=progress)

@@ -12,6 +12,7 @@ from vitedge.api.images import as_images
 from vitedge.api.settings import combined, facts
 from vitedge.api.sources import as_source
 from vitedge.errors import BadRecipe
+from vitedge.progress import Progress
 from vitedge.recipe import IMAGE_COUNT
 from vitedge.records import Preprocessing, Tolerance, Validation
 from vitedge.verbs.validate import ReferenceOptions, ValidationOptions
@@ -36,6 +37,7 @@ def validate(
     compute: str = "declared",
     overflow: bool = False,
     device: str = "local",
+    progress: Progress | None = None,
 ) -> Validation:
     """Checks a bundle again, or compares an artifact with a model.
 
@@ -56,6 +58,7 @@ def validate(
         compute: ``declared``, or ``fp32`` for a Core ML package without the rounding of half precision.
         overflow: check how near the values of a Core ML package come to what float16 can hold.
         device: where artifacts run besides, such as ``ssh:HOST``.
+        progress: who is told how far it is: such as ``print``, or a ``rich.progress.Progress``.
 
     Returns:
         A report for every artifact and runtime; ``passed`` sums them up.
@@ -82,7 +85,7 @@ def validate(
     elif not isinstance(against, ReferenceOptions):
         said["checkpoint"] = as_source(against, said["overrides"])
     chosen = None if against is None else combined(ReferenceOptions, reference, said)
-    return run(Path(subject), chosen, ValidationOptions(compute, overflow, device))
+    return run(Path(subject), chosen, ValidationOptions(compute, overflow, device), progress=progress)
 
 
 def _refuse_idle(said: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from vitedge.devices.session import Session
 from vitedge.errors import BadRecipe
@@ -25,7 +25,6 @@ def measure_in_turn(
     models: Sequence[MeasuredModel],
     session: Session,
     rule: Rule | None = None,
-    progress: Callable[[str], None] = lambda _message: None,
 ) -> BenchReport:
     """Measures every model in a process of its own, in turn, and compares each with the first.
 
@@ -33,7 +32,6 @@ def measure_in_turn(
         models: at least one, with labels that differ; artifacts are paths on this machine.
         session: with the device that they are measured on; a worker ends when its model was measured.
         rule: durations; None is the rule of a result to be published.
-        progress: is called with a sentence for each part that begins.
 
     Returns:
         Reports and ratios; with more threads than processors, or where one model was measured in another way than
@@ -49,7 +47,7 @@ def measure_in_turn(
     cores = session.cores()
     runs = [Run(dataclasses.replace(model, threads=model.threads or cores), session, rule) for model in models]
     with Watch(session, min(_IDLE_S, rule.warmup_s)) as watch:
-        notes = take_turns(runs, session, watch, rule, progress)
+        notes = take_turns(runs, session, watch, rule)
         state = {**session.identity(), "before": watch.before, "after": session.condition(), "method": METHOD}
         reports = tuple(run.report(state, watch) for run in runs)
     baseline = (runs[0].model.label, runs[0].rounds)

@@ -8,6 +8,7 @@ from typing import Any
 
 from vitedge import registry
 from vitedge.checkpoints.read import CheckpointSource, read
+from vitedge.progress import stage
 from vitedge.verbs.records import Inspection
 
 
@@ -26,8 +27,9 @@ def inspect(
     """
     # timm takes longer to import than most files to read; both go on at once.
     models = registry.in_background("vitedge.models.cost")
-    checkpoint = read(source, weights=weights, overrides=overrides)
-    cost = models().cost(checkpoint.spec, checkpoint.state, checkpoint.source)
+    with stage("inspect", whole=True):
+        checkpoint = read(source, weights=weights, overrides=overrides)
+        cost = models().cost(checkpoint.spec, checkpoint.state, checkpoint.source)
     return Inspection(
         source=checkpoint.source,
         container=checkpoint.container,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress, TaskID
 
 import vitedge
 from tests.bad_files import VIT
@@ -64,6 +67,17 @@ def test_an_artifact_is_compared_with_a_module(demo_bundle: Path) -> None:
     found = vitedge.validate(demo_bundle / "model.onnx", against=vitedge.load(VIT).module, images=images)
     assert found.passed
     assert found.parity[0].image_source.startswith("4 images in memory, sha256 ")
+
+
+def test_progress_is_told_to_a_function_and_to_bars_of_rich(demo_bundle: Path) -> None:
+    said: list[str] = []
+    vitedge.validate(demo_bundle, progress=said.append)
+    assert said
+    with Progress(console=Console(file=io.StringIO())) as bars:
+        begun = []
+        bars.add_task = lambda title, **_rest: begun.append(title) or TaskID(0)  # type: ignore[func-returns-value, method-assign]
+        vitedge.validate(demo_bundle, progress=bars)
+    assert [line.removesuffix(" …") for line in said if line.endswith("…")] == begun[1:]
 
 
 def test_two_modules_of_one_class_are_told_apart() -> None:
