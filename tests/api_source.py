@@ -24,11 +24,13 @@ class Entry:
     """One object with a heading of its own."""
 
     object: griffe.Object
+    public: str = ""
+    """The name under which the package offers it, where that is another than where it is written."""
 
     @property
     def path(self) -> str:
         """Its dotted name."""
-        return self.object.path
+        return self.public or self.object.path
 
     @property
     def heading(self) -> str:
@@ -57,7 +59,7 @@ class Source:
         """
         found = self.find(name)
         if not isinstance(found, griffe.Module):
-            yield Entry(found)
+            yield Entry(found, name if name.count(".") == 1 else "")
             return
         for member in found.members.values():
             if isinstance(member, (griffe.Class, griffe.Function)) and not member.name.startswith("_"):
@@ -77,10 +79,11 @@ class Source:
             KeyError: there is no such object.
         """
         package, _, rest = name.partition(".")
-        # A verb may share its name with a subpackage: in the package alone it is the function.
-        inside = self._verbs if "." not in rest and rest in self._verbs.members else self._package
+        # A verb may share its name with a subpackage: the package itself says which module it is from.
+        offered = self._offered.members.get(rest) if "." not in rest else None
+        place = offered.target_path.partition(".")[2] if isinstance(offered, griffe.Alias) else rest
         try:
-            found = inside[rest]
+            found = self._package[place]
         except KeyError:
             raise KeyError(f"there is no {name}") from None
         if isinstance(found, griffe.Alias):
@@ -94,7 +97,7 @@ class Source:
         return self._load(submodules=True)
 
     @cached_property
-    def _verbs(self) -> griffe.Object | griffe.Alias:
+    def _offered(self) -> griffe.Object | griffe.Alias:
         return self._load(submodules=False)
 
     def _load(self, *, submodules: bool) -> griffe.Object | griffe.Alias:

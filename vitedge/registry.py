@@ -96,6 +96,22 @@ DEVICES: Table = {
 }
 
 
+RENDERING = Part("what shows a record", "vitedge.render.showing", ("rich",), "pip install rich")
+"""What shows a record that a verb returned, in rich, in a notebook or as text; found here when it is looked at."""
+RENDERERS: Table = {
+    "BenchReport": Part("latency", "vitedge.render.bench"),
+    "Checkup": Part("a check-up", "vitedge.render.doctor"),
+    "Evaluation": Part("accuracy", "vitedge.render.evaluate"),
+    "ExportResult": Part("a bundle", "vitedge.render.export"),
+    "Inspection": Part("a checkpoint", "vitedge.render.inspect"),
+    "PruningResult": Part("a pruned model", "vitedge.render.prune"),
+    "QuantizationResult": Part("a quantized program", "vitedge.render.quantize"),
+    "Reference": Part("a model", "vitedge.render.reference"),
+    "Validation": Part("reports", "vitedge.render.validate"),
+}
+"""Class of a record to what prints it; see `vitedge.records.showing`."""
+
+
 def check_device(name: str) -> None:
     """Refuses a name that no device can have, before any work is done for it.
 

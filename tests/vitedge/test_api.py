@@ -8,7 +8,6 @@ import inspect
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,22 +63,34 @@ def told(script: str) -> list[str]:
     return lines
 
 
-def function_of(verb: str) -> Callable[..., Any]:
-    """The function of a verb, also where a package of its name took its place."""
-    return vitedge._export if verb == "export" else getattr(vitedge, verb)  # type: ignore[no-any-return]
+VERBS = [name for name in vitedge.__all__ if name.islower()]
+COMMANDS: dict[str, Any] = vars(typer.main.get_command(app))["commands"]
+NO_FUNCTIONS = {"kit", "profiles", "demo"}
+"""Commands of which Python code calls the parts: those of `vitedge.verbs.kit`, and `vitedge.devices.profiles`."""
 
 
-def test_the_verbs_are_the_ones_that_are_promised() -> None:
-    assert vitedge.__all__ == ["bench", "evaluate", "export", "inspect", "load", "prune", "quantize", "validate"]
-    for name in vitedge.__all__:
-        assert callable(getattr(vitedge, name))
-        assert inspect.getdoc(function_of(name))
+def test_every_command_is_a_function_and_every_function_explains_itself() -> None:
+    assert set(VERBS) == set(COMMANDS) - NO_FUNCTIONS | {"load"}
+    for name in VERBS:
+        verb = getattr(vitedge, name)
+        told = inspect.getdoc(verb) or ""
+        assert inspect.isfunction(verb)
+        assert [part for part in ("Args:", "Returns:", "Raises:", "Example:") if part not in told] == []
+        assert [one for one in inspect.signature(verb).parameters if f"    {one}: " not in told] == []
 
 
-@pytest.mark.parametrize("verb", [name for name in vitedge.__all__ if name != "load"])
+def test_all_public_names_are_found_and_no_others() -> None:
+    assert sorted(vitedge.__all__) == vitedge.__all__
+    assert [name for name in vitedge.__all__ if getattr(vitedge, name).__name__ != name] == []
+    assert set(vitedge.__all__) <= set(dir(vitedge))
+    with pytest.raises(AttributeError, match="'exprot'"):
+        vitedge.exprot  # type: ignore[attr-defined]  # noqa: B018
+
+
+@pytest.mark.parametrize("verb", [name for name in VERBS if name != "load"])
 def test_a_verb_has_every_option_of_its_command(verb: str) -> None:
-    command = vars(typer.main.get_command(app))["commands"][verb]
-    known = set(inspect.signature(function_of(verb)).parameters)
+    command = COMMANDS[verb]
+    known = set(inspect.signature(getattr(vitedge, verb)).parameters)
     known |= {entry.name for record in RECORDS.get(verb, ()) for entry in dataclasses.fields(record)}
     asked = {option.name for option in command.params if option.param_type_name == "option"} - SHOWN
     assert [name for name in sorted(asked) if not known.intersection(NAMES.get(name, (name,)))] == []
@@ -90,21 +101,37 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert told(script) == []
 
 
-@pytest.mark.parametrize("statement", ["import vitedge.program.capture", "from vitedge import export"])
-def test_export_is_a_verb_whatever_was_imported_before(statement: str) -> None:
-    """The verb shares its name with a package of ours."""
+def test_importing_the_package_takes_no_time_worth_telling() -> None:
     script = (
-        f"import json, vitedge\n{statement}\n"
-        "from vitedge import export\n"
-        "from vitedge.errors import UnreadableCheckpoint\n"
-        "import vitedge.program.program\n"
-        "found = [callable(vitedge.export), callable(export), vitedge.program.program.Program.__name__]\n"
-        "for verb in (vitedge.export, export):\n"
-        "    try: verb('nowhere.pth', 'out')\n"
-        "    except UnreadableCheckpoint as error: found.append('nowhere.pth' in str(error))\n"
+        "import json, time; start = time.process_time(); import vitedge; "
+        "print(json.dumps([time.process_time() - start]))"
+    )
+    assert float(min(told(script)[0] for _ in range(3))) < 0.05
+
+
+@pytest.mark.parametrize("verb", ["validate", "bench", "doctor", "ExportRecipe"])
+def test_verbs_on_artifacts_do_without_pytorch(verb: str) -> None:
+    script = f"import json, sys, vitedge; vitedge.{verb}; print(json.dumps(['torch' in sys.modules]))"
+    assert told(script) == [False]
+
+
+@pytest.mark.parametrize("statement", ["import vitedge.export.formats", "from vitedge import export"])
+def test_export_is_a_verb_whatever_was_imported_before(statement: str) -> None:
+    """The verb shares its name with a package of ours, whose modules are found all the same."""
+    script = (
+        f"import inspect, json, pydoc, vitedge\n{statement}\n"
+        "import vitedge.export.to_onnx\n"
+        "import vitedge.export.onnx.artifact as artifact\n"
+        "from vitedge.export import formats\n"
+        "found = [list(inspect.signature(vitedge.export).parameters)[:2], vitedge.export.__name__]\n"
+        "found.append('Exports a model' in pydoc.render_doc(vitedge.export))\n"
+        "found += [vitedge.export.to_onnx.__name__, artifact.__name__, formats is vitedge.export.formats]\n"
+        "try: vitedge.export('nowhere.pth', 'out')\n"
+        "except vitedge.UserError as error: found.append('nowhere.pth' in str(error))\n"
         "print(json.dumps(found))"
     )
-    assert told(script) == [True, True, "Program", True, True]
+    modules = ["vitedge.export.to_onnx", "vitedge.export.onnx.artifact", True]
+    assert told(script) == [["source", "bundle"], "export", True, *modules, True]
 
 
 def test_a_reference_is_loaded_and_run() -> None:
@@ -154,8 +181,10 @@ def test_accuracy_is_counted(demo_bundle: Path) -> None:
     assert found.passed
     assert [row.top1.total for row in found.subjects] == [20, 20]
     asked = EvaluationRequest(str(IMAGES), image_count=30, seed=1, weights=Weights(image_size=(48, 48)))
-    assert vitedge.evaluate([VIT], asked, image_count=10).images == 10
     assert vitedge.evaluate(str(VIT), asked).images == 30
+    assert vitedge.evaluate([VIT], asked, image_count=30, max_drop=None).images == 30
+    with pytest.raises(BadRecipe, match="image_count is 30 in one place and 10 in another"):
+        vitedge.evaluate([VIT], asked, image_count=10)
 
 
 def test_a_mistake_is_an_error_of_ours() -> None:

@@ -46,6 +46,15 @@ def test_parts_of_a_table_have_the_same_public_names(table: str) -> None:
     assert len({frozenset(names) for names in verbs.values()}) == 1, verbs
 
 
+def test_every_result_of_a_verb_has_a_renderer() -> None:
+    """A record that shows itself finds it by its name."""
+    for name, part in registry.RENDERERS.items():
+        render = importlib.import_module(part.module).render
+        record, *options = inspect.signature(render).parameters.values()
+        assert record.annotation == name
+        assert [one.name for one in options if one.default is inspect.Parameter.empty] == ["as_json"]
+
+
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_runtimes_have_the_members_of_the_protocol_and_no_others(name: str) -> None:
     found = importlib.import_module(RUNTIMES[name].module).Runtime

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from vitedge.records.showing import Shown
+
 
 @dataclass(frozen=True)
 class Proportion:
@@ -67,8 +69,8 @@ class PairedAccuracy:
     """Names of the first gained images."""
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Shown):
     """The result of `vitedge.evaluate`."""
 
     image_source: str

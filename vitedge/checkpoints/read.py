@@ -26,15 +26,18 @@ from vitedge.checkpoints.keys import check
 from vitedge.checkpoints.keys import configuration as configurations
 from vitedge.checkpoints.keys.configuration import Configuration
 from vitedge.checkpoints.keys.processor import check_processor
+from vitedge.checkpoints.memory import InMemory
 from vitedge.checkpoints.overrides import apply_overrides, parse_overrides
 from vitedge.checkpoints.recognize import recognize
 from vitedge.errors import BadRecipe, UserError, WeightsMismatch
-from vitedge.records import ModelSpec, Step
+from vitedge.records import ModelSpec, Origin, Step
 from vitedge.sentences import some
 
 _COUNTED = ("num_batches_tracked", "relative_position_index", "attention_bias_idxs", "position_ids")
 """Last parts of the names of buffers that hold integers: counters and indices."""
 
+CheckpointSource = str | InMemory
+"""What a verb takes for a checkpoint: a path or a name on the hub, or weights in memory."""
 
 _NETWORK = ("family", "widths", "depths", "patch", "in_channels")
 """Fields of a spec in which an average and the weights that it was taken over are the same."""
@@ -78,7 +81,7 @@ class Checkpoint:
 
 
 def read(
-    source: str,
+    source: CheckpointSource,
     *,
     weights: str | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -88,7 +91,7 @@ def read(
     """Opens a checkpoint, finds out what it is, and converts its weights.
 
     Args:
-        source: path of a file or folder, ``timm:NAME`` or ``hf:NAME``.
+        source: path of a file or folder, ``timm:NAME`` or ``hf:NAME``; or weights in memory.
         weights: which set, prefix of names or head, where the file holds several; None takes the averaged set.
         overrides: names of `ModelSpec` or `Preprocessing` fields to values, which go before what was found; ``model``
             is the name in timm of the model that the weights are of.
@@ -98,8 +101,9 @@ def read(
     Raises:
         UserError: one of its kinds, each with one sentence about the file.
     """
-    given = parse_overrides(overrides or {})
-    opened, configuration = _open(source)
+    opened, configuration, told = _open(source)
+    given = parse_overrides({**told, **(overrides or {})})
+    source, is_confirmed = str(source), isinstance(source, InMemory) and source.confirmed
     described = saved.described(opened.metadata, source)
     if described is not None:
         return _as_saved(opened, described, given, source)
@@ -137,7 +141,7 @@ def read(
         dataclasses.replace(opened, content=None),
         chosen.name,
         tuple(sets),
-        dataclasses.replace(spec, notes=notes),
+        dataclasses.replace(spec, notes=notes, origins=_confirmed(spec) if is_confirmed else spec.origins),
         dict(converted.state),
         {**chosen.dropped, **selection.dropped, **_in_file(converted.dropped, selection.names)},
     )
@@ -217,13 +221,25 @@ def _sized(spec: ModelSpec) -> str:
     return f"{spec.variant} (width {'-'.join(map(str, spec.widths))}, depth {sum(spec.depths)})"
 
 
-def _open(source: str) -> tuple[Container, Configuration]:
+def _open(source: CheckpointSource) -> tuple[Container, Configuration, Mapping[str, Any]]:
+    """Returns the opened source, its configuration, and the facts that a module in memory tells."""
+    if isinstance(source, InMemory):
+        opened = source.container()
+        return opened, configurations.read(opened.config, f"The config of {source}"), source.told
     if not hub.is_hub(source):
         opened = open_container(source)
-        return opened, configurations.read(opened.config, opened.configured_by)
+        return opened, configurations.read(opened.config, opened.configured_by), {}
     fetched = hub.fetch(source)
     opened = open_container(fetched.folder)
-    return opened, configurations.read({**opened.config, **fetched.config}, f"The configuration of {source}")
+    return opened, configurations.read({**opened.config, **fetched.config}, f"The configuration of {source}"), {}
+
+
+def _confirmed(spec: ModelSpec) -> dict[str, Origin]:
+    """Returns origins in which guesses about the network are facts: it computes what the module computes."""
+    return {
+        name: Origin.GIVEN if origin is Origin.ASSUMED and not name.startswith("preprocessing.") else origin
+        for name, origin in spec.origins.items()
+    }
 
 
 def _headless(spec: ModelSpec) -> tuple[str, ...]:

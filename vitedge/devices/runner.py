@@ -38,6 +38,7 @@ MODULES = (
     "records/latency.py",
     "records/model.py",
     "records/parity.py",
+    "records/showing.py",
     "registry.py",
     "mlprogram/features.py",
     "runtimes/base.py",

@@ -169,7 +169,8 @@ def _converter(*, detailed: bool) -> Converter:
         converter.register_structure_hook(kind, _structure_value)
     converter.register_structure_hook_factory(_is_tuple, _structure_tuple)
     converter.register_structure_hook_factory(_is_choice, _structure_union)
-    converter.register_unstructure_hook(str, lambda string: string.value if isinstance(string, Enum) else string)
+    # A subclass of str, which a recipe has for images in memory, becomes the text alone.
+    converter.register_unstructure_hook(str, lambda text: text.value if isinstance(text, Enum) else str.__str__(text))
     converter.register_unstructure_hook(float, lambda number: number if math.isfinite(number) else str(number))
     return converter
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from vitedge.errors import BadImages, BadRecipe
 from vitedge.images.arrays import ArrayFile
 from vitedge.images.class_names import Classes, check_range, number_folders, number_labels
+from vitedge.images.in_memory import ImagesInMemory
 from vitedge.images.preprocess import prepare_image, takes_pictures
-from vitedge.images.sources import ARRAY_SUFFIX, SUFFIXES, SYNTHETIC, Candidate, Source, decode
+from vitedge.images.sources import ARRAY_SUFFIX, SUFFIXES, SYNTHETIC, Candidate, Source, decode, held_candidate
 from vitedge.images.stream import ImageStream
 from vitedge.records import ModelSpec
 
@@ -66,7 +67,8 @@ def find_labelled(
     Args:
         source: a folder with one sub-folder a class (called as the model's classes are, or else counted in the order of
             their names); a ``.csv`` with a path, relative to the file, and a class number or name in each row, with or
-            without a header; or an ``.npz`` of uint8 ``images`` and whole-numbered ``labels``.
+            without a header; an ``.npz`` of uint8 ``images`` and whole-numbered ``labels``; or images in memory, each
+            with its class.
         classes: the classes of the model.
         count: how many images, drawn evenly from the classes; None takes all.
         seed: decides which are drawn.
@@ -78,6 +80,8 @@ def find_labelled(
     """
     if count is not None and count < 1:
         raise BadRecipe(f"The number of images is at least 1; got {count}.")
+    if isinstance(source, ImagesInMemory):
+        return _held(source, classes, count, seed)
     if str(source) == SYNTHETIC:
         raise BadImages(f"Synthetic images have no classes: --images takes {KINDS}.")
     path = Path(source)
@@ -184,8 +188,35 @@ def _arrays(path: Path, classes: Classes, count: int | None, seed: int, channels
     )
 
 
+def _held(images: ImagesInMemory, classes: Classes, count: int | None, seed: int) -> LabelledSet:
+    labels = [one.label for one in images.held]
+    if None in labels:
+        raise BadImages(
+            f"Image {labels.index(None)} of {images} has no class: give pairs, such as zip(images, classes), or the "
+            "batches of a DataLoader."
+        )
+    names = {label for label in labels if isinstance(label, str)}
+    check_range({label for label in labels if isinstance(label, int)}, classes)
+    numbers = number_labels(sorted(names), classes)
+    items = [
+        Item(f"image {index}", numbers[label] if isinstance(label, str) else cast("int", label))
+        for index, label in enumerate(labels)
+    ]
+
+    def opened(found: LabelledSet, spec: ModelSpec) -> Source:
+        images.check(spec)
+
+        def candidate(index: int) -> Candidate:
+            name, label = found.items[index]
+            return held_candidate(images, int(name.rpartition(" ")[2]), spec, label)
+
+        return Source(found.title, found.available, len(found.items), candidate)
+
+    return _set(images, items, count, seed, opened)
+
+
 def _set(
-    path: Path,
+    path: Path | str,
     items: Sequence[Item],
     count: int | None,
     seed: int,
@@ -197,7 +228,7 @@ def _set(
     return LabelledSet(_title(path, taken, len(items), seed), drawn, taken, len(items), open_files, note)
 
 
-def _title(path: Path, taken: int, available: int, seed: int) -> str:
+def _title(path: Path | str, taken: int, available: int, seed: int) -> str:
     return (
         f"{path}, all {available} images"
         if taken == available

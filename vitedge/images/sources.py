@@ -22,6 +22,7 @@ from PIL import Image
 
 from vitedge.errors import BadImages
 from vitedge.images.arrays import ArrayFile
+from vitedge.images.in_memory import ImagesInMemory
 from vitedge.images.preprocess import MAX_PIXELS, as_image, picture_refusal, prepare_image, takes_pictures
 from vitedge.images.synthetic import synthesize_channels, synthesize_image
 from vitedge.records import ModelSpec
@@ -67,7 +68,7 @@ def find_source(source: str | Path, spec: ModelSpec, count: int, seed: int) -> S
         source: ``synthetic``; a folder, searched with its sub-folders; a ``.txt`` list of images, one path a line,
             relative to the list; one image; or an ``.npy`` or ``.npz`` of uint8 images (NHWC, NCHW, grey NHW or one
             HWC; in an ``.npz`` named ``images``, beside which ``labels`` may stand). For a model of neither 1 nor 3
-            channels a folder and a list hold an ``.npy`` an image.
+            channels a folder and a list hold an ``.npy`` an image. Images in memory are taken as they are.
         spec: image size, channels and preprocessing.
         count: number of images wanted.
         seed: decides which are drawn, or what is synthesized.
@@ -75,6 +76,8 @@ def find_source(source: str | Path, spec: ModelSpec, count: int, seed: int) -> S
     Raises:
         BadImages: nothing is there, or nothing that could be an image.
     """
+    if isinstance(source, ImagesInMemory):
+        return _held(source, spec, count, seed)
     if str(source) == SYNTHETIC:
         return Source(f"{SYNTHETIC}, seed {seed}", count, count, partial(_synthetic, spec, seed))
     path = Path(source)
@@ -209,6 +212,20 @@ def decode(path: Path, spec: ModelSpec) -> NDArray[np.uint8]:
             if image.width * image.height > MAX_PIXELS:
                 raise BadImages(f"{image.width} x {image.height} pixels, which looks like a decompression bomb")
             return prepare_image(image, spec)
+
+
+def _held(images: ImagesInMemory, spec: ModelSpec, count: int, seed: int) -> Source:
+    chosen, available = images.drawn(count, seed), len(images.held)
+    images.check(spec)
+    title = images if count >= available else f"{count} of {images}, seed {seed}"
+    return Source(title, available, len(chosen), lambda place: held_candidate(images, chosen[place], spec))
+
+
+def held_candidate(images: ImagesInMemory, index: int, spec: ModelSpec, label: int | None = None) -> Candidate:
+    """Returns an image in memory as a candidate."""
+    place, name = images.held[index].pixels, f"image {index}"
+    pixels = partial(decode, place, spec) if isinstance(place, Path) else partial(images.prepared, index, spec)
+    return Candidate(str(place) if isinstance(place, Path) else name, pixels, partial(images.content, index), label)
 
 
 def _array(path: Path, spec: ModelSpec, count: int, seed: int) -> Source:

@@ -19,6 +19,7 @@ from vitedge.errors import ImpossibleSize, WeightsMismatch
 from vitedge.images.preprocess import normalize
 from vitedge.models import beit, mobilevit, mobilevitv2, pit, swin, timm, vit
 from vitedge.records import ModelSpec, Preprocessing, TensorSpec
+from vitedge.records.showing import Shown
 
 BUILDERS: dict[str, ModuleType] = {
     "vit": vit,
@@ -39,8 +40,8 @@ _NAMED = 6
 """Number of weights that an error names before it only counts them."""
 
 
-@dataclass(frozen=True)
-class Reference:
+@dataclass(frozen=True, repr=False)
+class Reference(Shown):
     """The PyTorch model of a checkpoint at one image size. Never altered."""
 
     module: nn.Module

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from vitedge.records.showing import Shown
+
 
 @dataclass(frozen=True)
 class PartRecord:
@@ -165,8 +167,8 @@ class PruningRecord:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class PruningResult:
+@dataclass(frozen=True, repr=False)
+class PruningResult(Shown):
     """The result of `vitedge.prune`."""
 
     path: str
@@ -177,3 +179,7 @@ class PruningResult:
     record: PruningRecord
     failed: str = ""
     """The budget that was exceeded, and by how much, or empty."""
+
+    def __fspath__(self) -> str:
+        """Returns the path of the file, for everything that takes one."""
+        return self.path

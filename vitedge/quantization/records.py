@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vitedge.records import CheckpointIdentity
+from vitedge.records.showing import Shown
 
 
 @dataclass(frozen=True)
@@ -177,8 +178,8 @@ class QuantizationRecord:
     """Share of the layers' weights that got the scheme (``mixed``: int8), 0 to 1; None in files of earlier versions."""
 
 
-@dataclass(frozen=True)
-class QuantizationResult:
+@dataclass(frozen=True, repr=False)
+class QuantizationResult(Shown):
     """The result of ``quantize``: the file that it wrote and the record."""
 
     path: str
@@ -193,3 +194,7 @@ class QuantizationResult:
     """By how much the budget is exceeded, as one phrase; empty where it is met."""
     profiles: tuple[str, ...] = ()
     """Names of the profiles that it was made for."""
+
+    def __fspath__(self) -> str:
+        """Returns the path of the file, for everything that takes one."""
+        return self.path

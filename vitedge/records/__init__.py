@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The records that stages take and return: the one vocabulary of the package.
 
-Frozen dataclasses without behaviour; `vitedge.files.plain` turns them into plain JSON values and back. Nothing here
-imports a framework, so a bundle can be read where PyTorch is not installed.
+Frozen dataclasses, whose only behaviour is that results show themselves; `vitedge.files.plain` turns them into plain
+JSON values and back. Nothing here imports a framework, so a bundle can be read where PyTorch is not installed.
 """
 
 from vitedge.records.bundle import Artifact, Manifest, TensorSpec, Validation
@@ -18,6 +18,7 @@ from vitedge.records.parity import (
     Tolerance,
     ValueRange,
 )
+from vitedge.records.showing import Shown
 
 __all__ = [
     "Artifact",
@@ -37,6 +38,7 @@ __all__ = [
     "ParityReport",
     "Preprocessing",
     "Quantiles",
+    "Shown",
     "SpeedComparison",
     "Spread",
     "Step",

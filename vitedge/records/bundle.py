@@ -10,6 +10,7 @@ from typing import Any
 from vitedge.records.latency import BenchReport, SpeedComparison
 from vitedge.records.model import CheckpointIdentity, ModelSpec, Step
 from vitedge.records.parity import Finding, OverflowReport, ParityReport, StructureReport
+from vitedge.records.showing import Shown
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ class Manifest:
     """Changes of the model before the export, oldest first; parity is measured against the model after the last."""
 
 
-@dataclass(frozen=True)
-class Validation:
+@dataclass(frozen=True, repr=False)
+class Validation(Shown):
     """The result of `vitedge.validate`, or of importing the results of a verify kit."""
 
     subject: str

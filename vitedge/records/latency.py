@@ -9,6 +9,7 @@ from typing import Any
 
 from vitedge.records.device import DeviceWatch
 from vitedge.records.parity import ParityReport
+from vitedge.records.showing import Shown
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,8 @@ class SpeedComparison:
     """Quantized operations that ONNX Runtime computes in float nevertheless, as ``MODULE: OPERATION``."""
 
 
-@dataclass(frozen=True)
-class BenchReport:
+@dataclass(frozen=True, repr=False)
+class BenchReport(Shown):
     """The latencies of all subjects of one `vitedge.bench`, and their ratios to the first."""
 
     reports: tuple[LatencyReport, ...]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import filesize
+from rich.table import Table
 
 from vitedge.records import BlockWidths, ModelSpec, Origin, Preprocessing
 from vitedge.render.following import export_command
@@ -25,12 +26,8 @@ def render(result: Inspection, *, options: Sequence[str] = (), as_json: bool) ->
     if as_json:
         return document(result)
     spec = result.spec
-    drawn = table("", "", "from")
-    drawn.add_row("file", short_path(result.source), f"{result.container}, {filesize.decimal(result.size)}")
-    drawn.add_row("weights", _weight_sets(result), f"{spec.naming} names")
-    for name, value in sorted(_facts(spec), key=lambda fact: spec.origins.get(fact[0]) is not Origin.ASSUMED):
-        drawn.add_row(_title(name), value, _origin(spec, name))
-    show(drawn)
+    file = ("file", short_path(result.source), f"{result.container}, {filesize.decimal(result.size)}")
+    show(facts_table(spec, file, ("weights", _weight_sets(result), f"{spec.naming} names")))
     cost = result.cost
     lines(
         f"{cost.parameters:,} parameters, {cost.gmacs:.2f} GMACs, {cost.activations_mb:.1f} MB of activations",
@@ -40,6 +37,16 @@ def render(result: Inspection, *, options: Sequence[str] = (), as_json: bool) ->
         next_command(export_command(result.source, options)),
     )
     return None
+
+
+def facts_table(spec: ModelSpec, *first: tuple[str, str, str]) -> Table:
+    """Returns the facts of a model with the origin of each, guesses first, below some rows."""
+    drawn = table("", "", "from")
+    for row in first:
+        drawn.add_row(*row)
+    for name, value in sorted(_facts(spec), key=lambda fact: spec.origins.get(fact[0]) is not Origin.ASSUMED):
+        drawn.add_row(_title(name), value, _origin(spec, name))
+    return drawn
 
 
 def _facts(spec: ModelSpec) -> Iterable[tuple[str, str]]:

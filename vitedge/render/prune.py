@@ -19,7 +19,7 @@ _SHOWN = ("heads", "mlp", "macs", "latency", "sparsity", "merge", "recover", "ep
 """Entries of a recipe that say what was done."""
 
 
-def render(done: PruningResult, *, parts: bool, as_json: bool) -> None:
+def render(done: PruningResult, *, parts: bool = False, as_json: bool) -> None:
     """Prints the summary, and with ``parts`` all parts."""
     if as_json:
         return document(done)

@@ -20,7 +20,7 @@ _SHOWN = 3
 """Layers that a row of the frontier names of those kept in float."""
 
 
-def render(done: QuantizationResult, *, profiles: Sequence[str], layers: bool, as_json: bool) -> None:
+def render(done: QuantizationResult, *, profiles: Sequence[str] = (), layers: bool = False, as_json: bool) -> None:
     """Prints the summary, and with ``layers`` all layers and attentions; ``profiles`` go into the next command."""
     if as_json:
         return document(done)

@@ -11,7 +11,9 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from rich import box
@@ -56,6 +58,12 @@ class _Screen(Console):
         """Leaves the cursor as it is: a process that is killed below a bar could not show it again."""
         return False
 
+
+_PAGE = 110
+"""Columns of a table in a notebook."""
+_PREFORMATTED = '<pre style="white-space:pre; overflow-x:auto; line-height:normal">{code}</pre>'
+_parts: ContextVar[list[RenderableType] | None] = ContextVar("parts", default=None)
+"""Where `collected` keeps what would be printed."""
 
 # Names come from the user: a bracket or a colon in one is no markup.
 _OUT = _Screen(highlight=False, soft_wrap=False, markup=False, emoji=False, width=_width())
@@ -126,8 +134,38 @@ def error(text: str) -> None:
     _ERR.print(Text.assemble(("vitedge: ", "bold red"), printable(text)), soft_wrap=True)
 
 
+@contextmanager
+def collected() -> Iterator[list[RenderableType]]:
+    """Keeps what would be printed on stdout for whoever shows it in another place than a command's output."""
+    parts: list[RenderableType] = []
+    token = _parts.set(parts)
+    try:
+        yield parts
+    finally:
+        _parts.reset(token)
+
+
+def as_text(drawn: RenderableType) -> str:
+    """Returns something drawn as plain text, as wide as the terminal."""
+    console = Console(file=io.StringIO(), width=_OUT.width, color_system=None, highlight=False, emoji=False)
+    with console.capture() as captured:
+        console.print(drawn)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n")
+
+
+def as_html(drawn: RenderableType) -> str:
+    """Returns something drawn as HTML, for a notebook."""
+    console = Console(file=io.StringIO(), width=_PAGE, record=True, force_jupyter=False, highlight=False, emoji=False)
+    console.print(drawn)
+    return console.export_html(inline_styles=True, code_format=_PREFORMATTED)
+
+
 def show(drawn: Table, title: str = "") -> None:
     """Prints a table on stdout, below a line that says what it shows where its columns do not."""
+    parts = _parts.get()
+    if parts is not None:
+        parts += [*([Text(title)] if title else []), drawn]
+        return
     if title:
         lines("", title)
     _OUT.print(drawn)
@@ -135,10 +173,19 @@ def show(drawn: Table, title: str = "") -> None:
 
 def lines(*sentences: str) -> None:
     """Prints sentences on stdout, a line each without breaks, so that paths and commands in them can be copied."""
+    parts = _parts.get()
+    if parts is not None:
+        parts += [_coloured(line) for line in sentences if line]
+        return
     for line in sentences:
-        drawn = Text(printable(line))
-        drawn.highlight_words(_BAD, "bold red")
-        _OUT.print(drawn, soft_wrap=True)
+        _OUT.print(_coloured(line), soft_wrap=True)
+
+
+def _coloured(line: str) -> Text:
+    """Returns a sentence in which what went wrong stands out."""
+    drawn = Text(printable(line))
+    drawn.highlight_words(_BAD, "bold red")
+    return drawn
 
 
 def document(record: Any) -> None:
@@ -176,5 +223,5 @@ def short_path(text: str) -> str:
 
 
 def next_command(command: str) -> str:
-    """Returns the last line of a command's output, which says what to type next."""
-    return f"next: {command}"
+    """Returns the last line of a command's output, which says what to type next; nothing where no command was typed."""
+    return f"next: {command}" if _parts.get() is None else ""

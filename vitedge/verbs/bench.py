@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vitedge.devices.checking import check_there
 from vitedge.devices.session import connect
@@ -21,6 +22,9 @@ from vitedge.registry import LOCAL, RUNTIMES, check_device
 from vitedge.stopping import keep
 from vitedge.verbs.measured import Place, Subjects, find_models
 from vitedge.verbs.saved_runs import SavedRun, is_saved_run, read_run
+
+if TYPE_CHECKING:
+    from vitedge.checkpoints.read import CheckpointSource
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class BenchOptions:
 
 
 def bench(
-    subjects: Sequence[str],
+    subjects: Sequence[CheckpointSource],
     options: BenchOptions | None = None,
     progress: Progress | None = None,
 ) -> BenchReport:
@@ -63,7 +67,8 @@ def bench(
 
     Args:
         subjects: bundles (every artifact that the device has a runtime for), artifacts, checkpoints, which run as
-            PyTorch eager on this machine and as an fp32 ONNX file elsewhere, and ``.json`` files of earlier runs.
+            PyTorch eager on this machine and as an fp32 ONNX file elsewhere, and ``.json`` files of
+            earlier runs; or weights in memory.
         options: how, and where.
         progress: as `vitedge.progress.reporting` takes it: who is told how far it is; None tells nobody.
 
@@ -82,17 +87,18 @@ def bench(
         return _measured(subjects, options or BenchOptions())
 
 
-def _measured(subjects: Sequence[str], options: BenchOptions) -> BenchReport:
-    live = [subject for subject in subjects if not is_saved_run(subject)]
-    earlier = {subject: read_run(Path(subject)).reports for subject in subjects if is_saved_run(subject)}
+def _measured(subjects: Sequence[CheckpointSource], options: BenchOptions) -> BenchReport:
+    runs = [subject for subject in subjects if isinstance(subject, str) and is_saved_run(subject)]
+    live = [subject for subject in subjects if subject not in runs]
+    earlier = {subject: read_run(Path(subject)).reports for subject in runs}
     found = BenchReport((), asked={})
     if live:
         named = Subjects.of(live, options.image_size)
         named.check()
         found = _on_devices(named, options)
     report = _with_earlier(found, earlier)
-    if options.devices == (LOCAL,) and len(subjects) == 1 and _is_bundle(Path(subjects[0])):
-        add_latency(Path(subjects[0]), report)
+    if options.devices == (LOCAL,) and len(subjects) == 1 and _is_bundle(Path(str(subjects[0]))):
+        add_latency(Path(str(subjects[0])), report)
     return report
 
 

@@ -92,7 +92,7 @@ def accept(request: ExportRequest, checked: Checked) -> Checked:
     """
     for report in checked.failed:
         said = f"{report.artifact} does not compute what the checkpoint computes: {report.reason}."
-        raise ToleranceExceeded(f"{said}{_remedy(request.source, request.recipe, report)}")
+        raise ToleranceExceeded(f"{said}{_remedy(str(request.source), request.recipe, report)}")
     return checked
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitedge.accuracy.count import Count, Predictor, classify
 from vitedge.accuracy.records import Evaluation, PairedAccuracy
@@ -22,6 +22,9 @@ from vitedge.recipe import check_finite, check_image_size, check_whole
 from vitedge.registry import LOCAL, check_device
 from vitedge.verbs.subjects import Subject, Weights, checkpoint, find, opened, sizes
 
+if TYPE_CHECKING:
+    from vitedge.checkpoints.read import CheckpointSource
+
 
 @dataclass(frozen=True)
 class EvaluationRequest:
@@ -32,7 +35,7 @@ class EvaluationRequest:
     image_count: int | None = None
     """None takes all."""
     seed: int = 0
-    against: str | None = None
+    against: CheckpointSource | None = None
     """The checkpoint that agreement is with."""
     max_drop: float | None = None
     """Percentage points of top-1 that a subject may lose against the reference, or else against the first subject."""
@@ -48,11 +51,13 @@ class EvaluationRequest:
         check_device(self.device)
 
 
-def evaluate(subjects: Sequence[str], request: EvaluationRequest, progress: Progress | None = None) -> Evaluation:
+def evaluate(
+    subjects: Sequence[CheckpointSource], request: EvaluationRequest, progress: Progress | None = None
+) -> Evaluation:
     """Classifies labelled images, a batch at a time.
 
     Args:
-        subjects: checkpoints, ``.onnx`` files, ``.mlpackage`` folders and bundles.
+        subjects: checkpoints, ``.onnx`` files, ``.mlpackage`` folders and bundles; or weights in memory.
         request: the images, and what the subjects are compared with.
         progress: as `vitedge.progress.reporting` takes it: who is told how far it is; None tells nobody.
 
@@ -67,7 +72,7 @@ def evaluate(subjects: Sequence[str], request: EvaluationRequest, progress: Prog
         return _evaluated(subjects, request)
 
 
-def _evaluated(subjects: Sequence[str], request: EvaluationRequest) -> Evaluation:
+def _evaluated(subjects: Sequence[CheckpointSource], request: EvaluationRequest) -> Evaluation:
     start = time.perf_counter()
     found = find(subjects)
     _check(found, request)
@@ -100,7 +105,7 @@ def _evaluated(subjects: Sequence[str], request: EvaluationRequest) -> Evaluatio
         passed=not reason,
         reason=reason,
         max_drop=request.max_drop,
-        reference=request.against,
+        reference=None if request.against is None else str(request.against),
         skipped=dict(stream.skipped),
         notes=tuple(notes),
         seconds=time.perf_counter() - start,

@@ -18,7 +18,7 @@ from typing import Any
 
 from vitedge import registry
 from vitedge.checkpoints.assumptions import refuse_assumed
-from vitedge.checkpoints.read import read
+from vitedge.checkpoints.read import CheckpointSource, read
 from vitedge.devices.checking import refusal_there
 from vitedge.devices.session import connect
 from vitedge.errors import CheckFailed, DeviceFailed, MissingBackend, UserError
@@ -77,11 +77,12 @@ class Timed:
 def read_source(request: ExportRequest) -> ExportSource:
     """Reads the checkpoint, or the program that was quantized."""
     recipe = request.recipe
-    if request.source.endswith(SUFFIX):
-        model = read_model(Path(request.source))
+    name = str(request.source)
+    if name.endswith(SUFFIX):
+        model = read_model(Path(name))
         return ExportSource(model.checkpoint, model)
     checkpoint = read(request.source, weights=recipe.weights, overrides=recipe.overrides, features=recipe.features)
-    refuse_assumed(checkpoint.spec, request.source, accepted=recipe.accept_assumptions or checkpoint.accepted)
+    refuse_assumed(checkpoint.spec, name, accepted=recipe.accept_assumptions or checkpoint.accepted)
     identity = CheckpointIdentity(checkpoint.source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
     return ExportSource(identity, checkpoint)
 
@@ -103,7 +104,7 @@ def run_reference(request: ExportRequest, source: ExportSource, built: Built) ->
     recipe = request.recipe
     tolerance = recipe.tolerance or default_tolerance(recipe.precision, built.spec.family)
     if isinstance(source.content, Model):
-        images = f"those in {Path(request.source).name}"
+        images = f"those in {Path(str(request.source)).name}"
         reference_outputs = ReferenceOutputs(source.content.reference_outputs, built.spec, tolerance, images)
     elif built.reference is not None:
         chosen = load(recipe.images, built.spec, recipe.image_count, recipe.seed)
@@ -209,7 +210,7 @@ STAGES: tuple[tuple[str, Callable[..., Any]], ...] = (
 
 
 def export(  # noqa: PLR0913 - each is an option of the command
-    source: str,
+    source: CheckpointSource,
     bundle: Path,
     asked: ExportRecipe | None = None,
     *,
@@ -221,7 +222,7 @@ def export(  # noqa: PLR0913 - each is an option of the command
     """Writes a verified bundle of a checkpoint.
 
     Args:
-        source: a file, a folder, ``timm:NAME`` or ``hf:NAME``, or a quantized program (``.pt2``).
+        source: a file, a folder, ``timm:NAME`` or ``hf:NAME``, weights in memory, or a quantized program (``.pt2``).
         bundle: the folder to write; what is there stays until the new bundle is complete and verified.
         asked: what to write; the default is one fp32 ONNX file.
         force: replace a bundle that is there.
@@ -240,13 +241,15 @@ def export(  # noqa: PLR0913 - each is an option of the command
         return _written(source, bundle, asked or ExportRecipe(), options, whole)
 
 
-def _written(source: str, bundle: Path, asked: ExportRecipe, options: ExportOptions, whole: Stage) -> ExportResult:
+def _written(
+    source: CheckpointSource, bundle: Path, asked: ExportRecipe, options: ExportOptions, whole: Stage
+) -> ExportResult:
     """Runs all stages into a folder beside the bundle, which takes its place in the end."""
-    recipe, compare_speed = resolve(asked, source), options.compare_speed
+    recipe, compare_speed = resolve(asked, str(source)), options.compare_speed
     if options.keep_failed:
         refuse_failed_folder(bundle)
     if compare_speed:
-        refuse_incomparable(source, recipe, [target.form for target in targets(recipe)])
+        refuse_incomparable(str(source), recipe, [target.form for target in targets(recipe)])
     _refuse_missing(recipe)
     _refuse_device(recipe)
     idle = _idle(recipe, compare_speed=compare_speed)

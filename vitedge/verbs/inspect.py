@@ -7,16 +7,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitedge import registry
-from vitedge.checkpoints.read import read
+from vitedge.checkpoints.read import CheckpointSource, read
 from vitedge.progress import stage
 from vitedge.verbs.records import Inspection
 
 
-def inspect(source: str, *, weights: str | None = None, overrides: Mapping[str, Any] | None = None) -> Inspection:
+def inspect(
+    source: CheckpointSource, *, weights: str | None = None, overrides: Mapping[str, Any] | None = None
+) -> Inspection:
     """Finds out what a checkpoint is and that its weights fit; nothing of it is run.
 
     Args:
-        source: a file, a folder, ``timm:NAME`` or ``hf:NAME``.
+        source: a file, a folder, ``timm:NAME`` or ``hf:NAME``; or weights in memory.
         weights: which set of weights, where the file holds several.
         overrides: fields of ModelSpec or Preprocessing to values.
 
@@ -27,9 +29,9 @@ def inspect(source: str, *, weights: str | None = None, overrides: Mapping[str, 
     models = registry.in_background("vitedge.models.cost")
     with stage("inspect", whole=True):
         checkpoint = read(source, weights=weights, overrides=overrides)
-        cost = models().cost(checkpoint.spec, checkpoint.state, source)
+        cost = models().cost(checkpoint.spec, checkpoint.state, checkpoint.source)
     return Inspection(
-        source=source,
+        source=checkpoint.source,
         container=checkpoint.container,
         size=checkpoint.size,
         weight_set=checkpoint.weight_set,

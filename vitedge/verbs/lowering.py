@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vitedge import registry
-from vitedge.checkpoints.read import Checkpoint
+from vitedge.checkpoints.read import Checkpoint, CheckpointSource
 from vitedge.errors import CheckFailed
 from vitedge.export.float16.float32_modules import Float32Modules, HalfPrecision, half_share, sample
 from vitedge.export.float16.lowering import lower_in_range
@@ -46,7 +46,7 @@ class ExportOptions:
 class ExportRequest:
     """One export: its source, its recipe, and where it is written."""
 
-    source: str
+    source: CheckpointSource
     recipe: ResolvedRecipe
     folder: Path
     """Where files are written; it gets the bundle's own name when all stages are done."""

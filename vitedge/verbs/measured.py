@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitedge.devices.checking import too_old
 from vitedge.devices.session import Session
@@ -27,6 +27,10 @@ from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact
 from vitedge.registry import LOCAL
 
+if TYPE_CHECKING:
+    from vitedge.checkpoints.memory import InMemory
+    from vitedge.checkpoints.read import CheckpointSource
+
 HUBS = ("timm:", "hf:")
 """How names of the hub begin."""
 REFERENCE = "vitedge.models.reference:measured"
@@ -37,12 +41,13 @@ REFERENCE = "vitedge.models.reference:measured"
 class Subjects:
     """What is measured, as users name it."""
 
-    names: tuple[str, ...]
+    names: tuple[CheckpointSource, ...]
+    """Paths, names on the hub, and weights in memory."""
     image_size: tuple[int, int] | None
     """Height and width for checkpoints."""
 
     @staticmethod
-    def of(names: Sequence[str], image_size: tuple[int, int] | None) -> Subjects:
+    def of(names: Sequence[CheckpointSource], image_size: tuple[int, int] | None) -> Subjects:
         """Returns the subjects of these names."""
         return Subjects(tuple(names), image_size)
 
@@ -56,7 +61,7 @@ class Subjects:
         for name, times in Counter(self.names).items():
             if times > 1:
                 raise BadRecipe(f"Each subject is named once; got {name} {times} times.")
-            if not Path(name).exists() and not name.startswith(HUBS):
+            if isinstance(name, str) and not Path(name).exists() and not name.startswith(HUBS):
                 raise UnreadableArtifact(
                     f"{name} is not there: give a bundle, an artifact or a checkpoint, or timm:NAME or hf:NAME for "
                     "the hub."
@@ -64,7 +69,7 @@ class Subjects:
 
     def asked(self, threads: int | None, rule: Rule | None) -> dict[str, Any]:
         """Returns what a saved run is told by from another: subjects with their hashes, and how they are measured."""
-        hashes = {name: _hash(Path(name)) for name in self.names}
+        hashes = {str(name): _hash(name) for name in self.names}
         size = list(self.image_size) if self.image_size else None
         return {"subjects": hashes, "image_size": size, "threads": threads, "rule": to_dict(rule or Rule())}
 
@@ -116,7 +121,10 @@ def find_models(subjects: Subjects, place: Place, left_out: dict[str, str]) -> l
     return _told_apart([model for name in subjects.names for model in _models(name, subjects, place, left_out)])
 
 
-def _models(name: str, subjects: Subjects, place: Place, left_out: dict[str, str]) -> Iterator[Model]:
+def _models(name: CheckpointSource, subjects: Subjects, place: Place, left_out: dict[str, str]) -> Iterator[Model]:
+    if not isinstance(name, str):
+        yield from _held(name, subjects, place, left_out)
+        return
     path = Path(name)
     kind = of_file(path)
     if (path / MANIFEST).is_file():
@@ -133,6 +141,19 @@ def _models(name: str, subjects: Subjects, place: Place, left_out: dict[str, str
         yield Model(MeasuredModel(path.name, "torch", name, factory=REFERENCE, options=options))
     else:
         yield from _exported(path, subjects.image_size, place)
+
+
+def _held(source: InMemory, subjects: Subjects, place: Place, left_out: dict[str, str]) -> Iterator[Model]:
+    """Yields weights in memory as a checkpoint: other processes and devices read them from a temporary file."""
+    from vitedge.checkpoints.read import read  # noqa: PLC0415  (PyTorch, which artifacts do without)
+    from vitedge.checkpoints.saved import SUFFIX as WEIGHTS  # noqa: PLC0415
+    from vitedge.checkpoints.saved import save  # noqa: PLC0415
+
+    folder = Path(place.stack.enter_context(tempfile.TemporaryDirectory(prefix="vitedge-")))
+    found = read(source)
+    save(folder / f"model{WEIGHTS}", found.state, found.spec, found.steps)
+    for model in _models(str(folder / f"model{WEIGHTS}"), subjects, place, left_out):
+        yield replace(model, measured=replace(model.measured, label=str(source)))
 
 
 def _of_bundle(path: Path, label: str, place: Place, left_out: dict[str, str]) -> Iterator[Model]:
@@ -193,11 +214,14 @@ def _told_apart(models: Sequence[Model]) -> list[Model]:
     ]
 
 
-def _hash(path: Path) -> str:
-    """Returns the SHA-256 of a file or of a folder's files; empty of what is neither.
+def _hash(source: CheckpointSource) -> str:
+    """Returns the SHA-256 of a file, of a folder's files or of weights in memory; empty of what is none of them.
 
     The weights of a checkpoint lie in its folder itself: what is below may be anything, as below a home folder.
     """
+    if not isinstance(source, str):
+        return source.container().sha256()
+    path = Path(source)
     if path.is_dir():
         is_ours = of_file(path) is not None or (path / MANIFEST).is_file()
         found = path.rglob("*") if is_ours else path.glob("*")

@@ -13,13 +13,12 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from vitedge.accuracy.count import count_top1
 from vitedge.calibration.cache import hash_key
 from vitedge.checkpoints import saved
 from vitedge.checkpoints.assumptions import refuse_assumed
-from vitedge.checkpoints.read import Checkpoint, read
+from vitedge.checkpoints.read import Checkpoint, CheckpointSource, read
 from vitedge.errors import BadImages, BadRecipe, CheckFailed
 from vitedge.files.plain import to_dict
 from vitedge.files.replacing import clear_debris, refuse_existing_file, replacing_file
@@ -52,7 +51,6 @@ from vitedge.pruning.sparse import sparsify
 from vitedge.pruning.structured import prune_structured, rank, sizes_of_fractions
 from vitedge.quantization.file.header import SUFFIX as QUANTIZED
 from vitedge.records import CheckpointIdentity, Step
-from vitedge.verbs.in_memory import in_memory
 from vitedge.verbs.pruned_latency import Clock, find_sizes
 
 R = TypeVar("R")
@@ -70,7 +68,7 @@ _RECOVERY_IMAGES = 1_000_000
 
 
 def prune(
-    source: str | nn.Module | Reference,
+    source: CheckpointSource,
     out: Path,
     recipe: PruningRecipe,
     *,
@@ -80,8 +78,7 @@ def prune(
     """Writes a pruned model: plain weights with its spec, which every other verb reads.
 
     Args:
-        source: a file, a folder, ``timm:NAME`` or ``hf:NAME``; or a module of timm's classes, or what `vitedge.load`
-            returned, which is not altered.
+        source: a file, a folder, ``timm:NAME`` or ``hf:NAME``; or weights in memory.
         out: the ``.safetensors`` file to write; what is there stays until the new one is complete.
         recipe: what is to be pruned, and how.
         force: replace a file that is there.
@@ -101,11 +98,8 @@ def prune(
         return _read_and_pruned(source, out, recipe)
 
 
-def _read_and_pruned(source: str | nn.Module | Reference, out: Path, recipe: PruningRecipe) -> PruningResult:
-    if not isinstance(source, str):
-        with in_memory(source, recipe.overrides) as checkpoint:
-            return _pruned(checkpoint, out, recipe)
-    if Path(source).suffix == QUANTIZED:
+def _read_and_pruned(source: CheckpointSource, out: Path, recipe: PruningRecipe) -> PruningResult:
+    if Path(str(source)).suffix == QUANTIZED:
         raise BadRecipe(f"{source} is quantized: prune the checkpoint that it was made from, then quantize.")
     with stage("reading the checkpoint"):
         read_checkpoint = read(source, weights=recipe.weights, overrides=recipe.overrides)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from vitedge.accuracy.count import count_top1
 from vitedge.checkpoints.assumptions import refuse_assumed
-from vitedge.checkpoints.read import read
+from vitedge.checkpoints.read import CheckpointSource, read
 from vitedge.devices.fitting import AUTO
 from vitedge.devices.session import connect
 from vitedge.errors import BadRecipe, CheckFailed, UnusableActivations
@@ -45,7 +45,7 @@ from vitedge.verbs.targets import strictest, targets
 
 
 def quantize(
-    source: str,
+    source: CheckpointSource,
     out: Path,
     asked: ExportRecipe,
     *,
@@ -55,7 +55,7 @@ def quantize(
     """Writes a quantized program.
 
     Args:
-        source: a file, a folder, ``timm:NAME`` or ``hf:NAME``.
+        source: a file, a folder, ``timm:NAME`` or ``hf:NAME``; or weights in memory.
         out: the ``.pt2`` file to write; what is there stays until the new one is complete.
         asked: its precision is a scheme of quantization, int8 where it says none; image size, batch and input are
             those of the program.
@@ -73,21 +73,21 @@ def quantize(
     scheme = asked.quantization.scheme if asked.quantization is not None else Precision.INT8
     _refuse_idle_device(asked)
     with reporting(progress), stage("quantize", whole=True):
-        return _written(source, out, resolve(replace(asked, precision=asked.precision or scheme), source))
+        return _written(source, out, resolve(replace(asked, precision=asked.precision or scheme), str(source)))
 
 
-def _written(source: str, out: Path, recipe: ResolvedRecipe) -> QuantizationResult:
+def _written(source: CheckpointSource, out: Path, recipe: ResolvedRecipe) -> QuantizationResult:
     """Quantizes, and writes the file in one step."""
     with stage("reading the checkpoint"):
         checkpoint = read(source, weights=recipe.weights, overrides=recipe.overrides, features=recipe.features)
-    refuse_assumed(checkpoint.spec, source, accepted=recipe.accept_assumptions or checkpoint.accepted)
+    refuse_assumed(checkpoint.spec, checkpoint.source, accepted=recipe.accept_assumptions or checkpoint.accepted)
     with stage("building the reference"):
         reference = load_reference(checkpoint, recipe.image_size)
     features = recipe.features or reference.spec.classes == 0
     images = load(settings(recipe).images or recipe.images, reference.spec, recipe.image_count, recipe.seed)
     with stage("running the reference"):
         outputs = reference.outputs(images.pixels, features=features)
-    _refuse_unusable(source, outputs, images.source)
+    _refuse_unusable(checkpoint.source, outputs, images.source)
     job = quantize_reference(reference, recipe, strictest(targets(recipe)), features=features)
     identity = CheckpointIdentity(checkpoint.source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
     done = record(job)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The records that a single verb returns. Frozen dataclasses without behaviour, like `vitedge.records`."""
+"""The records that a single verb returns. Frozen dataclasses, like those of `vitedge.records`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 from vitedge.models.records import Cost
 from vitedge.records import Manifest, ModelSpec, Step
+from vitedge.records.showing import Shown
 
 
-@dataclass(frozen=True)
-class Inspection:
+@dataclass(frozen=True, repr=False)
+class Inspection(Shown):
     """The result of `vitedge.inspect`."""
 
     source: str
@@ -32,8 +33,8 @@ class Inspection:
     """What vitedge did to the weights before, oldest first."""
 
 
-@dataclass(frozen=True)
-class ExportResult:
+@dataclass(frozen=True, repr=False)
+class ExportResult(Shown):
     """The result of `vitedge.export`."""
 
     bundle: str
@@ -45,6 +46,10 @@ class ExportResult:
     """Name of each stage to its wall time."""
     pending: tuple[str, ...] = ()
     """Formats that were asked for and are not built on this machine, one sentence each."""
+
+    def __fspath__(self) -> str:
+        """Returns the path of the bundle, for everything that takes one."""
+        return self.bundle
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from vitedge.runtimes.base import Runtime
 from vitedge.runtimes.feeding import run
 
 if TYPE_CHECKING:
+    from vitedge.checkpoints.read import CheckpointSource
     from vitedge.models.reference import Reference
 
 _LOGITS = "logits"
@@ -55,7 +56,8 @@ class Subject:
     """One checkpoint or artifact, not loaded."""
 
     label: str
-    source: str
+    source: CheckpointSource
+    """A path, a name on the hub, or weights in memory, which are always a checkpoint's."""
     kind: str = "checkpoint"
     """A key of `LOADERS`."""
     artifact: Artifact | None = None
@@ -68,7 +70,7 @@ class Subject:
     """The recipe that a bundle's artifact was exported by."""
 
 
-def find(sources: Iterable[str]) -> list[Subject]:
+def find(sources: Iterable[CheckpointSource]) -> list[Subject]:
     """All subjects that a user names, every artifact of a bundle by itself.
 
     Raises:
@@ -77,12 +79,12 @@ def find(sources: Iterable[str]) -> list[Subject]:
     """
     found = [subject for source in sources for subject in _find(source)]
     count = Counter(subject.label for subject in found)
-    return [replace(subject, label=subject.source) if count[subject.label] > 1 else subject for subject in found]
+    return [replace(subject, label=str(subject.source)) if count[subject.label] > 1 else subject for subject in found]
 
 
-def checkpoint(source: str) -> Subject:
-    """A file, a folder, or a name on the hub that is taken for a checkpoint."""
-    return Subject(Path(source).name, source)
+def checkpoint(source: CheckpointSource) -> Subject:
+    """A file, a folder, or a name on the hub that is taken for a checkpoint; or weights in memory."""
+    return Subject(Path(str(source)).name, source)
 
 
 def opened(
@@ -123,14 +125,14 @@ def _run_artifact(
     output = _scores_of(artifact)
     size = artifact.outputs[[entry.name for entry in artifact.outputs].index(output)].shape[-1:]
     classes = size[0] if size and isinstance(size[0], int) else spec.classes
-    with _open(subject.source, artifact, session) as (name, runtime):
+    with _open(str(subject.source), artifact, session) as (name, runtime):
 
         def scores(pixels: NDArray[np.uint8]) -> Scores:
             found = run(runtime, artifact, pixels, spec, {_LOGITS: output})
-            return _checked(found[_LOGITS], classes, subject.source)
+            return _checked(found[_LOGITS], classes, str(subject.source))
 
         note = runtime.describe().get("caveat", "")
-        yield Predictor(subject.label, subject.source, name, spec, classes, scores, note)
+        yield Predictor(subject.label, str(subject.source), name, spec, classes, scores, note)
 
 
 @contextmanager
@@ -162,7 +164,7 @@ def as_predictor(reference: Reference, subject: Subject) -> Predictor:
     def scores(pixels: NDArray[np.uint8]) -> Scores:
         return reference.outputs(pixels, features=False)[_LOGITS]
 
-    return Predictor(subject.label, subject.source, "torch", spec, spec.classes, scores)
+    return Predictor(subject.label, str(subject.source), "torch", spec, spec.classes, scores)
 
 
 @contextmanager
@@ -180,7 +182,7 @@ def _run_program(subject: Subject, _weights: Weights, _borrowed: ModelSpec | Non
     from vitedge.parity.simulation import simulate  # noqa: PLC0415
     from vitedge.quantization.file.model import read_model  # noqa: PLC0415  (PyTorch, which artifacts do without)
 
-    program = read_model(Path(subject.source)).program
+    program = read_model(Path(str(subject.source))).program
     spec = program.spec
     if _LOGITS not in (output.name for output in program.outputs):
         raise BadRecipe(f"{subject.source} puts out features: nothing of it can be right or wrong.")
@@ -188,7 +190,7 @@ def _run_program(subject: Subject, _weights: Weights, _borrowed: ModelSpec | Non
     def scores(pixels: NDArray[np.uint8]) -> Scores:
         return simulate(program, pixels)[_LOGITS]
 
-    yield Predictor(subject.label, subject.source, "torch", spec, spec.classes, scores)
+    yield Predictor(subject.label, str(subject.source), "torch", spec, spec.classes, scores)
 
 
 LOADERS: Mapping[str, Callable[[Subject, Weights, ModelSpec | None], AbstractContextManager[Predictor]]] = {
@@ -199,7 +201,10 @@ LOADERS: Mapping[str, Callable[[Subject, Weights, ModelSpec | None], AbstractCon
 """`Subject.kind` to what loads it."""
 
 
-def _find(source: str) -> Iterator[Subject]:
+def _find(source: CheckpointSource) -> Iterator[Subject]:
+    if not isinstance(source, str):
+        yield checkpoint(source)
+        return
     path = Path(source)
     if (path / MANIFEST).is_file():
         yield from _of_bundle(path)

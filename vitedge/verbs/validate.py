@@ -37,6 +37,7 @@ from vitedge.records import (
 from vitedge.registry import LOCAL
 
 if TYPE_CHECKING:
+    from vitedge.checkpoints.read import CheckpointSource
     from vitedge.models.reference import Reference
 
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 class ReferenceOptions:
     """The checkpoint that an artifact is compared with, and how."""
 
-    checkpoint: str
+    checkpoint: CheckpointSource
     images: str = "synthetic"
     image_count: int = IMAGE_COUNT
     layers: bool = False

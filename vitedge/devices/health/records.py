@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vitedge.records.showing import Shown
+
 
 @dataclass(frozen=True)
 class Ability:
@@ -35,8 +37,8 @@ class Remark:
     remedy: str = ""
 
 
-@dataclass(frozen=True)
-class Checkup:
+@dataclass(frozen=True, repr=False)
+class Checkup(Shown):
     """A check-up of a device: what ``vitedge doctor`` shows."""
 
     device: str
