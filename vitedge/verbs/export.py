@@ -21,7 +21,6 @@ from vitedge.checkpoints.read import read
 from vitedge.devices.checking import check_there, refusal_there
 from vitedge.devices.session import connect
 from vitedge.errors import CheckFailed, DeviceFailed, MissingBackend, UserError
-from vitedge.export.formats import LOWERINGS
 from vitedge.files.bundle import FORMAT_VERSION, REFERENCE, write_manifest, write_reference
 from vitedge.files.digest import hash_file
 from vitedge.files.earlier import PROGRAM
@@ -46,6 +45,7 @@ from vitedge.recipe import SCHEMES, ExportRecipe, Precision, ResolvedRecipe
 from vitedge.records import Artifact, CheckpointIdentity, Manifest, ParityReport, SpeedComparison, StructureReport
 from vitedge.registry import LOCAL
 from vitedge.verbs.engines import Engines, build_engines
+from vitedge.verbs.impossible import refuse_device, refuse_missing
 from vitedge.verbs.lowering import Built, ExportRequest, ExportSource, Lowered, Quantized, float_program, lower
 from vitedge.verbs.quantize import quantize_reference
 from vitedge.verbs.records import ExportResult
@@ -291,22 +291,40 @@ def export(
     recipe = resolve(asked or ExportRecipe(), source, progress)
     if compare_speed:
         refuse_incomparable(source, recipe, [target.form for target in targets(recipe)])
-    _refuse_missing(recipe)
-    _refuse_device(recipe, progress)
-    idle = _idle(recipe, compare_speed=compare_speed)
-    seconds: dict[str, float] = {}
+    refuse_missing(recipe)
+    refuse_device(recipe, progress)
     with replacing(bundle, force=force) as folder:
-        made: dict[type, Any] = {ExportRequest: ExportRequest(source, recipe, folder, compare_speed, progress)}
-        for title, stage in STAGES:
-            if stage not in idle:
-                progress(f"{title} …")
-            start = time.perf_counter()
-            with _within_memory(title):
-                result = stage(**{name: made[kind] for name, kind in parameters(stage).items()})
-            made[type(result)] = result
-            seconds[title] = time.perf_counter() - start
+        made, seconds = run_stages(ExportRequest(source, recipe, folder, compare_speed, progress))
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return ExportResult(str(bundle), size, made[Manifest], seconds, made[Engines].pending)
+
+
+def run_stages(
+    request: ExportRequest, known: Mapping[type, Any] | None = None
+) -> tuple[dict[type, Any], dict[str, float]]:
+    """Runs the stages, in order, but for those whose record is known.
+
+    Args:
+        request: the export.
+        known: records by type of stages that ran before, for the same checkpoint, size and images.
+
+    Returns:
+        The record of every stage by its type, and the title of each stage that ran to its wall time in seconds.
+    """
+    idle = _idle(request.recipe, compare_speed=request.compare_speed)
+    seconds: dict[str, float] = {}
+    made: dict[type, Any] = {ExportRequest: request, **(known or {})}
+    for title, stage in STAGES:
+        if typing.get_type_hints(stage)["return"] in (known or {}):
+            continue
+        if stage not in idle:
+            request.progress(f"{title} …")
+        start = time.perf_counter()
+        with _within_memory(title):
+            result = stage(**{name: made[kind] for name, kind in parameters(stage).items()})
+        made[type(result)] = result
+        seconds[title] = time.perf_counter() - start
+    return made, seconds
 
 
 def parameters(stage: Callable[..., Any]) -> dict[str, type]:
@@ -348,29 +366,6 @@ def _within_memory(title: str) -> Iterator[None]:
         raise UserError(
             f"There is not enough memory for {title}; choose a smaller --image-size, --batch or --image-count."
         ) from error
-
-
-def _refuse_missing(recipe: ResolvedRecipe) -> None:
-    """Refuses a format whose packages are not installed, or whose settings do not exist, before any work is done."""
-    for target in targets(recipe):
-        registry.load(LOWERINGS, target.format).check_settings(target.recipe)
-
-
-def _refuse_device(recipe: ResolvedRecipe, progress: Callable[[str], None]) -> None:
-    """Refuses a device that is out of reach, or that runs nothing of what will be written, before any work is done.
-
-    Raises:
-        DeviceFailed: it is out of reach.
-        MissingBackend: none of the formats runs there.
-    """
-    registry.check_device(recipe.device)
-    if recipe.device == LOCAL:
-        return
-    progress(f"asking {recipe.device} what it runs …")
-    with connect(recipe.device) as session:
-        refusals = [refusal_there(session, target.format) for target in targets(recipe)]
-    if all(refusals) and not any(target.engine for target in targets(recipe)):
-        raise MissingBackend(" ".join(dict.fromkeys(refusals)))
 
 
 def _idle(recipe: ResolvedRecipe, *, compare_speed: bool) -> tuple[Callable[..., Any], ...]:

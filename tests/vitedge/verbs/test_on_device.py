@@ -27,7 +27,7 @@ from vitedge.files.digest import hash_file
 from vitedge.latency.sampling import Rule
 from vitedge.recipe import ExportRecipe
 from vitedge.verbs import bench as bench_verb
-from vitedge.verbs import engines, evaluate, export, resolve, validate
+from vitedge.verbs import engines, evaluate, export, impossible, resolve, validate
 from vitedge.verbs.bench import BenchOptions, bench
 from vitedge.verbs.evaluate import EvaluationRequest
 from vitedge.verbs.saved_runs import read_run
@@ -35,7 +35,7 @@ from vitedge.verbs.saved_runs import read_run
 pytestmark = posix
 SHORT = Rule(warmup_s=0.02, warmup_limit_s=0.1, samples=10, seconds=0.2, rounds=5)
 DEVICE = "ssh:board"
-USERS = (bench_verb, engines, evaluate, export, resolve, validate)
+USERS = (bench_verb, engines, evaluate, export, impossible, resolve, validate)
 """Modules that connect to devices."""
 
 
