@@ -70,7 +70,7 @@ def evaluate(
     with ExitStack() as stack:
         session = None if request.device == LOCAL else stack.enter_context(connect(request.device))
         rows = list(_rows(found, request, stack, session, progress))
-        classes = _classes(rows, request.weights.overrides)
+        classes = common_classes(rows, request.weights.overrides)
         chosen = find_labelled(
             request.images, classes, request.image_count, request.seed, channels=rows[0].spec.in_channels
         )
@@ -148,7 +148,7 @@ def _as_exported(found: Sequence[Subject], weights: Weights) -> Weights:
     return Weights(weights.name or recipe.weights, {**recipe.overrides, **weights.overrides}, size)
 
 
-def _classes(rows: Sequence[Predictor], overrides: Mapping[str, Any]) -> Classes:
+def common_classes(rows: Sequence[Predictor], overrides: Mapping[str, Any]) -> Classes:
     """The classes that all rows tell apart.
 
     Raises:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -249,10 +249,14 @@ def seal(
     return manifest
 
 
-STAGES: tuple[tuple[str, Callable[..., Any]], ...] = (
+REFERENCE_STAGES: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("reading the checkpoint", read_source),
     ("building the reference", build_reference),
     ("running the reference", run_reference),
+)
+"""Those that do not depend on formats and precision, but for the tolerance of `ReferenceOutputs`."""
+STAGES: tuple[tuple[str, Callable[..., Any]], ...] = (
+    *REFERENCE_STAGES,
     ("quantizing", quantize),
     ("lowering", lower),
     ("building engines", build_engines),
@@ -300,13 +304,16 @@ def export(
 
 
 def run_stages(
-    request: ExportRequest, known: Mapping[type, Any] | None = None
+    request: ExportRequest,
+    known: Mapping[type, Any] | None = None,
+    stages: Sequence[tuple[str, Callable[..., Any]]] = STAGES,
 ) -> tuple[dict[type, Any], dict[str, float]]:
-    """Runs the stages, in order, but for those whose record is known.
+    """Runs stages, in order, but for those whose record is known.
 
     Args:
         request: the export.
         known: records by type of stages that ran before, for the same checkpoint, size and images.
+        stages: title and function of each.
 
     Returns:
         The record of every stage by its type, and the title of each stage that ran to its wall time in seconds.
@@ -314,7 +321,7 @@ def run_stages(
     idle = _idle(request.recipe, compare_speed=request.compare_speed)
     seconds: dict[str, float] = {}
     made: dict[type, Any] = {ExportRequest: request, **(known or {})}
-    for title, stage in STAGES:
+    for title, stage in stages:
         if typing.get_type_hints(stage)["return"] in (known or {}):
             continue
         if stage not in idle:
