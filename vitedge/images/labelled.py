@@ -79,17 +79,17 @@ def find_labelled(
     if count is not None and count < 1:
         raise BadRecipe(f"The number of images is at least 1; got {count}.")
     if str(source) == SYNTHETIC:
-        raise BadImages(f"Synthetic images have no classes: labelled images are {KINDS}.")
+        raise BadImages(f"Synthetic images have no classes: --images takes {KINDS}.")
     path = Path(source)
     if path.is_dir():
         return _folder(path, classes, count, seed, channels)
     if not path.exists():
-        raise BadImages(f"There is no {path}; labelled images are {KINDS}.")
+        raise BadImages(f"There is no {path}; --images takes {KINDS}.")
     if path.suffix.lower() == ".csv":
         return _table(path, classes, count, seed)
     if path.suffix.lower() == ".npz":
         return _arrays(path, classes, count, seed, channels)
-    raise BadImages(f"{path} tells no classes: labelled images are {KINDS}.")
+    raise BadImages(f"{path} tells no classes: --images takes {KINDS}.")
 
 
 def _folder(folder: Path, classes: Classes, count: int | None, seed: int, channels: int) -> LabelledSet:
@@ -98,7 +98,7 @@ def _folder(folder: Path, classes: Classes, count: int | None, seed: int, channe
     except OSError as error:
         raise BadImages(f"{folder} cannot be listed: {error.strerror}.") from error
     if not names:
-        raise BadImages(f"{folder} holds no class folders; labelled images are {KINDS}.")
+        raise BadImages(f"{folder} holds no class folders; --images takes {KINDS}.")
     try:
         numbers, note = number_folders(names, classes)
     except BadImages as error:
@@ -167,7 +167,7 @@ def _arrays(path: Path, classes: Classes, count: int | None, seed: int, channels
     with ArrayFile(path, channels) as array:
         labels = array.labels()
     if labels is None:
-        raise BadImages(f"{path} holds images and no labels; labelled images are {KINDS}.")
+        raise BadImages(f"{path} holds images and no labels; --images takes {KINDS}.")
     try:
         check_range(np.unique(labels).tolist(), classes)
     except BadImages as error:

@@ -6,75 +6,105 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 from rich import filesize
 
 from vitedge.registry import LOCAL
 from vitedge.render.screen import document, lines, next_command, show, table
-from vitedge.verbs.records import WITHIN, Candidate, Comparison
+from vitedge.verbs.records import FAILED, NOT_MADE, WITHIN, Candidate, Comparison
+
+_SHOWN = {WITHIN: "passed", FAILED: "FAILED", NOT_MADE: NOT_MADE}
+"""Outcome to what the table calls it."""
+_WITHOUT_LINE = 1
+"""Images of top-1 lost and gained up to which the column says all."""
 
 
 def render(result: Comparison, *, as_json: bool) -> None:
     """Prints size, latency, top-1 and parity of every candidate, the one to ship, why, and the command for it."""
     if as_json:
         return document(result)
-    counted = ("top-1",) if result.reference else ()
-    drawn = table("artifact", "ship", "size", "ms", "95 %", *counted, "SQNR dB", right=range(2, 5 + len(counted) + 1))
+    is_counted = result.reference is not None
+    counted = ("top-1", "points") if is_counted else ()
+    drawn = table("artifact", "check", "size", "ms", "95 %", *counted, "SQNR dB", right=range(2, 8))
     if result.reference is not None:
-        drawn.add_row("reference (PyTorch)", "", "-", "-", "-", f"{result.reference.top1.share:.2%}", "-")
+        drawn.add_row("PyTorch", "reference", "-", "-", "-", f"{result.reference.top1.share:.2%}", "-", "-")
     for one in result.candidates:
-        drawn.add_row(one.name, _mark(one, result), *_cells(one, counted=bool(counted)))
+        outcome = "recommended" if one.name == result.recommended else _SHOWN[one.outcome]
+        drawn.add_row(one.name, outcome, *_cells(one, is_counted=is_counted))
     show(drawn)
-    where = "this machine" if result.device == LOCAL else result.device
     lines(
-        f"times in milliseconds on {where}, median of a round and its 95 % interval, measured in turn",
-        *([f"top-1 on {result.label_source}"] if result.label_source else []),
+        *_legend(result),
         *(line for one in result.candidates for line in _remarks(one)),
+        *_not_timed(result),
         *(f"note: {note}" for note in result.notes),
         *([f"{result.device} failed: {result.failed}"] if result.failed else []),
-        f"recommended: {result.recommended}: {result.why}"
-        if result.recommended
-        else f"recommended: none: {result.why}",
+        f"recommended: {result.recommended or 'none'}: {result.why}",
         *_end(result),
     )
     return None
 
 
-def _mark(one: Candidate, result: Comparison) -> str:
-    if one.name == result.recommended:
-        return "recommended"
-    return "" if one.outcome == WITHIN else one.outcome.upper() if one.outcome == "failed" else one.outcome
-
-
-def _cells(one: Candidate, *, counted: bool) -> Iterator[str]:
+def _cells(one: Candidate, *, is_counted: bool) -> Iterator[str]:
     yield "-" if one.artifact is None else filesize.decimal(one.artifact.size)
-    times = one.latency.typical_ms if one.latency is not None else None
+    times = None if one.latency is None else one.latency.typical_ms
     yield from ("-", "-") if times is None else (_number(times[1]), f"{_number(times[0])}-{_number(times[2])}")
-    if counted:
+    if is_counted:
         yield "-" if one.accuracy is None else f"{one.accuracy.top1.share:.2%}"
+        yield "-" if one.loss is None else f"{0 - one.loss.drop_points:+.2f}"
     found = [row.centred_sqnr_db for report in one.parity for row in report.outputs]
-    finite = [value for value in found if not math.isnan(value)]
-    yield f"{min(finite):.1f}" if finite else "-"
+    known = [value for value in found if not math.isnan(value)]
+    yield f"{min(known):.1f}" if known else "-"
 
 
-def _number(value: float) -> str:
-    return f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+def _number(milliseconds: float) -> str:
+    """Returns milliseconds with three digits, or two decimals of more."""
+    return f"{milliseconds:.2f}" if milliseconds >= 1 else f"{milliseconds:.3f}"
+
+
+def _legend(result: Comparison) -> Iterator[str]:
+    """Yields what the columns are of."""
+    timed = [one.latency for one in result.candidates if one.latency is not None]
+    if timed:
+        where = "this machine" if result.device == LOCAL else result.device
+        threads = timed[0].device.get("threads", "")
+        with_threads = f", {threads} threads" if str(threads).isdigit() else ""
+        yield f"ms: median of a round and its 95 % interval, batch {timed[0].batch}{with_threads}, in turn on {where}"
+    if result.label_source:
+        yield f"top-1: {result.label_source}"
+    yield f"SQNR: {result.image_source}"
 
 
 def _remarks(one: Candidate) -> Iterator[str]:
+    """Yields what a row has no room for."""
     if one.reason:
-        yield f"{one.name}: {one.outcome}: {one.reason}"
-    if one.not_timed:
-        yield f"{one.name}: not timed: {one.not_timed}"
+        yield f"{one.name}: {_SHOWN[one.outcome]}: {one.reason}"
+    if one.loss is not None and one.loss.lost + one.loss.gained > _WITHOUT_LINE:
+        yield (
+            f"{one.name}: {one.loss.lost} images lost, {one.loss.gained} gained "
+            f"(exact McNemar p = {one.loss.p_value:.2g})"
+        )
+
+
+def _not_timed(result: Comparison) -> Iterator[str]:
+    """Yields why there are no times, once for all that have the same reason."""
+    for reason in dict.fromkeys(one.not_timed for one in result.candidates if one.not_timed):
+        names = ", ".join(one.name for one in result.candidates if one.not_timed == reason)
+        yield f"not timed: {names}: {reason}"
 
 
 def _end(result: Comparison) -> Iterator[str]:
-    for name, path in result.kept.items():
-        yield f"{name} is kept in {path}"
-    yield f"{len(result.candidates)} compared in {result.seconds:.0f} s"
-    if result.kept:
+    """Yields what was kept, how long all took, and what to type next."""
+    done = f"{len(result.candidates)} compared in {result.seconds:.0f} s"
+    if not result.kept:
+        yield f"{done}; nothing was kept"
         if result.command:
-            yield f"made by: {result.command}"
-        yield next_command(f"vitedge validate {shlex.quote(result.kept[result.recommended])}")
-    elif result.command:
-        yield next_command(result.command)
+            yield next_command(result.command)
+        return
+    folder = result.kept[result.recommended]
+    if len(result.kept) > 1:
+        yield f"kept: {', '.join(result.kept.values())}"
+    yield f"{done}; {folder if len(result.kept) == 1 else Path(folder).parent}: {filesize.decimal(result.size)}"
+    if result.command:
+        yield f"made by: {result.command}"
+    yield next_command(f"vitedge validate {shlex.quote(folder)}")

@@ -135,10 +135,10 @@ def _offered(profile: str, form: str) -> tuple[Precision, ...]:
         return PRECISIONS
     known = named(profile)
     offered = [Precision(name) for name in known.precisions]
-    quantized = "engine" if known.has_engines else formats.FORMATS[form].form
+    compiled = formats.ENGINE if known.has_engines else formats.FORMATS[form].form
     if Precision.INT8 in offered:
-        offered += [Precision.W8] if known.scheme == Precision.W8 else []
-        offered += FURTHER.get(quantized, ())
+        offered += [Precision.W8] if known.scheme == Precision.W8 and compiled == "coreml" else []
+        offered += FURTHER.get(compiled, ())
     order = list(Precision)
     return tuple(sorted(dict.fromkeys(offered), key=order.index))
 

@@ -19,6 +19,8 @@ from typing import Any
 from vitedge.accuracy.count import Count, classify
 from vitedge.accuracy.records import PairedAccuracy, SubjectAccuracy
 from vitedge.devices.checking import too_old
+from vitedge.devices.fitting import fitting
+from vitedge.devices.profiles import named
 from vitedge.devices.session import Session, connect
 from vitedge.errors import CheckFailed, DeviceFailed, MissingBackend, UserError
 from vitedge.export.formats import FORMATS
@@ -165,6 +167,7 @@ def _make(planned: Planned, shared: _Shared) -> Candidate:
         name=planned.name,
         format=(planned.asked.formats or ("",))[0],
         precision=str(planned.asked.precision),
+        profile=next(iter(planned.asked.profiles), ""),
         command=export_command(shared.source, planned.asked),
         outcome=NOT_MADE,
     )
@@ -256,9 +259,9 @@ def _timed(candidates: Sequence[Candidate], shared: _Shared) -> tuple[list[Candi
     with connect(options.recipe.device) as session:
         models = []
         for index, one in enumerate(told):
-            if one.within and one.artifact is not None:
+            if one.within and one.artifact is not None and not one.not_timed:
                 model, refused = _measured(one, one.artifact, shared, session)
-                told[index] = replace(one, not_timed=one.not_timed or refused)
+                told[index] = replace(one, not_timed=refused)
                 models += [] if refused else [replace(model, threads=options.threads)]
         if not models:
             return told, None, ""
@@ -274,6 +277,18 @@ def _timed(candidates: Sequence[Candidate], shared: _Shared) -> tuple[list[Candi
 def _measured(candidate: Candidate, artifact: Artifact, shared: _Shared, session: Session) -> tuple[MeasuredModel, str]:
     """Returns a candidate as a model to be measured, and why it does not run on the device, or empty."""
     runtime = FORMATS[artifact.format].runtimes[-1]
-    refused = session.refusal(runtime) or too_old(session, artifact, runtime)
+    refused = _elsewhere(candidate, session) or session.refusal(runtime) or too_old(session, artifact, runtime)
     path = shared.bundle(candidate) / artifact.path
     return MeasuredModel(candidate.name, runtime, str(path), declared=declared(artifact)), refused
+
+
+def _elsewhere(candidate: Candidate, session: Session) -> str:
+    """Returns that a candidate is for another device than the one that it would be measured on, or empty.
+
+    How long it takes here does not say how long it takes there, nor even which of two is faster.
+    """
+    profile = candidate.profile
+    if not profile or named(profile).fits is None or profile in fitting(session.identity()):
+        return ""
+    here = "this machine" if session.name == LOCAL else session.name
+    return f"{profile} is another device than {here}: add --device ssh:HOST to time it there, or leave --for out."

@@ -27,10 +27,8 @@ def recommend(candidates: Sequence[Candidate], ratios: Sequence[LatencyRatio]) -
         return "", "nothing is within its tolerance"
     timed = [one for one in within if one.latency is not None]
     if not timed:
-        reasons = dict.fromkeys(one.not_timed for one in within if one.not_timed)
         chosen = _smallest(within)
-        untimed = f"no time was measured ({some(reason.rstrip('.') for reason in reasons)})"
-        return chosen.name, f"{untimed}, and it is the smallest file within tolerance"
+        return chosen.name, "no time was measured, and it is the smallest file within tolerance"
     if len(timed) == 1:
         others = "the only one within tolerance" if len(within) == 1 else "the only one within tolerance that was timed"
         return timed[0].name, f"it is {others}"

@@ -72,6 +72,8 @@ class Candidate:
     format: str
     """A key of `vitedge.export.formats.FORMATS`."""
     precision: str
+    profile: str
+    """The device that it is for; empty where none was named."""
     command: str
     """The command that makes it, with ``-o`` and the bundle left as ``BUNDLE``; empty where the source or an option is
     nothing that can be typed."""
