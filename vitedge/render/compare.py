@@ -26,12 +26,13 @@ def render(result: Comparison, *, as_json: bool) -> None:
         return document(result)
     is_counted = result.reference is not None
     counted = ("top-1", "points") if is_counted else ()
-    drawn = table("artifact", "check", "size", "ms", "95 %", *counted, "SQNR dB", right=range(2, 8))
+    figures = ("size", "ms", "95 %", *counted, "SQNR dB")
+    drawn = table("artifact", *figures, "", right=range(1, 1 + len(figures)))
     if result.reference is not None:
-        drawn.add_row("PyTorch", "reference", "-", "-", "-", f"{result.reference.top1.share:.2%}", "-", "-")
+        drawn.add_row("PyTorch", "-", "-", "-", f"{result.reference.top1.share:.2%}", "-", "-", "reference")
     for one in result.candidates:
         outcome = "recommended" if one.name == result.recommended else _SHOWN[one.outcome]
-        drawn.add_row(one.name, outcome, *_cells(one, is_counted=is_counted))
+        drawn.add_row(one.name, *_cells(one, is_counted=is_counted), outcome)
     show(drawn)
     lines(
         *_legend(result),
@@ -58,8 +59,9 @@ def _cells(one: Candidate, *, is_counted: bool) -> Iterator[str]:
 
 
 def _number(milliseconds: float) -> str:
-    """Returns milliseconds with three digits, or two decimals of more."""
-    return f"{milliseconds:.2f}" if milliseconds >= 1 else f"{milliseconds:.3f}"
+    """Returns milliseconds with three digits or more, and at most three decimals."""
+    decimals = next((count for count, least in enumerate((100, 10, 1)) if milliseconds >= least), 3)
+    return f"{milliseconds:.{decimals}f}"
 
 
 def _legend(result: Comparison) -> Iterator[str]:
