@@ -14,7 +14,6 @@ from vitedge.export import formats
 from vitedge.latency.sampling import Rule
 from vitedge.quantization.file.header import SUFFIX
 from vitedge.recipe import (
-    CALIBRATED,
     SCHEMES,
     ExportRecipe,
     Precision,
@@ -162,8 +161,3 @@ def _planned(source: str, name: str, asked: ExportRecipe, progress: Callable[[st
     except (UserError, MissingBackend) as error:
         return Planned(name, asked, None, error)
     return Planned(name, asked, recipe)
-
-
-def needs_images(planned: Planned) -> bool:
-    """Returns whether a candidate is calibrated on images."""
-    return planned.asked.precision in CALIBRATED

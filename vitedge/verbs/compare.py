@@ -36,6 +36,7 @@ from vitedge.parity.metrics import default_tolerance
 from vitedge.records import Artifact, BenchReport, Manifest
 from vitedge.registry import LOCAL
 from vitedge.verbs.candidates import CompareOptions, Planned, plan
+from vitedge.verbs.duration import roughly, seconds_expected
 from vitedge.verbs.engines import Engines
 from vitedge.verbs.export import REFERENCE_STAGES, run_stages
 from vitedge.verbs.export_command import export_command
@@ -57,6 +58,8 @@ class _Shared:
     options: CompareOptions
     known: Mapping[type, Any]
     """The records of `REFERENCE_STAGES`, by type."""
+    image_s: float
+    """Seconds that the PyTorch model took for an image."""
     progress: Callable[[str], None]
 
     @property
@@ -111,6 +114,7 @@ def compare(
     with tempfile.TemporaryDirectory(prefix="vitedge-") as folder:
         shared = _share(source, Path(folder), options, planned, progress)
         labelled = _labelled(shared)
+        _announce(planned, shared, labelled)
         candidates = [_make(one, shared) for one in planned]
         reference = None
         if labelled is not None:
@@ -146,9 +150,10 @@ def _share(
     scratch = folder / "reference"
     scratch.mkdir()
     request = ExportRequest(source, recipe, scratch, compare_speed=False, progress=progress)
-    made, _ = run_stages(request, stages=REFERENCE_STAGES)
+    made, seconds = run_stages(request, stages=REFERENCE_STAGES)
     del made[ExportRequest]
-    return _Shared(source, folder, options, made, progress)
+    images = len(made[ReferenceOutputs].data.images)
+    return _Shared(source, folder, options, made, seconds[REFERENCE_STAGES[-1][0]] / images, progress)
 
 
 def _labelled(shared: _Shared) -> LabelledSet | None:
@@ -158,6 +163,18 @@ def _labelled(shared: _Shared) -> LabelledSet | None:
     spec = as_predictor(shared.reference, checkpoint(shared.source)).spec
     classes = Classes(spec.classes, spec.labels if len(spec.labels) == spec.classes else ())
     return find_labelled(shared.options.eval_images, classes, channels=spec.in_channels)
+
+
+def _announce(planned: Sequence[Planned], shared: _Shared, labelled: LabelledSet | None) -> None:
+    """Tells what will be done, what cannot be and why, and how long it takes, roughly."""
+    for one in planned:
+        if one.refused is not None:
+            shared.progress(f"note: {one.name} is left out: {one.refused}")
+    recipes = {one.name: one.recipe for one in planned if one.recipe is not None}
+    count = 0 if labelled is None else labelled.count
+    expected = seconds_expected(recipes.values(), shared.image_s, count, shared.options.rule)
+    top1 = f" top-1 on {count} images," if count else ""
+    shared.progress(f"making {', '.join(recipes)}; then{top1} latency in turn: roughly {roughly(expected)} in all")
 
 
 def _make(planned: Planned, shared: _Shared) -> Candidate:
