@@ -79,6 +79,7 @@ def _legend(result: Comparison) -> Iterator[str]:
 
 def _remarks(one: Candidate) -> Iterator[str]:
     """Yields what a row has no room for."""
+    yield from (f"note: {one.name}: {note}" for note in one.notes)
     if one.reason:
         yield f"{one.name}: {_SHOWN[one.outcome]}: {one.reason}"
     if one.loss is not None and one.loss.lost + one.loss.gained > _WITHOUT_LINE:

@@ -28,6 +28,7 @@ from vitedge.files.bundle import write_reference
 from vitedge.files.replacing import refuse_existing
 from vitedge.images.class_names import Classes
 from vitedge.images.labelled import LabelledSet, find_labelled
+from vitedge.images.stream import tell_skipped
 from vitedge.latency.interleave import measure_in_turn
 from vitedge.latency.model import MeasuredModel
 from vitedge.models.reference import Reference
@@ -116,10 +117,12 @@ def compare(
         labelled = _labelled(shared)
         _announce(planned, shared, labelled)
         candidates = [_make(one, shared) for one in planned]
-        reference = None
+        reference, notes = None, [*shared.outputs.spec.notes, *shared.outputs.notes]
         if labelled is not None:
-            candidates, reference = _counted(candidates, labelled, shared)
+            candidates, reference, counted = _counted(candidates, labelled, shared)
+            notes += counted
         candidates, report, failed = _timed(candidates, shared)
+        notes += () if report is None else (*filter(None, [report.inconclusive]), *report.notes)
         ratios = report.ratios if report is not None else ()
         name, why = recommend(candidates, ratios)
         result = Comparison(
@@ -134,7 +137,7 @@ def compare(
             reference=reference,
             label_source="" if labelled is None else labelled.title,
             failed=failed,
-            notes=() if report is None else (*filter(None, [report.inconclusive]), *report.notes),
+            notes=tuple(notes),
             seconds=time.perf_counter() - start,
         )
         if keeping is None:
@@ -226,11 +229,12 @@ def _made(candidate: Candidate, manifest: Manifest, engines: Engines) -> Candida
 
 def _counted(
     candidates: Sequence[Candidate], labelled: LabelledSet, shared: _Shared
-) -> tuple[list[Candidate], SubjectAccuracy]:
+) -> tuple[list[Candidate], SubjectAccuracy, list[str]]:
     """Counts the top-1 of the reference and of what is within tolerance, on the same images.
 
     Returns:
-        The candidates, of which those fail that lose more than is allowed; and the accuracy of the reference.
+        The candidates, of which those fail that lose more than is allowed; the accuracy of the reference; and sentences
+        about the images.
     """
     device = shared.options.recipe.device
     with ExitStack() as stack:
@@ -241,11 +245,12 @@ def _counted(
                 subject = replace(_subject(shared.bundle(one), one.artifact), label=one.name)
                 rows.append(stack.enter_context(opened(subject, Weights(), None, session)))
         count = Count(rows, with_reference=True)
-        classify(count, labelled, shared.progress)
+        stream = classify(count, labelled, shared.progress)[0]
     reference, *others = count.rows()
     found = {row.subject: (row, pair) for row, pair in zip(others, count.comparisons(), strict=True)}
     limit = shared.options.max_drop
-    return [_with_accuracy(one, *found[one.name], limit) if one.name in found else one for one in candidates], reference
+    told = [_with_accuracy(one, *found[one.name], limit) if one.name in found else one for one in candidates]
+    return told, reference, [*filter(None, [labelled.note]), *tell_skipped(stream.skipped)]
 
 
 def _subject(bundle: Path, artifact: Artifact) -> Subject:
