@@ -7,9 +7,9 @@ overwritten; if an entry cannot be written, the next run only takes its time aga
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
+import logging
 import os
 import time
 import zipfile
@@ -21,22 +21,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 
 from vitedge.calibration.observations import Stats, refuse_unusable
 from vitedge.errors import OutputRefused
+from vitedge.files.cache import drop_oldest, find_entries, find_limit, find_root, trim
 from vitedge.files.replacing import clear_debris, replacing_file
 from vitedge.images.stream import ImageStream
+from vitedge.progress import count, say
+from vitedge.stopping import keep
 
 LAYOUT = 2
 """Version of the entries' content; raised when that changes."""
-MAX_BYTES = 2 * 2**30
-"""Largest size of the cache in bytes."""
 SAVE_SECONDS = 30.0
 """Shortest time between two saves of an unfinished calibration."""
 SAVE_SHARE = 30
 """Saves take at most one part in this many of the time."""
+_LOG = logging.getLogger(__name__)
 _DAMAGE = (
     OSError,
     EOFError,
@@ -84,13 +85,8 @@ def hash_key(parts: Mapping[str, str]) -> str:
 
 
 def find_folder() -> Path:
-    """Returns where entries lie: ``$VITEDGE_CACHE/calibration``, or ``vitedge/calibration`` in the user's cache.
-
-    The latter is where the platform has it, such as ``~/.cache``, ``$XDG_CACHE_HOME`` or ``~/Library/Caches``.
-    """
-    if named := os.environ.get("VITEDGE_CACHE"):
-        return Path(named).expanduser() / "calibration"
-    return platformdirs.user_cache_path("vitedge", appauthor=False) / "calibration"
+    """Returns where entries lie: ``calibration`` in the user's cache (`vitedge.files.cache`)."""
+    return find_root() / "calibration"
 
 
 class Cache:
@@ -98,10 +94,11 @@ class Cache:
 
     Args:
         folder: created when something is written; None for the user's cache (`find_folder`).
-        limit: largest size in bytes; above it the least recently used entries are deleted.
+        limit: largest size of the folder in bytes; above it the least recently used entries are deleted. None for the
+            limit of the user's whole cache.
     """
 
-    def __init__(self, folder: Path | None = None, limit: int = MAX_BYTES) -> None:
+    def __init__(self, folder: Path | None = None, limit: int | None = None) -> None:
         self.folder = find_folder() if folder is None else folder
         self._limit = limit
 
@@ -131,23 +128,13 @@ class Cache:
         clear_debris(path)
         with replacing_file(path) as partial, partial.open("wb") as file:
             np.savez(file, allow_pickle=False, **_pack(observed))
-        self._delete_oldest(path)
+        if self._limit is None:
+            trim(find_limit()[0], path)
+        else:
+            drop_oldest(list(find_entries(self.folder)), self._limit, path)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.npz"
-
-    def _delete_oldest(self, written: Path) -> None:
-        """Deletes the least recently used entries above the limit, but never the one that was just written."""
-        entries = []
-        for path in self.folder.glob("*.npz"):
-            with contextlib.suppress(OSError):  # another process may have deleted it
-                entries.append((path == written, path.stat().st_mtime, path.stat().st_size, path))
-        total = 0
-        for newest, _, size, path in sorted(entries, reverse=True):
-            total += size
-            if total > self._limit and not newest:
-                with contextlib.suppress(OSError):
-                    path.unlink()
 
 
 def resumable(
@@ -155,7 +142,6 @@ def resumable(
     key: str,
     batch: int,
     step: Step,
-    progress: Callable[[str], None],
     cache: Cache | None = None,
 ) -> Observed:
     """Runs a calibration, continuing an interrupted one of the same key; a finished one is read from the cache.
@@ -167,7 +153,6 @@ def resumable(
         key: of everything that decides the statistics (`hash_key`), the images by `ImageStream.fingerprint`.
         batch: number of images of a batch.
         step: runs a batch and updates the statistics; it adds their names at the first batch.
-        progress: gets one line at most once a second, and one at the end.
         cache: of the statistics; None for the user's.
 
     Returns:
@@ -177,27 +162,28 @@ def resumable(
         BadImages: as the stream raises it.
         UnusableActivations: an activation holds NaN or infinity; raised after the first such batch.
     """
-    calibration = _Calibration(stream, key, cache or Cache(), progress)
+    calibration = _Calibration(stream, key, cache or Cache())
     done = calibration.begin()
     if done is not None:
         return done
+    here = count(stream.count, calibration.images, unit="image")
     for pixels in stream.batches(batch, start=calibration.images):
         step(pixels, calibration.stats)
         refuse_unusable(calibration.stats)
         calibration.advance(pixels)
+        here.advance(len(pixels))
     return calibration.finish()
 
 
 class _Calibration:
-    """The state of a calibration: the images so far, and when it was last saved and reported."""
+    """The state of a calibration: the images so far, and when it was last saved."""
 
-    def __init__(self, stream: ImageStream, key: str, cache: Cache, progress: Callable[[str], None]) -> None:
+    def __init__(self, stream: ImageStream, key: str, cache: Cache) -> None:
         self.stats: dict[str, Stats] = {}
         self.images = 0
-        self._stream, self._key, self._cache, self._progress = stream, key, cache, progress
-        self._begun = self._told = time.monotonic()
+        self._stream, self._key, self._cache = stream, key, cache
+        self._begun = time.monotonic()
         self._save_at = self._begun + SAVE_SECONDS
-        self._resumed = 0
         self._refused = False
         self._digest = hashlib.sha256()
 
@@ -207,22 +193,20 @@ class _Calibration:
         if found is None:
             return None
         if found.complete:
-            self._progress(f"Calibration: {found.images} images, from {self._cache.folder}.")
+            say(f"calibration: {found.images} images, from {self._cache.folder}")
+            self._keep(found)
             return found
         if self._same_images(found.images, found.sha256):
-            self.stats, self.images, self._resumed = found.stats, found.images, found.images
-            self._progress(f"Calibration: goes on after image {found.images} of {self._stream.count}.")
+            self.stats, self.images = found.stats, found.images
+            say(f"calibration: goes on after image {found.images} of {self._stream.count}")
+            self._keep(found)
         return None
 
     def advance(self, pixels: Batch) -> None:
-        """Counts images that were run; reports and saves where it is time."""
+        """Counts images that were run, and saves where it is time."""
         self.images += len(pixels)
         self._digest.update(pixels.data)
         now = time.monotonic()
-        if now >= self._told + 1.0:
-            self._told = now
-            speed = (self.images - self._resumed) / (now - self._begun)
-            self._progress(f"Calibration: {self.images} of {self._stream.count} images, {speed:.1f} a second.")
         if now >= self._save_at:
             self._save(self._observed(complete=False))
             taken = time.monotonic() - now
@@ -232,7 +216,7 @@ class _Calibration:
         """Saves and returns the complete statistics."""
         observed = self._observed(complete=True)
         self._save(observed)
-        self._progress(f"Calibration: {self.images} images in {time.monotonic() - self._begun:.1f} s.")
+        _LOG.info("calibration: %d images in %.1f s", self.images, time.monotonic() - self._begun)
         return observed
 
     def _observed(self, *, complete: bool) -> Observed:
@@ -245,7 +229,14 @@ class _Calibration:
             self._cache.write(self._key, observed)
         except OutputRefused as refused:
             self._refused = True
-            self._progress(f"The calibration is not cached for the next run: {refused}")
+            say(f"the calibration is not cached for the next run: {refused}")
+        else:
+            self._keep(observed)
+
+    def _keep(self, observed: Observed) -> None:
+        """Notes what is left of the calibration if the command is stopped from now on."""
+        seen = f"{observed.images} images" if observed.complete else f"{observed.images} of {self._stream.count} images"
+        keep("calibration", f"the calibration of {seen}; the same command goes on from there.")
 
     def _same_images(self, images: int, sha256: str) -> bool:
         """Returns whether the stream begins with the images of an interrupted run.

@@ -199,7 +199,7 @@ def check_refusal(outcome: Outcome, words: Sequence[str], code: int = 2) -> None
     """The right exit code, nothing on stdout, and after the lines about progress one sentence with these words."""
     assert outcome.code == code, outcome.err
     assert outcome.out == ""
-    spoken = (" …", "warming up", "note: ")
+    spoken = (" …", "note: ")
     lines = [line for line in outcome.err.splitlines() if not (line.endswith(spoken[0]) or line.startswith(spoken[1:]))]
     assert len(lines) == 1, outcome.err
     sentence = lines[0]

@@ -93,13 +93,14 @@ def load(
     return load_reference(read(str(source), weights=weights, overrides=overrides), image_size)
 
 
-def export(
+def export(  # noqa: PLR0913 - each is an option of the command
     source: str | Path,
     bundle: str | Path,
     recipe: ExportRecipe | str | Path | None = None,
     *,
     force: bool = False,
     compare_speed: bool = False,
+    keep_failed: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> ExportResult:
     """Exports a checkpoint to a bundle, and checks that the exported files compute what PyTorch computes.
@@ -111,6 +112,7 @@ def export(
             float32 ONNX file.
         force: replace the bundle that is there.
         compare_speed: time a file that is quantized for processors beside float ones, on this machine.
+        keep_failed: keep artifacts that exceed their tolerance in ``BUNDLE.failed``.
         progress: is told in one line what begins.
 
     Returns:
@@ -136,7 +138,8 @@ def export(
         _recipe(recipe),
         force=force,
         compare_speed=compare_speed,
-        progress=progress or _quiet,
+        keep_failed=keep_failed,
+        progress=progress,
     )
 
 
@@ -175,7 +178,7 @@ def prune(
     from vitedge.verbs.prune import prune as run
 
     named = str(source) if isinstance(source, (str, Path)) else source
-    return run(named, Path(out), recipe, force=force, progress=progress or _quiet)
+    return run(named, Path(out), recipe, force=force, progress=progress)
 
 
 def quantize(
@@ -211,7 +214,7 @@ def quantize(
     """
     from vitedge.verbs.quantize import quantize as run
 
-    return run(str(source), Path(out), _recipe(recipe), force=force, progress=progress or _quiet)
+    return run(str(source), Path(out), _recipe(recipe), force=force, progress=progress)
 
 
 def validate(
@@ -305,7 +308,7 @@ def bench(
     options = options or BenchOptions()
     named = (device,) if isinstance(device, str) else tuple(device or options.devices)
     options = replace(options, devices=named, threads=threads or options.threads, rule=rule or options.rule)
-    return run(_named(subjects), options, progress or _quiet)
+    return run(_named(subjects), options, progress)
 
 
 def evaluate(
@@ -355,11 +358,7 @@ def evaluate(
         image_count=request.image_count if image_count is None else image_count,
         max_drop=request.max_drop if max_drop is None else max_drop,
     )
-    return run(_named(subjects), request, progress or _quiet)
-
-
-def _quiet(_line: str) -> None:
-    """Tells nobody."""
+    return run(_named(subjects), request, progress)
 
 
 def _named(subjects: str | Path | Sequence[str | Path]) -> list[str]:

@@ -19,6 +19,7 @@
     │   └── OutputRefused               the output exists, cannot be written, or the disk is full
     ├── MissingBackend              3   a package is not installed, or a target cannot be reached from this machine
     ├── CheckFailed                 4   parity, accuracy or a budget was not met
+    │   ├── ToleranceExceeded           an artifact does not compute what the checkpoint computes
     │   └── BundleDamaged               a file of a bundle is not the one that its manifest describes
     └── DeviceFailed                5   the device refused or died
         └── ConnectionLost              the connection ended in the middle of something
@@ -99,6 +100,10 @@ class CheckFailed(VitedgeError):
     """Parity, accuracy or a budget was not met."""
 
     exit_code = 4
+
+
+class ToleranceExceeded(CheckFailed):
+    """An artifact does not compute what the checkpoint computes."""
 
 
 class BundleDamaged(CheckFailed):

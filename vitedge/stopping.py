@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _asked: list[int] = []
 """Numbers of the signals received so far."""
+_kept: dict[str, str] = {}
+"""Name of work that would not be lost, to the sentence about it."""
 _PATIENCE = 3
 """The signal that ends the process at once: the first makes it clean up, which the second does not cut short."""
 
@@ -25,6 +27,7 @@ def obeying_signals() -> Iterator[None]:
 
     A second signal leaves the cleaning up alone that the first one set off; a third one ends the process as it is.
     """
+    _kept.clear()
     before = {number: signal.signal(number, _leave) for number in (signal.SIGINT, signal.SIGTERM)}
     told, sys.unraisablehook = sys.unraisablehook, _without_ours(sys.unraisablehook)
     try:
@@ -46,6 +49,21 @@ def stopped_by(code: object) -> str:
     """Returns the name of the signal that an exit code of `obeying_signals` stands for, or empty."""
     numbers = {128 + number: number.name for number in (signal.SIGINT, signal.SIGTERM)}
     return numbers.get(code, "") if isinstance(code, int) else ""
+
+
+def keep(work: str, sentence: str) -> None:
+    """Notes what a command that is stopped from now on leaves behind, and how to go on.
+
+    Args:
+        work: its name; a later sentence about the same replaces this one.
+        sentence: for the user; empty where nothing is left behind any more.
+    """
+    _kept[work] = sentence
+
+
+def kept() -> tuple[str, ...]:
+    """Returns the sentences about what a stopped command left behind."""
+    return tuple(sentence for sentence in _kept.values() if sentence)
 
 
 def _leave(number: int, _frame: object) -> None:

@@ -19,6 +19,8 @@ from vitedge.calibration.cache import Cache, Observed, find_folder, hash_key, re
 from vitedge.calibration.observations import SAMPLED_VALUES, Stats
 from vitedge.errors import BadImages, OutputRefused, UnusableActivations
 from vitedge.images.stream import ImageStream, open_images
+from vitedge.progress import reporting, stage
+from vitedge.stopping import kept
 
 SPEC = make_spec((16, 16))
 KEY = hash_key({"weights": "a", "images": "b"})
@@ -53,7 +55,8 @@ def stream_of(images: Path, count: int = 22) -> ImageStream:
 
 def walk(images: Path, folder: Path, step: Callable[..., None] = observe) -> tuple[Observed, list[str]]:
     lines: list[str] = []
-    return resumable(stream_of(images), KEY, 4, step, lines.append, Cache(folder)), lines
+    with reporting(lines.append), stage("calibrating"):
+        return resumable(stream_of(images), KEY, 4, step, Cache(folder)), lines
 
 
 def stopping_at(batch: int) -> Callable[..., None]:
@@ -115,10 +118,10 @@ def test_a_finished_walk_is_not_repeated(images: Path, tmp_path: Path) -> None:
     whole = stream_of(images)
     assert len(np.concatenate(list(whole.batches(5)))) == 22
     assert first.sha256 == whole.sha256
-    assert "22 images in" in lines[-1]
+    assert lines == ["calibrating …"]
     again, lines = walk(images, tmp_path / "cache", lambda *_: pytest.fail("walked again"))
     assert_same(again, first)
-    assert lines == [f"Calibration: 22 images, from {tmp_path / 'cache'}."]
+    assert lines[1:] == [f"calibration: 22 images, from {tmp_path / 'cache'}"]
     assert list((tmp_path / "cache").iterdir()) == [tmp_path / "cache" / f"{KEY}.npz"]
 
 
@@ -137,7 +140,8 @@ def test_an_interrupted_walk_goes_on_to_the_same_result(images: Path, tmp_path: 
     resumed, lines = walk(images, tmp_path / "cache", step)
     assert_same(resumed, whole)
     assert sum(rest) == 22 - 4 * stop
-    assert lines[0] == f"Calibration: goes on after image {4 * stop} of 22."
+    assert lines[1] == f"calibration: goes on after image {4 * stop} of 22"
+    assert kept() == ("the calibration of 22 images; the same command goes on from there.",)
 
 
 @pytest.mark.usefixtures("eager")
@@ -250,26 +254,11 @@ def test_corrupt_images_are_in_the_record_also_from_the_cache(tmp_path: Path) ->
     for _ in range(2):
         found, _ = walk(folder, tmp_path / "cache")
         assert dict(found.skipped) in ({}, {"07.png": "not an image of a known kind, or damaged"})
-    everything = resumable(open_images(folder, SPEC, 24), "other", 5, observe, str, Cache(tmp_path / "cache"))
+    everything = resumable(open_images(folder, SPEC, 24), "other", 5, observe, Cache(tmp_path / "cache"))
     assert (everything.images, list(everything.skipped)) == (23, ["07.png"])
     (folder / "08.png").write_bytes(b"broken")
     with pytest.raises(BadImages, match=r"2 of the first"):
-        resumable(open_images(folder, SPEC, 24), "third", 5, observe, str, Cache(tmp_path / "cache"))
-
-
-def test_progress_is_told_once_a_second(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = 0.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: seconds)
-    lines: list[tuple[float, str]] = []
-
-    def step(pixels: np.ndarray, stats: dict[str, Stats]) -> None:
-        nonlocal seconds
-        seconds += 0.4
-        observe(pixels, stats)
-
-    resumable(stream_of(images), KEY, 2, step, lambda line: lines.append((seconds, line)), Cache(tmp_path / "cache"))
-    assert [round(when, 1) for when, _ in lines] == [1.2, 2.4, 3.6, 4.4]
-    assert lines[0][1] == "Calibration: 6 of 22 images, 5.0 a second."
+        resumable(open_images(folder, SPEC, 24), "third", 5, observe, Cache(tmp_path / "cache"))
 
 
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
@@ -277,7 +266,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
 
     def peak(count: int) -> int:
         tracemalloc.start()
-        resumable(stream_of(tmp_path / "many.npy", count), str(count), 4, observe, str, Cache(tmp_path / "cache"))
+        resumable(stream_of(tmp_path / "many.npy", count), str(count), 4, observe, Cache(tmp_path / "cache"))
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return found

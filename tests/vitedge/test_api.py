@@ -52,8 +52,8 @@ NAMES = {
     "min_agreement": ("agreement",),
 }
 """Option to what Python calls it, where that is not the same."""
-SHOWN = {"json", "diagnose", "parts"}
-"""Options of what is printed; Python returns all of it."""
+SHOWN = {"json", "diagnose", "parts", "quiet", "verbose", "log"}
+"""Options of what is printed: Python returns all of it, and tells whoever is given as ``progress``."""
 
 
 def told(script: str) -> list[str]:
@@ -146,7 +146,7 @@ def test_latency_is_measured_by_a_rule(demo_bundle: Path) -> None:
     rule = Rule(warmup_s=0.02, warmup_limit_s=0.1, samples=10, seconds=0.2, rounds=5)
     found = vitedge.bench(demo_bundle / "model.onnx", threads=1, rule=rule, progress=told.append)
     assert [report.samples for report in found.reports] == [10]
-    assert told[0] == "warming up model.onnx"
+    assert told[:2] == ["loading model.onnx …", "warming up model.onnx …"]
 
 
 def test_accuracy_is_counted(demo_bundle: Path) -> None:

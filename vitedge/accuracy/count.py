@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from vitedge.errors import BadImages
 from vitedge.images.labelled import LabelledSet
 from vitedge.images.stream import ImageStream
 from vitedge.parity.metrics import agrees, finite
+from vitedge.progress import stage
 from vitedge.records import ModelSpec
 
 Scores = NDArray[np.floating[Any]]
@@ -26,7 +26,6 @@ _BATCH = 32
 _TOP = 5
 _NAMED = 20
 """Most names that are kept of lost, and of gained, images."""
-_PROGRESS_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ class Count:
         )
 
 
-def classify(count: Count, chosen: LabelledSet, progress: Callable[[str], None]) -> tuple[ImageStream, ...]:
+def classify(count: Count, chosen: LabelledSet) -> tuple[ImageStream, ...]:
     """Classifies every image with every predictor; returns the streams, that of the first predictor first.
 
     Predictors that prepare images alike get the same arrays.
@@ -145,19 +144,17 @@ def classify(count: Count, chosen: LabelledSet, progress: Callable[[str], None])
     streams: dict[tuple[Any, ...], ImageStream] = {}
     for row in count.predictors:
         streams.setdefault(_geometry(row.spec), chosen.stream(row.spec))
-    progress(f"classifying {chosen.count} images of {chosen.available} …")
-    said = time.monotonic()
     places = [list(streams).index(_geometry(row.spec)) for row in count.predictors]
-    for batches in zip(*(stream.batches(_BATCH) for stream in streams.values()), strict=False):
-        first, *others = streams.values()
-        names = first.names[count.images :]
-        if any(other.names[count.images :] != names for other in others):
-            raise BadImages(f"{chosen.title}: some images can be prepared for some of the subjects only.")
-        labels = np.asarray(first.labels[count.images :], np.int64)
-        count.add([batches[place] for place in places], labels, names)
-        if time.monotonic() - said > _PROGRESS_S:
-            said = time.monotonic()
-            progress(f"{count.images} of {first.count} images …")
+    with stage(f"classifying {chosen.count} images of {chosen.available}") as classifying:
+        classifying.count(chosen.count, unit="image")
+        for batches in zip(*(stream.batches(_BATCH) for stream in streams.values()), strict=False):
+            first, *others = streams.values()
+            names = first.names[count.images :]
+            if any(other.names[count.images :] != names for other in others):
+                raise BadImages(f"{chosen.title}: some images can be prepared for some of the subjects only.")
+            labels = np.asarray(first.labels[count.images :], np.int64)
+            count.add([batches[place] for place in places], labels, names)
+            classifying.advance(len(labels))
     return tuple(streams.values())
 
 
@@ -174,10 +171,13 @@ def count_top1(chosen: LabelledSet, spec: ModelSpec, scores: Callable[[NDArray[n
     """
     stream = chosen.stream(spec)
     right = images = 0
-    for pixels in stream.batches(_BATCH):
-        labels = np.asarray(stream.labels[images:], np.int64)
-        right += int((ranks(scores(pixels), labels) == 0).sum())
-        images += len(labels)
+    with stage("counting top-1") as counting:
+        counting.count(stream.count, unit="image")
+        for pixels in stream.batches(_BATCH):
+            labels = np.asarray(stream.labels[images:], np.int64)
+            right += int((ranks(scores(pixels), labels) == 0).sum())
+            images += len(labels)
+            counting.advance(len(labels))
     return right, images
 
 

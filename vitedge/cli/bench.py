@@ -39,17 +39,16 @@ def bench(
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Measure latency, in turn, with its spread and tail, here or on a device."""
+    """Measure latency in turn, with its spread, here or on devices."""
     from vitedge.files.bundle import MANIFEST
     from vitedge.render.bench import render
-    from vitedge.render.screen import progress
     from vitedge.verbs.bench import BenchOptions
     from vitedge.verbs.bench import bench as run
 
     size = parse_size(image_size)
     named = tuple(devices or (LOCAL,))
     options = BenchOptions(named, threads, size, runtime=runtime, save=save, lock_clocks=lock_clocks)
-    result = run(subjects, options, progress)
+    result = run(subjects, options)
     is_alone = len(subjects) == 1 and options.devices == (LOCAL,) and (Path(subjects[0]) / MANIFEST).is_file()
     render(result, bundle=subjects[0] if is_alone else None, as_json=json)
     if not result.passed:

@@ -37,6 +37,7 @@ from vitedge.cli.values import (
 )
 from vitedge.errors import BadRecipe
 from vitedge.files.plain import from_dict
+from vitedge.progress import stage
 from vitedge.recipe import SCHEMES, ExportRecipe, Precision, named_setting
 
 
@@ -92,7 +93,7 @@ def compare(
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Make fp32, fp16 and int8, check, count and time them, and say which one to ship."""
+    """Make fp32, fp16 and int8, time them, and say which to ship."""
     if output is None and (keep_all or force):
         raise BadRecipe(f"{'--keep-all' if keep_all else '--force'} is about what is kept: add -o BUNDLE.")
     given: dict[str, Any] = {
@@ -116,14 +117,15 @@ def compare(
     recipe = from_dict(ExportRecipe, {name: value for name, value in given.items() if value is not None})
     chosen = tuple(named_setting(Precision, "precision", name) for name in precisions or ())
     from vitedge.render.compare import render
-    from vitedge.render.screen import progress
-    from vitedge.verbs.candidates import CompareOptions
-    from vitedge.verbs.compare import compare as run
-    from vitedge.verbs.keeping import Keeping
+
+    with stage("starting", whole=True):
+        from vitedge.verbs.candidates import CompareOptions
+        from vitedge.verbs.compare import compare as run
+        from vitedge.verbs.keeping import Keeping
 
     options = CompareOptions(recipe, chosen, eval_images, max_drop, threads)
     keeping = None if output is None else Keeping(output, force, keep_all)
-    result = run(source, options, keeping, progress)
+    result = run(source, options, keeping)
     render(result, as_json=json)
     if result.failed:
         raise typer.Exit(5)

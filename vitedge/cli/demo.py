@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from vitedge.cli.options import AsJson
+from vitedge.progress import stage
 
 
 def demo(
@@ -19,8 +20,8 @@ def demo(
     json: AsJson = False,
 ) -> None:
     """Run the whole job on three small models that come with vitedge."""
-    from vitedge.demo.run import run
     from vitedge.render.demo import render
-    from vitedge.render.screen import progress
 
-    render(run(output, progress=progress), as_json=json)
+    with stage("starting", whole=True):
+        from vitedge.demo.run import run
+    render(run(output), as_json=json)

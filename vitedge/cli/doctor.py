@@ -23,15 +23,14 @@ def doctor(
     *,
     json: AsJson = False,
 ) -> None:
-    """Tell what a device is, what works there, and what mends the rest.
+    """Tell what a device is, what works there, and how to mend it.
 
     Exit 0: all that is asked works; 3: some of it is not installed; 4: some of it is broken; 5: out of reach.
     """
     from vitedge.render.doctor import render
-    from vitedge.render.screen import progress
     from vitedge.verbs.doctor import doctor as run
 
-    result = run(device, profile, progress=progress)
+    result = run(device, profile)
     render(result, as_json=json)
     if result.broken or result.missing:
         raise typer.Exit(4 if result.broken else 3)

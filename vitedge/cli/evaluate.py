@@ -9,6 +9,7 @@ import typer
 
 from vitedge.cli.options import AsJson, Device, Model, Overrides, Weights
 from vitedge.cli.values import as_typed, parse_overrides, parse_size, with_model
+from vitedge.progress import stage
 from vitedge.registry import LOCAL
 
 
@@ -48,14 +49,15 @@ def evaluate(
 ) -> None:
     """Count top-1, top-5 and agreement on labelled images."""
     from vitedge.render.evaluate import render
-    from vitedge.render.screen import progress
-    from vitedge.verbs.evaluate import EvaluationRequest
-    from vitedge.verbs.evaluate import evaluate as run
+
+    with stage("starting", whole=True):
+        from vitedge.verbs.evaluate import EvaluationRequest
+        from vitedge.verbs.evaluate import evaluate as run
     from vitedge.verbs.subjects import Weights as Choice
 
     choice = Choice(weights, parse_overrides(with_model(overrides, model)), parse_size(image_size))
     request = EvaluationRequest(images, image_count, seed, against, max_drop, choice, device or LOCAL)
-    result = run(subjects, request, progress)
+    result = run(subjects, request)
     render(result, options=as_typed(weights, with_model(overrides, model)), as_json=json)
     if not result.passed:
         raise typer.Exit(4)

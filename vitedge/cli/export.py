@@ -20,6 +20,7 @@ from vitedge.cli.options import (
     Images,
     ImageSize,
     InputType,
+    KeepFailed,
     Layers,
     MaxError,
     MinAgreement,
@@ -45,6 +46,7 @@ from vitedge.cli.values import (
     with_model,
 )
 from vitedge.files.plain import from_dict
+from vitedge.progress import stage
 from vitedge.quantization.file.header import SUFFIX, fixed_entries
 from vitedge.recipe import SCHEMES, ExportRecipe, Precision, named_setting, read_entries
 
@@ -88,13 +90,14 @@ def export(
     device: Device = None,
     *,
     compare_speed: CompareSpeed = False,
+    keep_failed: KeepFailed = False,
     pad_heads: PadHeads = False,
     accept_assumptions: AcceptAssumptions = False,
     features: Annotated[bool, typer.Option("--features", help="Tokens and pooled features, not logits.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the bundle that is there.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Write a bundle: artifacts that were compared with the checkpoint."""
+    """Write a bundle of artifacts, compared with the checkpoint."""
     given = {
         "formats": tuple(formats) if formats else None,
         "profiles": tuple(profiles) if profiles else None,
@@ -120,10 +123,11 @@ def export(
     }
     asked = _asked(source, given, recipe, settings, layers)
     from vitedge.render.export import render
-    from vitedge.render.screen import progress
-    from vitedge.verbs.export import export as run
 
-    result = run(source, output, asked, force=force, compare_speed=compare_speed, progress=progress)
+    with stage("starting", whole=True):
+        from vitedge.verbs.export import export as run
+
+    result = run(source, output, asked, force=force, compare_speed=compare_speed, keep_failed=keep_failed)
     render(result, as_json=json)
     if result.pending:
         raise typer.Exit(3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from vitedge.cli.options import AsJson, Model, Overrides, Source, Weights
 from vitedge.cli.values import as_typed, parse_overrides, with_model
+from vitedge.progress import stage
 
 
 def inspect(
@@ -15,9 +16,11 @@ def inspect(
     *,
     json: AsJson = False,
 ) -> None:
-    """Show what a checkpoint contains, and what its model costs to run."""
+    """Show what a checkpoint contains, and what its model costs."""
     from vitedge.render.inspect import render
-    from vitedge.verbs.inspect import inspect as run
+
+    with stage("starting", whole=True):
+        from vitedge.verbs.inspect import inspect as run
 
     overrides = with_model(overrides, model)
     result = run(source, weights=weights, overrides=parse_overrides(overrides))

@@ -8,14 +8,17 @@ from typing import Annotated
 
 import typer
 
+from vitedge.cli.everywhere import everywhere, remember
 from vitedge.cli.options import AsJson
 
 kit = typer.Typer(help="Verify a bundle's Core ML package on a Mac.")
+kit.callback()(remember)
 
 Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle with a Core ML package.")]
 
 
 @kit.command()
+@everywhere
 def write(
     bundle: Bundle,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write.")],
@@ -31,6 +34,7 @@ def write(
 
 
 @kit.command("import")
+@everywhere
 def import_(
     bundle: Bundle,
     result: Annotated[Path, typer.Argument(metavar="FILE", help="The result.npz that the kit's runner.pyz wrote.")],

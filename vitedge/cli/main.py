@@ -5,32 +5,35 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import errno
 import gc
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
 
 from vitedge.cli.bench import bench
+from vitedge.cli.cache import cache
 from vitedge.cli.compare import compare
 from vitedge.cli.demo import demo
 from vitedge.cli.doctor import doctor
 from vitedge.cli.evaluate import evaluate
+from vitedge.cli.everywhere import Log, Quiet, Verbose, end_reports, everywhere, remember
 from vitedge.cli.export import export
+from vitedge.cli.failures import answer, answer_exit
 from vitedge.cli.inspect import inspect
 from vitedge.cli.kit import kit
 from vitedge.cli.profiles import profiles
 from vitedge.cli.prune import prune
 from vitedge.cli.quantize import quantize
 from vitedge.cli.validate import validate
-from vitedge.errors import VitedgeError
-from vitedge.registry import backend_of
-from vitedge.stopping import obeying_signals, stopped_by
+from vitedge.errors import BadRecipe
+from vitedge.stopping import obeying_signals
 
 COMMANDS: Mapping[str, Callable[..., None] | typer.Typer] = {
     "inspect": inspect,
@@ -44,15 +47,12 @@ COMMANDS: Mapping[str, Callable[..., None] | typer.Typer] = {
     "kit": kit,
     "doctor": doctor,
     "profiles": profiles,
+    "cache": cache,
     "demo": demo,
 }
 """Name to its function, or to a group of commands, in the order of ``vitedge --help``."""
-_MOVED = {"--kit": "vitedge kit write", "--import": "vitedge kit import"}
-"""Options of earlier versions, to the commands that replace them."""
-_READER_LEFT = 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
-"""Exit code where the reader of a pipe ended first: a shell shows the same for a tool that SIGPIPE killed."""
-_UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP)
-"""Errors of the system about a path that was typed, and that say all there is to say."""
+_SETTING = re.compile(r"-q\s?([a-z_]+=.*)")
+"""A setting of quantization as earlier versions took it."""
 _OBJECTS_OF_IMPORTS = 1_000_000
 """Objects before the first search for garbage: more than importing PyTorch and timm makes (660 000)."""
 _OBJECTS_BEFORE_COLLECTION = 200_000
@@ -71,7 +71,6 @@ app = typer.Typer(
     name="vitedge",
     cls=_InOrder,
     help="Vision transformer checkpoints in, verified ONNX, Core ML and TensorRT out.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -80,17 +79,35 @@ for name, command in COMMANDS.items():
     if isinstance(command, typer.Typer):
         app.add_typer(command, name=name)
     else:
-        app.command(name)(command)
+        app.command(name)(everywhere(command))
+
+
+def _show_versions(asked: bool) -> None:  # noqa: FBT001 - as typer calls it
+    if asked:
+        from vitedge.registry import environment
+        from vitedge.render.version import render
+
+        render(environment())
+        raise typer.Exit
+
 
 _USAGE = cast("type[Exception]", typer.BadParameter.__bases__[0])
 """The type of every mistake on the command line; typer gives it no name of its own."""
 
 
-def _usage(error: Any) -> str:
-    """Returns typer's message about a mistake on the command line as one sentence."""
-    where = error.ctx.command_path if error.ctx else "vitedge"
-    where = _MOVED.get(getattr(error, "option_name", ""), where)
-    return f"{error.format_message().rstrip('.')}; see {where} --help."
+@app.callback()
+def root(
+    context: typer.Context,
+    *,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log: Log = None,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_versions, is_eager=True, help="Show versions and exit.")
+    ] = False,
+) -> None:
+    """Vision transformer checkpoints in, verified ONNX, Core ML and TensorRT out."""
+    remember(context, quiet=quiet, verbose=verbose, log=log)
 
 
 def main() -> None:
@@ -100,50 +117,31 @@ def main() -> None:
     prepare_streams()
     try:
         with obeying_signals():
+            _refuse_moved(sys.argv[1:])
             code = app(sys.argv[1:] or ["--help"], prog_name="vitedge", standalone_mode=False)
         sys.stdout.flush()
-    except VitedgeError as error:
-        code = _failed(str(error), error.exit_code)
-    except _USAGE as error:
-        code = _failed(_usage(error), 2)
-    except ImportError as error:
-        missing = backend_of(error)
-        if missing is None:
+    except Exception as error:
+        answered = answer(error, _USAGE)
+        if answered is None:
             raise
-        code = _failed(str(missing), missing.exit_code)
-    except OSError as error:
-        code = _unwritten(error)
+        code = answered
     except SystemExit as leaving:
-        if stopped_by(leaving.code):
-            _failed(f"Stopped by {stopped_by(leaving.code)} before it was done; what was there before is whole.", 0)
-        elif isinstance(leaving.__context__, BrokenPipeError):  # typer makes 1 of it
-            sys.exit(_READER_LEFT)
+        answer_exit(leaving)
         raise
+    finally:
+        end_reports()
     sys.exit(code)
 
 
-def _unwritten(error: OSError) -> int:
-    """Returns the exit code where stdout took nothing more, or a path is none that the system opens.
+def _refuse_moved(arguments: Sequence[str]) -> None:
+    """Refuses ``-q NAME=VALUE`` of earlier versions, which a quiet command would take for something else.
 
     Raises:
-        OSError: it is neither.
+        BadRecipe: it was typed.
     """
-    if isinstance(error, BrokenPipeError):
-        return _READER_LEFT
-    if error.errno in _UNUSABLE and error.filename is not None:
-        return _failed(f"{error.filename} cannot be used: {error.strerror}.", 2)
-    if error.errno not in (errno.ENOSPC, errno.EBADF) or error.filename is not None:
-        raise error
-    return _failed(f"The result cannot be written to stdout: {error.strerror}.", 2)
-
-
-def _failed(sentence: str, code: int) -> int:
-    """Prints the error, unless stderr takes nothing; returns the exit code."""
-    from vitedge.render.screen import error
-
-    with contextlib.suppress(OSError):
-        error(sentence)
-    return code
+    joined = (f"{option} {value}" if option == "-q" else option for option, value in pairwise([*arguments, ""]))
+    for found in filter(None, map(_SETTING.fullmatch, joined)):
+        raise BadRecipe(f"-q is --quiet: a setting of quantization is given with -Q {found[1]} (--quantization).")
 
 
 def _stand_in_for_closed_streams() -> None:

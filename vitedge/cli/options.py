@@ -42,6 +42,7 @@ Device = Annotated[
     str | None, typer.Option(metavar="local|ssh:HOST|adb[:SERIAL]", help="Where artifacts run; see vitedge doctor.")
 ]
 CompareSpeed = Annotated[bool, typer.Option("--compare-speed", help="Time the quantized ONNX file beside float ones.")]
+KeepFailed = Annotated[bool, typer.Option("--keep-failed", help="Keep what fails its check, in BUNDLE.failed.")]
 PadHeads = Annotated[bool, typer.Option("--pad-heads", help="TensorRT: widen heads by zeros to a size that it fuses.")]
 Rest = Annotated[
     str | None,
@@ -56,7 +57,7 @@ MinAgreement = Annotated[float | None, typer.Option(help="Tolerance: share of im
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--quantization", "-q", metavar="NAME=VALUE", help="A setting, e.g. ranges=mse; see docs/quantize.md."
+        "--quantization", "-Q", metavar="NAME=VALUE", help="A setting, e.g. ranges=mse; see docs/quantize.md."
     ),
 ]
 Layers = Annotated[

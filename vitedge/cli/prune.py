@@ -10,6 +10,7 @@ import typer
 
 from vitedge.cli.options import AcceptAssumptions, AsJson, ImageSize, Model, Overrides, Source, Weights
 from vitedge.cli.values import parse_merge, parse_overrides, parse_size, parse_sparsity, with_model
+from vitedge.progress import stage
 
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="FILE.safetensors", help="The file to write.")]
 Images = Annotated[
@@ -84,7 +85,7 @@ def prune(
     force: Annotated[bool, typer.Option("--force", help="Replace the file that is there.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Make a checkpoint smaller: fewer heads and units, 2:4 sparse weights, merged tokens."""
+    """Make a checkpoint smaller: heads and units, weights, tokens."""
     given: dict[str, Any] = {
         "heads": heads,
         "mlp": mlp,
@@ -110,12 +111,13 @@ def prune(
     }
     from vitedge.pruning.recipe import PruningRecipe
     from vitedge.render.prune import render
-    from vitedge.render.screen import progress
-    from vitedge.verbs.prune import prune as run
+
+    with stage("starting", whole=True):
+        from vitedge.verbs.prune import prune as run
 
     said = {name: value for name, value in given.items() if value is not None}
     recipe = PruningRecipe(**said, repair=repair, accept_assumptions=accept_assumptions)
-    result = run(source, output, recipe, force=force, progress=progress)
+    result = run(source, output, recipe, force=force)
     render(result, parts=parts, as_json=json)
     if result.failed:
         raise typer.Exit(4)

@@ -25,6 +25,7 @@ from vitedge.cli.options import (
 )
 from vitedge.cli.values import parse_batch, parse_overrides, parse_size, quantization_entries, with_model
 from vitedge.files.plain import from_dict
+from vitedge.progress import stage
 from vitedge.recipe import CALIBRATION_COUNT, SCHEMES, ExportRecipe, read_entries
 
 
@@ -90,10 +91,11 @@ def quantize(
     entries["quantization"] = quantization_entries(entries["precision"], found, calibration, settings, layers)
     asked = from_dict(ExportRecipe, entries)
     from vitedge.render.quantize import render
-    from vitedge.render.screen import progress
-    from vitedge.verbs.quantize import quantize as run
 
-    result = run(source, output, asked, force=force, progress=progress)
+    with stage("starting", whole=True):
+        from vitedge.verbs.quantize import quantize as run
+
+    result = run(source, output, asked, force=force)
     render(result, profiles=result.profiles, layers=diagnose, as_json=json)
     if result.failed:
         raise typer.Exit(4)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from vitedge.models.reference import load_reference
 from vitedge.parity.artifact import ReferenceOutputs, outputs_of
 from vitedge.parity.metrics import default_tolerance
 from vitedge.parity.reference import gather
+from vitedge.progress import Progress, counted, reporting, stage
 from vitedge.pruning.recipe import PruningRecipe
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
 from vitedge.records import Artifact, OutputParity
@@ -57,25 +58,27 @@ class _Bundle:
     pruning: DemoPruning | None = None
 
 
-def run(output: Path, progress: Callable[[str], None] = lambda _text: None) -> DemoResult:
+def run(output: Path, progress: Progress | None = None) -> DemoResult:
     """Exports, verifies and measures every embedded model.
 
     Args:
         output: folder for one bundle a model; bundles of an earlier demo are replaced.
-        progress: called with one line a step.
+        progress: as `vitedge.progress.reporting` takes it: who is told how far it is; None tells nobody.
 
     Raises:
         VitedgeError: as `vitedge.verbs.export.export`.
     """
     start = time.perf_counter()
     rows: list[DemoRow] = []
-    for model in MODELS:
-        rows.extend(_show(model, output / model.name.lower(), progress))
-    engine = _engine(MODELS[0], output / f"{MODELS[0].name.lower()}-rtx", progress)
+    with reporting(progress), stage("demo", whole=True):
+        for model in counted(MODELS):
+            with stage(model.name):
+                rows.extend(_show(model, output / model.name.lower()))
+        engine = _engine(MODELS[0], output / f"{MODELS[0].name.lower()}-rtx")
     return DemoResult(str(output), len(images()[1]), tuple(rows), time.perf_counter() - start, engine)
 
 
-def _engine(model: DemoModel, folder: Path, progress: Callable[[str], None]) -> str:
+def _engine(model: DemoModel, folder: Path) -> str:
     """Builds an engine of a model; returns what its kernels compute, or nothing where TensorRT for RTX is missing."""
     if registry.missing(BUILDERS, _BUILDER) or not registry.works_here(BUILDERS, _BUILDER):
         return ""
@@ -88,20 +91,16 @@ def _engine(model: DemoModel, folder: Path, progress: Callable[[str], None]) -> 
         overrides=dict(model.overrides),
         quantization=quantization,
     )
-    made = export(str(model.path), folder, recipe, force=True, progress=lambda text: progress(f"{model.name}: {text}"))
+    made = export(str(model.path), folder, recipe, force=True)
     (engine,) = (one for one in made.manifest.artifacts if one.engine is not None)
     return f"{model.name}: {folder.name}/{engine.path}: {'; '.join(engine.notes)}; built, not run"
 
 
-def _show(model: DemoModel, folder: Path, progress: Callable[[str], None]) -> list[DemoRow]:
-    def told(text: str) -> None:
-        progress(f"{model.name}: {text}")
-
-    bundles = _bundles(model, folder, told)
-    told("classifying the test images …")
-    reference_outputs, labels = _test_split(model)
-    expected = _top1(reference_outputs.data.outputs["logits"], labels)
-    told("measuring latency …")
+def _show(model: DemoModel, folder: Path) -> list[DemoRow]:
+    bundles = _bundles(model, folder)
+    with stage("classifying the test images"):
+        reference_outputs, labels = _test_split(model)
+        expected = _top1(reference_outputs.data.outputs["logits"], labels)
     times = _latencies(model, bundles)
     return [
         DemoRow(
@@ -122,11 +121,11 @@ def _show(model: DemoModel, folder: Path, progress: Callable[[str], None]) -> li
     ]
 
 
-def _bundles(model: DemoModel, folder: Path, progress: Callable[[str], None]) -> list[_Bundle]:
+def _bundles(model: DemoModel, folder: Path) -> list[_Bundle]:
     """Exports a model and what pruning leaves of it, each in float and quantized."""
 
     def exported(source: Path, folder: Path, recipe: ExportRecipe, *, timed: bool = False) -> ExportResult:
-        return export(str(source), folder, recipe, force=True, compare_speed=timed, progress=progress)
+        return export(str(source), folder, recipe, force=True, compare_speed=timed)
 
     whole = ExportRecipe(formats=SHOWN, images=str(IMAGES), image_count=_PARITY_IMAGES, overrides=dict(model.overrides))
     quantization = QuantizationRecipe(images=str(IMAGES), image_count=_CALIBRATION_IMAGES)
@@ -137,7 +136,7 @@ def _bundles(model: DemoModel, folder: Path, progress: Callable[[str], None]) ->
         _Bundle(small, exported(model.path, small, int8, timed=True)),
     ]
     file = pruned.with_suffix(".safetensors")
-    pruning = _prune(model, file, progress)
+    pruning = _prune(model, file)
     # What the user said of the checkpoint is in the pruned file.
     float_recipe, int8 = (replace(recipe, formats=SMALL, overrides={}) for recipe in (whole, int8))
     return [
@@ -147,11 +146,11 @@ def _bundles(model: DemoModel, folder: Path, progress: Callable[[str], None]) ->
     ]
 
 
-def _prune(model: DemoModel, file: Path, progress: Callable[[str], None]) -> DemoPruning:
+def _prune(model: DemoModel, file: Path) -> DemoPruning:
     recipe = PruningRecipe(
         macs=MACS, images=str(IMAGES), image_count=_CALIBRATION_IMAGES, overrides=dict(model.overrides)
     )
-    record = prune(str(model.path), file, recipe, force=True, progress=progress).record
+    record = prune(str(model.path), file, recipe, force=True).record
     return DemoPruning(record.gmacs[1] / record.gmacs[0], record.distance.sqnr_db, record.images)
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from vitedge.devices.session import Session
 from vitedge.errors import BadRecipe
@@ -25,7 +25,6 @@ def measure_in_turn(
     models: Sequence[MeasuredModel],
     session: Session,
     rule: Rule | None = None,
-    progress: Callable[[str], None] = lambda _message: None,
     *,
     every_pair: bool = False,
 ) -> BenchReport:
@@ -35,7 +34,6 @@ def measure_in_turn(
         models: at least one, with labels that differ; artifacts are paths on this machine.
         session: with the device that they are measured on; a worker ends when its model was measured.
         rule: durations; None is the rule of a result to be published.
-        progress: is called with a sentence for each part that begins.
         every_pair: compare each with all before it, not with the first alone.
 
     Returns:
@@ -52,7 +50,7 @@ def measure_in_turn(
     cores = session.cores()
     runs = [Run(dataclasses.replace(model, threads=model.threads or cores), session, rule) for model in models]
     with Watch(session, min(_IDLE_S, rule.warmup_s)) as watch:
-        notes = take_turns(runs, session, watch, rule, progress)
+        notes = take_turns(runs, session, watch, rule)
         state = {**session.identity(), "before": watch.before, "after": session.condition(), "method": METHOD}
         reports = tuple(run.report(state, watch) for run in runs)
     ratios = tuple(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,7 +60,6 @@ def compare_speed(
     recipe: ResolvedRecipe,
     device: str = LOCAL,
     rule: Rule = RULE,
-    progress: Callable[[str], None] = lambda _text: None,
 ) -> SpeedComparison:
     """Measures a quantized ONNX file beside float ones on a device; tells whether it is faster, and if not why.
 
@@ -70,7 +69,6 @@ def compare_speed(
         recipe: of the export.
         device: where it is measured.
         rule: durations of the measurement.
-        progress: is called with a sentence for each part that begins.
     """
     target = registry.load(LOWERINGS, DEFAULT)
     with tempfile.TemporaryDirectory(prefix="vitedge-") as folder:
@@ -79,7 +77,7 @@ def compare_speed(
             target.lower(program, replace(recipe, precision=name, quantization=None, rest=None), paths[name])
         models = [MeasuredModel(name, "onnxruntime", str(path)) for name, path in paths.items()]
         with connect(device) as session:
-            report = measure_in_turn(models, session, rule, progress)
+            report = measure_in_turn(models, session, rule)
     medians = {entry.subject: entry.quantiles.median for entry in report.reports}
     ratios = tuple(_inverted(ratio) for ratio in report.ratios)
     left = unfused(quantized)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from vitedge.latency.model import MeasuredModel
 from vitedge.latency.sampling import Rule, Samples
 from vitedge.latency.statistics import quantiles, typical
 from vitedge.latency.watch import Watch
+from vitedge.progress import say, stage
 from vitedge.records import LatencyReport
+from vitedge.sentences import some
 
 FEWEST_ROUNDS = 8
 """Turns that a slow model gets at least: percentiles of the bootstrap of fewer end at the extreme rounds."""
@@ -110,9 +112,7 @@ class Run:
         return self._worker.ask(do, **arguments)
 
 
-def take_turns(
-    runs: Sequence[Run], session: Session, watch: Watch, rule: Rule, progress: Callable[[str], None]
-) -> tuple[str, ...]:
+def take_turns(runs: Sequence[Run], session: Session, watch: Watch, rule: Rule) -> tuple[str, ...]:
     """Takes turns until every model is done, and ends their workers.
 
     After a lost connection it connects again, loads and warms up the models again, and goes on with the round that was
@@ -123,7 +123,6 @@ def take_turns(
         session: with the device.
         watch: of the device, which begins again with each connection.
         rule: durations.
-        progress: is called with a sentence for each part that begins.
 
     Returns:
         A note on the connections that were lost, if any were.
@@ -134,7 +133,7 @@ def take_turns(
     lost: list[int] = []
     while True:
         try:
-            _prepare(runs, progress)
+            _prepare(runs)
             _take(runs, rule)
             for run in runs:
                 run.end()
@@ -144,7 +143,7 @@ def take_turns(
             lost.append(complete)
             if len(lost) == CONNECTIONS:
                 raise DeviceFailed(f"{error} It was the {CONNECTIONS}th time in this measurement.") from error
-            progress(f"{error} Connecting again; {complete} rounds are kept.")
+            say(f"{error} Connecting again; {complete} rounds are kept.")
             for run in runs:
                 run.keep(complete)
             session.reconnect()
@@ -155,23 +154,26 @@ def take_turns(
     return (f"{session.name}: the connection was lost after {after}; the models were loaded again and measured on",)
 
 
-def _prepare(runs: Sequence[Run], progress: Callable[[str], None]) -> None:
+def _prepare(runs: Sequence[Run]) -> None:
+    with stage("loading " + some(run.model.label for run in runs)):
+        for run in runs:
+            run.start()
     for run in runs:
-        run.start()
-    for run in runs:
-        progress(f"warming up {run.model.label}")
-        run.prepare()
-    progress("measuring in turn: " + ", ".join(run.model.label for run in runs))
+        with stage(f"warming up {run.model.label}"):
+            run.prepare()
 
 
 def _take(runs: Sequence[Run], rule: Rule) -> None:
     """Takes turns until every model is done, which is about the turns of the rule, or fewer of slow models."""
     turn = len(runs[0].rounds)
-    # A model whose pace changes ends some turns by their count and others by their time: it may need a few more.
-    while turn < min(FEWEST_ROUNDS, rule.rounds) or not all(run.is_done() for run in runs):
-        turn += 1
-        for run in runs:
-            run.take_turn()
+    with stage("measuring in turn: " + ", ".join(run.model.label for run in runs)) as measuring:
+        measuring.count(rule.rounds, turn, unit="round")
+        # A model whose pace changes ends some turns by their count and others by their time: it may need a few more.
+        while turn < min(FEWEST_ROUNDS, rule.rounds) or not all(run.is_done() for run in runs):
+            turn += 1
+            for run in runs:
+                run.take_turn()
+            measuring.advance()
 
 
 def size_of(path: Path) -> int:

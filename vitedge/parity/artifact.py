@@ -21,6 +21,7 @@ from vitedge.files.bundle import ReferenceData, read_reference
 from vitedge.files.plain import from_dict
 from vitedge.mlprogram import COMPUTE
 from vitedge.parity.metrics import compare, default_tolerance, exceeded
+from vitedge.progress import stage
 from vitedge.recipe import ResolvedRecipe
 from vitedge.records import Artifact, Manifest, ModelSpec, ParityReport, StructureReport, Tolerance
 from vitedge.runtimes.base import Runtime
@@ -97,6 +98,11 @@ def _runtimes(name: str, compute: str) -> tuple[str, ...]:
 
 
 def _run_in(name: str, path: Path, artifact: Artifact, reference_outputs: ReferenceOutputs) -> ParityReport:
+    with stage(f"{artifact.path} in {name}"):
+        return _compared_in(name, path, artifact, reference_outputs)
+
+
+def _compared_in(name: str, path: Path, artifact: Artifact, reference_outputs: ReferenceOutputs) -> ParityReport:
     with registry.load(registry.RUNTIMES, name).Runtime(path) as runtime:
         report = report_on(name, artifact, outputs_of(runtime, artifact, reference_outputs), reference_outputs)
         return replace(report, note=runtime.describe().get("caveat", ""))

@@ -17,9 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from vitedge.calibration.cache import find_folder
 from vitedge.errors import OutputRefused
+from vitedge.files.cache import find_root
 from vitedge.files.replacing import clear_debris, write_file
+from vitedge.stopping import keep
 
 KEPT_DAYS = 14
 """Days after which what a command has left is deleted: nobody will type it again."""
@@ -35,7 +36,7 @@ class Journal:
     """
 
     def __init__(self, key: str, folder: Path | None = None) -> None:
-        self._root = find_folder().parent / "pruning" if folder is None else folder
+        self._root = find_root() / "pruning" if folder is None else folder
         self._folder = self._root / key
         self._before = {path.name for path in self._folder.glob("*.safetensors")}
         self.resumed = 0
@@ -63,12 +64,14 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             clear_debris(path)
             write_file(path, content)
+            keep("pruning", "what was ranked and refitted; the same command goes on from there.")
         except (OSError, OutputRefused) as error:
             self.refused = str(error)
 
     def clear(self) -> None:
         """Deletes everything: the pruned model was written, or cannot be made."""
         shutil.rmtree(self._folder, ignore_errors=True)
+        keep("pruning", "")
 
     def _delete_old(self) -> None:
         """Deletes what commands have left that were killed long ago."""

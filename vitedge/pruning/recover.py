@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,12 +25,14 @@ from torch.nn import functional
 from vitedge.images.preprocess import normalize
 from vitedge.images.stream import ImageStream
 from vitedge.models.reference import BUILDERS
+from vitedge.progress import Stage, stage
 from vitedge.pruning.draft import Draft
 from vitedge.pruning.recipe import PruningRecipe
 from vitedge.pruning.records import Recovery
 from vitedge.pruning.recovery_images import RecoveryImages, TrainingBatch
 from vitedge.pruning.recovery_state import State, StateFile, key_of
 from vitedge.records import ModelSpec
+from vitedge.stopping import keep
 
 BATCH = 32
 LEARNING_RATE = 1e-3
@@ -48,8 +50,6 @@ CURVE = 200
 """Most points of the loss curve."""
 TARGETS_IN_MEMORY = 2**30
 """Bytes of the dense model's outputs that are computed once and kept."""
-_TOLD_SECONDS = 1.0
-_BAR = 24
 
 Outputs = tuple[Tensor, ...]
 """Logits; or tokens and pooled features."""
@@ -60,7 +60,6 @@ def recover(
     images: ImageStream,
     recipe: PruningRecipe,
     *,
-    progress: Callable[[str], None] = lambda _text: None,
     state_path: Path | None = None,
     learning_rate: float | None = None,
 ) -> Recovery:
@@ -74,7 +73,6 @@ def recover(
             statistics of batch norms stay as they are.
         images: prepared for it.
         recipe: gives the number of epochs and the seed.
-        progress: gets one line with a bar at most once a second.
         state_path: a file that is written about every 30 seconds, and from which a later call with the same recipe,
             images and models goes on; the caller removes it.
         learning_rate: the highest; None for `default_learning_rate`.
@@ -86,15 +84,16 @@ def recover(
     rate = default_learning_rate(draft.spec) if learning_rate is None else learning_rate
     settings = {"batch": BATCH, "learning_rate": rate}
     file = StateFile(state_path, key_of(draft, images, recipe, settings) if state_path else "")
-    progress(f"Recovery: computing the dense model's outputs for {images.count} images …")
     with _trainable(draft) as (student, teacher), torch.enable_grad():
-        learning = _Learning(student, teacher, RecoveryImages(images, BATCH, recipe.seed), recipe.epochs, rate)
+        with stage(f"computing the dense model's outputs for {images.count} images"):
+            learning = _Learning(student, teacher, RecoveryImages(images, BATCH, recipe.seed), recipe.epochs, rate)
         learning.restore(file.read())
-        for line in learning.steps():
-            if file.is_due():
-                file.write(learning.state())
-            if line:
-                progress(line)
+        with stage("learning") as here:
+            for loss in learning.steps(here):
+                here.remark = f"loss {loss:.4f}"
+                if file.is_due():
+                    file.write(learning.state())
+                    keep("recovery", f"the recovery up to step {here.done + 1}; the same command goes on from there.")
         file.write(learning.state())
         learning.finish()
     return learning.record(images.describe())
@@ -194,10 +193,10 @@ class _Learning:
         self._state.seconds = time.monotonic() - self._begun
         return self._state
 
-    def steps(self) -> Iterator[str]:
-        """Takes one step after the other; yields a line that tells how far it is, or an empty one, after each."""
-        state, told, first = self._state, 0.0, self._state.step
-        resumed = time.monotonic()
+    def steps(self, here: Stage) -> Iterator[float]:
+        """Takes one step after the other, and counts them; yields the loss of each."""
+        state = self._state
+        here.count(max(self._total, state.step), state.step, unit="step")
         while state.epoch < self._epochs and not state.note:
             for batch in self._images.epoch(state.epoch, skip=state.batch):
                 loss = self._step(batch)
@@ -205,10 +204,8 @@ class _Learning:
                     state.note = f"The loss was {loss} at step {state.step + 1}, where learning ended."
                     break
                 self._note(loss)
-                now = time.monotonic()
-                is_told = now >= told + _TOLD_SECONDS
-                told = now if is_told else told
-                yield self._line(loss, (now - resumed) / (state.step - first)) if is_told else ""
+                yield loss
+                here.advance()
             self._keep_best()
             state.epoch, state.batch = state.epoch + 1, 0
 
@@ -279,15 +276,6 @@ class _Learning:
         if self._targets is None:
             return self._teacher.all(batch.pixels)
         return tuple(values[torch.from_numpy(batch.places)] for values in self._targets)
-
-    def _line(self, loss: float, seconds_each: float) -> str:
-        step, total = self._state.step, max(self._total, self._state.step)
-        full = _BAR * step // total
-        left = round(seconds_each * (total - step))
-        return (
-            f"Recovery: [{'#' * full}{'.' * (_BAR - full)}] step {step} of {total}, loss {loss:.4f}, "
-            f"{left // 60}:{left % 60:02d} left."
-        )
 
 
 def masks(module: nn.Module) -> list[tuple[Tensor, Tensor]]:

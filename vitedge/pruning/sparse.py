@@ -8,7 +8,7 @@ everything before it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -19,6 +19,7 @@ from vitedge.calibration.moments import InputStatistics
 from vitedge.calibration.rows import Window, convolution_rows, linear_rows
 from vitedge.errors import BadRecipe
 from vitedge.models.blocks import TransformerBlock, transformer_blocks
+from vitedge.progress import counted
 from vitedge.pruning.draft import Draft
 from vitedge.pruning.recipe import TWO_OF_FOUR, PruningRecipe, Selection
 from vitedge.pruning.records import SparseLayer, Sparsification
@@ -36,9 +37,7 @@ _FOR_CORES = (
 _FOR_STORAGE = "These zeros shrink what is stored sparse or compressed; no device gains time from them."
 
 
-def sparsify(
-    draft: Draft, recipe: PruningRecipe, progress: Callable[[str], None] = lambda _text: None
-) -> Sparsification:
+def sparsify(draft: Draft, recipe: PruningRecipe) -> Sparsification:
     """Makes the weights of the linear layers in transformer blocks sparse, in place.
 
     With 2:4 those layers stay dense whose shape no sparse tensor core takes. Patch embedding and head stay dense, and
@@ -47,7 +46,6 @@ def sparsify(
     Args:
         draft: the model, and the images whose activations decide what is zeroed.
         recipe: its sparsity and selection are asked for.
-        progress: called with a line for each block.
 
     Raises:
         BadRecipe: no layer can be made sparse.
@@ -63,8 +61,7 @@ def sparsify(
         raise BadRecipe(f"No layer can become {pattern} sparse: {reasons[0]}; ask for --sparsity 0.5, or leave it out.")
     with torch.no_grad():
         stream = BlockStream(draft.module, draft.images, [block.name for block in blocks])
-        for index, block in enumerate(blocks):
-            progress(f"zeroing weights, block {index + 1} of {len(blocks)} …")
+        for block in counted(blocks, unit="block"):
             stream.advance(block.name)
             for tap, names in _sources(block, stream).items():
                 asked = {name: layers[name] for name in names if records[name].pattern}

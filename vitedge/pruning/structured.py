@@ -7,12 +7,13 @@ narrowed in the order of execution (`refitting`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 
 from vitedge.errors import BadRecipe
+from vitedge.progress import counted, stage
 from vitedge.pruning.allocation import Budget, allocate
 from vitedge.pruning.attention import STEPS
 from vitedge.pruning.draft import Batches, Draft
@@ -40,7 +41,7 @@ _UNITS = {Kind.HEADS: "heads", Kind.MLP: "hidden units", Kind.EXPANSION: "channe
 _OPTIONS = {"heads": (Kind.HEADS,), "mlp": (Kind.MLP, Kind.EXPANSION)}
 
 
-def rank(draft: Draft, recipe: PruningRecipe, journal: Journal, progress: Callable[[str], None]) -> list[Ranking]:
+def rank(draft: Draft, recipe: PruningRecipe, journal: Journal) -> list[Ranking]:
     """Ranks the units of all parts of a draft that is still dense.
 
     Raises:
@@ -59,13 +60,13 @@ def rank(draft: Draft, recipe: PruningRecipe, journal: Journal, progress: Callab
     if kept is not None:
         return [_restored(part, kept) for part in parts]
     images = _some(draft, _RANKED)
-    progress(f"ranking the units of {len(parts)} parts on {len(images)} images")
-    if recipe.criterion is Criterion.TAYLOR:
-        rankings = normalized(taylor(module, parts, images, draft.outputs))
-    else:
-        weights = _sensitivity(draft, parts, journal)
-        moments = input_moments(module, parts, images, weights)
-        rankings = [by_activation(part, weight_of(module, part), moments.pop(part.name)) for part in parts]
+    with stage(f"ranking the units of {len(parts)} parts on {len(images)} images"):
+        if recipe.criterion is Criterion.TAYLOR:
+            rankings = normalized(taylor(module, parts, images, draft.outputs))
+        else:
+            weights = _sensitivity(draft, parts, journal)
+            moments = input_moments(module, parts, images, weights)
+            rankings = [by_activation(part, weight_of(module, part), moments.pop(part.name)) for part in parts]
     tensors = {}
     for ranking in rankings:
         tensors[f"{ranking.part.name}.order"] = torch.tensor(ranking.order)
@@ -125,7 +126,6 @@ def prune_structured(
     rankings: Sequence[Ranking],
     sizes: Mapping[str, int],
     journal: Journal,
-    progress: Callable[[str], None],
 ) -> Structured:
     """Narrows the parts of a draft to given sizes, in place.
 
@@ -135,7 +135,6 @@ def prune_structured(
         rankings: of all parts, in order of execution.
         sizes: name of a part to the number of units that stay.
         journal: keeps what was refitted.
-        progress: is told in one line what begins.
     """
     parts = [ranking.part for ranking in rankings]
     walk = None
@@ -146,13 +145,12 @@ def prune_structured(
     directions = _directions(draft, lost, journal) if lost and not reason else {}
     filled = 0
     records: list[PartRecord] = []
-    for ranking in rankings:
+    for ranking in counted(rankings, unit="part"):
         part, size = ranking.part, sizes[ranking.part.name]
         is_first = all(record.kept == record.units for record in records)
         kept = ranking.kept(size)
         done = None
         if walk is not None and not (is_first and size == part.units):
-            progress(f"{part.name}: {size} of {part.units} {_UNITS[part.kind]}")
             done = walk.refitted(part, kept)
             filled += _is_sparse(weight_of(draft.module, part))
         narrow(draft.module, part, kept)

@@ -16,6 +16,7 @@ from torch import Tensor
 from vitedge.program.execution import Execution
 from vitedge.program.program import Program
 from vitedge.program.structure import Layer, Structure
+from vitedge.progress import advance, count
 
 
 def measure_bias(structure: Structure, quantized: Program, names: set[str], images: Tensor) -> dict[str, Tensor]:
@@ -31,6 +32,7 @@ def measure_bias(structure: Structure, quantized: Program, names: set[str], imag
         Layer to ``(out,)``, float32.
     """
     layers = [layer for layer in structure.layers if layer.name in names]
+    count(2 * len(layers), unit="layer")
     expected: dict[str, Tensor] = {}
     Execution(structure.program.exported, {layer.node.name: partial(_keep_mean, expected, layer) for layer in layers})(
         images
@@ -44,11 +46,13 @@ def measure_bias(structure: Structure, quantized: Program, names: set[str], imag
 
 def _keep_mean(means: dict[str, Tensor], layer: Layer, output: Tensor) -> None:
     means[layer.name] = _mean(layer, output)
+    advance()
 
 
 def _correct(expected: dict[str, Tensor], found: dict[str, Tensor], layer: Layer, output: Tensor) -> Tensor:
     """Notes the correction and returns the output with it, which later layers read in the final program too."""
     found[layer.name] = expected[layer.name] - _mean(layer, output)
+    advance()
     shape = [1] * output.dim()
     shape[layer.channel_axis] = -1
     return output + found[layer.name].reshape(shape)

@@ -23,6 +23,7 @@ from vitedge.program.modules import innermost_module
 from vitedge.program.program import Program
 from vitedge.program.qdq import DEQUANTIZE, DEQUANTIZE_TENSOR, QUANTIZE, QUANTIZE_TENSOR
 from vitedge.program.structure import find_structure
+from vitedge.progress import counted, stage
 from vitedge.quantization.attention.diagnostics import ATTENTIONS, AttentionSums, probabilities, rounded_probabilities
 from vitedge.quantization.records import AttentionDiagnosis, LayerDiagnosis
 from vitedge.runtimes.feeding import batches
@@ -67,13 +68,15 @@ def diagnose(
     expected = _Walk(float_program, tuple(nodes.values()))
     found = _Walk(quantized_program, tuple(counterparts[key] for key in nodes))
     for batch in batches(images, _batch_of(float_program, quantized_program)):
-        for node, counterpart in zip(expected.steps(batch), found.steps(batch), strict=True):
-            if node in layers:
-                layers[node].add(_ComputedLayer(node, expected.env), _ComputedLayer(counterpart, found.env))
-            else:
-                unrounded = probabilities(counterpart, found.env)
-                rounded = rounded_probabilities(counterpart, unrounded)
-                attentions[node].add(probabilities(node, expected.env), unrounded, rounded)
+        walks = zip(expected.steps(batch), found.steps(batch), strict=True)
+        with stage("comparing layers"):
+            for node, counterpart in counted(walks, len(nodes), unit="layer"):
+                if node in layers:
+                    layers[node].add(_ComputedLayer(node, expected.env), _ComputedLayer(counterpart, found.env))
+                else:
+                    unrounded = probabilities(counterpart, found.env)
+                    rounded = rounded_probabilities(counterpart, unrounded)
+                    attentions[node].add(probabilities(node, expected.env), unrounded, rounded)
     return (
         tuple(sums.diagnosis(names[node]) for node, sums in layers.items()),
         tuple(sums.diagnosis(_attention_name(node)) for node, sums in attentions.items()),

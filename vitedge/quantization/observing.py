@@ -19,6 +19,7 @@ from vitedge.calibration.observations import Stats
 from vitedge.calibration.rows import Window, convolution_rows, linear_rows
 from vitedge.program.execution import Execution
 from vitedge.program.structure import Layer, Structure
+from vitedge.progress import counted
 
 BATCH = 8
 """Images of one pass of the program: enough for speed, few enough for the memory of a ViT-L."""
@@ -54,7 +55,7 @@ def outputs_of(run: Callable[[Tensor], Tensor | tuple[Tensor, ...]], images: Ten
         run: takes a batch.
         images: ``(images, channels, height, width)``, as ``run`` takes them.
     """
-    results = (run(images[start : start + BATCH]) for start in range(0, len(images), BATCH))
+    results = (run(images[start : start + BATCH]) for start in counted(range(0, len(images), BATCH), unit="batch"))
     parts = [(result,) if isinstance(result, Tensor) else result for result in results]
     return [torch.cat(part).numpy() for part in zip(*parts, strict=True)]
 

@@ -37,6 +37,7 @@ from vitedge.program.execution import Execution
 from vitedge.program.float16 import SMALLEST_NORMAL
 from vitedge.program.program import Program
 from vitedge.program.structure import Layer, Structure, find_structure
+from vitedge.progress import advance, count, counted, stage
 from vitedge.quantization import observing
 from vitedge.quantization.activation import activation_parameters
 from vitedge.quantization.applied import refuse_unapplied
@@ -100,7 +101,6 @@ class Quantization:
     """Measures the time of layers for a budget; without it the mixed-precision search ranks by gains alone."""
     count_top1: CountTop1 | None = None
     """Counts top-1 for a budget that limits its loss."""
-    progress: Callable[[str], None] = lambda _text: None
     structure: Structure = field(init=False)
     choices: dict[str, LayerPlacement] = field(init=False)
     """Layer to its scheme."""
@@ -163,7 +163,6 @@ def calibrate(job: Quantization) -> None:
         hash_key({**identify(job.structure), "images": stream.fingerprint(), "preprocessing": str(preprocessing)}),
         BATCH,
         lambda pixels, stats: step(torch.from_numpy(normalize(pixels, preprocessing)), stats),
-        job.progress,
     )
     first = np.concatenate(list(islice(stream.batches(BATCH), math.ceil(KEPT_IMAGES / BATCH))))[:KEPT_IMAGES]
     job.images = torch.from_numpy(normalize(first, preprocessing))
@@ -178,7 +177,8 @@ def prepare_activations(job: Quantization) -> None:
     _decide_attentions(job)
     precision = Precision(_activations_prepared_for(job), bias_corrected=job.recipe.bias_correction)
     for name in _steps(job):
-        job.steps += STEPS[name](job.structure, job.inputs, precision)
+        with stage(name):
+            job.steps += STEPS[name](job.structure, job.inputs, precision)
     job.plan.tensors = dict(job.structure.editor.edited)
     job.plan.shifts = {step.module: step.shift for step in job.steps if step.shift}
     # Captured again with the steps' changes, subtracted shifts included: the float program from here on.
@@ -189,7 +189,7 @@ def quantize_tensors(job: Quantization) -> None:
     """Finds the quantization parameters of activations, and rounds weights."""
     quantized = [name for name, decision in job.attentions.items() if decision.operands]
     refuse_unapplied(job.structure, job.choices, job.recipe, quantized)
-    for layer in job.structure.layers:
+    for layer in counted(job.structure.layers, unit="layer"):
         scheme = SCHEMES[job.choices[layer.name].scheme]
         if scheme.activation == "dynamic":
             job.plan.dynamic.add(layer.name)
@@ -244,7 +244,6 @@ def _search_inputs(job: Quantization) -> SearchInputs:
         job.captured,
         kernel_times=job.kernel_times,
         count_top1=job.count_top1,
-        progress=job.progress,
     )
 
 
@@ -282,11 +281,10 @@ def quantize(job: Quantization) -> Quantization:
         BadImages: too many images cannot be read.
         UnusableActivations: an activation holds NaN or infinity on the images.
     """
-    for title, stage in STAGES:
-        job.progress(f"{title} …")
+    for title, run in STAGES:
         start = time.perf_counter()
-        with torch.no_grad(), nullcontext() if stage is calibrate else freed_at_once():
-            stage(job)
+        with stage(title), torch.no_grad(), nullcontext() if run is calibrate else freed_at_once():
+            run(job)
         job.seconds[title] = time.perf_counter() - start
     return job
 
@@ -351,13 +349,14 @@ def _round_weights(job: Quantization) -> None:
     """Rounds every weight; those whose method needs second moments of the input after one pass over the images."""
     layers = [layer for layer in job.structure.layers if SCHEMES[job.choices[layer.name].scheme].weight is not None]
     learned = tuple(layer for layer in layers if _method(job, layer) is not nearest)
-    for layer in layers:
-        if layer not in learned:
-            _round(job, layer, None)
+    for layer in counted([layer for layer in layers if layer not in learned], unit="weight"):
+        _round(job, layer, None)
+    count(len(learned), unit="weight")
     for layer, inputs in measure_moments(
         job.structure, learned, job.images, lambda layer, value: _as_read(job, layer, value)
     ):
         _round(job, layer, inputs)
+        advance()
 
 
 def _round(job: Quantization, layer: Layer, inputs: InputStatistics | None) -> None:

@@ -32,7 +32,7 @@ def render(result: ExportResult, *, as_json: bool) -> None:
     report_table(manifest.parity, manifest.structure)
     lines(
         *step_lines(manifest.steps),
-        *(f"note: {artifact.path}: {note}" for artifact in manifest.artifacts for note in artifact.notes),
+        *_notes(manifest.artifacts),
         *(f"note: {note}" for note in manifest.spec.notes),
         *dict.fromkeys(line for record in manifest.quantization.values() for line in _quantized(record)),
         *([] if manifest.speed is None else [f"speed: {manifest.speed.text}"]),
@@ -41,6 +41,15 @@ def render(result: ExportResult, *, as_json: bool) -> None:
         next_command(_following(result.bundle, manifest.artifacts, manifest.recipe.get("device", LOCAL))),
     )
     return None
+
+
+def _notes(artifacts: Iterable[Artifact]) -> Iterator[str]:
+    """Yields the notes on artifacts; what is said of several, once."""
+    found: dict[str, list[str]] = {}
+    for artifact in artifacts:
+        for note in artifact.notes:
+            found.setdefault(note, []).append(artifact.path)
+    yield from (f"note: {', '.join(paths)}: {note}" for note, paths in found.items())
 
 
 def _quantized(record: Mapping[str, Any]) -> Iterator[str]:

@@ -11,19 +11,30 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich import box
 from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from vitedge.files.plain import to_dict
 from vitedge.render.text import FALLBACK, Folded, printable, printable_json, shortened
-from vitedge.stopping import leave_if_asked
 
 _NARROWEST = 40
 """Columns below which no table can be read: a terminal that claims fewer, as ``COLUMNS=0`` does, is taken for 80."""
+_COLOURS = {
+    "passed": "green",
+    "works": "green",
+    "FAILED": "bold red",
+    "broken": "bold red",
+    "missing": "yellow",
+}
+"""Text of a cell to its colour; Rich leaves colours out for NO_COLOR, and where stdout is no terminal."""
+_BAD = ("FAILED", "NOT valid", "NOT pass")
+"""Words of a sentence that are shown in red."""
 _LONGEST_VALUE = 34
 """Characters of a value that is never wrapped; the middle of a longer one is left out."""
 
@@ -41,10 +52,14 @@ class _Screen(Console):
         """Raises the error that Rich would turn into an exit code of its own."""
         raise  # noqa: PLE0704 - Rich calls this while it handles the error
 
+    def show_cursor(self, show: bool = True) -> bool:  # noqa: ARG002, FBT001, FBT002 - as Rich has it
+        """Leaves the cursor as it is: a process that is killed below a bar could not show it again."""
+        return False
+
 
 # Names come from the user: a bracket or a colon in one is no markup.
 _OUT = _Screen(highlight=False, soft_wrap=False, markup=False, emoji=False, width=_width())
-_ERR = _Screen(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False, width=_width())
+_ERR = _Screen(stderr=True, highlight=False, soft_wrap=False, markup=False, emoji=False, width=_width())
 
 
 class _Cells(Table):
@@ -58,33 +73,57 @@ class _Cells(Table):
     def _cell(index: int, cell: RenderableType | None) -> RenderableType | None:
         if not isinstance(cell, str):
             return cell
+        if cell in _COLOURS:
+            return Text(cell, _COLOURS[cell])
         if index < 2:
-            return Folded(_encodable(shortened(printable(cell))))
-        return "\n".join(_encodable(shortened(printable(line), _LONGEST_VALUE)) for line in cell.split("\n"))
+            return Folded(encodable(shortened(printable(cell))))
+        return "\n".join(encodable(shortened(printable(line), _LONGEST_VALUE)) for line in cell.split("\n"))
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """Returns a text as stdout's encoding shows it, before the columns of a table are measured."""
     encoding = _OUT.encoding
     return text if encoding.startswith("utf") else text.encode(encoding, FALLBACK).decode(encoding)
 
 
+_documents: list[str] = []
+"""Types of the records that were printed as JSON by this command: there is one document at most."""
+
+
 def prepare_streams() -> None:
     """Lets stdout and stderr take every character, whatever their encoding: what it lacks is replaced."""
+    _documents.clear()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=FALLBACK)
 
 
 def progress(text: str) -> None:
-    """Prints one line about the work in progress on stderr; leaves, if the command was asked to meanwhile."""
-    leave_if_asked()
-    _ERR.print(printable(text), style="dim")
+    """Prints one line about the work in progress on stderr."""
+    _ERR.print(printable(text), style="dim", soft_wrap=True)
+
+
+def is_live() -> bool:
+    """Returns whether stderr is a terminal on which a line can be drawn again."""
+    return _ERR.is_terminal and not _ERR.is_dumb_terminal
+
+
+def width() -> int:
+    """Returns the columns of stderr."""
+    return _ERR.width
+
+
+def live(draw: Callable[[], RenderableType], refreshes: float) -> Live:
+    """Returns an area at the end of stderr that is drawn again so many times a second, and is gone when it stops.
+
+    What libraries print on stderr meanwhile appears above it; stdout is left alone.
+    """
+    return Live(console=_ERR, get_renderable=draw, refresh_per_second=refreshes, transient=True, redirect_stdout=False)
 
 
 def error(text: str) -> None:
     """Prints one sentence about an error on stderr."""
-    _ERR.print(f"vitedge: {printable(text)}")
+    _ERR.print(Text.assemble(("vitedge: ", "bold red"), printable(text)), soft_wrap=True)
 
 
 def show(drawn: Table, title: str = "") -> None:
@@ -97,16 +136,24 @@ def show(drawn: Table, title: str = "") -> None:
 def lines(*sentences: str) -> None:
     """Prints sentences on stdout, a line each without breaks, so that paths and commands in them can be copied."""
     for line in sentences:
-        _OUT.print(printable(line), soft_wrap=True)
+        drawn = Text(printable(line))
+        drawn.highlight_words(_BAD, "bold red")
+        _OUT.print(drawn, soft_wrap=True)
 
 
 def document(record: Any) -> None:
     """Prints a record as exactly one JSON document on stdout."""
+    _documents.append(type(record).__name__)
     text = json.dumps(to_dict(record), indent=1, ensure_ascii=False, allow_nan=False)
     if not (sys.stdout.encoding or "").lower().startswith("utf"):
         text = json.dumps(json.loads(text), indent=1)  # pure ASCII
     sys.stdout.write(f"{printable_json(text)}\n")
     sys.stdout.flush()
+
+
+def has_document() -> bool:
+    """Returns whether this command has printed its document."""
+    return bool(_documents)
 
 
 def table(*headers: str, right: Iterable[int] = ()) -> Table:

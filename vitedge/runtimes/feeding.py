@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitedge.images.preprocess import normalize
+from vitedge.progress import counted
 from vitedge.records import Artifact, ModelSpec, TensorSpec
 from vitedge.runtimes.base import Runtime
 
@@ -33,7 +34,7 @@ def batches(images: Images, size: int | str, most: int = DYNAMIC_BATCH) -> Itera
         most: images in a batch where it is dynamic.
     """
     step = size if isinstance(size, int) else most
-    for start in range(0, len(images), step):
+    for start in counted(range(0, len(images), step), unit="batch"):
         stop = start + step if isinstance(size, int) else min(start + step, len(images))
         yield images[np.arange(start, stop) % len(images)]
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +14,11 @@ from vitedge.errors import BadRecipe, DeviceFailed, VitedgeError
 from vitedge.files.bundle import MANIFEST, add_latency
 from vitedge.latency.interleave import measure_in_turn
 from vitedge.latency.sampling import Rule
+from vitedge.progress import Progress, note, reporting, say, stage
 from vitedge.recipe import check_image_size, check_whole
 from vitedge.records import BenchReport, LatencyReport, ParityReport
 from vitedge.registry import LOCAL, RUNTIMES, check_device
+from vitedge.stopping import keep
 from vitedge.verbs.measured import Place, Subjects, find_models
 from vitedge.verbs.saved_runs import SavedRun, is_saved_run, read_run
 
@@ -55,7 +57,7 @@ class BenchOptions:
 def bench(
     subjects: Sequence[str],
     options: BenchOptions | None = None,
-    progress: Callable[[str], None] = lambda _text: None,
+    progress: Progress | None = None,
 ) -> BenchReport:
     """Measures bundles, artifacts and checkpoints in turn, each in a process of its own, and each against the first.
 
@@ -63,7 +65,7 @@ def bench(
         subjects: bundles (every artifact that the device has a runtime for), artifacts, checkpoints, which run as
             PyTorch eager on this machine and as an fp32 ONNX file elsewhere, and ``.json`` files of earlier runs.
         options: how, and where.
-        progress: is told what begins.
+        progress: as `vitedge.progress.reporting` takes it: who is told how far it is; None tells nobody.
 
     Returns:
         Reports of every device, ratios within each, and what failed on one of several devices.
@@ -76,64 +78,70 @@ def bench(
         DeviceFailed: a process died, hung or failed, or the device cannot be reached; all devices, of several.
         BundleDamaged: a file of a bundle is not the one that its manifest describes.
     """
-    options = options or BenchOptions()
+    with reporting(progress), stage("bench", whole=True):
+        return _measured(subjects, options or BenchOptions())
+
+
+def _measured(subjects: Sequence[str], options: BenchOptions) -> BenchReport:
     live = [subject for subject in subjects if not is_saved_run(subject)]
     earlier = {subject: read_run(Path(subject)).reports for subject in subjects if is_saved_run(subject)}
     found = BenchReport((), asked={})
     if live:
         named = Subjects.of(live, options.image_size)
         named.check()
-        found = _on_devices(named, options, progress)
+        found = _on_devices(named, options)
     report = _with_earlier(found, earlier)
     if options.devices == (LOCAL,) and len(subjects) == 1 and _is_bundle(Path(subjects[0])):
         add_latency(Path(subjects[0]), report)
     return report
 
 
-def _on_devices(subjects: Subjects, options: BenchOptions, progress: Callable[[str], None]) -> BenchReport:
+def _on_devices(subjects: Subjects, options: BenchOptions) -> BenchReport:
     """Measures on each device, and keeps what others have done where one fails."""
     settings = {"runtime": options.runtime, "lock_clocks": options.lock_clocks}
     saved = SavedRun(options.save, {**subjects.asked(options.threads, options.rule), **settings})
     kinds: set[type[VitedgeError]] = set()
     for device in options.devices:
         if device in saved.done:
-            progress(f"{device}: taken from {options.save}")
+            say(f"{device}: taken from {options.save}")
             continue
         try:
-            found = _on_device(device, subjects, options, progress)
+            found = _on_device(device, subjects, options)
         except VitedgeError as error:
             if len(options.devices) == 1:
                 raise
             kinds.add(type(error))
-            progress(f"{device} failed: {error}")
+            say(f"{device} failed: {error}")
             saved.fail(device, str(error))
         else:
             saved.add(found)
+            if options.save is not None:
+                keep(device, f"the results of {device}, in {options.save}: the same command goes on with the others.")
     if not saved.report.reports:
         kind = kinds.pop() if len(kinds) == 1 else DeviceFailed
         raise kind(" ".join(dict.fromkeys(saved.report.failed.values())))
     return saved.report
 
 
-def _on_device(device: str, subjects: Subjects, options: BenchOptions, progress: Callable[[str], None]) -> BenchReport:
+def _on_device(device: str, subjects: Subjects, options: BenchOptions) -> BenchReport:
     left_out: dict[str, str] = {}
     with ExitStack() as stack:
         session = stack.enter_context(connect(device))
-        place = Place(session, options.runtime, stack, progress)
+        place = Place(session, options.runtime, stack)
         if options.lock_clocks:
             place.notes.append(f"{device}: clocks were locked: {', '.join(session.lock_clocks())}")
         models = find_models(subjects, place, left_out)
         parity: list[ParityReport] = []
         for model in models if device != LOCAL else ():
             if model.artifact is None or model.reference_outputs is None:
-                progress(f"note: {model.measured.label} has no reference with it, so its outputs are not checked")
+                note(f"{model.measured.label} has no reference with it, so its outputs are not checked")
                 continue
-            progress(f"checking {model.measured.label} on {device}")
             source, runtime = Path(model.measured.source), model.measured.runtime
-            found = check_there(session, source, model.artifact, model.reference_outputs, runtime)
+            with stage(f"checking {model.measured.label} on {device}"):
+                found = check_there(session, source, model.artifact, model.reference_outputs, runtime)
             parity += [replace(report, artifact=model.measured.label) for report in found]
         measured = [replace(model.measured, threads=options.threads) for model in models]
-        report = measure_in_turn(measured, session, options.rule, progress)
+        report = measure_in_turn(measured, session, options.rule)
     notes = (*report.notes, *place.notes, *(_wrong(one) for one in parity if not one.passed))
     return replace(report, left_out=left_out, parity=tuple(parity), notes=notes)
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from vitedge.devices.fitting import AUTO, fitting_profile
@@ -12,6 +12,7 @@ from vitedge.devices.session import connect
 from vitedge.errors import BadRecipe, MissingBackend, UserError
 from vitedge.export import formats
 from vitedge.latency.sampling import Rule
+from vitedge.progress import say
 from vitedge.quantization.file.header import SUFFIX
 from vitedge.recipe import (
     SCHEMES,
@@ -74,13 +75,12 @@ class Planned:
     """Why it cannot be made."""
 
 
-def plan(source: str, options: CompareOptions, progress: Callable[[str], None]) -> tuple[Planned, ...]:
+def plan(source: str, options: CompareOptions) -> tuple[Planned, ...]:
     """Returns the candidates, those that cannot be made with the reason; nothing is read or made for it.
 
     Args:
         source: the checkpoint.
         options: what was asked for.
-        progress: is told what is asked of a device.
 
     Raises:
         BadRecipe: the source is quantized already; or no candidate can be made, for something that was asked for.
@@ -92,16 +92,16 @@ def plan(source: str, options: CompareOptions, progress: Callable[[str], None]) 
             f"{source} is quantized already, to one precision: compare the checkpoint that it was made from, or "
             "measure files with vitedge bench."
         )
-    found = tuple(_planned(source, name, asked, progress) for name, asked in _asked(options, progress))
+    found = tuple(_planned(source, name, asked) for name, asked in _asked(options))
     refused = [one.refused for one in found if one.refused is not None]
     if len(refused) == len(found):
         raise type(refused[0])(" ".join(dict.fromkeys(map(str, refused))))
     return found
 
 
-def _asked(options: CompareOptions, progress: Callable[[str], None]) -> Iterator[tuple[str, ExportRecipe]]:
+def _asked(options: CompareOptions) -> Iterator[tuple[str, ExportRecipe]]:
     """Yields name and recipe of every candidate."""
-    common = _of_device(options.recipe, progress)
+    common = _of_device(options.recipe)
     for profile in common.profiles or ("",):
         for form in _formats(common, profile):
             chosen = options.precisions or ((common.precision,) if common.precision else _offered(profile, form))
@@ -111,13 +111,13 @@ def _asked(options: CompareOptions, progress: Callable[[str], None]) -> Iterator
                 yield name, _with_images(replace(common, formats=(form,), profiles=profiles), precision)
 
 
-def _of_device(recipe: ExportRecipe, progress: Callable[[str], None]) -> ExportRecipe:
+def _of_device(recipe: ExportRecipe) -> ExportRecipe:
     """Returns a recipe in which the profile ``auto`` is the name of the one that fits the device, asked once."""
     if AUTO not in recipe.profiles:
         return recipe
     with connect(recipe.device) as session:
         name = fitting_profile(session.identity(), recipe.device)
-    progress(f"profile: {name}, as {recipe.device} tells of itself")
+    say(f"profile: {name}, as {recipe.device} tells of itself")
     return replace(recipe, profiles=tuple(dict.fromkeys(name if one == AUTO else one for one in recipe.profiles)))
 
 
@@ -151,13 +151,13 @@ def _with_images(recipe: ExportRecipe, precision: Precision) -> ExportRecipe:
     return replace(recipe, precision=precision, quantization=replace(calibration, scheme=precision, images=images))
 
 
-def _planned(source: str, name: str, asked: ExportRecipe, progress: Callable[[str], None]) -> Planned:
+def _planned(source: str, name: str, asked: ExportRecipe) -> Planned:
     try:
-        recipe = resolve(asked, source, progress)
+        recipe = resolve(asked, source)
         if recipe.precision in SCHEMES:
             settings(recipe)
         refuse_missing(recipe)
-        refuse_device(recipe, progress)
+        refuse_device(recipe)
     except (UserError, MissingBackend) as error:
         return Planned(name, asked, None, error)
     return Planned(name, asked, recipe)

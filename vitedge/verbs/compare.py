@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,15 +34,17 @@ from vitedge.latency.model import MeasuredModel
 from vitedge.models.reference import Reference
 from vitedge.parity.artifact import ReferenceOutputs
 from vitedge.parity.metrics import default_tolerance
+from vitedge.progress import Progress, Stage, note, reporting, say, stage
 from vitedge.records import Artifact, BenchReport, Manifest
 from vitedge.registry import LOCAL
 from vitedge.verbs.candidates import CompareOptions, Planned, plan
+from vitedge.verbs.checks import Checked
 from vitedge.verbs.duration import roughly, seconds_expected
 from vitedge.verbs.engines import Engines
 from vitedge.verbs.export import REFERENCE_STAGES, run_stages
 from vitedge.verbs.export_command import export_command
 from vitedge.verbs.keeping import Keeping, keep
-from vitedge.verbs.lowering import Built, ExportRequest
+from vitedge.verbs.lowering import Built, ExportOptions, ExportRequest
 from vitedge.verbs.measured import declared
 from vitedge.verbs.recommend import recommend
 from vitedge.verbs.records import FAILED, NOT_MADE, WITHIN, Candidate, Comparison
@@ -61,7 +63,6 @@ class _Shared:
     """The records of `REFERENCE_STAGES`, by type."""
     image_s: float
     """Seconds that the PyTorch model took for an image."""
-    progress: Callable[[str], None]
 
     @property
     def reference(self) -> Reference:
@@ -86,7 +87,7 @@ def compare(
     source: str,
     options: CompareOptions | None = None,
     keeping: Keeping | None = None,
-    progress: Callable[[str], None] = lambda _text: None,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Exports a checkpoint in several formats and precisions, checks and times them, and recommends one.
 
@@ -96,7 +97,7 @@ def compare(
         source: a file, a folder, ``timm:NAME`` or ``hf:NAME``.
         options: the candidates, the images, the device; the default is fp32, fp16 and int8 in ONNX, on this machine.
         keeping: where the bundles are kept, and which; None keeps none.
-        progress: called with one line a stage.
+        progress: as `vitedge.progress.reporting` takes it: who is told how far it is; None tells nobody.
 
     Returns:
         Every candidate with its size, parity, accuracy and latency, and which one `vitedge.verbs.recommend` chose.
@@ -107,16 +108,26 @@ def compare(
         CheckFailed: the outputs of the reference are degenerate, so that nothing could be compared with them.
         DeviceFailed: the device is out of reach. If it fails while it measures, `Comparison.failed` says so.
     """
-    start = time.perf_counter()
     options = options or CompareOptions()
     if keeping is not None:
         refuse_existing(keeping.folder, force=keeping.force)
-    planned = plan(source, options, progress)
+    with reporting(progress), stage("compare", whole=True) as whole:
+        return _compared(source, options, keeping, whole)
+
+
+def _compared(source: str, options: CompareOptions, keeping: Keeping | None, whole: Stage) -> Comparison:
+    """Makes, counts and measures the candidates in a temporary folder, and keeps what is to be kept."""
+    start = time.perf_counter()
+    planned = plan(source, options)
     with tempfile.TemporaryDirectory(prefix="vitedge-") as folder:
-        shared = _share(source, Path(folder), options, planned, progress)
+        shared = _share(source, Path(folder), options, planned)
         labelled = _labelled(shared)
         _announce(planned, shared, labelled)
-        candidates = [_make(one, shared) for one in planned]
+        candidates = []
+        whole.count(len(planned) + 1, unit="candidate")
+        for one in planned:
+            candidates.append(_make(one, shared))
+            whole.advance()
         reference, notes = None, [*shared.outputs.spec.notes, *shared.outputs.notes]
         if labelled is not None:
             candidates, reference, counted = _counted(candidates, labelled, shared)
@@ -145,18 +156,16 @@ def compare(
         return keep(result, {one.name: shared.bundle(one) for one in candidates if one.within}, keeping)
 
 
-def _share(
-    source: str, folder: Path, options: CompareOptions, planned: Sequence[Planned], progress: Callable[[str], None]
-) -> _Shared:
+def _share(source: str, folder: Path, options: CompareOptions, planned: Sequence[Planned]) -> _Shared:
     """Reads the checkpoint, builds the reference and runs it on the images."""
     recipe = next(one.recipe for one in planned if one.recipe is not None)
     scratch = folder / "reference"
     scratch.mkdir()
-    request = ExportRequest(source, recipe, scratch, compare_speed=False, progress=progress)
-    made, seconds = run_stages(request, stages=REFERENCE_STAGES)
-    del made[ExportRequest]
+    made: dict[type, Any] = {ExportRequest: ExportRequest(source, recipe, scratch, ExportOptions())}
+    with stage("reference") as part:
+        seconds = run_stages(made, part, REFERENCE_STAGES)
     images = len(made[ReferenceOutputs].data.images)
-    return _Shared(source, folder, options, made, seconds[REFERENCE_STAGES[-1][0]] / images, progress)
+    return _Shared(source, folder, options, made, seconds[REFERENCE_STAGES[-1][0]] / images)
 
 
 def _labelled(shared: _Shared) -> LabelledSet | None:
@@ -172,12 +181,12 @@ def _announce(planned: Sequence[Planned], shared: _Shared, labelled: LabelledSet
     """Tells what will be done, what cannot be and why, and how long it takes, roughly."""
     for one in planned:
         if one.refused is not None:
-            shared.progress(f"note: {one.name} is left out: {one.refused}")
+            note(f"{one.name} is left out: {one.refused}")
     recipes = {one.name: one.recipe for one in planned if one.recipe is not None}
     count = 0 if labelled is None else labelled.count
     expected = seconds_expected(recipes.values(), shared.image_s, count, shared.options.rule)
     top1 = f" top-1 on {count} images," if count else ""
-    shared.progress(f"making {', '.join(recipes)}; then{top1} latency in turn: roughly {roughly(expected)} in all")
+    say(f"making {', '.join(recipes)}; then{top1} latency in turn: roughly {roughly(expected)} in all")
 
 
 def _make(planned: Planned, shared: _Shared) -> Candidate:
@@ -193,20 +202,19 @@ def _make(planned: Planned, shared: _Shared) -> Candidate:
     )
     if planned.recipe is None:
         return replace(candidate, reason=str(planned.refused))
-
-    def told(text: str) -> None:
-        shared.progress(f"{planned.name}: {text}")
-
     folder = shared.bundle(planned)
     folder.mkdir()
     tolerance = planned.recipe.tolerance or default_tolerance(planned.recipe.precision, shared.outputs.spec.family)
     outputs = replace(shared.outputs, tolerance=tolerance)
+    request = ExportRequest(shared.source, planned.recipe, folder, ExportOptions())
+    made = {**shared.known, ReferenceOutputs: outputs, ExportRequest: request}
     try:
         write_reference(folder, outputs.data)
-        request = ExportRequest(shared.source, planned.recipe, folder, compare_speed=False, progress=told)
-        made, _ = run_stages(request, {**shared.known, ReferenceOutputs: outputs})
+        with stage(planned.name) as part:
+            run_stages(made, part)
     except CheckFailed as error:
-        candidate = replace(candidate, outcome=FAILED, reason=str(error))
+        reports = made[Checked].parity if Checked in made else ()
+        candidate = replace(candidate, outcome=FAILED, reason=str(error), parity=reports)
     except (UserError, MissingBackend) as error:
         candidate = replace(candidate, reason=str(error))
     else:
@@ -245,7 +253,7 @@ def _counted(
                 subject = replace(_subject(shared.bundle(one), one.artifact), label=one.name)
                 rows.append(stack.enter_context(opened(subject, Weights(), None, session)))
         count = Count(rows, with_reference=True)
-        stream = classify(count, labelled, shared.progress)[0]
+        stream = classify(count, labelled)[0]
     reference, *others = count.rows()
     found = {row.subject: (row, pair) for row, pair in zip(others, count.comparisons(), strict=True)}
     limit = shared.options.max_drop
@@ -288,7 +296,8 @@ def _timed(candidates: Sequence[Candidate], shared: _Shared) -> tuple[list[Candi
         if not models:
             return told, None, ""
         try:
-            report = measure_in_turn(models, session, options.rule, shared.progress, every_pair=True)
+            with stage("latency"):
+                report = measure_in_turn(models, session, options.rule, every_pair=True)
         except (CheckFailed, DeviceFailed) as error:
             names = [model.label for model in models]
             return [replace(one, not_timed=str(error)) if one.name in names else one for one in told], None, str(error)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vitedge.devices.fitting import AUTO, fitting, fitting_profile
@@ -26,6 +26,7 @@ from vitedge.devices.health.state import crowded, remarks
 from vitedge.devices.profiles import Profile, named
 from vitedge.devices.session import Session, connect
 from vitedge.export.formats import FORMATS
+from vitedge.progress import Progress, reporting, stage
 from vitedge.registry import LOCAL, versions
 
 HERE: Mapping[str, str] = {
@@ -61,14 +62,14 @@ _PACKAGES = ("numpy", "torch", "torchvision", "timm", "onnx", "onnxruntime", "co
 _SYSTEMS = ("python", "room")
 
 
-def doctor(device: str = LOCAL, profile: str = "", *, progress: Callable[[str], None] = lambda _text: None) -> Checkup:
+def doctor(device: str = LOCAL, profile: str = "", *, progress: Progress | None = None) -> Checkup:
     """Returns a check-up of this machine or of a device.
 
     Args:
         device: a name of `vitedge.registry.DEVICES` with its address.
         profile: what it is asked to do: name of a profile, or ``auto`` for the one that fits; empty asks that whatever
             is installed works.
-        progress: called with one line a stage.
+        progress: as `vitedge.progress.reporting` takes it: who is told how far it is; None tells nobody.
 
     Raises:
         BadRecipe: there is no such device or profile, or ``auto`` finds none.
@@ -76,22 +77,27 @@ def doctor(device: str = LOCAL, profile: str = "", *, progress: Callable[[str], 
     """
     if profile and profile != AUTO:
         named(profile)
+    with reporting(progress), stage("doctor", whole=True):
+        return _examined(device, profile)
+
+
+def _examined(device: str, profile: str) -> Checkup:
     with connect(device) as session:
-        progress(f"asking {device} …")
-        identity, condition = session.identity(), session.condition()
+        with stage(f"asking {device}"):
+            identity, condition = session.identity(), session.condition()
         fits = fitting(identity)
         chosen = fitting_profile(identity, device) if profile == AUTO else profile
         here, there = _needed(device, chosen, fits)
-        progress(f"trying what runs on {device} …")
-        found = _tried(session, there)
+        with stage(f"trying what runs on {device}"):
+            found = _tried(session, there)
     identity = {**identity, **_told(found, "python")}
     if device == LOCAL:
         identity["versions"] = {**versions(_PACKAGES), **identity.get("versions", {})}
     place = place_of(identity, local=device == LOCAL)
     abilities = _there(found, there, identity, place, chosen)
     if here:
-        progress("trying what exports here …")
-        abilities = (*_here(here, asked=bool(chosen)), *abilities)
+        with stage("trying what exports here"):
+            abilities = (*_here(here, asked=bool(chosen)), *abilities)
     if device != LOCAL and not chosen:
         abilities = without_runtime(abilities)
     needs = {name: needed for name, needed in _NEEDS.items() if device == LOCAL}

@@ -17,6 +17,7 @@ from vitedge.export.tensorrt.request import EngineRequest, shapes_of
 from vitedge.export.tensorrt.summary import shortfall
 from vitedge.export.tensorrt.trtexec import command
 from vitedge.files.plain import from_dict
+from vitedge.progress import say
 from vitedge.recipe import SCHEMES
 from vitedge.records import Artifact
 from vitedge.registry import LOCAL
@@ -79,7 +80,7 @@ def _built(request: ExportRequest, one: LoweredArtifact, profile: Profile, sessi
         shapes=shapes_of(one.artifact, one.target.recipe.engine_batch),
         newest_opset=profile.opset_max,
         limit_s=_LIMIT_S,
-        progress=lambda phase: request.progress(f"{kind.title}: {phase} …"),
+        progress=lambda phase: say(f"{kind.title}: {phase} …"),
     )
     if kind.building is None:
         raise ValueError(f"{kind.title} is not built from another format")

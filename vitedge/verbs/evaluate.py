@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +17,7 @@ from vitedge.errors import BadRecipe
 from vitedge.images.class_names import Classes
 from vitedge.images.labelled import find_labelled
 from vitedge.images.stream import tell_shortage
+from vitedge.progress import Progress, reporting, stage
 from vitedge.recipe import check_finite, check_image_size, check_whole
 from vitedge.registry import LOCAL, check_device
 from vitedge.verbs.subjects import Subject, Weights, checkpoint, find, opened, sizes
@@ -47,15 +48,13 @@ class EvaluationRequest:
         check_device(self.device)
 
 
-def evaluate(
-    subjects: Sequence[str], request: EvaluationRequest, progress: Callable[[str], None] = lambda _text: None
-) -> Evaluation:
+def evaluate(subjects: Sequence[str], request: EvaluationRequest, progress: Progress | None = None) -> Evaluation:
     """Classifies labelled images, a batch at a time.
 
     Args:
         subjects: checkpoints, ``.onnx`` files, ``.mlpackage`` folders and bundles.
         request: the images, and what the subjects are compared with.
-        progress: is told what begins, and how far it is.
+        progress: as `vitedge.progress.reporting` takes it: who is told how far it is; None tells nobody.
 
     Raises:
         BadRecipe: no subject, subjects of different classes, or options that do not fit them.
@@ -64,18 +63,23 @@ def evaluate(
         MissingBackend: what a subject runs in is not installed, here or on the device.
         DeviceFailed: the device failed, or is out of reach.
     """
+    with reporting(progress), stage("evaluate", whole=True):
+        return _evaluated(subjects, request)
+
+
+def _evaluated(subjects: Sequence[str], request: EvaluationRequest) -> Evaluation:
     start = time.perf_counter()
     found = find(subjects)
     _check(found, request)
     with ExitStack() as stack:
         session = None if request.device == LOCAL else stack.enter_context(connect(request.device))
-        rows = list(_rows(found, request, stack, session, progress))
+        rows = list(_rows(found, request, stack, session))
         classes = common_classes(rows, request.weights.overrides)
         chosen = find_labelled(
             request.images, classes, request.image_count, request.seed, channels=rows[0].spec.in_channels
         )
         count = Count(rows, with_reference=request.against is not None)
-        streams = classify(count, chosen, progress)
+        streams = classify(count, chosen)
     stream = streams[0]
     comparisons = count.comparisons()
     reason = _degenerate(count, request) or _missed(comparisons, request.max_drop, count.images)
@@ -117,18 +121,18 @@ def _rows(
     request: EvaluationRequest,
     stack: ExitStack,
     session: Session | None,
-    progress: Callable[[str], None],
 ) -> Iterator[Predictor]:
     """The reference, if there is one, and all subjects, loaded."""
     borrowed = None
     if request.against is not None:
-        progress(f"loading {request.against} …")
-        reference = stack.enter_context(opened(checkpoint(request.against), _as_exported(found, request.weights)))
+        with stage(f"loading {request.against}"):
+            reference = stack.enter_context(opened(checkpoint(request.against), _as_exported(found, request.weights)))
         borrowed = reference.spec
         yield replace(reference, label=f"{reference.label} (reference)")
     for subject in found:
-        progress(f"loading {subject.source} …")
-        yield stack.enter_context(opened(subject, request.weights, borrowed, session))
+        with stage(f"loading {subject.source}"):
+            predictor = stack.enter_context(opened(subject, request.weights, borrowed, session))
+        yield predictor
 
 
 def _as_exported(found: Sequence[Subject], weights: Weights) -> Weights:

@@ -11,16 +11,15 @@ import contextlib
 import time
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vitedge import registry
 from vitedge.checkpoints.assumptions import refuse_assumed
 from vitedge.checkpoints.read import read
-from vitedge.devices.checking import check_there, refusal_there
-from vitedge.devices.session import connect
-from vitedge.errors import CheckFailed, DeviceFailed, MissingBackend, UserError
+from vitedge.errors import CheckFailed, DeviceFailed, UserError
 from vitedge.files.bundle import FORMAT_VERSION, REFERENCE, write_manifest, write_reference
 from vitedge.files.digest import hash_file
 from vitedge.files.earlier import PROGRAM
@@ -33,33 +32,37 @@ from vitedge.latency.speedup import compare_speed as measure_speed
 from vitedge.latency.speedup import refuse_incomparable
 from vitedge.models.reference import load_reference
 from vitedge.parity.artifact import ReferenceOutputs
-from vitedge.parity.check import CheckOptions, Original, check_artifact
-from vitedge.parity.metrics import default_tolerance, degeneracy, exceeded
+from vitedge.parity.metrics import default_tolerance, degeneracy
 from vitedge.parity.reference import gather
-from vitedge.parity.simulation import simulate
+from vitedge.progress import Progress, Stage, note, reporting, stage
 from vitedge.quantization.file.header import SUFFIX
 from vitedge.quantization.file.model import Model, read_model
 from vitedge.quantization.recording import record
 from vitedge.quantization.run import Quantization
-from vitedge.recipe import SCHEMES, ExportRecipe, Precision, ResolvedRecipe
-from vitedge.records import Artifact, CheckpointIdentity, Manifest, ParityReport, SpeedComparison, StructureReport
+from vitedge.recipe import SCHEMES, ExportRecipe, ResolvedRecipe
+from vitedge.records import CheckpointIdentity, Manifest, SpeedComparison
 from vitedge.registry import LOCAL
+from vitedge.verbs.checks import Checked, accept, check, check_on_device
 from vitedge.verbs.engines import Engines, build_engines
+from vitedge.verbs.failed import FAILED, keeping_failed, refuse_failed_folder
 from vitedge.verbs.impossible import refuse_device, refuse_missing
-from vitedge.verbs.lowering import Built, ExportRequest, ExportSource, Lowered, Quantized, float_program, lower
+from vitedge.verbs.lowering import (
+    Built,
+    ExportOptions,
+    ExportRequest,
+    ExportSource,
+    Lowered,
+    Quantized,
+    float_program,
+    lower,
+)
 from vitedge.verbs.quantize import quantize_reference
 from vitedge.verbs.records import ExportResult
 from vitedge.verbs.resolve import resolve
 from vitedge.verbs.targets import targets
 
-
-@dataclass(frozen=True)
-class Checked:
-    """All artifacts, and the reports on them."""
-
-    artifacts: tuple[Artifact, ...]
-    parity: tuple[ParityReport, ...]
-    structure: tuple[StructureReport, ...]
+SEALED = (REFERENCE, FAILED)
+"""Files of a bundle beside its artifacts, which the manifest lists where they are."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,8 @@ def run_reference(request: ExportRequest, source: ExportSource, built: Built) ->
             "inspect, or name images that differ."
         )
     alike = tell_alike(reference_outputs.data.images)
-    for note in (*reference_outputs.notes, *([alike] if alike else [])):
-        request.progress(f"note: {note}")
+    for text in (*reference_outputs.notes, *([alike] if alike else [])):
+        note(text)
     write_reference(request.folder, reference_outputs.data)
     return reference_outputs
 
@@ -133,11 +136,10 @@ def quantize(request: ExportRequest, built: Built) -> Quantized:
             recipe,
             target.form,
             features=built.features(recipe),
-            progress=request.progress,
         )
         if not plans and found.stream is not None and found.observed is not None:
-            for note in (*tell_skipped(found.observed.skipped), *filter(None, [found.stream.shortage])):
-                request.progress(f"note: calibration: {note}")
+            for text in (*tell_skipped(found.observed.skipped), *filter(None, [found.stream.shortage])):
+                note(f"calibration: {text}")
         missed = found.mixed_precision.search.shortfall
         if missed:
             raise CheckFailed(
@@ -147,76 +149,16 @@ def quantize(request: ExportRequest, built: Built) -> Quantized:
     return Quantized(plans)
 
 
-def check(
-    request: ExportRequest, built: Built, reference_outputs: ReferenceOutputs, lowered: Lowered, engines: Engines
-) -> Checked:
-    """Compares every artifact with the reference, where it can be run.
-
-    Raises:
-        CheckFailed: names the artifact, the tolerance that it exceeds, and the first layer that departs.
-    """
-    recipe = request.recipe
-    parity: list[ParityReport] = []
-    structure: list[StructureReport] = []
-    is_quantized = recipe.precision in SCHEMES
-    for one in lowered.artifacts:
-        simulated = simulate(one.program, reference_outputs.data.images) if is_quantized else None
-        options = CheckOptions(simulated=simulated, form=one.target.form, half=one.target.recipe.is_half)
-        original = Original(built.reference, one.program)
-        found = check_artifact(request.folder / one.artifact.path, one.artifact, reference_outputs, original, options)
-        parity.extend(found.parity)
-        structure.extend(found.structure)
-    for artifact in engines.artifacts:
-        path, original = request.folder / artifact.path, Original(built.reference)
-        found = check_artifact(path, artifact, reference_outputs, original, CheckOptions())
-        parity.extend(found.parity)
-        structure.extend(found.structure)
-    reports: list[ParityReport | StructureReport] = [*parity, *structure]
-    for report in reports:
-        if not report.passed:
-            said = f"{report.artifact} does not compute what the checkpoint computes: {report.reason}."
-            raise CheckFailed(f"{said}{_remedy(request.source, recipe, report)}")
-    artifacts = (*(one.artifact for one in lowered.artifacts), *engines.artifacts)
-    return Checked(artifacts, tuple(parity), tuple(structure))
-
-
-def check_on_device(request: ExportRequest, reference_outputs: ReferenceOutputs, checked: Checked) -> Checked:
-    """Compares the artifacts with the reference on the device, where they run there.
-
-    Raises:
-        MissingBackend: none runs there.
-        CheckFailed: names the artifact, the device, and the tolerance that it exceeds.
-    """
-    if request.recipe.device == LOCAL:
-        return checked
-    with connect(request.recipe.device) as session:
-        refusals = {artifact.path: refusal_there(session, artifact.format) for artifact in checked.artifacts}
-        if all(refusals.values()):
-            raise MissingBackend(" ".join(dict.fromkeys(refusals.values())))
-        for path, refused in refusals.items():
-            if refused:
-                request.progress(f"note: {path} was not run on {request.recipe.device}: {refused}")
-        parity = tuple(
-            report
-            for artifact in checked.artifacts
-            for report in check_there(session, request.folder / artifact.path, artifact, reference_outputs)
-        )
-    for report in parity:
-        if not report.passed:
-            raise CheckFailed(f"{report.artifact} does not compute what the checkpoint computes: {report.reason}.")
-    return replace(checked, parity=(*checked.parity, *parity))
-
-
 def time_quantized(request: ExportRequest, built: Built, quantized: Quantized, lowered: Lowered) -> Timed:
     """Measures whether a quantized file for processors is faster than float ones; an answer, not a condition."""
     recipe = request.recipe
-    if not quantized.plans or not request.compare_speed:
+    if not quantized.plans or not request.options.compare_speed:
         return Timed(None)
     files = [one.artifact.path for one in lowered.artifacts if one.target.form.on_processors]
     try:
         program = float_program(request, built, recipe.batch)
         quantized_file = request.folder / files[0]
-        return Timed(measure_speed(quantized_file, program, recipe, request.recipe.device, progress=request.progress))
+        return Timed(measure_speed(quantized_file, program, recipe, request.recipe.device))
     except DeviceFailed as failed:
         return Timed(SpeedComparison(f"Whether it is faster could not be measured: {failed}"))
 
@@ -242,7 +184,7 @@ def seal(
         quantization=_quantization(source, quantized),
         speed=timed.speed,
         steps=source.content.steps,
-        files={REFERENCE: hash_file(request.folder / REFERENCE)},
+        files={path.name: hash_file(path) for path in map(request.folder.joinpath, SEALED) if path.exists()},
         versions=registry.environment(),
     )
     write_manifest(request.folder, manifest)
@@ -262,19 +204,21 @@ STAGES: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("building engines", build_engines),
     ("checking parity", check),
     ("checking parity on the device", check_on_device),
+    ("deciding", accept),
     ("timing", time_quantized),
     ("sealing the bundle", seal),
 )
 
 
-def export(
+def export(  # noqa: PLR0913 - each is an option of the command
     source: str,
     bundle: Path,
     asked: ExportRecipe | None = None,
     *,
     force: bool = False,
     compare_speed: bool = False,
-    progress: Callable[[str], None] = lambda _text: None,
+    keep_failed: bool = False,
+    progress: Progress | None = None,
 ) -> ExportResult:
     """Writes a verified bundle of a checkpoint.
 
@@ -284,75 +228,77 @@ def export(
         asked: what to write; the default is one fp32 ONNX file.
         force: replace a bundle that is there.
         compare_speed: time the quantized file for processors beside float ones, on the device.
-        progress: called with one line a stage.
+        keep_failed: keep artifacts that exceed their tolerance, in ``BUNDLE.failed``.
+        progress: as `vitedge.progress.reporting` takes it: who is told how far it is; None tells nobody.
 
     Raises:
         UserError: the checkpoint, the recipe or the output is not usable.
         MissingBackend: a package that a format needs is not installed, here or on the device.
         DeviceFailed: the device failed, or is out of reach.
-        CheckFailed: an artifact exceeded its tolerance; nothing was written.
+        CheckFailed: an artifact exceeded its tolerance; the bundle was not written.
     """
-    recipe = resolve(asked or ExportRecipe(), source, progress)
+    with reporting(progress), stage("export", whole=True) as whole:
+        options = ExportOptions(force, compare_speed, keep_failed)
+        return _written(source, bundle, asked or ExportRecipe(), options, whole)
+
+
+def _written(source: str, bundle: Path, asked: ExportRecipe, options: ExportOptions, whole: Stage) -> ExportResult:
+    """Runs all stages into a folder beside the bundle, which takes its place in the end."""
+    recipe, compare_speed = resolve(asked, source), options.compare_speed
+    if options.keep_failed:
+        refuse_failed_folder(bundle)
     if compare_speed:
         refuse_incomparable(source, recipe, [target.form for target in targets(recipe)])
     refuse_missing(recipe)
-    refuse_device(recipe, progress)
-    with replacing(bundle, force=force) as folder:
-        made, seconds = run_stages(ExportRequest(source, recipe, folder, compare_speed, progress))
+    refuse_device(recipe)
+    with replacing(bundle, force=options.force) as folder:
+        made: dict[type, Any] = {ExportRequest: ExportRequest(source, recipe, folder, options)}
+        with keeping_failed(
+            folder, bundle, lambda: _run(seal, {Timed: Timed(None), **made}), asked=options.keep_failed
+        ):
+            seconds = run_stages(made, whole)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return ExportResult(str(bundle), size, made[Manifest], seconds, made[Engines].pending)
 
 
 def run_stages(
-    request: ExportRequest,
-    known: Mapping[type, Any] | None = None,
-    stages: Sequence[tuple[str, Callable[..., Any]]] = STAGES,
-) -> tuple[dict[type, Any], dict[str, float]]:
-    """Runs stages, in order, but for those whose record is known.
+    made: dict[type, Any], whole: Stage, stages: Sequence[tuple[str, Callable[..., Any]]] = STAGES
+) -> dict[str, float]:
+    """Runs stages, in order, but for those whose records are there.
 
     Args:
-        request: the export.
-        known: records by type of stages that ran before, for the same checkpoint, size and images.
+        made: the request by its type, and records of stages that ran before, for the same checkpoint, size and images;
+            gets the record of every stage.
+        whole: the stage that they are the steps of.
         stages: title and function of each.
 
     Returns:
-        The record of every stage by its type, and the title of each stage that ran to its wall time in seconds.
+        The title of each stage that ran to its wall time in seconds.
     """
-    idle = _idle(request.recipe, compare_speed=request.compare_speed)
+    request: ExportRequest = made[ExportRequest]
+    idle = _idle(request.recipe, compare_speed=request.options.compare_speed)
+    known = frozenset(made)
+    left = [(title, run) for title, run in stages if typing.get_type_hints(run)["return"] not in known]
+    whole.count(sum(run not in idle for _, run in left))
     seconds: dict[str, float] = {}
-    made: dict[type, Any] = {ExportRequest: request, **(known or {})}
-    for title, stage in stages:
-        if typing.get_type_hints(stage)["return"] in (known or {}):
-            continue
-        if stage not in idle:
-            request.progress(f"{title} …")
+    for title, run in left:
         start = time.perf_counter()
-        with _within_memory(title):
-            result = stage(**{name: made[kind] for name, kind in parameters(stage).items()})
+        with _within_memory(title), nullcontext() if run in idle else stage(title):
+            result = _run(run, made)
         made[type(result)] = result
         seconds[title] = time.perf_counter() - start
-    return made, seconds
+        whole.advance(run not in idle)
+    return seconds
 
 
-def parameters(stage: Callable[..., Any]) -> dict[str, type]:
+def _run(run: Callable[..., Any], made: Mapping[type, Any]) -> Any:
+    return run(**{name: made[kind] for name, kind in parameters(run).items()})
+
+
+def parameters(run: Callable[..., Any]) -> dict[str, type]:
     """Returns the records that a stage takes: name of a parameter to its type."""
-    hints = typing.get_type_hints(stage)
+    hints = typing.get_type_hints(run)
     return {name: kind for name, kind in hints.items() if name != "return"}
-
-
-def _remedy(source: str, recipe: ResolvedRecipe, report: ParityReport | StructureReport) -> str:
-    """Returns what can be done about a quantized artifact that exceeds its tolerance; of anything else, nothing."""
-    is_far = isinstance(report, ParityReport) and exceeded(report.outputs, report.tolerance)
-    if recipe.precision not in SCHEMES or not is_far:
-        return ""
-    if source.endswith(SUFFIX):
-        return (
-            f" What {Path(source).name} rounds is fixed: quantize the checkpoint again with vitedge quantize --scheme "
-            "mixed, or allow less with --min-sqnr."
-        )
-    if recipe.precision is Precision.MIXED:
-        return " Leave layers in float with --layer NAME=float, or allow less with --min-sqnr."
-    return " Ask for --precision mixed, which leaves in float what loses most, or allow less with --min-sqnr."
 
 
 def _quantization(source: ExportSource, quantized: Quantized) -> Mapping[str, Mapping[str, Any]]:
@@ -380,7 +326,8 @@ def _idle(recipe: ResolvedRecipe, *, compare_speed: bool) -> tuple[Callable[...,
     has_work: Mapping[Callable[..., Any], bool] = {
         quantize: recipe.precision in SCHEMES,
         check_on_device: recipe.device != LOCAL,
+        accept: False,
         time_quantized: compare_speed,
         build_engines: any(target.engine for target in targets(recipe)),
     }
-    return tuple(stage for stage, busy in has_work.items() if not busy)
+    return tuple(run for run, busy in has_work.items() if not busy)

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from vitedge import registry
 from vitedge.devices.checking import refusal_there
 from vitedge.devices.session import connect
 from vitedge.errors import MissingBackend
 from vitedge.export.formats import LOWERINGS
+from vitedge.progress import stage
 from vitedge.recipe import ResolvedRecipe
 from vitedge.registry import LOCAL
 from vitedge.verbs.targets import targets
@@ -21,7 +20,7 @@ def refuse_missing(recipe: ResolvedRecipe) -> None:
         registry.load(LOWERINGS, target.format).check_settings(target.recipe)
 
 
-def refuse_device(recipe: ResolvedRecipe, progress: Callable[[str], None]) -> None:
+def refuse_device(recipe: ResolvedRecipe) -> None:
     """Refuses a device that is out of reach, or that runs nothing of what will be written, before any work is done.
 
     Raises:
@@ -31,8 +30,7 @@ def refuse_device(recipe: ResolvedRecipe, progress: Callable[[str], None]) -> No
     registry.check_device(recipe.device)
     if recipe.device == LOCAL:
         return
-    progress(f"asking {recipe.device} what it runs …")
-    with connect(recipe.device) as session:
+    with stage(f"asking {recipe.device} what it runs"), connect(recipe.device) as session:
         refusals = [refusal_there(session, target.format) for target in targets(recipe)]
     if all(refusals) and not any(target.engine for target in targets(recipe)):
         raise MissingBackend(" ".join(dict.fromkeys(refusals)))

@@ -8,6 +8,7 @@ from typing import Any
 
 from vitedge import registry
 from vitedge.checkpoints.read import read
+from vitedge.progress import stage
 from vitedge.verbs.records import Inspection
 
 
@@ -24,8 +25,9 @@ def inspect(source: str, *, weights: str | None = None, overrides: Mapping[str, 
     """
     # timm takes longer to import than most files to read; both go on at once.
     models = registry.in_background("vitedge.models.cost")
-    checkpoint = read(source, weights=weights, overrides=overrides)
-    cost = models().cost(checkpoint.spec, checkpoint.state, source)
+    with stage("inspect", whole=True):
+        checkpoint = read(source, weights=weights, overrides=overrides)
+        cost = models().cost(checkpoint.spec, checkpoint.state, source)
     return Inspection(
         source=source,
         container=checkpoint.container,

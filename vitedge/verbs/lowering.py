@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,12 +21,25 @@ from vitedge.parity.metrics import default_tolerance
 from vitedge.program.capture import BATCH_AXIS, capture
 from vitedge.program.program import Program
 from vitedge.program.unrounded import without_rounding
+from vitedge.progress import stage
 from vitedge.quantization.file.model import Model
 from vitedge.quantization.run import Quantization
 from vitedge.recipe import Precision, ResolvedRecipe
 from vitedge.records import Artifact, CheckpointIdentity, ModelSpec
 from vitedge.verbs.runtime_versions import check_written
 from vitedge.verbs.targets import Target, targets
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How an export is done, whatever it writes."""
+
+    force: bool = False
+    """Whether a bundle that is there is replaced."""
+    compare_speed: bool = False
+    """Whether a quantized file is timed beside float ones."""
+    keep_failed: bool = False
+    """Whether artifacts that exceed their tolerance are kept."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +50,7 @@ class ExportRequest:
     recipe: ResolvedRecipe
     folder: Path
     """Where files are written; it gets the bundle's own name when all stages are done."""
-    compare_speed: bool
-    """Whether a quantized file is timed beside float ones."""
-    progress: Callable[[str], None]
+    options: ExportOptions
 
 
 @dataclass(frozen=True)
@@ -110,14 +121,17 @@ def lower(
         form = target.recipe.form if quantized.plans else ""
         key = form, 1 if fixed else request.recipe.batch
         if key not in programs:
-            programs[key] = _program(request, source, built, quantized.plans.get(form), key[1])
+            with stage("capturing the program"):
+                programs[key] = _program(request, source, built, quantized.plans.get(form), key[1])
         kept = Float32Modules()
         if target.recipe.is_half:
-            halves[key] = halves.get(key) or _half_precision(programs[key], reference_outputs)
-            kept = _float32_modules(target, halves[key], reference_outputs)
+            with stage("looking for what half precision loses"):
+                halves[key] = halves.get(key) or _half_precision(programs[key], reference_outputs)
+                kept = _float32_modules(target, halves[key], reference_outputs)
         if kept.modules and target.recipe.precision is Precision.FP16:
             kept = replace(kept, notes=(*kept.notes, _narrowed(programs[key], kept)))
-        artifact = _lowered(request, target, programs[key], kept, reference_outputs)
+        with stage(f"writing {target.file}"):
+            artifact = _lowered(request, target, programs[key], kept, reference_outputs)
         notes = (*artifact.notes, *kept.notes, *check_written(artifact, target.recipe))
         if fixed and programs[key].inputs[0].shape[0] != BATCH_AXIS:
             notes = (*notes, f"the batch is fixed at 1: {fixed}")

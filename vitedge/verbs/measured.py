@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from vitedge.files.plain import to_dict
 from vitedge.latency.model import MeasuredModel
 from vitedge.latency.sampling import Rule
 from vitedge.parity.artifact import ReferenceOutputs, sealed_outputs
+from vitedge.progress import stage
 from vitedge.quantization.file.header import SUFFIX
 from vitedge.recipe import ExportRecipe
 from vitedge.records import Artifact
@@ -88,7 +89,6 @@ class Place:
     """The runtime that artifacts have to run in; None is the usual one of their format."""
     stack: ExitStack
     """Holds temporary bundles."""
-    progress: Callable[[str], None]
     notes: list[str] = field(default_factory=list)
     """Sentences on what was made."""
 
@@ -176,8 +176,8 @@ def _exported(path: Path, image_size: tuple[int, int] | None, place: Place) -> I
 
     folder = Path(place.stack.enter_context(tempfile.TemporaryDirectory(prefix="vitedge-")))
     written = "ONNX" if path.suffix == SUFFIX else "ONNX in fp32"  # a quantized program keeps its precision
-    place.progress(f"exporting {path} to {written} for {place.session.name}")
-    export(str(path), folder / path.stem, ExportRecipe(formats=("onnx",), image_size=image_size))
+    with stage(f"exporting {path} to {written} for {place.session.name}"):
+        export(str(path), folder / path.stem, ExportRecipe(formats=("onnx",), image_size=image_size))
     place.notes.append(f"{path.name} was exported to {written} for {place.session.name}, which runs no PyTorch")
     for model in _of_bundle(folder / path.stem, path.stem, place, {}):
         yield replace(model, measured=replace(model.measured, label=path.name))

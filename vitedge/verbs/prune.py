@@ -30,6 +30,7 @@ from vitedge.images.stream import open_images
 from vitedge.models.cost import count_gmacs
 from vitedge.models.reference import Reference, load_reference, skeleton
 from vitedge.parity.metrics import compare, degeneracy
+from vitedge.progress import Progress, reporting, stage
 from vitedge.pruning.costs import count_prices
 from vitedge.pruning.draft import Batches, Draft
 from vitedge.pruning.journal import Journal
@@ -55,9 +56,15 @@ from vitedge.verbs.in_memory import in_memory
 from vitedge.verbs.pruned_latency import Clock, find_sizes
 
 R = TypeVar("R")
-Progress = Callable[[str], None]
 MEASURED = 64
 """Further images that the distance to the dense model is measured on: on those of a refit it would look too small."""
+_DOING = {
+    "fewer heads and units": "removing heads and units",
+    "sparse weights": "zeroing weights",
+    "merged tokens": "merging tokens",
+    "recovered": "recovering",
+}
+"""Name of a stage's result to the title of the stage."""
 _RECOVERY_IMAGES = 1_000_000
 """Most images that a model learns from."""
 
@@ -68,7 +75,7 @@ def prune(
     recipe: PruningRecipe,
     *,
     force: bool = False,
-    progress: Progress = lambda _text: None,
+    progress: Progress | None = None,
 ) -> PruningResult:
     """Writes a pruned model: plain weights with its spec, which every other verb reads.
 
@@ -78,7 +85,7 @@ def prune(
         out: the ``.safetensors`` file to write; what is there stays until the new one is complete.
         recipe: what is to be pruned, and how.
         force: replace a file that is there.
-        progress: called with one line a stage.
+        progress: as `vitedge.progress.reporting` takes it: who is told how far it is; None tells nobody.
 
     Raises:
         UserError: the checkpoint, the images, the recipe or the output is not usable.
@@ -90,12 +97,19 @@ def prune(
             "Pruning ranks and refits on images, and assumes none: add --images DIR, a list, an array, or the word "
             "synthetic."
         )
+    with reporting(progress), stage("prune", whole=True):
+        return _read_and_pruned(source, out, recipe)
+
+
+def _read_and_pruned(source: str | nn.Module | Reference, out: Path, recipe: PruningRecipe) -> PruningResult:
     if not isinstance(source, str):
         with in_memory(source, recipe.overrides) as checkpoint:
-            return _pruned(checkpoint, out, recipe, progress)
+            return _pruned(checkpoint, out, recipe)
     if Path(source).suffix == QUANTIZED:
         raise BadRecipe(f"{source} is quantized: prune the checkpoint that it was made from, then quantize.")
-    return _pruned(read(source, weights=recipe.weights, overrides=recipe.overrides), out, recipe, progress)
+    with stage("reading the checkpoint"):
+        read_checkpoint = read(source, weights=recipe.weights, overrides=recipe.overrides)
+    return _pruned(read_checkpoint, out, recipe)
 
 
 def _refuse_output(out: Path, *, force: bool) -> None:
@@ -107,13 +121,13 @@ def _refuse_output(out: Path, *, force: bool) -> None:
     clear_debris(out)
 
 
-def _pruned(checkpoint: Checkpoint, out: Path, recipe: PruningRecipe, progress: Progress) -> PruningResult:
+def _pruned(checkpoint: Checkpoint, out: Path, recipe: PruningRecipe) -> PruningResult:
     """Prunes a checkpoint that was read."""
     source = checkpoint.source
     refuse_assumed(checkpoint.spec, source, accepted=recipe.accept_assumptions or checkpoint.accepted)
     dense = load_reference(checkpoint, recipe.image_size)
     images = load(str(recipe.images), dense.spec, recipe.image_count + MEASURED, recipe.seed)
-    job = Job(dense, images, recipe, progress, out)
+    job = Job(dense, images, recipe, out)
     job.check(source)
     identity = CheckpointIdentity(source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
     journal = Journal(_key(identity, recipe, images))
@@ -143,7 +157,6 @@ class Job:
     dense: Reference
     images: ImageSet
     recipe: PruningRecipe
-    progress: Progress
     out: Path
     seconds: dict[str, float] = field(default_factory=dict)
     frontier: list[PrunedPoint] = field(default_factory=list)
@@ -249,16 +262,17 @@ class Job:
                 return f"{drop:.2f} points of top-1 are lost, and {asked.max_drop:g} were allowed"
         return ""
 
-    def _stage(self, name: str, draft: Draft, stage: Callable[..., R], *arguments: Any) -> R:
+    def _stage(self, name: str, draft: Draft, run: Callable[..., R], *arguments: Any) -> R:
         """Runs one stage, and adds what it left to the frontier."""
         begun = time.monotonic()
-        done = stage(draft, *arguments)
+        with stage(_DOING[name]):
+            done = run(draft, *arguments)
         self.seconds[name] = round(time.monotonic() - begun, 2)
         self._measure(name, draft)
         return done
 
     def _sparse(self, draft: Draft) -> Sparsification:
-        done = sparsify(draft, self.recipe, self.progress)
+        done = sparsify(draft, self.recipe)
         self.notes.append(done.note)
         return done
 
@@ -266,7 +280,7 @@ class Job:
         return merge_tokens(draft, self.recipe)
 
     def _structured(self, draft: Draft, journal: Journal) -> Structured:
-        rankings = rank(draft, self.recipe, journal, self.progress)
+        rankings = rank(draft, self.recipe, journal)
         names = [ranking.part.name for ranking in rankings]
         kept = journal.read("sizes")
         if kept is None:  # measured times differ from run to run, and what was refitted has the first run's sizes
@@ -274,7 +288,7 @@ class Job:
             journal.write("sizes", {"sizes": torch.tensor([sizes[name] for name in names])})
         else:
             sizes = dict(zip(names, kept["sizes"].tolist(), strict=True))
-        return prune_structured(draft, self.recipe, rankings, sizes, journal, self.progress)
+        return prune_structured(draft, self.recipe, rankings, sizes, journal)
 
     def _sizes(self, draft: Draft, rankings: Sequence[Ranking]) -> dict[str, int]:
         """Returns the number of units that each part keeps."""
@@ -284,7 +298,7 @@ class Job:
         prices = count_prices(draft.spec, recipe.multiple)
         if recipe.macs is not None:
             return prices.sizes(rankings, recipe.macs, "macs")
-        clock = Clock(self.dense, recipe.runtime, self.progress)
+        clock = Clock(self.dense, recipe.runtime)
         sizes, took = find_sizes(clock, rankings, prices, recipe.latency or 1.0)
         self.notes.append(f"It takes {took:.3f} of the dense model's time in {recipe.runtime} here.")
         return sizes
@@ -292,7 +306,7 @@ class Job:
     def _recovered(self, draft: Draft) -> Recovery:
         recipe = self.recipe
         stream = open_images(str(recipe.recover), draft.spec, _RECOVERY_IMAGES, recipe.seed)
-        done = recover(draft, stream, recipe, progress=self.progress, state_path=self.state_path)
+        done = recover(draft, stream, recipe, state_path=self.state_path)
         self.notes += [done.note] * bool(done.note)
         return done
 
@@ -300,8 +314,8 @@ class Job:
         """Adds what the draft is now to the frontier."""
         top1 = None
         if self.recipe.eval_images is not None:
-            self.progress(f"counting top-1: {name}")
-            top1 = self._top1(draft)
+            with stage(f"counting top-1: {name}"):
+                top1 = self._top1(draft)
         module = Reference(draft.module, draft.spec)
         sqnr = None if name == "dense" else self._distance(draft).sqnr_db
         macs = count_gmacs(module.spec) / draft.gmacs

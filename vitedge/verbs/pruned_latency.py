@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from vitedge.latency.model import MeasuredModel
 from vitedge.latency.sampling import Rule
 from vitedge.models.reference import Reference
 from vitedge.program.capture import capture
+from vitedge.progress import say, stage
 from vitedge.pruning.costs import Prices
 from vitedge.pruning.parts import Part, narrow
 from vitedge.pruning.ranking import Ranking
@@ -46,12 +47,10 @@ class Clock:
     Args:
         dense: the model.
         runtime: a key of `vitedge.registry.RUNTIMES` that runs ONNX files.
-        progress: is told in one line what begins.
     """
 
     dense: Reference
     runtime: str
-    progress: Callable[[str], None]
 
     def __post_init__(self) -> None:
         if self.runtime not in FORMATS[DEFAULT].runtimes:
@@ -94,7 +93,7 @@ def find_sizes(
     for turn in range(_ROUNDS):
         sizes = prices.sizes(rankings, asked, "latency")
         found = clock.ratios({"pruned": narrowed(clock.dense.module, rankings, sizes)})["pruned"]
-        clock.progress(f"try {turn + 1}: {found:.3f} of the dense time, {fraction:g} asked for")
+        say(f"try {turn + 1}: {found:.3f} of the dense time, {fraction:g} asked for")
         if best is None or abs(found - fraction) < abs(best[1] - fraction):
             best = sizes, found
         if abs(found - fraction) <= TOLERANCE * fraction:
@@ -125,8 +124,8 @@ def _prices(clock: Clock, rankings: Sequence[Ranking], macs: Prices) -> Prices:
         removed[number] = len(parts) * (parts[0].units - half)
         sizes = {ranking.part.name: half if ranking.part in parts else ranking.part.units for ranking in rankings}
         variants[f"group {number}"] = narrowed(clock.dense.module, rankings, sizes)
-    clock.progress(f"timing {len(groups)} groups of parts, each narrowed alone")
-    ratios = clock.ratios(variants)
+    with stage(f"timing {len(groups)} groups of parts, each narrowed alone"):
+        ratios = clock.ratios(variants)
     units = {}
     for number, parts in enumerate(groups.values()):
         price = (1 - ratios[f"group {number}"]) / max(removed[number], 1)

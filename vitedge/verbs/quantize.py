@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from vitedge.latency.kernels import kernel_times
 from vitedge.models.reference import Reference, load_reference
 from vitedge.parity.metrics import degeneracy
 from vitedge.program.program import Program
+from vitedge.progress import Progress, reporting, stage
 from vitedge.quantization.applied import layer_scheme, share
 from vitedge.quantization.file.header import SUFFIX
 from vitedge.quantization.file.model import Model, write_model
@@ -48,7 +49,7 @@ def quantize(
     asked: ExportRecipe,
     *,
     force: bool = False,
-    progress: Callable[[str], None] = lambda _text: None,
+    progress: Progress | None = None,
 ) -> QuantizationResult:
     """Writes a quantized program.
 
@@ -58,7 +59,7 @@ def quantize(
         asked: its precision is a scheme of quantization, int8 where it says none; image size, batch and input are
             those of the program.
         force: replace a file that is there.
-        progress: called with one line a stage.
+        progress: as `vitedge.progress.reporting` takes it: who is told how far it is; None tells nobody.
 
     Raises:
         UserError: the checkpoint, the images, the recipe or the output is not usable.
@@ -70,21 +71,28 @@ def quantize(
     check_device(asked.device)
     scheme = asked.quantization.scheme if asked.quantization is not None else Precision.INT8
     _refuse_idle_device(asked)
-    recipe = resolve(replace(asked, precision=asked.precision or scheme), source, progress)
-    checkpoint = read(source, weights=recipe.weights, overrides=recipe.overrides, features=recipe.features)
+    with reporting(progress), stage("quantize", whole=True):
+        return _written(source, out, resolve(replace(asked, precision=asked.precision or scheme), source))
+
+
+def _written(source: str, out: Path, recipe: ResolvedRecipe) -> QuantizationResult:
+    """Quantizes, and writes the file in one step."""
+    with stage("reading the checkpoint"):
+        checkpoint = read(source, weights=recipe.weights, overrides=recipe.overrides, features=recipe.features)
     refuse_assumed(checkpoint.spec, source, accepted=recipe.accept_assumptions or checkpoint.accepted)
-    reference = load_reference(checkpoint, recipe.image_size)
+    with stage("building the reference"):
+        reference = load_reference(checkpoint, recipe.image_size)
     features = recipe.features or reference.spec.classes == 0
     images = load(settings(recipe).images or recipe.images, reference.spec, recipe.image_count, recipe.seed)
-    outputs = reference.outputs(images.pixels, features=features)
+    with stage("running the reference"):
+        outputs = reference.outputs(images.pixels, features=features)
     _refuse_unusable(source, outputs, images.source)
-    job = quantize_reference(reference, recipe, strictest(targets(recipe)), features=features, progress=progress)
+    job = quantize_reference(reference, recipe, strictest(targets(recipe)), features=features)
     identity = CheckpointIdentity(checkpoint.source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
     done = record(job)
-    program, data = job.program(recipe.batch, recipe.input), ReferenceData(images.pixels, outputs)
-    model = Model(program, done, identity, data, checkpoint.steps)
-    with replacing_file(out) as partial:
-        write_model(partial, model)
+    with stage(f"writing {out.name}"), replacing_file(out) as partial:
+        program, data = job.program(recipe.batch, recipe.input), ReferenceData(images.pixels, outputs)
+        write_model(partial, Model(program, done, identity, data, checkpoint.steps))
     variant, size = reference.spec.variant, out.stat().st_size
     return QuantizationResult(str(out), size, identity, variant, done, done.missed, recipe.profiles)
 
@@ -131,7 +139,6 @@ def quantize_reference(
     form: QuantizedForm,
     *,
     features: bool,
-    progress: Callable[[str], None],
 ) -> Quantization:
     """Quantizes a reference as a recipe asks for, in a form.
 
@@ -158,7 +165,6 @@ def quantize_reference(
         stream,
         features=features,
         kernel_times=partial(_kernel_times, recipe.device),
-        progress=progress,
     )
     if asked.max_drop is not None and asked.eval_images is not None:
         spec = reference.spec

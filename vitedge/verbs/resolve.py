@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from vitedge.devices.profiles import apply, named
 from vitedge.devices.session import connect
 from vitedge.errors import BadRecipe
 from vitedge.export import formats
+from vitedge.progress import say
 from vitedge.quantization.file.header import SUFFIX, fixed_entries, read_header
 from vitedge.recipe import ExportRecipe, Precision, ResolvedRecipe
 from vitedge.registry import LOCAL
@@ -21,7 +21,7 @@ from vitedge.verbs.targets import strictest, targets
 _RUNTIME = "onnxruntime"
 
 
-def resolve(asked: ExportRecipe, source: str, progress: Callable[[str], None] = lambda _text: None) -> ResolvedRecipe:
+def resolve(asked: ExportRecipe, source: str) -> ResolvedRecipe:
     """Returns a recipe with everything filled in that was not said.
 
     A quantized file fixes its own precision, batch and input; then profiles fill in what is open; what is open after
@@ -30,14 +30,13 @@ def resolve(asked: ExportRecipe, source: str, progress: Callable[[str], None] = 
     Args:
         asked: the recipe; an entry that is None was not said.
         source: the checkpoint or the quantized file that it is for.
-        progress: is told which profile fits the device, where that was asked for.
 
     Raises:
         BadRecipe: entries contradict each other, a profile, or the quantized file; with the ways out.
         UnreadableArtifact: the source is no quantized file, though its name says so.
         DeviceFailed: the device is asked which profile fits, and is out of reach.
     """
-    asked, there = _of_device(asked, progress)
+    asked, there = _of_device(asked)
     quantized = Path(source).suffix == SUFFIX
     if asked.quantization is not None and asked.precision is None:
         asked = replace(asked, precision=asked.quantization.scheme)
@@ -62,7 +61,7 @@ def resolve(asked: ExportRecipe, source: str, progress: Callable[[str], None] = 
     return recipe
 
 
-def _of_device(asked: ExportRecipe, progress: Callable[[str], None]) -> tuple[ExportRecipe, dict[str, str]]:
+def _of_device(asked: ExportRecipe) -> tuple[ExportRecipe, dict[str, str]]:
     """Asks the device what it is, where that matters.
 
     Returns:
@@ -76,7 +75,7 @@ def _of_device(asked: ExportRecipe, progress: Callable[[str], None]) -> tuple[Ex
     release = identity.get("versions", {}).get(_RUNTIME, "") if asked.device != LOCAL else ""
     if AUTO in asked.profiles:
         name = fitting_profile(identity, asked.device)
-        progress(f"profile: {name}, as {asked.device} tells of itself")
+        say(f"profile: {name}, as {asked.device} tells of itself")
         asked = replace(asked, profiles=tuple(dict.fromkeys(name if one == AUTO else one for one in asked.profiles)))
     return asked, {_RUNTIME: release} if release else {}
 

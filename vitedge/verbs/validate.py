@@ -22,6 +22,7 @@ from vitedge.parity.artifact import ReferenceOutputs, image_size, sealed_outputs
 from vitedge.parity.check import CheckOptions, Original, check_artifact
 from vitedge.parity.float16_range import check_overflow
 from vitedge.parity.metrics import default_tolerance
+from vitedge.progress import Progress, reporting, stage
 from vitedge.recipe import IMAGE_COUNT, ResolvedRecipe, check_image_count, check_tolerance
 from vitedge.records import (
     Artifact,
@@ -77,7 +78,10 @@ class ValidationOptions:
 
 
 def validate(
-    subject: Path, against: ReferenceOptions | None = None, options: ValidationOptions | None = None
+    subject: Path,
+    against: ReferenceOptions | None = None,
+    options: ValidationOptions | None = None,
+    progress: Progress | None = None,
 ) -> Validation:
     """Checks a bundle's files and shows its parity again, or compares with a checkpoint.
 
@@ -85,21 +89,26 @@ def validate(
         subject: a bundle, an ``.onnx`` file or an ``.mlpackage``.
         against: the checkpoint and the images to compare with; a bundle needs neither.
         options: how artifacts are looked at.
+        progress: as `vitedge.progress.reporting` takes it: who is told how far it is; None tells nobody.
 
     Raises:
         BundleDamaged: a file of the bundle is not the one that its manifest describes.
         UnreadableArtifact: the subject is neither a bundle nor an artifact.
         BadRecipe: an artifact without a checkpoint to compare it with.
     """
+    with reporting(progress), stage("validate", whole=True):
+        return _looked_at(subject, against, options or ValidationOptions())
+
+
+def _looked_at(subject: Path, against: ReferenceOptions | None, options: ValidationOptions) -> Validation:
     if not subject.exists():
         raise UnreadableArtifact(f"{subject} is not there.")
     if subject.is_dir() and (of_file(subject) is None or (subject / MANIFEST).is_file()):
         manifest = read_manifest(subject)
-        files = check_files(subject, manifest)
+        with stage("checking files"):
+            files = check_files(subject, manifest)
         parts = tuple((subject / artifact.path, artifact) for artifact in manifest.artifacts)
-        found = _validated(
-            subject, parts, _Comparison.of_bundle(subject, manifest, against), options or ValidationOptions(), files
-        )
+        found = _validated(subject, parts, _Comparison.of_bundle(subject, manifest, against), options, files)
         notes = (*found.notes, *remarks(subject, manifest))
         return replace(found, checkpoint=manifest.checkpoint, steps=manifest.steps, notes=notes)
     if of_file(subject) is None:
@@ -108,9 +117,7 @@ def validate(
     if against is None:
         raise BadRecipe(f"{subject} is not a bundle: add --against CHECKPOINT to say what it has to compute.")
     artifact = registry.load(CHECKERS, str(of_file(subject))).describe(subject)
-    return _validated(
-        subject, ((subject, artifact),), _Comparison.of_artifact(artifact, against), options or ValidationOptions()
-    )
+    return _validated(subject, ((subject, artifact),), _Comparison.of_artifact(artifact, against), options)
 
 
 @dataclass(frozen=True)
@@ -167,10 +174,12 @@ class _Comparison:
         from vitedge.parity.reference import gather  # noqa: PLC0415
 
         checkpoint = read(against.checkpoint, weights=against.weights, overrides=against.overrides, features=features)
-        reference = load_reference(checkpoint, image_size)
+        with stage("building the reference"):
+            reference = load_reference(checkpoint, image_size)
         images = load(against.images, reference.spec, against.image_count)
         tolerance = against.tolerance or default_tolerance(precision, reference.spec.family)
-        found = gather(reference, images, tolerance, features=features or reference.spec.classes == 0)
+        with stage("running the reference"):
+            found = gather(reference, images, tolerance, features=features or reference.spec.classes == 0)
         return _Comparison(found, reference, against.layers)
 
 

@@ -30,5 +30,5 @@ def test_top1_alone_is_that_of_the_whole_count(tmp_path: Path) -> None:
     labelled = find_labelled(tmp_path / "images.npz", Classes(7))
     assert count_top1(labelled, spec, brightness) == (63, IMAGES)
     count = Count([Predictor("a", "a", "torch", spec, 7, brightness)], with_reference=False)
-    classify(count, labelled, lambda _text: None)
+    classify(count, labelled)
     assert (count.rows()[0].top1.count, count.images) == (63, IMAGES)

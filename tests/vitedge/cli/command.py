@@ -15,7 +15,7 @@ class Outcome(NamedTuple):
     @property
     def sentence(self) -> str:
         """Lines on stderr that are no progress."""
-        progress = ("Calibration", "warming up", "note: ")
+        progress = ("calibrati", "note: ")
         told = [line for line in self.err.splitlines() if not line.endswith(" …") and not line.startswith(progress)]
         assert len(told) <= 1, self.err
         return told[0] if told else ""

@@ -52,7 +52,7 @@ FIXED: dict[str, tuple[dict[str, Any], str]] = {
         {"precision": "int8", "quantization": QuantizationRecipe(layers={"head": "float"})},
         "--quantization or --layer was fixed when",
     ),
-    "--precision int8 -q block=32": (
+    "--precision int8 -Q block=32": (
         {"precision": "int8", "quantization": QuantizationRecipe(block=32)},
         "--quantization or --layer was fixed when",
     ),

@@ -27,6 +27,7 @@ def test_help_is_quick() -> None:
 
 def test_help_lists_every_command_in_order() -> None:
     shown = process.vitedge().stdout
+    assert "..." not in shown, "a description is cut at 80 columns"
     listed = re.findall(r"^  ([a-z]+)  ", shown[shown.index("Commands:") :], re.M)
     assert listed == list(COMMANDS)
 

@@ -22,7 +22,7 @@ from vitedge.quantization import run
 from vitedge.quantization.file.model import read_model
 
 QUICK = tuple(
-    f"-q{setting}"
+    f"-Q{setting}"
     for setting in ("smoothing=off", "equalization=off", "attention=none", "bias_correction=off", "ranges=minmax")
 )
 GOOD = 40
@@ -87,12 +87,12 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("no scheme of a layer 'int7'", "choose from float, int8"),
     ),
     "a layer without its scheme": (("--images", "synthetic", "--layer", "head"), ("NAME=VALUE", "'head'")),
-    "an unknown setting": (("--images", "synthetic", "-q", "nonsense=1"), ("no entry nonsense", "ranges")),
-    "a block that is none": (("--images", "synthetic", "-q", "block=24"), ("power of two from 16 up; got 24",)),
-    "a block that is no number": (("--images", "synthetic", "-q", "block=big"), ("block takes int; got 'big'",)),
-    "ranges that are none": (("--images", "synthetic", "-q", "ranges=wide"), ("'wide'", "auto", "minmax")),
-    "a smoothing that is none": (("--images", "synthetic", "-q", "smoothing=much"), ("on or off", "'much'")),
-    "a setting without its value": (("--images", "synthetic", "-q", "block"), ("NAME=VALUE",)),
+    "an unknown setting": (("--images", "synthetic", "-Q", "nonsense=1"), ("no entry nonsense", "ranges")),
+    "a block that is none": (("--images", "synthetic", "-Q", "block=24"), ("power of two from 16 up; got 24",)),
+    "a block that is no number": (("--images", "synthetic", "-Q", "block=big"), ("block takes int; got 'big'",)),
+    "ranges that are none": (("--images", "synthetic", "-Q", "ranges=wide"), ("'wide'", "auto", "minmax")),
+    "a smoothing that is none": (("--images", "synthetic", "-Q", "smoothing=much"), ("on or off", "'much'")),
+    "a setting without its value": (("--images", "synthetic", "-Q", "block"), ("NAME=VALUE",)),
     "a negative seed": (("--images", "synthetic", "--seed", "-1"), ("--seed", "-1")),
     "no image at all": (("--images", "synthetic", "--image-count", "0"), ("--image-count",)),
     "a budget without labels": (("--images", "synthetic", "--max-drop", "0.5"), ("--eval LABELLED_DIR",)),

@@ -26,6 +26,7 @@ from vitedge.latency.interleave import measure_in_turn
 from vitedge.latency.model import MeasuredModel
 from vitedge.latency.sampling import Rule
 from vitedge.latency.statistics import quantiles
+from vitedge.progress import reporting
 from vitedge.records import BenchReport, TensorSpec
 
 QUICK = Rule(warmup_s=0.02, warmup_limit_s=0.2, samples=40, seconds=2.0, rounds=5, patience_s=60.0)
@@ -92,8 +93,8 @@ def bench(
     models: Sequence[MeasuredModel], rule: Rule, progress: Callable[[str], None] = lambda _message: None
 ) -> BenchReport:
     """On this machine."""
-    with connect("local") as session:
-        return measure_in_turn(models, session, rule, progress)
+    with connect("local") as session, reporting(progress):
+        return measure_in_turn(models, session, rule)
 
 
 def measured(path: Path, label: str = "a", **options: Any) -> MeasuredModel:
@@ -125,7 +126,12 @@ def test_onnx_and_torch_side_by_side(file: Path) -> None:
         "PyTorch must not have been imported beside ONNX Runtime"
     )
     assert [(ratio.subject, ratio.baseline) for ratio in found.ratios] == [("onnx", "reference")]
-    assert told == ["warming up reference", "warming up onnx", "measuring in turn: reference, onnx"]
+    assert told == [
+        "loading reference, onnx …",
+        "warming up reference …",
+        "warming up onnx …",
+        "measuring in turn: reference, onnx …",
+    ]
     assert from_dict(BenchReport, to_dict(found)) == found
 
 

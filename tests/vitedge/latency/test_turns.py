@@ -16,6 +16,7 @@ from vitedge.latency.interleave import measure_in_turn
 from vitedge.latency.model import MeasuredModel
 from vitedge.latency.sampling import Rule
 from vitedge.latency.turns import CONNECTIONS, _take, size_of
+from vitedge.progress import reporting
 
 QUICK = Rule(warmup_s=0.0, warmup_limit_s=0.0, samples=40, seconds=2.0, rounds=10)
 
@@ -90,7 +91,8 @@ MODELS = [MeasuredModel("a", "onnxruntime", "timm:a"), MeasuredModel("b", "onnxr
 def test_rounds_before_a_lost_connection_are_kept_and_pairs_stay_pairs() -> None:
     said: list[str] = []
     session = Unreliable((14,))  # 6 requests of preparation, and then a b a b a b a (b)
-    found = measure_in_turn(MODELS, session, QUICK, said.append)
+    with reporting(said.append):
+        found = measure_in_turn(MODELS, session, QUICK)
     assert session.connected == 1
     assert [report.samples for report in found.reports] == [40, 40]
     assert session.asked.count("burst") == 8 + 2 * 7

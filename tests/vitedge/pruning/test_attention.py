@@ -93,9 +93,9 @@ def test_channels_that_the_outputs_do_not_read_weigh_least(tmp_path: Path) -> No
 def pruned(draft: Draft, folder: Path) -> tuple[nn.Module, Structured]:
     """The draft's module with half of the heads, and what was done."""
     recipe, journal = PruningRecipe(heads=0.5), Journal("key", folder)
-    rankings = structured.rank(draft, recipe, journal, print)
+    rankings = structured.rank(draft, recipe, journal)
     sizes = structured.sizes_of_fractions(rankings, recipe)
-    return draft.module, structured.prune_structured(draft, recipe, rankings, sizes, journal, print)
+    return draft.module, structured.prune_structured(draft, recipe, rankings, sizes, journal)
 
 
 def test_blocks_that_lose_heads_are_nearer_to_their_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from tests.export import tiny
+from vitedge import progress
 from vitedge.errors import BadImages
 from vitedge.files.plain import from_dict, to_dict
 from vitedge.images.stream import open_images
 from vitedge.models.blocks import narrow_heads, narrow_mlp, transformer_blocks
 from vitedge.models.reference import Reference
-from vitedge.pruning import recover as recovering
+from vitedge.progress import reporting
 from vitedge.pruning import recovery_state
 from vitedge.pruning.draft import Batches, Draft
 from vitedge.pruning.recipe import PruningRecipe
@@ -77,14 +78,15 @@ def test_the_loss_falls_and_the_dense_model_stays(run: Run) -> None:
     draft = narrowed()
     dense = weights(draft.dense.module)
     told: list[str] = []
-    record = run(draft, progress=told.append)
+    with reporting(told.append):
+        record = run(draft)
     assert record.after < 0.7 * record.before
     assert np.mean(record.losses[-3:]) < 0.7 * np.mean(record.losses[:2])
     assert (record.images, record.held_out, record.steps, record.epochs) == (63, 7, 6, 3)
     assert 0 < record.best_step <= record.steps
     assert from_dict(Recovery, to_dict(record)) == record
     assert same(weights(draft.dense.module), dense)
-    assert told[1].startswith("Recovery: [####....................] step 1 of 6, loss ")
+    assert told == ["computing the dense model's outputs for 70 images …", "learning …"]
     assert not draft.module.training
     assert not any(value.requires_grad or value.grad is not None for value in draft.module.parameters())
 
@@ -125,7 +127,7 @@ def test_a_killed_recovery_goes_on_to_the_same_weights(
 ) -> None:
     monkeypatch.setattr(recovery_state, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(recovery_state, "_SAVE_SHARE", 0)
-    monkeypatch.setattr(recovering, "_TOLD_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     whole, interrupted, path = narrowed(), narrowed(), tmp_path / "state"
     expected = run(whole)
 
@@ -133,19 +135,22 @@ def test_a_killed_recovery_goes_on_to_the_same_weights(
         if "step 3 of" in line:
             raise KilledError
 
-    with pytest.raises(KilledError):
-        run(interrupted, progress=kill, state_path=path)
+    with pytest.raises(KilledError), reporting(kill):
+        run(interrupted, state_path=path)
     told: list[str] = []
     again = narrowed()
-    record = run(again, progress=told.append, state_path=path)
-    assert "step 4 of" in told[1]
+    with reporting(told.append):
+        record = run(again, state_path=path)
+    assert "step 4 of" in told[2]
     assert same(weights(again.module), weights(whole.module))
     assert replace(record, seconds=0) == replace(expected, seconds=0)
-    finished = run(narrowed(), progress=told.append, state_path=path)
+    with reporting(told.append):
+        finished = run(narrowed(), state_path=path)
     assert replace(finished, seconds=0) == replace(record, seconds=0)
-    assert len(told) == 5  # no step more
-    other = run(narrowed(), replace(RECIPE, seed=1), progress=told.append, state_path=path)
-    assert "step 1 of" in told[6]
+    assert len(told) == 7  # no step more
+    with reporting(told.append):
+        other = run(narrowed(), replace(RECIPE, seed=1), state_path=path)
+    assert "step 1 of" in told[9]
     assert other.losses != record.losses
     path.write_bytes(path.read_bytes()[:1000])
     assert run(narrowed(), state_path=path).losses == record.losses

@@ -28,14 +28,10 @@ from vitedge.pruning.recipe import PruningRecipe
 from vitedge.pruning.structured import prune_structured, rank, sizes_of_fractions
 
 
-def quiet(_line: str) -> None:
-    """Tells nobody."""
-
-
 def pruned(draft: Draft, recipe: PruningRecipe, folder: Path) -> Draft:
     journal = Journal("key", folder)
-    rankings = rank(draft, recipe, journal, quiet)
-    prune_structured(draft, recipe, rankings, sizes_of_fractions(rankings, recipe), journal, quiet)
+    rankings = rank(draft, recipe, journal)
+    prune_structured(draft, recipe, rankings, sizes_of_fractions(rankings, recipe), journal)
     return draft
 
 
@@ -72,7 +68,7 @@ def test_planted_dead_heads_and_units_go_first(criterion: str, kind: str, tmp_pa
     for part in find_parts(draft.module, 8):
         weight: Tensor = draft.module.get_submodule(part.consumer).weight  # type: ignore[assignment]
         weight.view(len(weight), part.units, -1)[:, 1] = 0
-    rankings = rank(draft, PruningRecipe(mlp=0.5, criterion=criterion), Journal("key", tmp_path), quiet)
+    rankings = rank(draft, PruningRecipe(mlp=0.5, criterion=criterion), Journal("key", tmp_path))
     assert [ranking.order[-1] for ranking in rankings] == [1] * len(rankings)
     assert all(list(ranking.losses) == list(ranking.part.sizes) for ranking in rankings)
 
@@ -83,9 +79,9 @@ def test_prices_add_up_to_the_cost_of_the_pruned_model(kind: str, tmp_path: Path
     draft = models.draft(dense, 4)
     recipe = PruningRecipe(macs=0.8, criterion="magnitude", repair=False)
     journal = Journal("key", tmp_path)
-    rankings = rank(draft, recipe, journal, quiet)
+    rankings = rank(draft, recipe, journal)
     sizes = count_prices(dense.spec, 8).sizes(rankings, 0.8, "macs")
-    prune_structured(draft, recipe, rankings, sizes, journal, quiet)
+    prune_structured(draft, recipe, rankings, sizes, journal)
     assert 0.7 < count_gmacs(draft.spec) / count_gmacs(dense.spec) <= 0.8001
 
 
@@ -112,7 +108,7 @@ def test_models_that_are_known_by_name_alone_are_refused(tmp_path: Path) -> None
     draft = models.draft(models.loaded("vit", tmp_path), 4)
     draft.spec = dataclasses.replace(draft.spec, family="timm", variant="xcit_nano")
     with pytest.raises(BadRecipe, match="xcit_nano cannot be pruned"):
-        rank(draft, PruningRecipe(mlp=0.5), Journal("key", tmp_path), quiet)
+        rank(draft, PruningRecipe(mlp=0.5), Journal("key", tmp_path))
 
 
 def test_a_refit_of_norms_after_the_sums_helps(tmp_path: Path) -> None:
@@ -138,7 +134,7 @@ def test_heads_that_all_blocks_share_stay(tmp_path: Path) -> None:
     draft = models.draft(models.loaded("vit", tmp_path), 4)
     rankings = [
         ranking
-        for ranking in rank(draft, PruningRecipe(heads=0.5, criterion="magnitude"), Journal("key", tmp_path), quiet)
+        for ranking in rank(draft, PruningRecipe(heads=0.5, criterion="magnitude"), Journal("key", tmp_path))
         if ranking.part.kind is Kind.MLP
     ]
     with pytest.raises(BadRecipe, match=r"--heads 0\.5: this model has no heads that could be removed alone"):

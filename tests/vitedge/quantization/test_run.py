@@ -20,6 +20,7 @@ from vitedge.models.reference import Reference
 from vitedge.parity.metrics import compare
 from vitedge.program.qdq import CHOOSE, QUANTIZE
 from vitedge.program.structure import find_structure
+from vitedge.progress import reporting
 from vitedge.quantization import run
 from vitedge.quantization.observing import BATCH
 from vitedge.quantization.recording import record
@@ -54,8 +55,9 @@ def done(tmp_path_factory: pytest.TempPathFactory, told: list[str]) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VITEDGE_CACHE", str(tmp_path_factory.mktemp("cache")))
         begun = job(layers=LAYERS, equalization=False, attention="all")
-        begun.progress = told.append
-        yield quantize(begun)
+        with reporting(told.append):
+            finished = quantize(begun)
+        yield finished
 
 
 def pixels() -> np.ndarray:
@@ -65,7 +67,8 @@ def pixels() -> np.ndarray:
 
 def test_every_stage_is_told_and_timed(done: Quantization, told: list[str]) -> None:
     titles = [title for title, _ in STAGES]
-    assert [text for text in told if text.endswith(" …")] == [f"{title} …" for title in titles]
+    assert [text for text in told if text.endswith(" …") and " · " not in text] == [f"{title} …" for title in titles]
+    assert "preparing activations · smoothing …" in told
     assert list(done.seconds) == titles
     assert all(stage.__doc__ for _, stage in STAGES)
 

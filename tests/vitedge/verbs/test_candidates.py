@@ -16,7 +16,7 @@ def names(recipe: ExportRecipe, *precisions: str) -> list[str]:
 
 
 def planned(recipe: ExportRecipe, *precisions: str) -> tuple[Planned, ...]:
-    return plan(str(VIT), CompareOptions(recipe, precisions), lambda _text: None)  # type: ignore[arg-type]
+    return plan(str(VIT), CompareOptions(recipe, precisions))  # type: ignore[arg-type]
 
 
 def test_without_a_profile_it_is_three_precisions_in_onnx() -> None:

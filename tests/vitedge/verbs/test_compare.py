@@ -73,6 +73,7 @@ def test_every_candidate_has_a_row_and_one_that_fails_says_why(result: Compariso
     failed = of(result, "onnx int8")
     assert "36.0 dB" in failed.reason or "36 dB" in failed.reason
     assert failed.artifact is failed.latency is failed.accuracy is None
+    assert failed.parity[0].outputs[0].centred_sqnr_db < 36.0
     assert result.passed
 
 
@@ -103,9 +104,9 @@ def test_top1_is_counted_beside_that_of_the_reference(result: Comparison) -> Non
 def test_shared_work_is_done_once(result: Comparison, told: list[str]) -> None:
     stages = [line.removesuffix(" …") for line in told]
     for title in ("reading the checkpoint", "building the reference", "running the reference"):
-        assert [line for line in stages if title in line] == [title]
+        assert [line for line in stages if title in line] == [f"reference · {title}"]
     assert [line for line in stages if "lowering" in line] == [
-        f"onnx {one}: lowering" for one in ("fp32", "int8", "w4")
+        f"onnx {one} · lowering" for one in ("fp32", "int8", "w4")
     ]
 
 

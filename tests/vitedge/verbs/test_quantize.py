@@ -56,7 +56,7 @@ def test_processors_get_activations_without_a_sign(
     reference = load_reference(read(str(VIT)))
     recipe = ResolvedRecipe(profiles=(profile,), formats=formats, precision="int8", quantization=asked)
     form = strictest(targets(recipe))
-    job = quantize_reference(reference, recipe, form, features=False, progress=lambda _text: None)
+    job = quantize_reference(reference, recipe, form, features=False)
     assert job.activations == expected
 
 
@@ -74,7 +74,7 @@ def test_a_degenerate_reference_is_never_quantized(scheme: str, tmp_path: Path) 
         with pytest.raises(CheckFailed, match="the reference is degenerate"):
             quantize(str(source), tmp_path / "m.pt2", asked, progress=told.append)
     assert not (tmp_path / "m.pt2").exists()
-    assert told == []
+    assert "calibrating …" not in told
 
 
 def test_few_images_are_warned_about_and_the_share_of_a_scheme_is_told(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_budget_weighs_what_layers_cost_on_this_machine() -> None:
     asked = QuantizationRecipe("mixed", images="synthetic", image_count=8, min_sqnr=36.0, **quick)  # type: ignore[arg-type]
     recipe = ResolvedRecipe(formats=("onnx",), precision="mixed", quantization=asked)
     reference = load_reference(read(str(VIT)), None)
-    job = quantize_reference(reference, recipe, PROCESSOR, features=False, progress=lambda _text: None)
+    job = quantize_reference(reference, recipe, PROCESSOR, features=False)
     frontier = job.mixed_precision.search.frontier
     assert len(frontier) > 1
     assert all(point.microseconds is not None and point.microseconds > 0 for point in frontier)

@@ -16,6 +16,7 @@ from vitedge.program.attention import attention_scale
 from vitedge.program.editor import aten
 from vitedge.program.execution import Execution
 from vitedge.program.structure import Structure, products
+from vitedge.progress import counted
 from vitedge.quantization.activation import activation_parameters
 from vitedge.quantization.observing import BATCH
 from vitedge.quantization.parameters import ENDS, QuantizationParameters
@@ -67,7 +68,7 @@ def _observe(
             if operand in stats.get(attention.name, ()):
                 scale = factor if operand == "query" else 1.0
                 watches[node.name] = partial(_see, stats[attention.name][operand], scale)
-    for start in range(0, len(images), BATCH):
+    for start in counted(range(0, len(images), BATCH), unit="batch"):
         Execution(structure.program.exported, watches)(images[start : start + BATCH])
     return stats
 

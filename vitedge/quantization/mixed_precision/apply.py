@@ -18,6 +18,7 @@ from vitedge.parity.metrics import compare
 from vitedge.program.execution import Execution
 from vitedge.program.program import Program
 from vitedge.program.structure import Structure, find_structure
+from vitedge.progress import counted, say, stage
 from vitedge.quantization.insert import insert
 from vitedge.quantization.mixed_precision.costs import Costs, KernelTimes, measure_costs
 from vitedge.quantization.mixed_precision.search import Budget, Quality, Search, SearchResult, find_candidates, rank
@@ -63,8 +64,6 @@ class SearchInputs:
     """Measures the time of parts; without it gains alone decide."""
     count_top1: CountTop1 | None = None
     """Counts top-1 on labelled images; None where no budget asks for it."""
-    progress: Callable[[str], None] = lambda _text: None
-    """Gets one line for each step."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +104,9 @@ def search_mixed_precision(inputs: SearchInputs, budget: Budget) -> MixedPrecisi
     start = evaluation.measure(())
     if budget.is_met(start):
         return MixedPrecisionResult(SearchResult(frontier=(FrontierPoint((), start.sqnr_db, start.top1),)))
-    inputs.progress(f"measuring the sensitivity of each of {len(inputs.schemes)} parts …")
     few = inputs.images[:SENSITIVITY_IMAGES]
-    gains = measure_gains(mixed, evaluation.expected[: len(few)], few)
+    with stage("measuring the sensitivity of each part"):
+        gains = measure_gains(mixed, evaluation.expected[: len(few)], few)
     costs, notes = _costs(inputs, candidates)
     ranking = rank(gains, costs)
     search = Search(budget, ranking, gains, costs, evaluation.measure).run(start)
@@ -151,7 +150,6 @@ def _costs(inputs: SearchInputs, candidates: Sequence[Candidate]) -> tuple[Costs
     """Measures the time that the candidates cost; returns a note in its place where that is not possible."""
     if inputs.kernel_times is None:
         return None, ()
-    inputs.progress("measuring what each part costs in ONNX Runtime …")
 
     def planned(chosen: Sequence[Candidate]) -> Program:
         plan = copied(inputs.plan)
@@ -163,7 +161,8 @@ def _costs(inputs: SearchInputs, candidates: Sequence[Candidate]) -> tuple[Costs
         levels.setdefault(one.scheme, []).append(one)
     programs = {scheme: _later(planned, chosen) for scheme, chosen in levels.items()}
     try:
-        return measure_costs(planned(()), programs, inputs.schemes, inputs.kernel_times), ()
+        with stage("measuring what each part costs in ONNX Runtime"):
+            return measure_costs(planned(()), programs, inputs.schemes, inputs.kernel_times), ()
     except (BadRecipe, DeviceFailed, MissingBackend) as error:
         return None, (f"precision was raised by gains alone, because the time of layers cannot be measured: {error}",)
 
@@ -200,13 +199,14 @@ class _Evaluation:
         Raises:
             BadImages: the float program's output is the same for all images.
         """
-        found = self._outputs(lambda batch: self._mixed.outputs(batch, chosen))
+        several = "1 part" if len(chosen) == 1 else f"{len(chosen)} parts"
+        kept = f"{several} at a higher precision" if chosen else "everything at the lowest precision"
+        with stage(f"trying {kept}"):
+            found = self._outputs(lambda batch: self._mixed.outputs(batch, chosen))
         (parity,) = compare({self.output: self.expected.numpy()}, {self.output: found.numpy()})
         if parity.degenerate:
             raise BadImages(f"No budget can be measured on these calibration images: {parity.degenerate}.")
-        several = "1 part" if len(chosen) == 1 else f"{len(chosen)} parts"
-        kept = f"{several} at a higher precision" if chosen else "everything at the lowest precision"
-        self._inputs.progress(f"{kept}: {parity.centred_sqnr_db:.1f} dB")
+        say(f"{kept}: {parity.centred_sqnr_db:.1f} dB")
         if self._inputs.count_top1 is None:
             return Quality(parity.centred_sqnr_db)
         if self._right is None:
@@ -216,7 +216,8 @@ class _Evaluation:
 
     def _outputs(self, run: Callable[[Tensor], Tensor]) -> Tensor:
         images = self._inputs.images
-        return torch.cat([run(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)])
+        starts = range(0, len(images), _BATCH)
+        return torch.cat([run(images[start : start + _BATCH]) for start in counted(starts, unit="batch")])
 
     def _scores(self, run: Callable[[Tensor], Tensor]) -> Scores:
         """Returns a function that scores raw uint8 images, which it normalizes first."""

@@ -31,6 +31,7 @@ from vitedge.program.modules import innermost_module
 from vitedge.program.program import Program
 from vitedge.program.qdq import DEQUANTIZE, DEQUANTIZE_TENSOR, QUANTIZE, QUANTIZE_TENSOR
 from vitedge.program.structure import Structure
+from vitedge.progress import count
 from vitedge.quantization.parameters import dequantize
 from vitedge.quantization.weights import nearest
 from vitedge.quantization.weights.parameters import WeightSettings
@@ -129,6 +130,11 @@ class MixedExecution(Execution):
         self._constants = self._computed_once()
         self._frees = self._last_reads()
 
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All parts with the higher precisions that they can have."""
+        return tuple(self._swaps)
+
     @torch.no_grad()
     def outputs(self, images: Tensor, candidates: Sequence[Candidate] = ()) -> Tensor:
         """Returns the first output for a batch of images, with some candidates at their higher precision."""
@@ -215,7 +221,13 @@ def measure_gains(mixed: MixedExecution, expected: Tensor, images: Tensor) -> di
         images: ``(images, channels, height, width)``, float32, normalized; a few of them.
     """
     seen: dict[Candidate | None, Tensor] = {}
-    mixed.one_by_one(images, seen.__setitem__)
+    here = count(len(mixed.candidates) + 1, unit="part")
+
+    def see(one: Candidate | None, output: Tensor) -> None:
+        seen[one] = output
+        here.advance()
+
+    mixed.one_by_one(images, see)
     quantized = seen.pop(None)
     signal = _centred_power(expected)
     return {one: _centred_power(output - quantized) / signal for one, output in seen.items() if one is not None}

@@ -13,6 +13,7 @@ from vitedge.calibration.observations import Stats
 from vitedge.program.editor import Editor
 from vitedge.program.structure import Attention, Layer, Structure
 from vitedge.program.tracing import Tracer
+from vitedge.progress import counted
 from vitedge.quantization.records import StepRecord
 from vitedge.quantization.steps.operands import Values, attention_values, has_free_scores
 from vitedge.quantization.steps.orthogonal import block_diagonal, hadamard_like, rotated
@@ -38,7 +39,7 @@ def apply(
     tracer = Tracer(structure.editor)
     generator = torch.Generator().manual_seed(seed)
     records = []
-    for attention in structure.attentions:
+    for attention in counted(structure.attentions, unit="attention"):
         rotations = torch.stack([hadamard_like(attention.dim, generator) for _ in range(attention.heads)])
         values = attention_values(tracer, attention)
         if values is not None and values.output.name in inputs:

@@ -17,6 +17,7 @@ from vitedge.calibration.observations import Stats
 from vitedge.program.editor import Editor
 from vitedge.program.structure import Attention, Operand, Structure
 from vitedge.program.tracing import Tracer
+from vitedge.progress import counted
 from vitedge.quantization.records import StepRecord
 from vitedge.quantization.steps.operands import has_centrable_keys, has_free_scores
 from vitedge.quantization.steps.rounding_error import MARGIN_DB, Precision, decibels
@@ -41,7 +42,7 @@ def apply(structure: Structure, inputs: dict[str, Stats], precision: Precision) 
         return ()
     tracer = Tracer(structure.editor)
     records = []
-    for attention in structure.attentions:
+    for attention in counted(structure.attentions, unit="attention"):
         free = has_free_scores(tracer, attention)
         scores = observed_scores(structure.editor, attention, inputs) if free else None
         if scores is not None:

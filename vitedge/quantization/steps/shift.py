@@ -14,6 +14,7 @@ import torch
 from vitedge.calibration.observations import Stats
 from vitedge.program.editor import aten
 from vitedge.program.structure import Layer, Structure
+from vitedge.progress import counted
 from vitedge.quantization.records import StepRecord
 from vitedge.quantization.steps.channels import absorb
 from vitedge.quantization.steps.norms import is_padded
@@ -38,8 +39,9 @@ def apply(structure: Structure, inputs: dict[str, Stats], precision: Precision) 
     """
     if not precision.symmetric:
         return ()
-    suited = (layer for layer in structure.layers if layer.source.target in ACTIVATIONS and layer.groups == 1)
-    records = (_shift(structure, layer, inputs, precision) for layer in suited if not is_padded(layer))
+    suited = [layer for layer in structure.layers if layer.source.target in ACTIVATIONS and layer.groups == 1]
+    unpadded = counted([layer for layer in suited if not is_padded(layer)], unit="layer")
+    records = [_shift(structure, layer, inputs, precision) for layer in unpadded]
     return tuple(record for record in records if record is not None)
 
 

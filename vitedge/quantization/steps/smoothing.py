@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from vitedge.calibration.observations import Stats
 from vitedge.program.structure import Norm, Structure
+from vitedge.progress import counted
 from vitedge.quantization.records import StepRecord
 from vitedge.quantization.steps.channels import CENTRED, SCALES, ScaleCandidate, absorb, choose
 from vitedge.quantization.steps.norms import scalable_norms
@@ -41,7 +42,7 @@ def apply(
         One record for each normalization that was measured.
     """
     records = []
-    for norm in scalable_norms(structure):
+    for norm in counted(scalable_norms(structure), unit="norm"):
         allowed = [candidate for candidate in candidates if not (norm.padded and candidate.centred)]
         record = _smooth(structure, norm, inputs, precision, allowed)
         if record is not None:

@@ -16,6 +16,7 @@ from vitedge.calibration.observations import Stats
 from vitedge.program.editor import Editor
 from vitedge.program.structure import Structure
 from vitedge.program.tracing import Tracer
+from vitedge.progress import counted
 from vitedge.quantization.records import StepRecord
 from vitedge.quantization.steps.channels import CENTRED, SCALES, ScaleCandidate, ScaleChoice, absorb, choose
 from vitedge.quantization.steps.operands import Values, attention_values, linear_values
@@ -43,7 +44,7 @@ def apply(
     softmax = (attention_values(tracer, attention) for attention in structure.attentions)
     found = [values for values in softmax if values is not None] + list(linear_values(structure, tracer))
     records = []
-    for values in found:
+    for values in counted(found, unit="layer"):
         allowed = [candidate for candidate in candidates if values.centrable or not candidate.centred]
         consumers = [Consumer(values.output, values.columns)]
         choice = choose(structure.editor, consumers, inputs, precision, allowed)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The checks of an export: every artifact against the reference, here and on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vitedge.devices.checking import check_there, refusal_there
+from vitedge.devices.session import connect
+from vitedge.errors import MissingBackend, ToleranceExceeded
+from vitedge.parity.artifact import ReferenceOutputs
+from vitedge.parity.check import CheckOptions, Original, check_artifact
+from vitedge.parity.metrics import exceeded
+from vitedge.parity.simulation import simulate
+from vitedge.progress import note
+from vitedge.quantization.file.header import SUFFIX
+from vitedge.recipe import SCHEMES, Precision, ResolvedRecipe
+from vitedge.records import Artifact, ParityReport, StructureReport
+from vitedge.registry import LOCAL
+from vitedge.verbs.engines import Engines
+from vitedge.verbs.lowering import Built, ExportRequest, Lowered
+
+
+@dataclass(frozen=True)
+class Checked:
+    """All artifacts, and the reports on them."""
+
+    artifacts: tuple[Artifact, ...]
+    parity: tuple[ParityReport, ...]
+    structure: tuple[StructureReport, ...]
+
+    @property
+    def failed(self) -> tuple[ParityReport | StructureReport, ...]:
+        """The reports on artifacts that do not compute what the checkpoint computes."""
+        reports: tuple[ParityReport | StructureReport, ...] = (*self.parity, *self.structure)
+        return tuple(report for report in reports if not report.passed)
+
+
+def check(
+    request: ExportRequest, built: Built, reference_outputs: ReferenceOutputs, lowered: Lowered, engines: Engines
+) -> Checked:
+    """Compares every artifact with the reference, where it can be run."""
+    recipe = request.recipe
+    parity: list[ParityReport] = []
+    structure: list[StructureReport] = []
+    is_quantized = recipe.precision in SCHEMES
+    for one in lowered.artifacts:
+        simulated = simulate(one.program, reference_outputs.data.images) if is_quantized else None
+        options = CheckOptions(simulated=simulated, form=one.target.form, half=one.target.recipe.is_half)
+        original = Original(built.reference, one.program)
+        found = check_artifact(request.folder / one.artifact.path, one.artifact, reference_outputs, original, options)
+        parity.extend(found.parity)
+        structure.extend(found.structure)
+    for artifact in engines.artifacts:
+        path, original = request.folder / artifact.path, Original(built.reference)
+        found = check_artifact(path, artifact, reference_outputs, original, CheckOptions())
+        parity.extend(found.parity)
+        structure.extend(found.structure)
+    artifacts = (*(one.artifact for one in lowered.artifacts), *engines.artifacts)
+    return Checked(artifacts, tuple(parity), tuple(structure))
+
+
+def check_on_device(request: ExportRequest, reference_outputs: ReferenceOutputs, checked: Checked) -> Checked:
+    """Compares the artifacts with the reference on the device, where they run there.
+
+    Raises:
+        MissingBackend: none runs there.
+    """
+    if request.recipe.device == LOCAL or checked.failed:
+        return checked
+    with connect(request.recipe.device) as session:
+        refusals = {artifact.path: refusal_there(session, artifact.format) for artifact in checked.artifacts}
+        if all(refusals.values()):
+            raise MissingBackend(" ".join(dict.fromkeys(refusals.values())))
+        for path, refused in refusals.items():
+            if refused:
+                note(f"{path} was not run on {request.recipe.device}: {refused}")
+        parity = tuple(
+            report
+            for artifact in checked.artifacts
+            for report in check_there(session, request.folder / artifact.path, artifact, reference_outputs)
+        )
+    return replace(checked, parity=(*checked.parity, *parity))
+
+
+def accept(request: ExportRequest, checked: Checked) -> Checked:
+    """Refuses artifacts that do not compute what the checkpoint computes.
+
+    Raises:
+        ToleranceExceeded: names the artifact, the tolerance that it exceeds, and the first layer that departs.
+    """
+    for report in checked.failed:
+        said = f"{report.artifact} does not compute what the checkpoint computes: {report.reason}."
+        raise ToleranceExceeded(f"{said}{_remedy(request.source, request.recipe, report)}")
+    return checked
+
+
+def _remedy(source: str, recipe: ResolvedRecipe, report: ParityReport | StructureReport) -> str:
+    """Returns what can be done about a quantized artifact that exceeds its tolerance; of anything else, nothing."""
+    is_far = isinstance(report, ParityReport) and exceeded(report.outputs, report.tolerance)
+    if recipe.precision not in SCHEMES or not is_far:
+        return ""
+    if source.endswith(SUFFIX):
+        return (
+            f" What {Path(source).name} rounds is fixed: quantize the checkpoint again with vitedge quantize --scheme "
+            "mixed, or allow less with --min-sqnr."
+        )
+    if recipe.precision is Precision.MIXED:
+        return " Leave layers in float with --layer NAME=float, or allow less with --min-sqnr."
+    return " Ask for --precision mixed, which leaves in float what loses most, or allow less with --min-sqnr."
