@@ -40,31 +40,34 @@ from vitedge.files.plain import from_dict
 from vitedge.recipe import SCHEMES, ExportRecipe, Precision, named_setting
 
 
+_Images = Annotated[
+    str | None,
+    typer.Option(metavar="DIR|synthetic", help="Images for parity, and for calibration: without them nothing is int8."),
+]
+_EvalImages = Annotated[
+    str | None,
+    typer.Option("--eval", metavar="DIR|FILE.csv|FILE.npz", help="Labelled images that top-1 is counted on."),
+]
+_MaxDrop = Annotated[
+    float | None, typer.Option(metavar="POINTS", help="Largest loss of top-1 against the checkpoint, on --eval.")
+]
+_Formats = Annotated[
+    list[str] | None,
+    typer.Option("--format", metavar="onnx|coreml|tensorrt", help="The profile's, or onnx. Repeat for several."),
+]
+_Precisions = Annotated[
+    list[str] | None,
+    typer.Option("--precision", metavar=PRECISIONS, help="What the profile offers, or fp32, fp16 and int8. Repeat."),
+]
+
+
 def compare(
     source: Source,
-    images: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR|synthetic", help="Images for parity, and for calibration: without them nothing is int8."
-        ),
-    ] = None,
-    eval_images: Annotated[
-        str | None,
-        typer.Option("--eval", metavar="DIR|FILE.csv|FILE.npz", help="Labelled images that top-1 is counted on."),
-    ] = None,
-    max_drop: Annotated[
-        float | None, typer.Option(metavar="POINTS", help="Largest loss of top-1 against the checkpoint, on --eval.")
-    ] = None,
-    formats: Annotated[
-        list[str] | None,
-        typer.Option("--format", metavar="onnx|coreml|tensorrt", help="The profile's, or onnx. Repeat for several."),
-    ] = None,
-    precisions: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--precision", metavar=PRECISIONS, help="What the profile offers, or fp32, fp16 and int8. Repeat."
-        ),
-    ] = None,
+    images: _Images = None,
+    eval_images: _EvalImages = None,
+    max_drop: _MaxDrop = None,
+    formats: _Formats = None,
+    precisions: _Precisions = None,
     profiles: Profiles = None,
     device: Device = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; all cores if not given.")] = None,
