@@ -39,7 +39,6 @@ from vitedge.errors import BadRecipe
 from vitedge.files.plain import from_dict
 from vitedge.recipe import SCHEMES, ExportRecipe, Precision, named_setting
 
-
 _Images = Annotated[
     str | None,
     typer.Option(metavar="DIR|synthetic", help="Images for parity, and for calibration: without them nothing is int8."),
