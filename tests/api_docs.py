@@ -71,6 +71,8 @@ SECTIONS = (
             "vitedge.verbs.evaluate.EvaluationRequest",
             "vitedge.verbs.subjects.Weights",
             "vitedge.verbs.bench.BenchOptions",
+            "vitedge.verbs.candidates.CompareOptions",
+            "vitedge.verbs.keeping.Keeping",
             "vitedge.latency.sampling.Rule",
             "vitedge.devices.profiles.profiles",
             "vitedge.devices.profiles.Profile",

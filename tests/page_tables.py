@@ -56,6 +56,17 @@ def _loss(row: Row) -> str:
     return f"{row['lost']} ({row['sqnr_db']:.1f} dB{macs})"
 
 
+def _comparisons(rows: Sequence[Row]) -> Iterator[str]:
+    """Yields a line for each run of each model, with the times of its candidates and what was recommended."""
+    names = [one["name"] for one in rows[0]["candidates"]]
+    yield from _head(["", *names, "recommended"])
+    for row in rows:
+        shown = (
+            f"{one['median_ms']:.3f} ms ({one['low_ms']:.3f} to {one['high_ms']:.3f})" for one in row["candidates"]
+        )
+        yield f"| {row['model']}, run {row['run'] + 1} | {' | '.join(shown)} | {row['recommended']} |"
+
+
 def _times(rows: Sequence[Row]) -> Iterator[str]:
     """Yields a line for each model and recipe, with the time relative to the dense file of the same precision."""
     precisions = list(dict.fromkeys(row["precision"] for row in rows))
@@ -124,6 +135,7 @@ def _head(cells: Sequence[str]) -> Iterator[str]:
 
 
 TABLES: Mapping[str, Callable[[Sequence[Row]], Iterator[str]]] = {
+    "compare_demo": _comparisons,
     "sparsity_demo": lambda rows: images_lost(rows, lambda row: f"{row['sparsity']}, {row['selection']}"),
     "pruning_demo": lambda rows: images_lost(rows, lambda row: str(row["recipe"])),
     "pruning_speed": _times,

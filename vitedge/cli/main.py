@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 
 from vitedge.cli.bench import bench
 from vitedge.cli.cache import cache
+from vitedge.cli.compare import compare
 from vitedge.cli.demo import demo
 from vitedge.cli.doctor import doctor
 from vitedge.cli.evaluate import evaluate
@@ -42,6 +43,7 @@ COMMANDS: Mapping[str, Callable[..., None] | typer.Typer] = {
     "validate": validate,
     "evaluate": evaluate,
     "bench": bench,
+    "compare": compare,
     "kit": kit,
     "doctor": doctor,
     "profiles": profiles,

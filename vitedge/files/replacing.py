@@ -23,7 +23,8 @@ from vitedge.files.json_file import read_json
 from vitedge.files.stray import is_stray
 
 PARTIAL = ".partial"
-LISTINGS = ("manifest.json", "kit.json")
+COMPARISON = "comparison.json"
+LISTINGS = ("manifest.json", "kit.json", COMPARISON)
 """Files that list what is in a folder of ours; one of them makes it one that may be replaced."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _LARGEST_LISTING = 64 * 2**20

@@ -14,7 +14,7 @@ from vitedge.latency.sampling import Rule
 from vitedge.latency.statistics import ratio
 from vitedge.latency.turns import Run, take_turns
 from vitedge.latency.watch import Watch
-from vitedge.records import BenchReport
+from vitedge.records import BenchReport, LatencyRatio
 
 _IDLE_S = 1.0
 """Seconds at rest before anything runs, for the power at idle."""
@@ -25,6 +25,8 @@ def measure_in_turn(
     models: Sequence[MeasuredModel],
     session: Session,
     rule: Rule | None = None,
+    *,
+    every_pair: bool = False,
 ) -> BenchReport:
     """Measures every model in a process of its own, in turn, and compares each with the first.
 
@@ -32,6 +34,7 @@ def measure_in_turn(
         models: at least one, with labels that differ; artifacts are paths on this machine.
         session: with the device that they are measured on; a worker ends when its model was measured.
         rule: durations; None is the rule of a result to be published.
+        every_pair: compare each with all before it, not with the first alone.
 
     Returns:
         Reports and ratios; with more threads than processors, or where one model was measured in another way than
@@ -50,14 +53,19 @@ def measure_in_turn(
         notes = take_turns(runs, session, watch, rule)
         state = {**session.identity(), "before": watch.before, "after": session.condition(), "method": METHOD}
         reports = tuple(run.report(state, watch) for run in runs)
-    baseline = (runs[0].model.label, runs[0].rounds)
     ratios = tuple(
-        dataclasses.replace(ratio((run.model.label, run.rounds), baseline), where=session.name) for run in runs[1:]
+        dataclasses.replace(_ratio(run, baseline), where=session.name)
+        for index, run in enumerate(runs)
+        for baseline in runs[: index if every_pair else min(index, 1)]
     )
     inconclusive = _crowded([run.model for run in runs], session.processors()) or unequal_methods(reports)
     if inconclusive:
         ratios = tuple(dataclasses.replace(one, verdict="no conclusion") for one in ratios)
     return BenchReport(reports, ratios, inconclusive, notes=notes)
+
+
+def _ratio(run: Run, baseline: Run) -> LatencyRatio:
+    return ratio((run.model.label, run.rounds), (baseline.model.label, baseline.rounds))
 
 
 def _crowded(models: Sequence[MeasuredModel], processors: int) -> str:

@@ -14,7 +14,7 @@ from vitedge.errors import ConnectionLost, DeviceFailed
 from vitedge.files.plain import to_dict
 from vitedge.latency.model import MeasuredModel
 from vitedge.latency.sampling import Rule, Samples
-from vitedge.latency.statistics import quantiles
+from vitedge.latency.statistics import quantiles, typical
 from vitedge.latency.watch import Watch
 from vitedge.progress import advance, count, say, stage
 from vitedge.records import LatencyReport
@@ -103,6 +103,7 @@ class Run:
             where=self._session.name,
             measured=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             watch=watch.record(self.spans, len(raw)),
+            typical_ms=typical(self.rounds),
         )
 
     def _ask(self, do: str, **arguments: Any) -> dict[str, Any]:

@@ -78,6 +78,9 @@ class LatencyReport:
     """When it ended, UTC, as ISO 8601 writes it."""
     watch: DeviceWatch | None = None
     """Clocks, temperatures, power and events of the device in the time of the samples; None where nothing was read."""
+    typical_ms: tuple[float, float, float] | None = None
+    """Lower bound, estimate and upper bound of the median of a round, in milliseconds: a 95 % bootstrap interval; None
+    in records of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ class BenchReport(Shown):
 
     reports: tuple[LatencyReport, ...]
     ratios: tuple[LatencyRatio, ...] = ()
+    """Of every other subject to the first, or of every two where that was asked for."""
     inconclusive: str = ""
     """Reason why no conclusion is drawn from the times, one sentence, or empty."""
     left_out: Mapping[str, str] = field(default_factory=dict)

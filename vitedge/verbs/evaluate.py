@@ -79,7 +79,7 @@ def _evaluated(subjects: Sequence[CheckpointSource], request: EvaluationRequest)
     with ExitStack() as stack:
         session = None if request.device == LOCAL else stack.enter_context(connect(request.device))
         rows = list(_rows(found, request, stack, session))
-        classes = _classes(rows, request.weights.overrides)
+        classes = common_classes(rows, request.weights.overrides)
         chosen = find_labelled(
             request.images, classes, request.image_count, request.seed, channels=rows[0].spec.in_channels
         )
@@ -157,7 +157,7 @@ def _as_exported(found: Sequence[Subject], weights: Weights) -> Weights:
     return Weights(weights.name or recipe.weights, {**recipe.overrides, **weights.overrides}, size)
 
 
-def _classes(rows: Sequence[Predictor], overrides: Mapping[str, Any]) -> Classes:
+def common_classes(rows: Sequence[Predictor], overrides: Mapping[str, Any]) -> Classes:
     """The classes that all rows tell apart.
 
     Raises:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,7 @@ from typing import Any
 from vitedge import registry
 from vitedge.checkpoints.assumptions import refuse_assumed
 from vitedge.checkpoints.read import CheckpointSource, read
-from vitedge.devices.checking import refusal_there
-from vitedge.devices.session import connect
-from vitedge.errors import CheckFailed, DeviceFailed, MissingBackend, UserError
-from vitedge.export.formats import LOWERINGS
+from vitedge.errors import CheckFailed, DeviceFailed, UserError
 from vitedge.files.bundle import FORMAT_VERSION, REFERENCE, write_manifest, write_reference
 from vitedge.files.digest import hash_file
 from vitedge.files.earlier import PROGRAM
@@ -48,6 +45,7 @@ from vitedge.registry import LOCAL
 from vitedge.verbs.checks import Checked, accept, check, check_on_device
 from vitedge.verbs.engines import Engines, build_engines
 from vitedge.verbs.failed import FAILED, keeping_failed, refuse_failed_folder
+from vitedge.verbs.impossible import refuse_device, refuse_missing
 from vitedge.verbs.lowering import (
     Built,
     ExportOptions,
@@ -194,10 +192,14 @@ def seal(
     return manifest
 
 
-STAGES: tuple[tuple[str, Callable[..., Any]], ...] = (
+REFERENCE_STAGES: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("reading the checkpoint", read_source),
     ("building the reference", build_reference),
     ("running the reference", run_reference),
+)
+"""Those that do not depend on formats and precision, but for the tolerance of `ReferenceOutputs`."""
+STAGES: tuple[tuple[str, Callable[..., Any]], ...] = (
+    *REFERENCE_STAGES,
     ("quantizing", quantize),
     ("lowering", lower),
     ("building engines", build_engines),
@@ -250,25 +252,46 @@ def _written(
         refuse_failed_folder(bundle)
     if compare_speed:
         refuse_incomparable(str(source), recipe, [target.form for target in targets(recipe)])
-    _refuse_missing(recipe)
-    _refuse_device(recipe)
-    idle = _idle(recipe, compare_speed=compare_speed)
-    whole.count(len(STAGES) - len(idle))
-    seconds: dict[str, float] = {}
+    refuse_missing(recipe)
+    refuse_device(recipe)
     with replacing(bundle, force=options.force) as folder:
         made: dict[type, Any] = {ExportRequest: ExportRequest(source, recipe, folder, options)}
         with keeping_failed(
             folder, bundle, lambda: _run(seal, {Timed: Timed(None), **made}), asked=options.keep_failed
         ):
-            for title, run in STAGES:
-                start = time.perf_counter()
-                with _within_memory(title), nullcontext() if run in idle else stage(title):
-                    result = _run(run, made)
-                made[type(result)] = result
-                seconds[title] = time.perf_counter() - start
-                whole.advance(run not in idle)
+            seconds = run_stages(made, whole)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return ExportResult(str(bundle), size, made[Manifest], seconds, made[Engines].pending)
+
+
+def run_stages(
+    made: dict[type, Any], whole: Stage, stages: Sequence[tuple[str, Callable[..., Any]]] = STAGES
+) -> dict[str, float]:
+    """Runs stages, in order, but for those whose records are there.
+
+    Args:
+        made: the request by its type, and records of stages that ran before, for the same checkpoint, size and images;
+            gets the record of every stage.
+        whole: the stage that they are the steps of.
+        stages: title and function of each.
+
+    Returns:
+        The title of each stage that ran to its wall time in seconds.
+    """
+    request: ExportRequest = made[ExportRequest]
+    idle = _idle(request.recipe, compare_speed=request.options.compare_speed)
+    known = frozenset(made)
+    left = [(title, run) for title, run in stages if typing.get_type_hints(run)["return"] not in known]
+    whole.count(sum(run not in idle for _, run in left))
+    seconds: dict[str, float] = {}
+    for title, run in left:
+        start = time.perf_counter()
+        with _within_memory(title), nullcontext() if run in idle else stage(title):
+            result = _run(run, made)
+        made[type(result)] = result
+        seconds[title] = time.perf_counter() - start
+        whole.advance(run not in idle)
+    return seconds
 
 
 def _run(run: Callable[..., Any], made: Mapping[type, Any]) -> Any:
@@ -299,28 +322,6 @@ def _within_memory(title: str) -> Iterator[None]:
         raise UserError(
             f"There is not enough memory for {title}; choose a smaller --image-size, --batch or --image-count."
         ) from error
-
-
-def _refuse_missing(recipe: ResolvedRecipe) -> None:
-    """Refuses a format whose packages are not installed, or whose settings do not exist, before any work is done."""
-    for target in targets(recipe):
-        registry.load(LOWERINGS, target.format).check_settings(target.recipe)
-
-
-def _refuse_device(recipe: ResolvedRecipe) -> None:
-    """Refuses a device that is out of reach, or that runs nothing of what will be written, before any work is done.
-
-    Raises:
-        DeviceFailed: it is out of reach.
-        MissingBackend: none of the formats runs there.
-    """
-    registry.check_device(recipe.device)
-    if recipe.device == LOCAL:
-        return
-    with stage(f"asking {recipe.device} what it runs"), connect(recipe.device) as session:
-        refusals = [refusal_there(session, target.format) for target in targets(recipe)]
-    if all(refusals) and not any(target.engine for target in targets(recipe)):
-        raise MissingBackend(" ".join(dict.fromkeys(refusals)))
 
 
 def _idle(recipe: ResolvedRecipe, *, compare_speed: bool) -> tuple[Callable[..., Any], ...]:

@@ -177,7 +177,7 @@ def _of_bundle(path: Path, label: str, place: Place, left_out: dict[str, str]) -
             left_out[f"{label}/{artifact.path}"] = refused
             continue
         measured = MeasuredModel(
-            f"{label}/{artifact.path}", runtime, str(path / artifact.path), declared=_declared(artifact)
+            f"{label}/{artifact.path}", runtime, str(path / artifact.path), declared=declared(artifact)
         )
         yield Model(measured, artifact, reference_outputs)
         found = True
@@ -185,9 +185,10 @@ def _of_bundle(path: Path, label: str, place: Place, left_out: dict[str, str]) -
         raise MissingBackend(" ".join(dict.fromkeys(left_out.values())))
 
 
-def _declared(artifact: Artifact) -> Mapping[str, Any]:
-    declared: dict[str, Any] = to_dict({"inputs": artifact.inputs, "outputs": artifact.outputs})
-    return declared
+def declared(artifact: Artifact) -> Mapping[str, Any]:
+    """Returns the inputs and outputs of an artifact as plain values, for `MeasuredModel.declared`."""
+    found: dict[str, Any] = to_dict({"inputs": artifact.inputs, "outputs": artifact.outputs})
+    return found
 
 
 def _exported(path: Path, image_size: tuple[int, int] | None, place: Place) -> Iterator[Model]:

@@ -27,15 +27,17 @@ from vitedge.files.digest import hash_file
 from vitedge.latency.sampling import Rule
 from vitedge.recipe import ExportRecipe
 from vitedge.verbs import bench as bench_verb
-from vitedge.verbs import engines, evaluate, export, resolve, validate
+from vitedge.verbs import candidates, engines, evaluate, export, impossible, resolve, validate
+from vitedge.verbs import compare as compare_verb
 from vitedge.verbs.bench import BenchOptions, bench
+from vitedge.verbs.candidates import CompareOptions
 from vitedge.verbs.evaluate import EvaluationRequest
 from vitedge.verbs.saved_runs import read_run
 
 pytestmark = posix
 SHORT = Rule(warmup_s=0.02, warmup_limit_s=0.1, samples=10, seconds=0.2, rounds=5)
 DEVICE = "ssh:board"
-USERS = (bench_verb, engines, evaluate, export, resolve, validate)
+USERS = (bench_verb, candidates, compare_verb, engines, evaluate, export, impossible, resolve, validate)
 """Modules that connect to devices."""
 
 
@@ -297,3 +299,18 @@ def test_a_core_ml_package_is_measured_on_a_mac(far: Transport, tmp_path: Path) 
     (found,) = report.reports
     assert (found.runtime, found.device["library"], found.device["provider"]) == ("coreml", "coremltools", "ALL")
     assert found.samples == 10
+
+
+def test_candidates_are_checked_and_timed_there(far: Transport) -> None:
+    recipe = ExportRecipe(device=DEVICE, image_count=2)
+    (one,) = compare_verb.compare(str(VIT), CompareOptions(recipe, ("fp32",), threads=1, rule=SHORT)).candidates
+    assert [report.machine.get("device") for report in one.parity] == [None, DEVICE]
+    assert one.latency is not None
+    assert one.latency.where == DEVICE
+    assert one.command.endswith(f"--device {DEVICE}")
+
+
+def test_a_comparison_of_what_does_not_run_there_is_refused_before_the_work(far: Transport) -> None:
+    recipe = ExportRecipe(device=DEVICE, formats=("coreml",))
+    with pytest.raises(MissingBackend, match="Core ML"):
+        compare_verb.compare("nowhere.pth", CompareOptions(recipe, ("fp32", "fp16"), rule=SHORT))
