@@ -27,8 +27,10 @@ from vitedge.files.digest import hash_file
 from vitedge.files.earlier import PROGRAM
 from vitedge.files.plain import to_dict
 from vitedge.files.replacing import replacing
+from vitedge.guide.pages import write_pages
 from vitedge.images.alike import tell_alike
 from vitedge.images.image_set import load
+from vitedge.images.steps import preprocessing_steps
 from vitedge.images.stream import tell_skipped
 from vitedge.latency.speedup import compare_speed as measure_speed
 from vitedge.latency.speedup import refuse_incomparable
@@ -229,7 +231,7 @@ def seal(
     checked: Checked,
     timed: Timed,
 ) -> Manifest:
-    """Writes the manifest, the last file of the bundle."""
+    """Writes the pages and programs that explain the bundle, and the manifest as its last file."""
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         checkpoint=source.identity,
@@ -244,9 +246,11 @@ def seal(
         steps=source.content.steps,
         files={REFERENCE: hash_file(request.folder / REFERENCE)},
         versions=registry.environment(),
+        preprocessing=preprocessing_steps(reference_outputs.spec, request.recipe.input),
     )
-    write_manifest(request.folder, manifest)
-    return manifest
+    sealed = write_pages(request.folder, manifest)
+    write_manifest(request.folder, sealed)
+    return sealed
 
 
 STAGES: tuple[tuple[str, Callable[..., Any]], ...] = (
