@@ -23,8 +23,8 @@ _OUTPUTS = {
     "pooled": "the features that a head would read",
 }
 _EDGES = {
-    "short": "keeping its aspect, until its short side fits and it covers {width} x {height} pixels",
-    "long": "keeping its aspect, until it fits into {width} x {height} pixels",
+    "short": "by its short side, until it just covers {width} x {height} pixels",
+    "long": "by its long side, until it fits into {width} x {height} pixels",
     "both": "to {width} x {height} pixels, whatever its aspect",
 }
 _OFFSETS = {
@@ -146,8 +146,8 @@ def _open(step: Step) -> str:
 
 
 def _resize(step: Step) -> str:
-    first = ", first along the width and then along the height" if step["first"] == "width" else ""
-    return f"Resize it ({step['interpolation']}, with antialiasing{first}) {_EDGES[step['edge']].format(**step)}."
+    kernel = {"pillow": "Pillow's", "torch": "PyTorch's for uint8, along the width first"}[step["kernel"]]
+    return f"Resize it ({step['interpolation']}, {kernel}) {_EDGES[step['edge']].format(**step)}."
 
 
 def _crop(step: Step) -> str:

@@ -28,8 +28,8 @@ def preprocessing_steps(spec: ModelSpec, dtype: str) -> tuple[Step, ...]:
       its ``transparency`` laid over ``white`` or ``dropped``. A model of neither 1 nor 3 channels has ``array`` there:
       a uint8 array ``(height, width, channels)``, each of whose channels is resized and cropped alone.
     - ``resize``: by ``interpolation`` until the ``edge`` fits: ``both`` to ``height`` and ``width``; ``short``, the
-      picture covers them; ``long``, it fits into them. ``first`` is the axis that is filtered first, with a rounding to
-      8 bits between the two; ``any`` leaves it to Pillow.
+      picture covers them; ``long``, it fits into them. ``kernel`` is ``pillow``, or ``torch``: that of PyTorch for
+      uint8, whose weights have 16 bits, along the width first.
     - ``crop``: to ``height`` and ``width`` around the centre; a smaller picture is padded with ``fill``, and half of an
       odd margin is rounded by ``offset``.
     - ``pixels``: an array of uint8 ``(height, width, channels)``.
@@ -65,7 +65,7 @@ def _steps(spec: ModelSpec, dtype: str) -> Iterator[Step]:
         "height": resized[0],
         "width": resized[1],
         "interpolation": preprocessing.interpolation,
-        "first": "width" if by_torch else "any",
+        "kernel": "torch" if by_torch else "pillow",
     }
     if preprocessing.crop_mode != "squash" or resized != [height, width]:
         offset = preprocessing.crop_offset

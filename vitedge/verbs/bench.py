@@ -11,7 +11,8 @@ from pathlib import Path
 from vitedge.devices.checking import check_there
 from vitedge.devices.session import connect
 from vitedge.errors import BadRecipe, DeviceFailed, VitedgeError
-from vitedge.files.bundle import MANIFEST, add_latency
+from vitedge.files.bundle import MANIFEST, read_manifest
+from vitedge.guide.pages import reseal
 from vitedge.latency.interleave import measure_in_turn
 from vitedge.latency.sampling import Rule
 from vitedge.recipe import check_image_size, check_whole
@@ -86,7 +87,8 @@ def bench(
         found = _on_devices(named, options, progress)
     report = _with_earlier(found, earlier)
     if options.devices == (LOCAL,) and len(subjects) == 1 and _is_bundle(Path(subjects[0])):
-        add_latency(Path(subjects[0]), report)
+        bundle = Path(subjects[0])
+        reseal(bundle, replace(read_manifest(bundle), latency=report))
     return report
 
 
