@@ -101,7 +101,8 @@ def load(path: Path) -> Any:
     except Exception as error:  # its errors share no class
         said = " ".join(str(error).split())[:200]
         release = onnxruntime.__version__
-        raise Stop(3, f"onnxruntime {release} cannot load {path.name} ({said}); type: {INSTALL}") from error
+        newer = f"a newer one may: {INSTALL} --upgrade"
+        raise Stop(3, f"onnxruntime {release} cannot load {path.name} ({said}); {newer}") from error
 
 
 def infer(session: Any, batch: Any) -> list[Any]:

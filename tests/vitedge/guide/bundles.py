@@ -67,10 +67,10 @@ def make_environment(folder: Path, *, without: str = "") -> Path:
 
 
 def run(python: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Runs an interpreter without what this environment adds to its path."""
+    """Runs an interpreter elsewhere, without what this folder and environment add to its path."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [str(python), *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=python.parent, env=environment, capture_output=True, text=True, check=False)
 
 
 def with_channels(spec: ModelSpec, channels: int) -> ModelSpec:

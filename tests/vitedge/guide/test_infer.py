@@ -167,8 +167,8 @@ def test_it_says_what_to_install(dog: Path, tmp_path: Path) -> None:
     bare = make_environment(tmp_path / "bare", without="onnxruntime")
     done = run(bare, tmp_path / "bundle" / "infer.py", dog)
     assert done.returncode == 3
-    command = "python -m pip install numpy 'pillow>=9.1' 'onnxruntime>=1.1"
-    assert done.stderr.startswith(f"infer.py: onnxruntime is not installed; type: {command}")
+    command = "python -m pip install numpy 'pillow>=9.1' onnxruntime"
+    assert done.stderr == f"infer.py: onnxruntime is not installed; type: {command}\n"
 
 
 def test_a_model_that_takes_no_pictures_refuses_them(python: Path, dog: Path, tmp_path: Path) -> None:
