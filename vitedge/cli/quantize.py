@@ -15,6 +15,7 @@ from vitedge.cli.options import (
     Device,
     ImageSize,
     InputType,
+    Labels,
     Layers,
     Model,
     Overrides,
@@ -56,6 +57,7 @@ def quantize(
     seed: Annotated[int | None, typer.Option(help="Seed of the images.")] = None,
     weights: Weights = None,
     overrides: Overrides = None,
+    labels: Labels = None,
     model: Model = None,
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="Read options from a file; those given here win.")
@@ -82,6 +84,7 @@ def quantize(
         "device": device,
         "weights": weights,
         "overrides": parse_overrides(with_model(overrides, model)) or None,
+        "labels": labels,
         "accept_assumptions": accept_assumptions or None,
         "features": features or None,
     }

@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from vitedge.accuracy.count import Count, Predictor, classify
 from vitedge.accuracy.records import Evaluation, PairedAccuracy
@@ -15,6 +14,7 @@ from vitedge.checkpoints.overrides import parse_overrides
 from vitedge.devices.session import Session, connect
 from vitedge.errors import BadRecipe
 from vitedge.images.class_names import Classes
+from vitedge.images.label_files import labels_for
 from vitedge.images.labelled import find_labelled
 from vitedge.images.stream import tell_shortage
 from vitedge.recipe import check_finite, check_image_size, check_whole
@@ -38,6 +38,9 @@ class EvaluationRequest:
     weights: Weights = field(default_factory=Weights)
     device: str = LOCAL
     """Where artifacts run; checkpoints run here."""
+    labels: str | tuple[str, ...] | None = None
+    """A file with the names of the classes, as `vitedge.images.label_files` reads it, or the names; None takes those
+    that the subjects tell."""
 
     def __post_init__(self) -> None:
         check_whole("--image-count", self.image_count, 1)
@@ -70,7 +73,7 @@ def evaluate(
     with ExitStack() as stack:
         session = None if request.device == LOCAL else stack.enter_context(connect(request.device))
         rows = list(_rows(found, request, stack, session, progress))
-        classes = _classes(rows, request.weights.overrides)
+        classes = _classes(rows, request)
         chosen = find_labelled(
             request.images, classes, request.image_count, request.seed, channels=rows[0].spec.in_channels
         )
@@ -145,17 +148,22 @@ def _as_exported(found: Sequence[Subject], weights: Weights) -> Weights:
     size = weights.image_size or (edges[0] if edges else None)
     if recipe is None:
         return replace(weights, image_size=size)
-    return Weights(weights.name or recipe.weights, {**recipe.overrides, **weights.overrides}, size)
+    overrides = {**recipe.overrides, **weights.overrides}
+    if recipe.labels is not None:  # the bundle keeps the names, and the file may be gone
+        overrides.setdefault("labels", next(subject.spec.labels for subject in found if subject.spec is not None))
+    return Weights(weights.name or recipe.weights, overrides, size)
 
 
-def _classes(rows: Sequence[Predictor], overrides: Mapping[str, Any]) -> Classes:
+def _classes(rows: Sequence[Predictor], request: EvaluationRequest) -> Classes:
     """The classes that all rows tell apart.
 
     Raises:
         BadRecipe: different numbers of classes, or different names.
     """
     first = rows[0]
-    given = parse_overrides(overrides).get("labels", ())
+    given = parse_overrides(request.weights.overrides).get("labels", ())
+    if request.labels is not None:
+        given = labels_for(request.labels, first.classes)
     named = [row for row in rows if row.spec.labels]
     for row in rows[1:]:
         if row.classes != first.classes:
@@ -169,7 +177,7 @@ def _classes(rows: Sequence[Predictor], overrides: Mapping[str, Any]) -> Classes
     if given and len(given) != first.classes:
         raise BadRecipe(f"labels takes {first.classes} names, one per class; got {len(given)}.")
     labels = given or (named[0].spec.labels if named else ())
-    return Classes(first.classes, tuple(labels) if len(labels) == first.classes else ())
+    return Classes(first.classes, tuple(labels) if len(labels) == first.classes else (), given=bool(given))
 
 
 def _degenerate(count: Count, request: EvaluationRequest) -> str:

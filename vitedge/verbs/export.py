@@ -30,6 +30,7 @@ from vitedge.files.replacing import replacing
 from vitedge.guide.pages import write_pages
 from vitedge.images.alike import tell_alike
 from vitedge.images.image_set import load
+from vitedge.images.label_files import named
 from vitedge.images.steps import preprocessing_steps
 from vitedge.images.stream import tell_skipped
 from vitedge.latency.speedup import compare_speed as measure_speed
@@ -76,11 +77,12 @@ def read_source(request: ExportRequest) -> ExportSource:
     recipe = request.recipe
     if request.source.endswith(SUFFIX):
         model = read_model(Path(request.source))
-        return ExportSource(model.checkpoint, model)
+        program = replace(model.program, spec=named(model.program.spec, recipe.labels))
+        return ExportSource(model.checkpoint, replace(model, program=program))
     checkpoint = read(request.source, weights=recipe.weights, overrides=recipe.overrides, features=recipe.features)
     refuse_assumed(checkpoint.spec, request.source, accepted=recipe.accept_assumptions or checkpoint.accepted)
     identity = CheckpointIdentity(checkpoint.source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
-    return ExportSource(identity, checkpoint)
+    return ExportSource(identity, replace(checkpoint, spec=named(checkpoint.spec, recipe.labels)))
 
 
 def build_reference(request: ExportRequest, source: ExportSource) -> Built:
