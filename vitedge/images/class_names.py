@@ -137,8 +137,8 @@ def _number_unnamed(folders: list[str], classes: Classes) -> tuple[dict[str, int
         return {folder: ids[folder] for folder in folders}, "the class folders are WordNet ids of ImageNet-1k"
     raise BadImages(
         f"There are {len(folders)} class folders, such as {some(folders)}, for {classes.count} classes, and their "
-        f"names are not the model's{_nearest(folders, _numbers_of_names(classes))}: which classes they are has to be said, with --labels FILE or with a CSV of "
-        "path and class number."
+        f"names are not the model's{_nearest(folders, _numbers_of_names(classes))}: "
+        "which classes they are has to be said, with --labels FILE or with a CSV of path and class number."
     )
 
 
