@@ -55,8 +55,8 @@ def _beside(result: ExportResult) -> Iterator[str]:
     others = result.size - sum(artifact.size for artifact in result.manifest.artifacts)
     if README in result.manifest.files:
         yield (
-            f"{Path(result.bundle) / README} says how to use it; the reference outputs and programs beside it take "
-            f"{filesize.decimal(others)}"
+            f"{Path(result.bundle) / README}: how to use it; the reference outputs and programs take "
+            f"{filesize.decimal(others)} more"
         )
 
 

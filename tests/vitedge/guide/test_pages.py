@@ -15,9 +15,10 @@ import pytest
 from tests.vitedge import grey_models
 from tests.vitedge.guide.bundles import with_channels, write_bundle
 from vitedge.files.bundle import check_files, read_manifest
+from vitedge.guide import infer
 from vitedge.guide.pages import reseal, write_pages
 from vitedge.guide.programs import install, python_program, swift_program
-from vitedge.guide.readme import readme, words
+from vitedge.guide.readme import _WORDS, readme, words
 from vitedge.images.steps import preprocessing_steps
 from vitedge.records import BenchReport, LatencyReport, Manifest, Origin, Quantiles, SpeedComparison, TensorSpec
 
@@ -148,6 +149,12 @@ def test_pages_for_another_number_of_channels_say_what_to_do(folder: Path) -> No
     spec = with_channels(manifest.spec, 5)
     five = replace(manifest, spec=spec, preprocessing=preprocessing_steps(spec, "float32"))
     assert "1. Take an array (height, width, 5), uint8; resize and crop each channel by itself.\n" in readme(five, {})
+
+
+def test_every_step_is_done_said_and_explained() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "bundle.md").read_text(encoding="utf-8")
+    assert [name for name in infer.DOES if f"| `{name}` |" not in page] == []
+    assert infer.DOES.keys() == _WORDS.keys()
 
 
 def test_what_is_installed_computes_every_file(folder: Path) -> None:

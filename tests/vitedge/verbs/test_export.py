@@ -18,7 +18,7 @@ from tests.bad_files import VIT, vit_state
 from vitedge.errors import BadRecipe, CheckFailed, DeviceFailed, MissingBackend, OutputRefused, UserError
 from vitedge.export.coreml import expected_weights
 from vitedge.export.coreml.weights import Weight
-from vitedge.files.bundle import MANIFEST, check_files, read_manifest, read_reference
+from vitedge.files.bundle import check_files, read_manifest, read_reference
 from vitedge.files.digest import hash_file
 from vitedge.files.plain import from_dict
 from vitedge.recipe import ExportRecipe, QuantizationRecipe, ResolvedRecipe
@@ -39,6 +39,8 @@ INT8 = ExportRecipe(
         "int8", images="synthetic", image_count=8, smoothing=False, equalization=False, ranges="minmax"
     ),
 )
+FILES = ["README.md", "infer.py", "manifest.json", "model.onnx", "reference.npz"]
+"""The files of a bundle with one ONNX file, of a model whose classes have no names."""
 TITLES = [title for title, _ in STAGES]
 ON_DEVICE = "checking parity on the device"
 
@@ -94,7 +96,7 @@ def test_an_engine_starts_from_the_onnx_file_of_its_profile(tmp_path: Path) -> N
     assert pending.endswith("type: trtexec --onnx=model.onnx --saveEngine=model.engine --fp16")
     assert [artifact.path for artifact in result.manifest.artifacts] == ["model.onnx"]
     assert from_dict(ResolvedRecipe, result.manifest.recipe).formats == ("tensorrt", "onnx")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MANIFEST, "model.onnx", "reference.npz"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
     assert result.size == sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
 
 
@@ -110,7 +112,7 @@ def test_a_quantized_file_is_timed_beside_float_ones(tmp_path: Path) -> None:
     assert speed == result.manifest.speed
     assert speed.text.startswith("w8 takes ")
     assert speed.milliseconds.keys() == {"w8", "fp32", "fp16"}
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MANIFEST, "model.onnx", "reference.npz"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
 
 
 def test_nothing_is_timed_unless_asked_to(tmp_path: Path) -> None:
@@ -168,7 +170,7 @@ def test_the_manifest_says_what_is_there(demo_bundle: Path) -> None:
     passed = {report.artifact: report.passed for report in (*manifest.structure, *manifest.parity)}
     assert passed == {"model.onnx": True, "model.mlpackage": True}
     assert manifest.parity[0].artifact == "model.onnx"
-    assert check_files(demo_bundle, manifest) == 5
+    assert check_files(demo_bundle, manifest) == 8
     assert {"vitedge", "torch", "timm", "python", "platform"} - {"vitedge"} <= manifest.versions.keys()
     data = read_reference(demo_bundle)
     assert data.images.shape == (6, 3, 32, 32)
@@ -277,7 +279,7 @@ def test_a_stage_that_fails_leaves_what_was_there(
     with pytest.raises(raised, match=words):
         export(str(VIT), bundle, SMALL, force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert check_files(bundle, read_manifest(bundle)) == 5
+    assert check_files(bundle, read_manifest(bundle)) == 8
 
 
 def test_refusals_come_before_any_work(demo_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

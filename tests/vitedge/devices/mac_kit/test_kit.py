@@ -86,7 +86,7 @@ def test_the_results_of_a_mac_are_checked_here_and_sealed(bundle: Path, mac_resu
     assert float(report.machine["median_ms"]) > 0
     manifest = read_manifest(bundle)
     assert manifest.parity[-1] == report
-    assert check_files(bundle, manifest) == found.files == 5
+    assert check_files(bundle, manifest) == found.files == 8
     again = validate(bundle)
     assert again.passed
     assert again.parity[-1] == report
