@@ -41,7 +41,7 @@ def readme(manifest: Manifest, files: Mapping[str, int]) -> str:
         manifest: of the bundle.
         files: name of every file beside the artifacts to its bytes.
     """
-    parts = (_what(manifest), _run(manifest, files), _feed(manifest), _good(manifest), _check())
+    parts = (_what(manifest), _run(manifest, files), _feed(manifest, files), _good(manifest), _check())
     return "\n".join(line for part in parts for line in part)
 
 
@@ -79,6 +79,8 @@ def _run(manifest: Manifest, files: Mapping[str, int]) -> Iterator[str]:
         elif name in files:
             yield f"| `{name}` | {filesize.decimal(files[name])} | {what} |"
     yield ""
+    notes = [f"- `{artifact.path}`: {_plain(note)}" for artifact in manifest.artifacts for note in artifact.notes]
+    yield from (*notes, "") if notes else ()
     onnx = [artifact for artifact in manifest.artifacts if artifact.format == "onnx"]
     if PYTHON in files:
         yield from ("```", install(onnx), f"python {PYTHON} PICTURE", "```", "")
@@ -104,19 +106,16 @@ def _artifact(artifact: Artifact) -> str:
     return f"{said}; {' or '.join(oldest)}" if oldest else said
 
 
-def _feed(manifest: Manifest) -> Iterator[str]:
+def _feed(manifest: Manifest, files: Mapping[str, int]) -> Iterator[str]:
     yield "## How to feed it"
     yield ""
-    yield "| | name | type | shape |"
-    yield "|---|---|---|---|"
-    tensors = dict.fromkeys(
-        (way, tensor)
-        for artifact in manifest.artifacts
-        for way, found in (("input", artifact.inputs), ("output", artifact.outputs))
-        for tensor in found
-    )
-    for way, tensor in tensors:
-        yield f"| {way} | `{_plain(tensor.name)}` | {tensor.dtype} | {_shape(tensor)}{_about(way, tensor)} |"
+    yield "| file | | name | type | shape |"
+    yield "|---|---|---|---|---|"
+    for artifact in manifest.artifacts:
+        for way, tensors in (("input", artifact.inputs), ("output", artifact.outputs)):
+            for tensor in tensors:
+                about = _about(way, tensor, artifact)
+                yield f"| `{artifact.path}` | {way} | `{_plain(tensor.name)}` | {tensor.dtype} | {_shape(tensor)}{about} |"
     yield ""
     yield from (f"{number}. {words(step)}" for number, step in enumerate(manifest.preprocessing, 1))
     yield ""
@@ -129,7 +128,8 @@ def _feed(manifest: Manifest) -> Iterator[str]:
     ]
     if guessed:
         yield f"**Guessed**, because no file tells it: {', '.join(sorted(guessed))}. Ask whoever trained the model."
-    yield f"`{PYTHON}` and `manifest.json` (`preprocessing`) have the same steps, in this order."
+    programs = [f"`{name}`" for name in (PYTHON, SWIFT) if name in files]
+    yield f"The same steps, in this order: {', '.join([*programs, '`manifest.json` (`preprocessing`)'])}."
     yield ""
 
 
@@ -237,9 +237,11 @@ def _shape(tensor: TensorSpec) -> str:
     return f"({', '.join(map(str, tensor.shape))})" if tensor.shape else ""
 
 
-def _about(way: str, tensor: TensorSpec) -> str:
+def _about(way: str, tensor: TensorSpec, artifact: Artifact) -> str:
     if way == "output":
         return f", {_OUTPUTS[tensor.name]}" if tensor.name in _OUTPUTS else ""
+    if tensor.dtype == "uint8" and artifact.format == "coreml":
+        return ", an image of Core ML"
     return ", pixels from 0 to 255" if tensor.pixels or tensor.dtype == "uint8" else ""
 
 

@@ -46,8 +46,9 @@ def test_the_readme_says_what_it_is_and_how_to_feed_it(folder: Path) -> None:
         "exported it from `greys.pth` (6.1 MB, weights `model_ema`, SHA-256 `abababababababab…`)",
         "| `model.onnx` |",
         "pip install numpy 'pillow>=9.1' onnxruntime\npython infer.py PICTURE",
-        "| input | `image` | float32 | (1, 3, 8, 8) |",
-        "| output | `logits` | float32 | (1, 7), class scores before the softmax |",
+        "| `model.onnx` | input | `image` | float32 | (1, 3, 8, 8) |",
+        "| `model.onnx` | output | `logits` | float32 | (1, 7), class scores before the softmax |",
+        "The same steps, in this order: `infer.py`, `manifest.json` (`preprocessing`).",
         "| `model.onnx` | onnxruntime | `logits` | 1.5e-07 | 124.5 dB | 100.0% | passed |",
         "How fast it is was not measured",
     ):
