@@ -57,6 +57,7 @@ def evaluate(
     choice = Choice(weights, parse_overrides(with_model(overrides, model)), parse_size(image_size))
     request = EvaluationRequest(images, image_count, seed, against, max_drop, choice, device or LOCAL, labels)
     result = run(subjects, request, progress)
-    render(result, options=as_typed(weights, with_model(overrides, model)), as_json=json)
+    options = [*as_typed(weights, with_model(overrides, model)), *(["--labels", labels] if labels else [])]
+    render(result, options=options, as_json=json)
     if not result.passed:
         raise typer.Exit(4)

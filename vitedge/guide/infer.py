@@ -56,6 +56,8 @@ class Stop(Exception):  # noqa: N818 - it is what happens, not only what failed
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     options = parse(arguments)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # the names of classes may have letters that a terminal has not
     try:
         run(options)
     except Stop as stop:

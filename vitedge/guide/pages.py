@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,9 @@ from vitedge.guide.programs import PYTHON, SWIFT, python_program, swift_program
 from vitedge.guide.readme import LABELS, README, readme
 from vitedge.images.preprocess import takes_pictures
 from vitedge.records import Manifest
+
+_SCORES = "logits"
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 def write_pages(folder: Path, manifest: Manifest) -> Manifest:
@@ -58,5 +62,10 @@ def _texts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     package = next((artifact for artifact in manifest.artifacts if artifact.format == "coreml"), None)
     if package is not None and takes_pictures(manifest.spec.in_channels):
         yield SWIFT, swift_program(package, manifest.preprocessing)
-    if manifest.spec.labels:
-        yield LABELS, "".join(f"{' '.join(label.split())}\n" for label in manifest.spec.labels)
+    if manifest.spec.labels and any(output.name == _SCORES for one in manifest.artifacts for output in one.outputs):
+        yield LABELS, "".join(f"{_line(label)}\n" for label in manifest.spec.labels)
+
+
+def _line(label: str) -> str:
+    """Returns a name on one line, without what would act on a terminal; it may come from anybody's file."""
+    return " ".join(_CONTROLS.sub(" ", label).split())

@@ -114,8 +114,8 @@ def _feed(manifest: Manifest, files: Mapping[str, int]) -> Iterator[str]:
     for artifact in manifest.artifacts:
         for way, tensors in (("input", artifact.inputs), ("output", artifact.outputs)):
             for tensor in tensors:
-                about = _about(way, tensor, artifact)
-                yield f"| `{artifact.path}` | {way} | `{_plain(tensor.name)}` | {tensor.dtype} | {_shape(tensor)}{about} |"
+                shape = f"{_shape(tensor)}{_about(way, tensor, artifact)}"
+                yield f"| `{artifact.path}` | {way} | `{_plain(tensor.name)}` | {tensor.dtype} | {shape} |"
     yield ""
     yield from (f"{number}. {words(step)}" for number, step in enumerate(manifest.preprocessing, 1))
     yield ""

@@ -131,6 +131,9 @@ def _number_unnamed(folders: list[str], classes: Classes) -> tuple[dict[str, int
             note += ", read as numbers (torchvision's ImageFolder sorts them as text)" if ordered != folders else ""
         elif folders != sorted(folders, key=_as_number):
             note += " (as text: 10 comes before 2)"
+        if classes.names and not numbers:
+            near = _nearest(folders, _numbers_of_names(classes))
+            note += f"; none has the name of a class of the model, such as {some(classes.names)}{near}"
         return {folder: index for index, folder in enumerate(ordered)}, note
     ids = _wordnet_ids() if classes.count == _IMAGENET and all(map(_WORDNET_ID.fullmatch, folders)) else {}
     if ids and all(folder in ids for folder in folders):

@@ -54,18 +54,16 @@ def labels_for(labels: str | Sequence[str], classes: int) -> tuple[str, ...]:
         BadRecipe: the file cannot be read, or there is not one name for each class.
     """
     names = read_labels(labels) if isinstance(labels, str) else tuple(labels)
-    source = labels if isinstance(labels, str) else "--labels"
     if classes == 0:
-        raise BadRecipe("--labels names classes, and the model is an encoder without any: leave it out.")
+        raise BadRecipe("Labels name classes, and the model is an encoder without any: leave them out.")
     if len(names) == classes:
         return names
-    told = f"{names[0]} to {names[-1]}" if len(names) > 1 else some(names)
-    one_more = (
-        " Its first line may be a heading or a background class: take it out." if len(names) == classes + 1 else ""
-    )
+    ends = f" ({names[0]} to {names[-1]})" if len(names) > 1 else ""
+    told = f"{labels} has" if isinstance(labels, str) else "There are"
+    hint = " The first one may be a heading or a background class: take it out." if len(names) == classes + 1 else ""
     raise BadRecipe(
-        f"{source} names {len(names)} classes ({told}), and the model has {classes}: give the names of the data that "
-        f"it was trained on, one for each class in the order of their numbers.{one_more}"
+        f"{told} names of {len(names)} classes{ends}, and the model has {classes}: give those of the data that it was "
+        f"trained on, one for each class in the order of their numbers.{hint}"
     )
 
 

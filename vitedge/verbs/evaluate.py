@@ -13,7 +13,7 @@ from vitedge.accuracy.records import Evaluation, PairedAccuracy
 from vitedge.checkpoints.overrides import parse_overrides
 from vitedge.devices.session import Session, connect
 from vitedge.errors import BadRecipe
-from vitedge.images.class_names import Classes
+from vitedge.images.class_names import Classes, classes_of
 from vitedge.images.label_files import labels_for
 from vitedge.images.labelled import find_labelled
 from vitedge.images.stream import tell_shortage
@@ -161,9 +161,7 @@ def _classes(rows: Sequence[Predictor], request: EvaluationRequest) -> Classes:
         BadRecipe: different numbers of classes, or different names.
     """
     first = rows[0]
-    given = parse_overrides(request.weights.overrides).get("labels", ())
-    if request.labels is not None:
-        given = labels_for(request.labels, first.classes)
+    given = request.labels or parse_overrides(request.weights.overrides).get("labels", ())
     named = [row for row in rows if row.spec.labels]
     for row in rows[1:]:
         if row.classes != first.classes:
@@ -174,10 +172,10 @@ def _classes(rows: Sequence[Predictor], request: EvaluationRequest) -> Classes:
     for row in named[1:]:
         if row.spec.labels != named[0].spec.labels and not given:
             raise BadRecipe(f"{row.label} and {named[0].label} call their classes by other names: evaluate them alone.")
-    if given and len(given) != first.classes:
-        raise BadRecipe(f"labels takes {first.classes} names, one per class; got {len(given)}.")
-    labels = given or (named[0].spec.labels if named else ())
-    return Classes(first.classes, tuple(labels) if len(labels) == first.classes else (), given=bool(given))
+    if given:
+        return Classes(first.classes, labels_for(given, first.classes), given=True)
+    told = classes_of(named[0].spec) if named else Classes(first.classes)
+    return told if len(told.names) == told.count == first.classes else Classes(first.classes)
 
 
 def _degenerate(count: Count, request: EvaluationRequest) -> str:

@@ -111,10 +111,10 @@ def test_a_guess_is_said_to_be_one(folder: Path) -> None:
 
 def test_names_from_files_cannot_break_the_page_or_the_list(folder: Path) -> None:
     manifest = read_manifest(folder)
-    odd = ("a\nb", "c\u2028d", "|`<b>", *grey_models.NAMES[3:])
+    odd = ("a\nb\x1b[2J", "c\u2028d", "|`<b>", *grey_models.NAMES[3:])
     spec = replace(manifest.spec, labels=odd, variant="x\n# y | <script>\u202e")
     written = write_pages(folder, replace(manifest, spec=spec))
-    assert (folder / "labels.txt").read_text(encoding="utf-8").splitlines()[:3] == ["a b", "c d", "|`<b>"]
+    assert (folder / "labels.txt").read_text(encoding="utf-8").splitlines()[:3] == ["a b [2J", "c d", "|`<b>"]
     assert (folder / "README.md").read_text(encoding="utf-8").startswith("# x # y _ _script__\n")
     assert written.files["labels.txt"] != manifest.files["labels.txt"]
 

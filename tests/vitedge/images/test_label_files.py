@@ -78,9 +78,11 @@ def test_there_is_a_name_for_each_class(tmp_path: Path) -> None:
     path.write_text("background\n" + "\n".join(f"class {number}" for number in range(10)))
     with pytest.raises(BadRecipe) as refused:
         named(make_spec((8, 8)), str(path))
-    assert f"{path} names 11 classes (background to class 9), and the model has 10: " in str(refused.value)
-    assert str(refused.value).endswith("Its first line may be a heading or a background class: take it out.")
-    with pytest.raises(BadRecipe, match="an encoder without any: leave it out"):
+    assert f"{path} has names of 11 classes (background to class 9), and the model has 10: " in str(refused.value)
+    assert str(refused.value).endswith("The first one may be a heading or a background class: take it out.")
+    with pytest.raises(BadRecipe, match=r"There are names of 1 classes, and the model has 3"):
+        labels_for(("ant",), 3)
+    with pytest.raises(BadRecipe, match="an encoder without any: leave them out"):
         labels_for(NAMES, 0)
 
 

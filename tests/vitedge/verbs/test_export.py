@@ -15,14 +15,16 @@ import pytest
 import torch
 
 from tests.bad_files import VIT, vit_state
+from vitedge import registry
 from vitedge.errors import BadRecipe, CheckFailed, DeviceFailed, MissingBackend, OutputRefused, UserError
 from vitedge.export.coreml import expected_weights
 from vitedge.export.coreml.weights import Weight
+from vitedge.export.formats import CHECKERS
 from vitedge.files.bundle import check_files, read_manifest, read_reference
 from vitedge.files.digest import hash_file
 from vitedge.files.plain import from_dict
 from vitedge.recipe import ExportRecipe, QuantizationRecipe, ResolvedRecipe
-from vitedge.records import SpeedComparison, Tolerance
+from vitedge.records import Origin, SpeedComparison, Tolerance
 from vitedge.verbs import export as pipeline
 from vitedge.verbs import lowering
 from vitedge.verbs.export import STAGES, ExportRequest, export, parameters
@@ -113,6 +115,24 @@ def test_a_quantized_file_is_timed_beside_float_ones(tmp_path: Path) -> None:
     assert speed.text.startswith("w8 takes ")
     assert speed.milliseconds.keys() == {"w8", "fp32", "fp16"}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+
+
+def test_names_from_a_file_go_everywhere(tmp_path: Path) -> None:
+    names = tuple(f"digit {number}" for number in range(10))
+    file = tmp_path / "names.csv"
+    file.write_text("".join(f"{number},{name}\n" for number, name in enumerate(names)), encoding="utf-8")
+    result = export(str(VIT), tmp_path / "out", replace(SMALL, labels=str(file), formats=("onnx", "coreml")))
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest == result.manifest
+    assert (manifest.spec.labels, manifest.spec.origins["labels"]) == (names, Origin.GIVEN)
+    assert (tmp_path / "out" / "labels.txt").read_text(encoding="utf-8").splitlines() == list(names)
+    carried = registry.load(CHECKERS, "onnx").carried_spec(tmp_path / "out" / "model.onnx")
+    assert carried.labels == names
+    package = manifest.artifacts[1]
+    assert "Besides logits the package returns classLabel and classLabel_probs." in package.notes
+    file.write_text(file.read_text(encoding="utf-8") + "10,background\n", encoding="utf-8")
+    with pytest.raises(BadRecipe, match=r"names\.csv has names of 11 classes"):
+        export(str(VIT), tmp_path / "no", replace(SMALL, labels=str(file)))
 
 
 def test_nothing_is_timed_unless_asked_to(tmp_path: Path) -> None:
