@@ -85,19 +85,20 @@ def test_importlib_is_in_the_registry_alone() -> None:
 
 
 def test_only_render_prints() -> None:
-    """And the script of the verify kit, which is copied to a machine that has nothing else of vitedge."""
+    """And the programs of the verify kit and of bundles, which run where nothing else of vitedge is."""
+    alone = ("vitedge.devices.mac_kit.verify", "vitedge.guide.infer")
     for name, path in SOURCES.items():
         calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
         prints = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
         consoles = [call for call in calls if ast.unparse(call.func) in ("Console", "sys.stdout.write")]
-        assert name.startswith("vitedge.render.") or name == "vitedge.devices.mac_kit.verify" or not prints
+        assert name.startswith("vitedge.render.") or name in alone or not prints
         assert name == "vitedge.render.screen" or not consoles
 
 
-def test_the_script_of_the_verify_kit_stands_alone() -> None:
-    text = SOURCES["vitedge.devices.mac_kit.verify"].read_text(encoding="utf-8")
-    ast.parse(text, feature_version=(3, 8))
-    assert not imports("vitedge.devices.mac_kit.verify")
+@pytest.mark.parametrize("name", ["vitedge.devices.mac_kit.verify", "vitedge.guide.infer"])
+def test_a_program_that_is_handed_over_stands_alone(name: str) -> None:
+    ast.parse(SOURCES[name].read_text(encoding="utf-8"), feature_version=(3, 8))
+    assert not imports(name)
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))

@@ -6,10 +6,12 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from vitedge.checkpoints.families.configuration import ACTIVATIONS
 from vitedge.errors import BadRecipe
+from vitedge.images.label_files import SUFFIXES
 from vitedge.records import ModelSpec, Origin, Preprocessing
 
 _FIXED = ("family", "naming", "preprocessing", "options", "origins", "notes")
@@ -63,8 +65,20 @@ def parse_overrides(given: Mapping[str, Any]) -> dict[str, Any]:
         field = name.removeprefix("preprocessing.").replace("-", "_")
         if field not in _TYPES:
             raise BadRecipe(f"There is nothing called {name!r} to override; there is {', '.join(sorted(_TYPES))}.")
+        if field == "labels":
+            _refuse_file(value)
         parsed[field] = _parsed(field, value)
     return parsed
+
+
+def _refuse_file(value: Any) -> None:
+    """Refuses a file where names are wanted."""
+    single = value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
+    if isinstance(single, str) and Path(single).suffix.lower() in SUFFIXES:
+        raise BadRecipe(
+            f"labels takes names, and {single} is a file: export, quantize, prune and evaluate take it as "
+            f"--labels {single}."
+        )
 
 
 def apply_overrides(spec: ModelSpec, given: Mapping[str, Any]) -> ModelSpec:
@@ -115,7 +129,10 @@ def _check_lengths(spec: ModelSpec, values: Mapping[str, Any]) -> None:
         if name in values and len(values[name]) != spec.in_channels:
             raise BadRecipe(f"{name} takes {spec.in_channels} numbers, one per channel; got {len(values[name])}.")
     if "labels" in values and len(spec.labels) != spec.classes:
-        raise BadRecipe(f"labels takes {spec.classes} names, one per class; got {len(spec.labels)}.")
+        raise BadRecipe(
+            f"labels takes {spec.classes} names, one per class; got {len(spec.labels)}: check for commas in names, "
+            "or give them in a file, with --labels."
+        )
 
 
 def _parsed(name: str, value: Any) -> Any:

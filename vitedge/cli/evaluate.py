@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitedge.cli.options import AsJson, Device, Model, Overrides, Weights
+from vitedge.cli.options import AsJson, Device, Labels, Model, Overrides, Weights
 from vitedge.cli.values import as_typed, parse_overrides, parse_size, with_model
 from vitedge.progress import stage
 from vitedge.registry import LOCAL
@@ -42,6 +42,7 @@ def evaluate(
     ] = None,
     weights: Weights = None,
     overrides: Overrides = None,
+    labels: Labels = None,
     model: Model = None,
     device: Device = None,
     *,
@@ -56,8 +57,9 @@ def evaluate(
     from vitedge.verbs.subjects import Weights as Choice
 
     choice = Choice(weights, parse_overrides(with_model(overrides, model)), parse_size(image_size))
-    request = EvaluationRequest(images, image_count, seed, against, max_drop, choice, device or LOCAL)
+    request = EvaluationRequest(images, image_count, seed, against, max_drop, choice, device or LOCAL, labels)
     result = run(subjects, request)
-    render(result, options=as_typed(weights, with_model(overrides, model)), as_json=json)
+    options = [*as_typed(weights, with_model(overrides, model)), *(["--labels", labels] if labels else [])]
+    render(result, options=options, as_json=json)
     if not result.passed:
         raise typer.Exit(4)

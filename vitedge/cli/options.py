@@ -16,6 +16,12 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Correct a fact by hand, e.g. heads=3 or mean=0.5,0.5,0.5."),
 ]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        "--labels", metavar="FILE", help="Names of the classes: one a line, a .csv, a .json or a config.json."
+    ),
+]
 AcceptAssumptions = Annotated[
     bool,
     typer.Option("--accept-assumptions", help="Take guessed facts that the outputs depend on, such as heads."),

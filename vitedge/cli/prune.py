@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from vitedge.cli.options import AcceptAssumptions, AsJson, ImageSize, Model, Overrides, Source, Weights
-from vitedge.cli.values import parse_merge, parse_overrides, parse_size, parse_sparsity, with_model
+from vitedge.cli.options import AcceptAssumptions, AsJson, ImageSize, Labels, Model, Overrides, Source, Weights
+from vitedge.cli.values import parse_merge, parse_overrides, parse_size, parse_sparsity, with_labels, with_model
 from vitedge.progress import stage
 
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="FILE.safetensors", help="The file to write.")]
@@ -77,6 +77,7 @@ def prune(
     seed: Seed = None,
     weights: Weights = None,
     overrides: Overrides = None,
+    labels: Labels = None,
     model: Model = None,
     *,
     repair: Repair = True,
@@ -106,7 +107,7 @@ def prune(
         "sparsity": parse_sparsity(sparsity),
         "merge": parse_merge(merge),
         "image_size": parse_size(image_size),
-        "overrides": parse_overrides(with_model(overrides, model)) or None,
+        "overrides": with_labels(parse_overrides(with_model(overrides, model)), labels) or None,
         "eval_images": labelled,
     }
     from vitedge.pruning.recipe import PruningRecipe

@@ -16,6 +16,7 @@ from vitedge.cli.options import (
     EffortOption,
     ImageSize,
     InputType,
+    Labels,
     Layers,
     Model,
     Overrides,
@@ -59,6 +60,7 @@ def quantize(
     seed: Annotated[int | None, typer.Option(help="Seed of the images.")] = None,
     weights: Weights = None,
     overrides: Overrides = None,
+    labels: Labels = None,
     model: Model = None,
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="Read options from a file; those given here win.")
@@ -85,6 +87,7 @@ def quantize(
         "device": device,
         "weights": weights,
         "overrides": parse_overrides(with_model(overrides, model)) or None,
+        "labels": labels,
         "accept_assumptions": accept_assumptions or None,
         "features": features or None,
     }

@@ -9,6 +9,7 @@ from typing import Any
 
 from vitedge.errors import BadRecipe
 from vitedge.files.plain import to_dict
+from vitedge.images.label_files import read_labels
 from vitedge.recipe import SCHEMES, LayerScheme, QuantizationRecipe, named_setting
 from vitedge.records import Tolerance
 
@@ -107,6 +108,15 @@ def parse_overrides(pairs: list[str] | None) -> Mapping[str, Any]:
         parts = tuple(part if name == "labels" else _number(part) for part in value.split(","))
         result[name.replace("-", "_")] = parts if len(parts) > 1 else parts[0]
     return result
+
+
+def with_labels(overrides: Mapping[str, Any], labels: str | None) -> Mapping[str, Any]:
+    """Returns overrides with the names of classes of a file, where one was named.
+
+    Raises:
+        BadRecipe: there is no such file, or it holds something else.
+    """
+    return overrides if labels is None else {**overrides, "labels": read_labels(labels)}
 
 
 def _number(text: str) -> int | float | str:

@@ -12,7 +12,7 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -28,7 +28,7 @@ from vitedge.files.plain import from_dict, to_dict
 from vitedge.files.replacing import write_file
 from vitedge.files.stray import is_stray
 from vitedge.files.zip_directory import LARGEST_DIRECTORY, directory_size
-from vitedge.records import BenchReport, Manifest
+from vitedge.records import Manifest
 from vitedge.sentences import short, some
 
 FORMAT_VERSION = 2
@@ -132,11 +132,6 @@ def listed(manifest: Manifest) -> dict[str, str]:
     for artifact in manifest.artifacts:
         files.update(artifact.files)
     return files
-
-
-def add_latency(folder: Path, report: BenchReport) -> None:
-    """Replaces the measurement in the manifest, in one step."""
-    write_manifest(folder, replace(read_manifest(folder), latency=report))
 
 
 def check_files(folder: Path, manifest: Manifest) -> int:

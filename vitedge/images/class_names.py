@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from vitedge.errors import BadImages
+from vitedge.records import ModelSpec, Origin
 from vitedge.sentences import some
 
 _WORDNET_ID = re.compile(r"n\d{8}")
+_SYNSET = re.compile(r"\s*(n\d{8})[\s,:]+(.+)")
 _NUMBER = re.compile(r"[+-]?\d+")
 _IMAGENET = 1000
 """Classes of ImageNet-1k, whose WordNet ids timm knows."""
@@ -25,6 +27,13 @@ class Classes:
     count: int
     names: tuple[str, ...] = ()
     """Names in the order of the class numbers, or empty where they are not known."""
+    given: bool = False
+    """Whether a user gave them: class folders are called so then, and not counted in the order of their names."""
+
+
+def classes_of(spec: ModelSpec) -> Classes:
+    """Returns the classes of a model."""
+    return Classes(spec.classes, spec.labels, given=spec.origins.get("labels") is Origin.GIVEN)
 
 
 def number_folders(folders: Sequence[str], classes: Classes) -> tuple[dict[str, int], str]:
@@ -54,7 +63,8 @@ def number_folders(folders: Sequence[str], classes: Classes) -> tuple[dict[str, 
                 f"No class of the model is called {some(strangers)}, as folders here are{_nearest(strangers, known)}."
             )
         _refuse_twice(found, classes)
-        return found, ""
+        ids = any(_WORDNET_ID.fullmatch(folder) for folder in folders)
+        return found, "the class folders are called by the WordNet ids that the labels begin with" if ids else ""
     return _number_unnamed(sorted(folders), classes)
 
 
@@ -83,7 +93,7 @@ def number_labels(labels: Collection[str], classes: Classes) -> dict[str, int]:
     if strangers and not known:
         raise BadImages(
             f"Labels such as {some(strangers)} are names, and nothing says how the model's classes are "
-            "called: use their numbers, or add --set labels=NAME,NAME,…."
+            "called: use their numbers, or give the names with --labels FILE."
         )
     if strangers:
         _refuse_shared(strangers, classes)
@@ -113,20 +123,34 @@ def _number_unnamed(folders: list[str], classes: Classes) -> tuple[dict[str, int
     """Numbers class folders whose names are not those of the model's classes."""
     if len(folders) == classes.count:
         numbers = all(folder.isdecimal() for folder in folders)
+        if classes.given and not numbers:
+            raise _unlike(folders, classes)
         ordered = sorted(folders, key=_as_number) if numbers else folders
         note = "the class folders were counted in the order of their names"
         if numbers:
             note += ", read as numbers (torchvision's ImageFolder sorts them as text)" if ordered != folders else ""
         elif folders != sorted(folders, key=_as_number):
             note += " (as text: 10 comes before 2)"
+        if classes.names and not numbers:
+            near = _nearest(folders, _numbers_of_names(classes))
+            note += f"; none has the name of a class of the model, such as {some(classes.names)}{near}"
         return {folder: index for index, folder in enumerate(ordered)}, note
     ids = _wordnet_ids() if classes.count == _IMAGENET and all(map(_WORDNET_ID.fullmatch, folders)) else {}
     if ids and all(folder in ids for folder in folders):
         return {folder: ids[folder] for folder in folders}, "the class folders are WordNet ids of ImageNet-1k"
     raise BadImages(
         f"There are {len(folders)} class folders, such as {some(folders)}, for {classes.count} classes, and their "
-        "names are not the model's: which classes they are has to be said, with --set labels=NAME,NAME,… or with a "
-        "CSV of path and class number."
+        f"names are not the model's{_nearest(folders, _numbers_of_names(classes))}: "
+        "which classes they are has to be said, with --labels FILE or with a CSV of path and class number."
+    )
+
+
+def _unlike(folders: Sequence[str], classes: Classes) -> BadImages:
+    """Returns the error that none of the folders is called as a class, with the first few beside their nearest."""
+    near = _nearest(folders, _numbers_of_names(classes))
+    return BadImages(
+        f"None of the {len(folders)} class folders has a name of the labels that were given: {some(folders)} beside "
+        f"{some(classes.names)}{near}. Name both alike, or give a CSV of path and class number."
     )
 
 
@@ -141,11 +165,16 @@ def _wordnet_ids() -> Mapping[str, int]:
 
 
 def _numbers_of_names(classes: Classes) -> dict[str, int]:
-    """Returns class names, and the first part of names with commas, to numbers; ambiguous ones are left out."""
-    whole = [_plain(name) for name in classes.names]
-    first = [_plain(name.partition(",")[0]) for name in classes.names]
+    """Returns class names, and the first part of names with commas, to numbers; ambiguous ones are left out.
+
+    Of names that all begin with a WordNet id, such as ``n01440764 tench, Tinca tinca``, the id and the rest count too.
+    """
+    split = [_SYNSET.fullmatch(name) for name in classes.names]
+    ids = [[found[part] for found in split if found] for part in (1, 2)] if all(split) else []
+    forms = [list(classes.names), *ids]
     found: dict[str, int] = {}
-    for keys in (whole, first):
+    for names in [*forms, *([name.partition(",")[0] for name in form] for form in forms)]:
+        keys = [_plain(name) for name in names]
         times = Counter(keys)
         for index, key in enumerate(keys):
             if times[key] == 1:

@@ -60,7 +60,7 @@ def prepare_image(image: Image.Image | NDArray[np.uint8], spec: ModelSpec) -> ND
     if preprocessing.transparency == "white":
         opened = _opaque(opened)
     image = opened.convert("RGB" if spec.in_channels == 3 else "L")
-    image = _centre_crop(_resize(image, spec), spec, _fill(spec))
+    image = _centre_crop(_resize(image, spec), spec, padding(spec))
     pixels = np.asarray(image, dtype=np.uint8).reshape(*spec.image_size, spec.in_channels)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
@@ -102,7 +102,7 @@ def _prepare_channels(image: Image.Image | NDArray[np.uint8], spec: ModelSpec) -
     if isinstance(image, Image.Image) or image.shape[2:] != (spec.in_channels,):
         raise picture_refusal(spec)
     planes = (Image.fromarray(np.ascontiguousarray(plane)) for plane in image.transpose(2, 0, 1))
-    fills = _fill(spec)
+    fills = padding(spec)
     return np.stack(
         [
             np.asarray(_centre_crop(_resize(plane, spec), spec, (fill,)), np.uint8)
@@ -229,7 +229,8 @@ def _centre_crop(image: Image.Image, spec: ModelSpec, fill: tuple[int, ...]) -> 
     return image.crop((left, top, left + width, top + height))
 
 
-def _fill(spec: ModelSpec) -> tuple[int, ...]:
+def padding(spec: ModelSpec) -> tuple[int, ...]:
+    """Returns the value of each channel, RGB, with which a picture is padded that is smaller than the crop."""
     if spec.preprocessing.crop_mode != "border":
         return (0,) * spec.in_channels
     step = -1 if spec.preprocessing.channel_order == "bgr" else 1

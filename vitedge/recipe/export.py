@@ -56,6 +56,9 @@ class ExportRecipe:
     """Which set of weights, where the file holds several."""
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """Fields of ModelSpec or Preprocessing that the user gave by hand."""
+    labels: str | tuple[str, ...] | None = None
+    """A file with the names of the classes, as `vitedge.images.label_files` reads it, or the names; None takes those
+    that the checkpoint tells."""
     accept_assumptions: bool = False
     """Whether guessed facts that the outputs depend on, such as heads that no file tells, are taken as they are."""
     quantization: QuantizationRecipe | None = None
@@ -78,6 +81,8 @@ class ExportRecipe:
             raise BadRecipe(f"The precision is {self.precision}, but quantization asks for {self.quantization.scheme}.")
         if self.rest is not None and self.precision in (Precision.FP32, Precision.FP16):
             raise BadRecipe(f"{self.precision} quantizes nothing, so that --rest has no use: leave it out.")
+        if self.features and self.labels is not None:
+            raise BadRecipe("--labels names the scores of a head, which --features leaves out: leave one of them out.")
         check_whole("--seed", self.seed, 0)
         check_image_count("Parity", self.image_count)
 

@@ -82,6 +82,9 @@ class Manifest:
     """Latency beside that of float files; None where that was not asked for."""
     steps: tuple[Step, ...] = ()
     """Changes of the model before the export, oldest first; parity is measured against the model after the last."""
+    preprocessing: tuple[Mapping[str, Any], ...] = ()
+    """What is done to a picture until the artifacts take it, in order, as `vitedge.images.steps.preprocessing_steps`
+    says it; empty in manifests of earlier versions."""
 
 
 @dataclass(frozen=True, repr=False)

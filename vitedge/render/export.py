@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from vitedge import registry
 from vitedge.export.formats import FORMATS
+from vitedge.guide.readme import README
 from vitedge.records import Artifact
 from vitedge.registry import LOCAL
 from vitedge.render.following import kit_command
@@ -37,7 +38,8 @@ def render(result: ExportResult, *, as_json: bool) -> None:
         *dict.fromkeys(line for record in manifest.quantization.values() for line in _quantized(record)),
         *([] if manifest.speed is None else [f"speed: {manifest.speed.text}"]),
         *result.pending,
-        f"{result.bundle}: {filesize.decimal(result.size)}, verified on {images} images, in {seconds:.1f} s",
+        f"{result.bundle}: {_sizes(manifest.artifacts)}, verified on {images} images, in {seconds:.1f} s",
+        *_beside(result),
         next_command(_following(result.bundle, manifest.artifacts, manifest.recipe.get("device", LOCAL))),
     )
     return None
@@ -50,6 +52,21 @@ def _notes(artifacts: Iterable[Artifact]) -> Iterator[str]:
         for note in artifact.notes:
             found.setdefault(note, []).append(artifact.path)
     yield from (f"note: {', '.join(paths)}: {note}" for note, paths in found.items())
+
+
+def _sizes(artifacts: Sequence[Artifact]) -> str:
+    """Returns the size of each artifact, without what lies beside it in the bundle."""
+    return ", ".join(f"{artifact.path} {filesize.decimal(artifact.size)}" for artifact in artifacts)
+
+
+def _beside(result: ExportResult) -> Iterator[str]:
+    """Yields which file explains the bundle, and what the files beside the artifacts take."""
+    others = result.size - sum(artifact.size for artifact in result.manifest.artifacts)
+    if README in result.manifest.files:
+        yield (
+            f"{Path(result.bundle) / README}: how to use it; the reference outputs and programs take "
+            f"{filesize.decimal(others)} more"
+        )
 
 
 def _quantized(record: Mapping[str, Any]) -> Iterator[str]:

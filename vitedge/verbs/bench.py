@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from vitedge.devices.checking import check_there
 from vitedge.devices.session import connect
 from vitedge.errors import BadRecipe, DeviceFailed, VitedgeError
-from vitedge.files.bundle import MANIFEST, add_latency
+from vitedge.files.bundle import MANIFEST, read_manifest
+from vitedge.guide.pages import reseal
 from vitedge.latency.interleave import measure_in_turn
 from vitedge.latency.sampling import Rule
 from vitedge.progress import Progress, note, reporting, say, stage
@@ -98,7 +99,8 @@ def _measured(subjects: Sequence[CheckpointSource], options: BenchOptions) -> Be
         found = _on_devices(named, options)
     report = _with_earlier(found, earlier)
     if options.devices == (LOCAL,) and len(subjects) == 1 and _is_bundle(Path(str(subjects[0]))):
-        add_latency(Path(str(subjects[0])), report)
+        bundle = Path(str(subjects[0]))
+        reseal(bundle, replace(read_manifest(bundle), latency=report))
     return report
 
 

@@ -14,7 +14,8 @@ from vitedge.accuracy.records import Evaluation, PairedAccuracy
 from vitedge.checkpoints.overrides import parse_overrides
 from vitedge.devices.session import Session, connect
 from vitedge.errors import BadRecipe
-from vitedge.images.class_names import Classes
+from vitedge.images.class_names import Classes, classes_of
+from vitedge.images.label_files import labels_for
 from vitedge.images.labelled import find_labelled
 from vitedge.images.stream import tell_shortage
 from vitedge.progress import Progress, reporting, stage
@@ -42,6 +43,9 @@ class EvaluationRequest:
     weights: Weights = field(default_factory=Weights)
     device: str = LOCAL
     """Where artifacts run; checkpoints run here."""
+    labels: str | tuple[str, ...] | None = None
+    """A file with the names of the classes, as `vitedge.images.label_files` reads it, or the names; None takes those
+    that the subjects tell."""
 
     def __post_init__(self) -> None:
         check_whole("--image-count", self.image_count, 1)
@@ -79,7 +83,7 @@ def _evaluated(subjects: Sequence[CheckpointSource], request: EvaluationRequest)
     with ExitStack() as stack:
         session = None if request.device == LOCAL else stack.enter_context(connect(request.device))
         rows = list(_rows(found, request, stack, session))
-        classes = common_classes(rows, request.weights.overrides)
+        classes = common_classes(rows, request.weights.overrides, request.labels)
         chosen = find_labelled(
             request.images, classes, request.image_count, request.seed, channels=rows[0].spec.in_channels
         )
@@ -154,17 +158,22 @@ def _as_exported(found: Sequence[Subject], weights: Weights) -> Weights:
     size = weights.image_size or (edges[0] if edges else None)
     if recipe is None:
         return replace(weights, image_size=size)
-    return Weights(weights.name or recipe.weights, {**recipe.overrides, **weights.overrides}, size)
+    overrides = {**recipe.overrides, **weights.overrides}
+    if recipe.labels is not None:  # the bundle keeps the names, and the file may be gone
+        overrides.setdefault("labels", next(subject.spec.labels for subject in found if subject.spec is not None))
+    return Weights(weights.name or recipe.weights, overrides, size)
 
 
-def common_classes(rows: Sequence[Predictor], overrides: Mapping[str, Any]) -> Classes:
+def common_classes(
+    rows: Sequence[Predictor], overrides: Mapping[str, Any], labels: str | Sequence[str] | None = None
+) -> Classes:
     """The classes that all rows tell apart.
 
     Raises:
         BadRecipe: different numbers of classes, or different names.
     """
     first = rows[0]
-    given = parse_overrides(overrides).get("labels", ())
+    given = labels or parse_overrides(overrides).get("labels", ())
     named = [row for row in rows if row.spec.labels]
     for row in rows[1:]:
         if row.classes != first.classes:
@@ -175,10 +184,10 @@ def common_classes(rows: Sequence[Predictor], overrides: Mapping[str, Any]) -> C
     for row in named[1:]:
         if row.spec.labels != named[0].spec.labels and not given:
             raise BadRecipe(f"{row.label} and {named[0].label} call their classes by other names: evaluate them alone.")
-    if given and len(given) != first.classes:
-        raise BadRecipe(f"labels takes {first.classes} names, one per class; got {len(given)}.")
-    labels = given or (named[0].spec.labels if named else ())
-    return Classes(first.classes, tuple(labels) if len(labels) == first.classes else ())
+    if given:
+        return Classes(first.classes, labels_for(given, first.classes), given=True)
+    told = classes_of(named[0].spec) if named else Classes(first.classes)
+    return told if len(told.names) == told.count == first.classes else Classes(first.classes)
 
 
 def _degenerate(count: Count, request: EvaluationRequest) -> str:

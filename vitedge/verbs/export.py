@@ -12,7 +12,7 @@ import time
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,11 @@ from vitedge.files.digest import hash_file
 from vitedge.files.earlier import PROGRAM
 from vitedge.files.plain import to_dict
 from vitedge.files.replacing import replacing
+from vitedge.guide.pages import write_pages
 from vitedge.images.alike import tell_alike
 from vitedge.images.image_set import load
+from vitedge.images.label_files import named
+from vitedge.images.steps import preprocessing_steps
 from vitedge.images.stream import tell_skipped
 from vitedge.latency.speedup import compare_speed as measure_speed
 from vitedge.latency.speedup import refuse_incomparable
@@ -78,11 +81,12 @@ def read_source(request: ExportRequest) -> ExportSource:
     name = str(request.source)
     if name.endswith(SUFFIX):
         model = read_model(Path(name))
-        return ExportSource(model.checkpoint, model)
+        program = replace(model.program, spec=named(model.program.spec, recipe.labels))
+        return ExportSource(model.checkpoint, replace(model, program=program))
     checkpoint = read(request.source, weights=recipe.weights, overrides=recipe.overrides, features=recipe.features)
     refuse_assumed(checkpoint.spec, name, accepted=recipe.accept_assumptions or checkpoint.accepted)
     identity = CheckpointIdentity(checkpoint.source, checkpoint.sha256(), checkpoint.size, checkpoint.weight_set)
-    return ExportSource(identity, checkpoint)
+    return ExportSource(identity, replace(checkpoint, spec=named(checkpoint.spec, recipe.labels)))
 
 
 def build_reference(request: ExportRequest, source: ExportSource) -> Built:
@@ -172,7 +176,7 @@ def seal(
     checked: Checked,
     timed: Timed,
 ) -> Manifest:
-    """Writes the manifest, the last file of the bundle."""
+    """Writes the pages and programs that explain the bundle, and the manifest as its last file."""
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         checkpoint=source.identity,
@@ -187,9 +191,11 @@ def seal(
         steps=source.content.steps,
         files={path.name: hash_file(path) for path in map(request.folder.joinpath, SEALED) if path.exists()},
         versions=registry.environment(),
+        preprocessing=preprocessing_steps(reference_outputs.spec, request.recipe.input),
     )
-    write_manifest(request.folder, manifest)
-    return manifest
+    sealed = write_pages(request.folder, manifest)
+    write_manifest(request.folder, sealed)
+    return sealed
 
 
 REFERENCE_STAGES: tuple[tuple[str, Callable[..., Any]], ...] = (

@@ -22,7 +22,7 @@ from vitedge.checkpoints.read import Checkpoint, CheckpointSource, read
 from vitedge.errors import BadImages, BadRecipe, CheckFailed
 from vitedge.files.plain import to_dict
 from vitedge.files.replacing import clear_debris, refuse_existing_file, replacing_file
-from vitedge.images.class_names import Classes
+from vitedge.images.class_names import classes_of
 from vitedge.images.image_set import ImageSet, load
 from vitedge.images.labelled import find_labelled
 from vitedge.images.stream import open_images
@@ -317,7 +317,7 @@ class Job:
 
     def _top1(self, draft: Draft) -> float:
         spec = draft.spec
-        classes = Classes(spec.classes, spec.labels)
+        classes = classes_of(spec)
         source = str(self.recipe.eval_images)
         with _asked_by("--eval"):
             labelled = find_labelled(source, classes, seed=self.recipe.seed, channels=spec.in_channels)

@@ -20,8 +20,9 @@ from vitedge.errors import BadRecipe, CheckFailed, UnusableActivations
 from vitedge.export.formats import QuantizedForm
 from vitedge.files.bundle import ReferenceData
 from vitedge.files.replacing import refuse_existing_file, replacing_file
-from vitedge.images.class_names import Classes
+from vitedge.images.class_names import classes_of
 from vitedge.images.image_set import load
+from vitedge.images.label_files import named
 from vitedge.images.labelled import find_labelled
 from vitedge.images.stream import open_images
 from vitedge.latency.kernels import kernel_times
@@ -81,6 +82,7 @@ def _written(source: CheckpointSource, out: Path, recipe: ResolvedRecipe) -> Qua
     with stage("reading the checkpoint"):
         checkpoint = read(source, weights=recipe.weights, overrides=recipe.overrides, features=recipe.features)
     refuse_assumed(checkpoint.spec, checkpoint.source, accepted=recipe.accept_assumptions or checkpoint.accepted)
+    checkpoint = replace(checkpoint, spec=named(checkpoint.spec, recipe.labels))
     with stage("building the reference"):
         reference = load_reference(checkpoint, recipe.image_size)
     features = recipe.features or reference.spec.classes == 0
@@ -172,9 +174,7 @@ def quantize_reference(
         spec = reference.spec
         if features:
             raise BadRecipe("--max-drop counts classes, and features are none: ask for --min-sqnr instead.")
-        labelled = find_labelled(
-            asked.eval_images, Classes(spec.classes, spec.labels), seed=asked.seed, channels=spec.in_channels
-        )
+        labelled = find_labelled(asked.eval_images, classes_of(spec), seed=asked.seed, channels=spec.in_channels)
         job.count_top1 = partial(count_top1, labelled, spec)
     return _checked(run(job))
 

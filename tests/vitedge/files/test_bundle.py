@@ -15,7 +15,6 @@ from vitedge.files.bundle import (
     MANIFEST,
     REFERENCE,
     ReferenceData,
-    add_latency,
     check_files,
     read_manifest,
     read_reference,
@@ -189,7 +188,7 @@ def test_a_bundle_of_the_first_format_is_read_as_one_of_this(folder: Path) -> No
     assert recipe.profiles == ("cpu-x86",)
     assert manifest.quantization == {"program": {"scheme": "int8"}}
     assert manifest.speed == SpeedComparison("int8 is faster", (), {"int8": 0.5}, ("head: Gemm in float",))
-    add_latency(folder, BenchReport(reports=()))
+    write_manifest(folder, manifest)
     written = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     assert written["format_version"] == FORMAT_VERSION
     assert "verdict" not in written["quantization"]["program"]
@@ -204,7 +203,7 @@ def test_a_bundle_of_the_first_format_that_quantized_nothing_is_read(folder: Pat
 
 
 def test_a_measurement_goes_into_the_manifest_under_a_new_seal(folder: Path) -> None:
-    add_latency(folder, BenchReport(reports=()))
+    write_manifest(folder, replace(read_manifest(folder), latency=BenchReport(reports=())))
     assert read_manifest(folder).latency == BenchReport(reports=())
 
 

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from tests.vitedge.images.specs import make_spec
 from vitedge.errors import BadImages
-from vitedge.images.class_names import Classes, check_range, number_folders, number_labels
+from vitedge.images.class_names import Classes, check_range, classes_of, number_folders, number_labels
 
 ZOO = Classes(4, ("tench, Tinca tinca", "crane", "crane", "White_Shark"))
 
@@ -25,6 +28,23 @@ def test_numbered_folders_are_read_as_numbers_and_that_is_said() -> None:
     assert (found["2"], found["10"]) == (2, 10)
     assert "read as numbers" in note
     assert "read as" not in number_folders([str(number) for number in range(10)], Classes(10))[1]
+
+
+def test_folders_have_to_be_called_as_names_that_were_given() -> None:
+    given = Classes(3, ("tench", "crane", "white shark"), given=True)
+    with pytest.raises(BadImages) as refused:
+        number_folders(["tenchs", "cranes", "bicycle"], given)
+    assert "None of the 3 class folders has a name of the labels that were given" in str(refused.value)
+    assert "(nearest: cranes ~ crane, tenchs ~ tench)" in str(refused.value)
+    assert number_folders(["2", "0", "1"], given)[0] == {"0": 0, "1": 1, "2": 2}
+
+
+def test_names_that_begin_with_wordnet_ids_are_found_by_either() -> None:
+    fish = Classes(2, ("n01440764 tench, Tinca tinca", "n01443537: goldfish"))
+    assert number_folders(["n01443537"], fish)[0] == {"n01443537": 1}
+    assert "WordNet ids" in number_folders(["n01443537"], fish)[1]
+    assert number_folders(["Goldfish", "tench"], fish) == ({"Goldfish": 1, "tench": 0}, "")
+    assert classes_of(replace(make_spec((8, 8)), labels=fish.names, classes=2)) == fish
 
 
 def test_some_folders_of_imagenet_are_enough() -> None:

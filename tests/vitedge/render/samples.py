@@ -124,7 +124,7 @@ MANIFEST = Manifest(
     (GOOD,),
     (StructureReport("model.onnx", ("valid",), passed=True), StructureReport("model.mlpackage", (), passed=True)),
     None,
-    {},
+    {"README.md": "0" * 64},
     {},
     speed=SpeedComparison("fp16 takes 1.00 ms here: 0.50 x fp32 (0.40 to 0.60); it is faster"),
 )

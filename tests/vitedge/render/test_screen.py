@@ -46,7 +46,7 @@ CASES: dict[str, tuple[Callable[..., None], Any, tuple[str, ...]]] = {
     ),
     "export": (
         export.render,
-        ExportResult("my bundle", 2_469_135_780, MANIFEST, {"a": 1.0, "b": 2.5}, ("TensorRT is not reached.",)),
+        ExportResult("my bundle", 2_469_148_280, MANIFEST, {"a": 1.0, "b": 2.5}, ("TensorRT is not reached.",)),
         (
             "batchx3x1024x768 float16",
             "macOS15",
@@ -59,7 +59,8 @@ CASES: dict[str, tuple[Callable[..., None], Any, tuple[str, ...]]] = {
             "TensorRT is not reached.",
             "Softmax stays in float32.",
             "speed: fp16 takes 1.00 ms here",
-            "my bundle: 2.5 GB, verified on 16 images, in 3.5 s",
+            "my bundle: model.onnx 1.2 GB, model.mlpackage 1.2 GB, verified on 16 images, in 3.5 s",
+            "my bundle/README.md: how to use it; the reference outputs and programs take 12.5 kB more",
             "next: vitedge bench 'my bundle'",
         ),
     ),

@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from tests.bad_files import VIT
 from tests.vitedge.grey_models import GREYS, NAMES, spec, write_arrays, write_folders, write_model
 from vitedge.demo.assets import IMAGES, MODELS
-from vitedge.errors import BadRecipe
+from vitedge.errors import BadImages, BadRecipe
 from vitedge.pruning.recipe import PruningRecipe
 from vitedge.recipe import ExportRecipe
 from vitedge.verbs.evaluate import EvaluationRequest, evaluate
@@ -100,6 +100,25 @@ def test_a_reference_that_decides_nothing_limits_no_drop(
     found = evaluate([str(tmp_path / "constant.onnx"), good], EvaluationRequest(folders, max_drop=100.0))
     assert not found.passed
     assert found.reason.startswith("constant.onnx is degenerate")
+
+
+def test_classes_are_called_as_a_file_says(tmp_path: Path) -> None:
+    """A model that tells no names: folders are counted in order, unless a file has them."""
+    unnamed = str(write_model(tmp_path / "unnamed.onnx", told=spec(labels=())))
+    turned = tuple(reversed(NAMES))
+    folders = str(write_folders(tmp_path / "turned", turned, each=1))
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(turned), encoding="utf-8")
+    wrong = evaluate([unnamed], EvaluationRequest(folders))
+    assert wrong.subjects[0].top1.count == 1
+    assert "counted in the order of their names" in wrong.notes[0]
+    for labels in (str(names), turned):
+        found = evaluate([unnamed], EvaluationRequest(folders, labels=labels))
+        assert found.subjects[0].top1.count == 7
+        assert found.notes == ()
+    names.write_text("\n".join(f"{name}s" for name in turned), encoding="utf-8")
+    with pytest.raises(BadImages, match=r"None of the 7 class folders .* \(nearest: .*cat ~ cats"):
+        evaluate([unnamed], EvaluationRequest(folders, labels=str(names)))
 
 
 def test_labels_of_one_class_are_told(good: str, tmp_path: Path) -> None:
@@ -198,7 +217,7 @@ def test_what_does_not_fit_together_is_refused(good: str, folders: str, tmp_path
         ([good, fewer], EvaluationRequest(folders), "fewer.onnx has 6 classes and good.onnx 7"),
         ([good, other], EvaluationRequest(folders), "call their classes by other names"),
         ([good], EvaluationRequest(folders, max_drop=1.0), "--max-drop compares"),
-        ([good], EvaluationRequest(folders, weights=Weights(overrides={"labels": ("a", "b")})), "labels takes 7 names"),
+        ([good], EvaluationRequest(folders, weights=Weights(overrides={"labels": ("a", "b")})), "names of 2 classes"),
         ([good, large], EvaluationRequest(folders, against=str(VIT)), "8x8 and 16x16"),
     ):
         with pytest.raises(BadRecipe, match=sentence):

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tests.bad_files import VIT, vit_state
+from vitedge import registry
 from vitedge.errors import (
     BadRecipe,
     CheckFailed,
@@ -26,11 +27,12 @@ from vitedge.errors import (
 )
 from vitedge.export.coreml import expected_weights
 from vitedge.export.coreml.weights import Weight
+from vitedge.export.formats import CHECKERS
 from vitedge.files.bundle import MANIFEST, check_files, read_manifest, read_reference
 from vitedge.files.digest import hash_file
 from vitedge.files.plain import from_dict
 from vitedge.recipe import ExportRecipe, QuantizationRecipe, ResolvedRecipe
-from vitedge.records import SpeedComparison, Tolerance
+from vitedge.records import Origin, SpeedComparison, Tolerance
 from vitedge.verbs import export as pipeline
 from vitedge.verbs import lowering
 from vitedge.verbs.export import STAGES, ExportRequest, export, parameters
@@ -47,6 +49,8 @@ INT8 = ExportRecipe(
         "int8", images="synthetic", image_count=8, smoothing=False, equalization=False, ranges="minmax"
     ),
 )
+FILES = ["README.md", "infer.py", "manifest.json", "model.onnx", "reference.npz"]
+"""The files of a bundle with one ONNX file, of a model whose classes have no names."""
 TITLES = [title for title, _ in STAGES]
 ON_DEVICE = "checking parity on the device"
 
@@ -105,7 +109,7 @@ def test_an_engine_starts_from_the_onnx_file_of_its_profile(tmp_path: Path) -> N
     assert pending.endswith("type: trtexec --onnx=model.onnx --saveEngine=model.engine --fp16")
     assert [artifact.path for artifact in result.manifest.artifacts] == ["model.onnx"]
     assert from_dict(ResolvedRecipe, result.manifest.recipe).formats == ("tensorrt", "onnx")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MANIFEST, "model.onnx", "reference.npz"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
     assert result.size == sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
 
 
@@ -121,7 +125,25 @@ def test_a_quantized_file_is_timed_beside_float_ones(tmp_path: Path) -> None:
     assert speed == result.manifest.speed
     assert speed.text.startswith("w8 takes ")
     assert speed.milliseconds.keys() == {"w8", "fp32", "fp16"}
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MANIFEST, "model.onnx", "reference.npz"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+
+
+def test_names_from_a_file_go_everywhere(tmp_path: Path) -> None:
+    names = tuple(f"digit {number}" for number in range(10))
+    file = tmp_path / "names.csv"
+    file.write_text("".join(f"{number},{name}\n" for number, name in enumerate(names)), encoding="utf-8")
+    result = export(str(VIT), tmp_path / "out", replace(SMALL, labels=str(file), formats=("onnx", "coreml")))
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest == result.manifest
+    assert (manifest.spec.labels, manifest.spec.origins["labels"]) == (names, Origin.GIVEN)
+    assert (tmp_path / "out" / "labels.txt").read_text(encoding="utf-8").splitlines() == list(names)
+    carried = registry.load(CHECKERS, "onnx").carried_spec(tmp_path / "out" / "model.onnx")
+    assert carried.labels == names
+    package = manifest.artifacts[1]
+    assert "Besides logits the package returns classLabel and classLabel_probs." in package.notes
+    file.write_text(file.read_text(encoding="utf-8") + "10,background\n", encoding="utf-8")
+    with pytest.raises(BadRecipe, match=r"names\.csv has names of 11 classes"):
+        export(str(VIT), tmp_path / "no", replace(SMALL, labels=str(file)))
 
 
 def test_nothing_is_timed_unless_asked_to(tmp_path: Path) -> None:
@@ -179,7 +201,7 @@ def test_the_manifest_says_what_is_there(demo_bundle: Path) -> None:
     passed = {report.artifact: report.passed for report in (*manifest.structure, *manifest.parity)}
     assert passed == {"model.onnx": True, "model.mlpackage": True}
     assert manifest.parity[0].artifact == "model.onnx"
-    assert check_files(demo_bundle, manifest) == 5
+    assert check_files(demo_bundle, manifest) == 8
     assert {"vitedge", "torch", "timm", "python", "platform"} - {"vitedge"} <= manifest.versions.keys()
     data = read_reference(demo_bundle)
     assert data.images.shape == (6, 3, 32, 32)
@@ -308,7 +330,7 @@ def test_a_stage_that_fails_leaves_what_was_there(
     with pytest.raises(raised, match=words):
         export(str(VIT), bundle, SMALL, force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert check_files(bundle, read_manifest(bundle)) == 5
+    assert check_files(bundle, read_manifest(bundle)) == 8
 
 
 def test_refusals_come_before_any_work(demo_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

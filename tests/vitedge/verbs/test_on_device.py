@@ -75,7 +75,7 @@ def spoil(bundle: Path) -> None:
     other = {name: np.roll(values, 1, axis=0) for name, values in data.outputs.items()}
     write_reference(bundle, replace(data, outputs=other))
     manifest = read_manifest(bundle)
-    write_manifest(bundle, replace(manifest, files={REFERENCE: hash_file(bundle / REFERENCE)}))
+    write_manifest(bundle, replace(manifest, files={**manifest.files, REFERENCE: hash_file(bundle / REFERENCE)}))
 
 
 def test_a_bundle_is_checked_and_measured_there(far: Transport, bundle: Path) -> None:

@@ -20,10 +20,11 @@ from vitedge.devices import runner
 from vitedge.devices.mac_kit.result import FORMAT_VERSION, Result, Run, read_result
 from vitedge.devices.mac_kit.verify import content_hash
 from vitedge.errors import BadRecipe, CheckFailed, OutputRefused, UnreadableArtifact
-from vitedge.files.bundle import MANIFEST, REFERENCE, check_files, read_manifest, write_manifest
+from vitedge.files.bundle import MANIFEST, REFERENCE, check_files, read_manifest
 from vitedge.files.digest import hash_file
 from vitedge.files.plain import to_dict
 from vitedge.files.replacing import replacing
+from vitedge.guide.pages import reseal
 from vitedge.parity.artifact import ReferenceOutputs, report_on, sealed_outputs
 from vitedge.records import Artifact, Manifest, ParityReport, Validation
 from vitedge.runtimes.feeding import inputs, joined, output_names
@@ -111,7 +112,7 @@ def import_result(bundle: Path, result: Path) -> Validation:
     reports = tuple(_report(one, packages[one.artifact], reference_outputs, found.machine) for one in found.runs)
     again = {_key(report) for report in reports}
     kept = tuple(report for report in manifest.parity if _key(report) not in again)
-    write_manifest(bundle, replace(manifest, parity=(*kept, *reports)))
+    reseal(bundle, replace(manifest, parity=(*kept, *reports)))
     return Validation(str(bundle), reports, (), files, all(report.passed for report in reports))
 
 
