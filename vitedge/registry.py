@@ -74,7 +74,8 @@ RUNTIMES: Table = {
         ("coremltools",),
         "pip install 'coremltools>=9.0'",
         systems=("Darwin",),
-        otherwise="its predict needs macOS; here the package is computed op by op by: vitedge validate",
+        otherwise="it runs on a Mac, for which vitedge kit write BUNDLE DIR makes a kit of a bundle; here vitedge "
+        "validate BUNDLE computes it op by op",
     ),
     # The engine says which of two packages it needs; the module asks for that one when it has read the file.
     "tensorrt": Part(

@@ -17,7 +17,7 @@ from vitedge.latency.sampling import Rule
 from vitedge.recipe import check_image_size, check_whole
 from vitedge.records import BenchReport, LatencyReport, ParityReport
 from vitedge.registry import LOCAL, RUNTIMES, check_device
-from vitedge.verbs.measured import Place, Subjects, find_models
+from vitedge.verbs.measured import Place, Subjects, find_models, is_checkpoint
 from vitedge.verbs.saved_runs import SavedRun, is_saved_run, read_run
 
 
@@ -69,9 +69,10 @@ def bench(
         Reports of every device, ratios within each, and what failed on one of several devices.
 
     Raises:
-        BadRecipe: a number of threads or of pixels below one, a device twice, or nothing to measure.
+        BadRecipe: a number of threads or of pixels below one, a device twice, a size without a checkpoint, or nothing
+            to measure.
         UserError: a subject is not there or cannot be read.
-        MissingBackend: nothing of a bundle runs on the device.
+        MissingBackend: nothing that was named runs on the device; what does not beside others is left out.
         CheckFailed: the runtime did not take the provider that was asked for.
         DeviceFailed: a process died, hung or failed, or the device cannot be reached; all devices, of several.
         BundleDamaged: a file of a bundle is not the one that its manifest describes.
@@ -83,11 +84,26 @@ def bench(
     if live:
         named = Subjects.of(live, options.image_size)
         named.check()
+        _refuse_idle(named, options)
         found = _on_devices(named, options, progress)
     report = _with_earlier(found, earlier)
     if options.devices == (LOCAL,) and len(subjects) == 1 and _is_bundle(Path(subjects[0])):
         add_latency(Path(subjects[0]), report)
     return report
+
+
+def _refuse_idle(subjects: Subjects, options: BenchOptions) -> None:
+    """Refuses an option that has no effect on anything that was named.
+
+    Raises:
+        BadRecipe: names the option.
+    """
+    if options.image_size is not None and not any(is_checkpoint(name) for name in subjects.names):
+        height, width = options.image_size
+        raise BadRecipe(
+            f"--image-size is for checkpoints, and {subjects.names[0]} has the size that it was made for: leave it out, "
+            f"or export the checkpoint again with --image-size {height}x{width}."
+        )
 
 
 def _on_devices(subjects: Subjects, options: BenchOptions, progress: Callable[[str], None]) -> BenchReport:
@@ -105,7 +121,7 @@ def _on_devices(subjects: Subjects, options: BenchOptions, progress: Callable[[s
             if len(options.devices) == 1:
                 raise
             kinds.add(type(error))
-            progress(f"{device} failed: {error}")
+            progress(f"{device} failed")  # the reason is told once, at the end
             saved.fail(device, str(error))
         else:
             saved.add(found)
