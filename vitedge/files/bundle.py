@@ -24,6 +24,7 @@ from vitedge.files.digest import hash_file
 from vitedge.files.earlier import from_first_format
 from vitedge.files.json_file import read_json
 from vitedge.files.npy import read_header
+from vitedge.files.own_files import MANIFEST
 from vitedge.files.plain import from_dict, to_dict
 from vitedge.files.replacing import write_file
 from vitedge.files.stray import is_stray
@@ -33,7 +34,6 @@ from vitedge.sentences import short, some
 
 FORMAT_VERSION = 2
 """The format of manifests that are written; older ones are read."""
-MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 64 * 2**20
 """Bytes of a manifest that are read; samples of a measurement are most of one, some megabytes."""
 REFERENCE = "reference.npz"
@@ -106,8 +106,11 @@ def read_manifest(folder: Path) -> Manifest:
                 f"{path} has format {version}; this vitedge reads {FORMAT_VERSION} and older: install a newer one."
             )
         sealed = isinstance(content, dict) and content.pop("seal", None) == _seal(content)
-    except FileNotFoundError:
-        raise UnreadableArtifact(f"{folder} is not a bundle: it has no {MANIFEST}.") from None
+    except (FileNotFoundError, NotADirectoryError):
+        missing = f"it has no {MANIFEST}" if folder.is_dir() else "it is no folder"
+        raise UnreadableArtifact(
+            f"{folder} is not a bundle: {missing}; vitedge export CHECKPOINT -o BUNDLE writes one."
+        ) from None
     except (OSError, ValueError) as error:
         raise BundleDamaged(f"{path} is damaged: {short(error)}.") from error
     if not sealed:

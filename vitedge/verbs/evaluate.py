@@ -15,7 +15,7 @@ from vitedge.checkpoints.overrides import parse_overrides
 from vitedge.devices.session import Session, connect
 from vitedge.errors import BadRecipe
 from vitedge.images.class_names import Classes
-from vitedge.images.labelled import find_labelled
+from vitedge.images.labelled import check_labelled, find_labelled
 from vitedge.images.stream import tell_shortage
 from vitedge.recipe import check_finite, check_image_size, check_whole
 from vitedge.registry import LOCAL, check_device
@@ -65,6 +65,7 @@ def evaluate(
         DeviceFailed: the device failed, or is out of reach.
     """
     start = time.perf_counter()
+    check_labelled(request.images)
     found = find(subjects)
     _check(found, request)
     with ExitStack() as stack:

@@ -141,7 +141,7 @@ def _models(name: str, subjects: Subjects, place: Place, left_out: dict[str, str
             left_out[path.name if path.name not in left_out else name] = refused
         else:
             yield Model(MeasuredModel(path.name, runtime, name))
-    elif place.session.name == LOCAL:
+    elif place.session.name == LOCAL and path.suffix != SUFFIX:
         if place.runtime not in (None, "torch"):
             raise BadRecipe(f"{name} is a checkpoint, which runs in torch here: export it to measure it elsewhere.")
         options = {} if subjects.image_size is None else {"image_size": list(subjects.image_size)}
@@ -185,7 +185,8 @@ def _exported(
     written = "ONNX" if path.suffix == SUFFIX else "ONNX in fp32"  # a quantized program keeps its precision
     place.progress(f"exporting {path} to {written} for {place.session.name}")
     export(str(path), folder / path.stem, ExportRecipe(formats=("onnx",), image_size=image_size))
-    place.notes.append(f"{path.name} was exported to {written} for {place.session.name}, which runs no PyTorch")
+    why = "which runs no PyTorch" if place.session.name != LOCAL else "where programs run in no other form"
+    place.notes.append(f"{path.name} was exported to {written} for {place.session.name}, {why}")
     refused: dict[str, str] = {}
     for model in _of_bundle(folder / path.stem, path.stem, place, refused):
         yield replace(model, measured=replace(model.measured, label=path.name))

@@ -25,6 +25,7 @@ from vitedge.devices.session import Session
 from vitedge.errors import BadRecipe, MissingBackend, UnreadableArtifact
 from vitedge.export.formats import CHECKERS, FORMATS, of_file
 from vitedge.files.bundle import MANIFEST, check_files, read_manifest
+from vitedge.files.own_files import instead_of_artifact
 from vitedge.files.plain import from_dict
 from vitedge.parity.artifact import image_size
 from vitedge.recipe import ResolvedRecipe
@@ -204,6 +205,8 @@ def _find(source: str) -> Iterator[Subject]:
     if (path / MANIFEST).is_file():
         yield from _of_bundle(path)
     else:
+        if path.name == MANIFEST and (said := instead_of_artifact(path)):
+            raise UnreadableArtifact(f"{source} {said}.")
         yield FINDERS.get(path.suffix, checkpoint)(source)
 
 

@@ -17,6 +17,7 @@ from vitedge.devices.session import connect
 from vitedge.errors import BadRecipe, MissingBackend, UnreadableArtifact
 from vitedge.export.formats import CHECKERS, FORMATS, of_file
 from vitedge.files.bundle import MANIFEST, check_files, read_manifest, remarks
+from vitedge.files.own_files import instead_of_artifact
 from vitedge.files.plain import from_dict
 from vitedge.parity.artifact import ReferenceOutputs, image_size, sealed_outputs
 from vitedge.parity.check import CheckOptions, Original, check_artifact
@@ -104,7 +105,8 @@ def validate(
         return replace(found, checkpoint=manifest.checkpoint, steps=manifest.steps, notes=notes)
     if of_file(subject) is None:
         suffixes = ", ".join(kind.suffix for kind in FORMATS.values() if kind.suffix)
-        raise UnreadableArtifact(f"{subject} is neither a bundle nor one of {suffixes}.")
+        said = instead_of_artifact(subject) or f"is neither a bundle nor one of {suffixes}"
+        raise UnreadableArtifact(f"{subject} {said}.")
     if against is None:
         raise BadRecipe(f"{subject} is not a bundle: add --against CHECKPOINT to say what it has to compute.")
     artifact = registry.load(CHECKERS, str(of_file(subject))).describe(subject)

@@ -21,6 +21,7 @@ from vitedge.checkpoints.families.family import State
 from vitedge.checkpoints.files import arrays, folders, torchfiles
 from vitedge.errors import UnreadableCheckpoint
 from vitedge.files.digest import hash_file, hash_listing
+from vitedge.files.own_files import instead_of_checkpoint
 from vitedge.files.zip_directory import LARGEST_DIRECTORY, directory_size
 from vitedge.sentences import short
 
@@ -86,6 +87,8 @@ def open_container(source: str | Path) -> Container:
         RefusedPickle: a pickle in it asks for something that could run code.
     """
     path = Path(source)
+    if said := instead_of_checkpoint(path):
+        raise UnreadableCheckpoint(f"{path} {said}.")
     try:
         return _open_folder(path) if path.is_dir() else _configured(_open_file(path))
     except FileNotFoundError as error:
