@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vitedge.cli.options import AsJson, Device, Model, Overrides, Weights
-from vitedge.cli.values import as_typed, parse_overrides, parse_size, with_model
+from vitedge.cli.values import as_typed, parse_overrides, parse_size, refuse_idle, with_model
 from vitedge.registry import LOCAL
 
 
@@ -29,7 +29,7 @@ def evaluate(
     image_count: Annotated[
         int | None, typer.Option(min=1, help="How many, evenly of all classes; all if not given.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of that choice.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of that choice; 0 if not given.")] = None,
     max_drop: Annotated[
         float | None,
         typer.Option(
@@ -53,8 +53,10 @@ def evaluate(
     from vitedge.verbs.evaluate import evaluate as run
     from vitedge.verbs.subjects import Weights as Choice
 
+    if image_count is None:
+        refuse_idle({"--seed": seed}, "for the choice of --image-count images", "add that, or leave it out")
     choice = Choice(weights, parse_overrides(with_model(overrides, model)), parse_size(image_size))
-    request = EvaluationRequest(images, image_count, seed, against, max_drop, choice, device or LOCAL)
+    request = EvaluationRequest(images, image_count, seed or 0, against, max_drop, choice, device or LOCAL)
     result = run(subjects, request, progress)
     render(result, options=as_typed(weights, with_model(overrides, model)), as_json=json)
     if not result.passed:

@@ -118,6 +118,22 @@ def _number(text: str) -> int | float | str:
     return text
 
 
+def refuse_idle(options: Mapping[str, object], what_for: str, advice: str) -> None:
+    """Refuses options that were typed and would have no effect.
+
+    Args:
+        options: their names to their values; None, False and an empty list were not typed.
+        what_for: a phrase that follows ``--name is``.
+        advice: what to do, a phrase.
+
+    Raises:
+        BadRecipe: names the first of them.
+    """
+    for name, value in options.items():
+        if value is not None and value is not False and value != []:
+            raise BadRecipe(f"{name} is {what_for}: {advice}.")
+
+
 def as_typed(weights: str | None, pairs: list[str] | None) -> list[str]:
     """Returns the options about a checkpoint as they were typed: ``--weights NAME --set NAME=VALUE``."""
     named = [] if weights is None else ["--weights", weights]

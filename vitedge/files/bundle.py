@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from vitedge.errors import BadRecipe, BundleDamaged, UnreadableArtifact
+from vitedge.files import own_files
 from vitedge.files.digest import hash_file
 from vitedge.files.earlier import from_first_format
 from vitedge.files.json_file import read_json
 from vitedge.files.npy import read_header
-from vitedge.files.own_files import MANIFEST
 from vitedge.files.plain import from_dict, to_dict
 from vitedge.files.replacing import write_file
 from vitedge.files.stray import is_stray
@@ -34,6 +34,7 @@ from vitedge.sentences import short, some
 
 FORMAT_VERSION = 2
 """The format of manifests that are written; older ones are read."""
+MANIFEST = own_files.MANIFEST
 LARGEST_MANIFEST = 64 * 2**20
 """Bytes of a manifest that are read; samples of a measurement are most of one, some megabytes."""
 REFERENCE = "reference.npz"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from vitedge.devices.checking import check_there
@@ -81,6 +81,8 @@ def bench(
     live = [subject for subject in subjects if not is_saved_run(subject)]
     earlier = {subject: read_run(Path(subject)).reports for subject in subjects if is_saved_run(subject)}
     found = BenchReport((), asked={})
+    if earlier and not live:
+        _refuse_unmeasured(next(iter(earlier)), options)
     if live:
         named = Subjects.of(live, options.image_size)
         named.check()
@@ -101,9 +103,23 @@ def _refuse_idle(subjects: Subjects, options: BenchOptions) -> None:
     if options.image_size is not None and not any(is_checkpoint(name) for name in subjects.names):
         height, width = options.image_size
         raise BadRecipe(
-            f"--image-size is for checkpoints, and {subjects.names[0]} has the size that it was made for: leave it out, "
+            f"--image-size is for checkpoints, and {subjects.names[0]} has a size of its own: leave it out, "
             f"or export the checkpoint again with --image-size {height}x{width}."
         )
+
+
+def _refuse_unmeasured(file: str, options: BenchOptions) -> None:
+    """Refuses every option where nothing is measured.
+
+    Raises:
+        BadRecipe: names the option.
+    """
+    plain = BenchOptions()
+    for entry in (
+        field.name for field in fields(options) if getattr(options, field.name) != getattr(plain, field.name)
+    ):
+        option = "--device" if entry == "devices" else f"--{entry.replace('_', '-')}"
+        raise BadRecipe(f"{option} is for what is measured, and {file} was measured before: leave it out.")
 
 
 def _on_devices(subjects: Subjects, options: BenchOptions, progress: Callable[[str], None]) -> BenchReport:

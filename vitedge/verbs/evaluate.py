@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -66,7 +67,8 @@ def evaluate(
     """
     start = time.perf_counter()
     check_labelled(request.images)
-    found = find(subjects)
+    left_out: dict[str, str] = {}
+    found = find(subjects, left_out)
     _check(found, request)
     with ExitStack() as stack:
         session = None if request.device == LOCAL else stack.enter_context(connect(request.device))
@@ -83,6 +85,7 @@ def evaluate(
     shortage = tell_shortage(request.image_count or 0, count.images, chosen.title)
     notes = [
         *(note for note in (chosen.note, shortage) if note),
+        *(f"{name} was left out: {reason}" for name, reason in left_out.items()),
         *_differences(rows),
         *_telling_little(count, classes.count),
     ]
@@ -107,10 +110,31 @@ def evaluate(
 def _check(found: Sequence[Subject], request: EvaluationRequest) -> None:
     if not found:
         raise BadRecipe("Nothing was named to evaluate: give a checkpoint, an artifact or a bundle.")
+    _refuse_idle(found, request)
     if request.max_drop is None:
         return
     if request.against is None and len(found) == 1:
         raise BadRecipe("--max-drop compares: add --against CHECKPOINT, or name the subject to compare with first.")
+
+
+def _refuse_idle(found: Sequence[Subject], request: EvaluationRequest) -> None:
+    """Refuses an option about checkpoints without one, and a device for what runs here."""
+    weights, first = request.weights, found[0].source
+    if request.against is None and not any(subject.kind == "checkpoint" for subject in found):
+        about = {
+            "--image-size": weights.image_size is not None,
+            "--weights": weights.name is not None,
+            "--set": bool(set(weights.overrides) - {"labels"}),
+        }
+        for option in (name for name, given in about.items() if given):
+            raise BadRecipe(
+                f"{option} is for checkpoints, and {first} is none: leave it out, or add --against CHECKPOINT."
+            )
+    if request.device != LOCAL and not any(subject.artifact for subject in found):
+        raise BadRecipe(
+            f"--device runs artifacts, and {first} is none, so it runs here: leave it out, or evaluate the bundle "
+            f"that {shlex.join(['vitedge', 'export', first, '-o', 'BUNDLE'])} writes."
+        )
 
 
 def _rows(

@@ -35,7 +35,7 @@ from vitedge.quantization.recording import record
 from vitedge.quantization.records import QuantizationResult
 from vitedge.quantization.run import Quantization
 from vitedge.quantization.run import quantize as run
-from vitedge.recipe import CALIBRATED, ExportRecipe, Precision, QuantizationRecipe, ResolvedRecipe
+from vitedge.recipe import CALIBRATED, CALIBRATION_COUNT, ExportRecipe, Precision, QuantizationRecipe, ResolvedRecipe
 from vitedge.records import CheckpointIdentity
 from vitedge.registry import LOCAL, check_device
 from vitedge.verbs.resolve import resolve
@@ -214,6 +214,11 @@ def settings(recipe: ResolvedRecipe) -> QuantizationRecipe:
         raise BadRecipe(
             f"{asked.scheme} finds the ranges of activations on images, and assumes none: add --images DIR, a list, "
             "an array, or the word synthetic."
+        )
+    if asked.images is None and asked.image_count != CALIBRATION_COUNT:
+        raise BadRecipe(
+            f"--image-count is of the images for calibration, and {asked.scheme} was given none: leave it out, or add "
+            "--images DIR."
         )
     if asked.images is None and (asked.min_sqnr is not None or asked.max_drop is not None):
         raise BadRecipe("A budget is measured on images, and none are assumed: add --images DIR, a list or an array.")

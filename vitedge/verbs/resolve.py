@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -16,9 +16,11 @@ from vitedge.quantization.file.header import SUFFIX, fixed_entries, read_header
 from vitedge.recipe import ExportRecipe, Precision, ResolvedRecipe
 from vitedge.registry import LOCAL
 from vitedge.verbs.runtime_versions import with_found
-from vitedge.verbs.targets import strictest, targets
+from vitedge.verbs.targets import Target, strictest, targets
 
 _RUNTIME = "onnxruntime"
+_OF_FORMATS = {"opset": "onnx", "coreml_target": "coreml", "engine_batch": "tensorrt"}
+"""Entries of a recipe that settle something of a single format."""
 
 
 def resolve(asked: ExportRecipe, source: str, progress: Callable[[str], None] = lambda _text: None) -> ResolvedRecipe:
@@ -53,6 +55,7 @@ def resolve(asked: ExportRecipe, source: str, progress: Callable[[str], None] = 
     found = targets(recipe)
     if there and any(formats.FORMATS[target.format].half_scales_since for target in found):
         recipe = with_found(recipe, there)
+    _refuse_idle(asked, found)
     if recipe.runtime_versions and not any(formats.FORMATS[target.format].half_scales_since for target in found):
         raise BadRecipe("--runtime-version is for ONNX files, and none is written: leave it out.")
     if recipe.pad_heads and not any(target.recipe.pad_heads for target in found):
@@ -60,6 +63,23 @@ def resolve(asked: ExportRecipe, source: str, progress: Callable[[str], None] = 
     if quantized:
         _refuse_zero_points(source, recipe)
     return recipe
+
+
+def _refuse_idle(asked: ExportRecipe, found: Sequence[Target]) -> None:
+    """Refuses a setting of a format that is not written.
+
+    Raises:
+        BadRecipe: names the option, and the format that it is for.
+    """
+    written = {"tensorrt"} if any(target.engine for target in found) else set()
+    written.update(target.format for target in found)
+    for entry, form in _OF_FORMATS.items():
+        if getattr(asked, entry) is not None and form not in written:
+            option = f"--{entry.replace('_', '-')}"
+            raise BadRecipe(
+                f"{option} is for {formats.FORMATS[form].title}, and no file of it is written: leave it out, or add "
+                f"--format {form}."
+            )
 
 
 def _of_device(asked: ExportRecipe, progress: Callable[[str], None]) -> tuple[ExportRecipe, dict[str, str]]:

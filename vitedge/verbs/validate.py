@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from vitedge.models.reference import Reference
 
 
+_DECLARED = "declared"
+
+
 @dataclass(frozen=True)
 class ReferenceOptions:
     """The checkpoint that an artifact is compared with, and how."""
@@ -64,7 +67,7 @@ class ReferenceOptions:
 class ValidationOptions:
     """How artifacts are looked at."""
 
-    compute: str = "declared"
+    compute: str = _DECLARED
     """``declared``, or ``fp32``: without the rounding of half precision, which leaves the error of the conversion."""
     overflow: bool = False
     """Watch the ranges of a Core ML package's values."""
@@ -192,6 +195,8 @@ def _validated(
         raise BadRecipe(
             f"{subject} holds no engine, whose kernels --layers would list: add --against CHECKPOINT to compare layers."
         )
+    if options.compute != _DECLARED and not any(FORMATS[artifact.format].without_rounding for _, artifact in parts):
+        raise BadRecipe(f"--compute {options.compute} is for Core ML packages, and {subject} holds none: leave it out.")
     how, original = CheckOptions(options.compute, comparison.layers), Original(comparison.reference)
     found = [check_artifact(path, artifact, comparison.reference_outputs, original, how) for path, artifact in parts]
     parity = (*(report for one in found for report in one.parity), *comparison.remote)
