@@ -82,7 +82,7 @@ def test_links_to_a_heading_lead_to_one(page: Path) -> None:
 
 def drawn() -> Iterator[tuple[str, str]]:
     """Yields every folder in the picture of the house, and the text that stands beside it."""
-    picture = STRUCTURE.read_text(encoding="utf-8").split("```")[1]
+    picture = STRUCTURE.read_text(encoding="utf-8").split("```")[1].removeprefix("text")
     above: list[str] = []
     for line in picture.strip().splitlines():
         entry = re.fullmatch(r"((?:  )*)([\w.]+/) +(.+)", line)

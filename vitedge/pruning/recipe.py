@@ -16,7 +16,8 @@ TWO_OF_FOUR = "2:4"
 """Pattern of which each four weights of a row, one after the other, hold two zeros."""
 
 
-_MULTIPLE, _RUNTIME = 8, "onnxruntime"
+_MULTIPLE = 8
+_RUNTIME = "onnxruntime"
 
 
 class Criterion(Setting):

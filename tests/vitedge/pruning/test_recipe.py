@@ -40,7 +40,7 @@ def test_a_recipe_that_cannot_be_followed_is_refused(entries: dict[str, Any], se
 
 
 def test_recipe_and_record_go_into_a_file_and_back() -> None:
-    recipe = PruningRecipe(sparsity="2:4", merge=(0, 3), criterion="taylor", images="photos")
+    recipe = PruningRecipe(macs=0.5, sparsity="2:4", merge=(0, 3), criterion="taylor", images="photos")
     assert from_dict(PruningRecipe, to_dict(recipe)) == recipe
     record = PruningRecord(
         images=2,
