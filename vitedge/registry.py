@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from vitedge.errors import BadRecipe, MissingBackend
+from vitedge.sentences import nearest
 
 
 @dataclass(frozen=True)
@@ -295,4 +296,4 @@ def _part(table: Table, name: str) -> Part:
     try:
         return table[name]
     except KeyError:
-        raise BadRecipe(f"There is no {name!r}; choose from {', '.join(table)}.") from None
+        raise BadRecipe(f"There is no {name!r}; choose from {', '.join(table)}{nearest(name, table)}") from None

@@ -65,7 +65,7 @@ def test_a_page_runs_from_top_to_bottom(page: Path, folder: Path, vitedge: Comma
         if block.reason or block.language == "text":
             continue
         if block.language == "python":
-            exec(compile(block.text, page.name, "exec"), names)  # noqa: S102 - our own page
+            exec(compile(block.text, page.name, "exec"), names)
             continue
         for hint in _typed(block, vitedge):
             if page == FIRST and hint not in followed:

@@ -54,7 +54,7 @@ def evaluate(
     from vitedge.verbs.subjects import Weights as Choice
 
     if image_count is None:
-        refuse_idle({"--seed": seed}, "for the choice of --image-count images", "add that, or leave it out")
+        refuse_idle({"--seed": seed}, "for a choice among the images", "add --image-count N, or leave it out")
     choice = Choice(weights, parse_overrides(with_model(overrides, model)), parse_size(image_size))
     request = EvaluationRequest(images, image_count, seed or 0, against, max_drop, choice, device or LOCAL)
     result = run(subjects, request, progress)

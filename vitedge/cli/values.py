@@ -11,6 +11,7 @@ from vitedge.errors import BadRecipe
 from vitedge.files.plain import to_dict
 from vitedge.recipe import SCHEMES, LayerScheme, QuantizationRecipe, named_setting
 from vitedge.records import Tolerance
+from vitedge.sentences import nearest
 
 _SWITCHES = {"on": True, "off": False}
 _SWITCHED = frozenset(entry.name for entry in fields(QuantizationRecipe) if entry.type == "bool")
@@ -170,9 +171,11 @@ def quantization_entries(
         BadRecipe: the precision is no scheme of quantization, or a pair has no ``=``.
     """
     if precision not in (None, "fp32", "fp16", *SCHEMES):
-        raise BadRecipe(f"There is no scheme {precision!r}; choose from {', '.join(SCHEMES)}.")
+        raise BadRecipe(
+            f"There is no scheme {precision!r}; choose from {', '.join(SCHEMES)}{nearest(precision, SCHEMES)}"
+        )
     if precision not in SCHEMES:
-        raise BadRecipe(f"--quantization and --layer are for quantization: add --precision {'|'.join(SCHEMES)}.")
+        raise BadRecipe(f"--quantization and --layer are for quantization: add --precision {' or '.join(SCHEMES)}.")
     entries = {**(found or {}), "scheme": precision}
     entries.update({name: value for name, value in given.items() if value is not None})
     for pair in settings or ():

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich import filesize
 
+from vitedge.checkpoints.assumptions import assumed, said
 from vitedge.records import BlockWidths, ModelSpec, Origin, Preprocessing
 from vitedge.render.following import export_command
 from vitedge.render.prune import step_lines
@@ -37,9 +38,17 @@ def render(result: Inspection, *, options: Sequence[str] = (), as_json: bool) ->
         *step_lines(result.steps),
         *(f"left out: {name} ({reason})" for name, reason in _grouped(result.dropped)),
         *(f"note: {note}" for note in spec.notes),
-        next_command(export_command(result.source, options)),
+        *_guesses(spec),
+        next_command(export_command(result.source, (*options, *said(spec)))),
     )
     return None
+
+
+def _guesses(spec: ModelSpec) -> Iterable[str]:
+    """Yields that the next command says guesses, without which an export would be refused."""
+    names = [name.removeprefix("options.") for name in assumed(spec)]
+    if names:
+        yield f"guessed: {', '.join(names)}: the outputs depend on it; put what is right into the next command"
 
 
 def _facts(spec: ModelSpec) -> Iterable[tuple[str, str]]:

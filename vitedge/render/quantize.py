@@ -12,7 +12,7 @@ from rich import filesize
 from rich.table import Table
 
 from vitedge.export.formats import DEFAULT
-from vitedge.quantization.records import QuantizationRecord, QuantizationResult
+from vitedge.quantization.records import FrontierPoint, QuantizationRecord, QuantizationResult
 from vitedge.render.screen import document, lines, next_command, show, table
 
 _NUMBERED = re.compile(r"(.*\.\d+)\.(.+)")
@@ -66,16 +66,26 @@ def _layer_scheme(record: QuantizationRecord) -> str:
 
 def _frontier_table(record: QuantizationRecord) -> Table:
     drawn = table("kept in float", "SQNR dB", "top-1", "kernels µs", right=range(1, 4))
+    for first in record.frontier[:1]:
+        if first.top1 is not None and first.drop_points is not None:
+            drawn.add_row("everything", "-", f"{first.top1 + first.drop_points / 100:.2%}", "-")
     for point in record.frontier:
         shown = ", ".join(point.given_back[:_SHOWN]) or "nothing"
         more = len(point.given_back) - _SHOWN
         drawn.add_row(
             f"{shown} and {more} more" if more > 0 else shown,
             f"{point.sqnr_db:.1f}",
-            "-" if point.top1 is None else f"{point.top1:.2%}",
+            _top1(point),
             "-" if point.microseconds is None else f"{point.microseconds:.0f}",
         )
     return drawn
+
+
+def _top1(point: FrontierPoint) -> str:
+    """Returns the share that is classified correctly, with the points below the float program."""
+    if point.top1 is None:
+        return "-"
+    return f"{point.top1:.2%}" + ("" if point.drop_points is None else f" ({0 - point.drop_points:+.2f})")
 
 
 def _layer_table(record: QuantizationRecord) -> Table:

@@ -17,6 +17,7 @@ from vitedge.latency.sampling import Rule
 from vitedge.recipe import check_image_size, check_whole
 from vitedge.records import BenchReport, LatencyReport, ParityReport
 from vitedge.registry import LOCAL, RUNTIMES, check_device
+from vitedge.sentences import nearest
 from vitedge.verbs.measured import Place, Subjects, find_models, is_checkpoint
 from vitedge.verbs.saved_runs import SavedRun, is_saved_run, read_run
 
@@ -45,7 +46,8 @@ class BenchOptions:
         check_whole("--threads", self.threads, 1)
         check_image_size(self.image_size)
         if self.runtime is not None and self.runtime not in RUNTIMES:
-            raise BadRecipe(f"There is no runtime {self.runtime!r}; choose from {', '.join(RUNTIMES)}.")
+            near = nearest(self.runtime, RUNTIMES)
+            raise BadRecipe(f"There is no runtime {self.runtime!r}; choose from {', '.join(RUNTIMES)}{near}")
         for device in self.devices:
             check_device(device)
         if not self.devices or len(set(self.devices)) < len(self.devices):

@@ -42,13 +42,14 @@ from vitedge.quantization.file.header import SUFFIX
 from vitedge.quantization.file.model import Model, read_model
 from vitedge.quantization.recording import record
 from vitedge.quantization.run import Quantization
-from vitedge.recipe import SCHEMES, ExportRecipe, Precision, ResolvedRecipe
+from vitedge.recipe import SCHEMES, ExportRecipe, ResolvedRecipe
 from vitedge.records import Artifact, CheckpointIdentity, Manifest, ParityReport, SpeedComparison, StructureReport
 from vitedge.registry import LOCAL
 from vitedge.verbs.engines import Engines, build_engines
 from vitedge.verbs.lowering import Built, ExportRequest, ExportSource, Lowered, Quantized, float_program, lower
 from vitedge.verbs.quantize import quantize_reference
 from vitedge.verbs.records import ExportResult
+from vitedge.verbs.remedies import remedies
 from vitedge.verbs.resolve import resolve
 from vitedge.verbs.targets import targets
 
@@ -148,7 +149,12 @@ def quantize(request: ExportRequest, built: Built) -> Quantized:
 
 
 def check(
-    request: ExportRequest, built: Built, reference_outputs: ReferenceOutputs, lowered: Lowered, engines: Engines
+    request: ExportRequest,
+    built: Built,
+    reference_outputs: ReferenceOutputs,
+    quantized: Quantized,
+    lowered: Lowered,
+    engines: Engines,
 ) -> Checked:
     """Compares every artifact with the reference, where it can be run.
 
@@ -175,7 +181,7 @@ def check(
     for report in reports:
         if not report.passed:
             said = f"{report.artifact} does not compute what the checkpoint computes: {report.reason}."
-            raise CheckFailed(f"{said}{_remedy(request.source, recipe, report)}")
+            raise CheckFailed(f"{said}{_remedy(request.source, recipe, report, quantized)}")
     artifacts = (*(one.artifact for one in lowered.artifacts), *engines.artifacts)
     return Checked(artifacts, tuple(parity), tuple(structure))
 
@@ -315,19 +321,12 @@ def parameters(stage: Callable[..., Any]) -> dict[str, type]:
     return {name: kind for name, kind in hints.items() if name != "return"}
 
 
-def _remedy(source: str, recipe: ResolvedRecipe, report: ParityReport | StructureReport) -> str:
-    """Returns what can be done about a quantized artifact that exceeds its tolerance; of anything else, nothing."""
-    is_far = isinstance(report, ParityReport) and exceeded(report.outputs, report.tolerance)
-    if recipe.precision not in SCHEMES or not is_far:
+def _remedy(source: str, recipe: ResolvedRecipe, report: ParityReport | StructureReport, quantized: Quantized) -> str:
+    """Returns what can be done about outputs that exceed their tolerance; of anything else, nothing."""
+    if not isinstance(report, ParityReport) or not exceeded(report.outputs, report.tolerance):
         return ""
-    if source.endswith(SUFFIX):
-        return (
-            f" What {Path(source).name} rounds is fixed: quantize the checkpoint again with vitedge quantize --scheme "
-            "mixed, or allow less with --min-sqnr."
-        )
-    if recipe.precision is Precision.MIXED:
-        return " Leave layers in float with --layer NAME=float, or allow less with --min-sqnr."
-    return " Ask for --precision mixed, which leaves in float what loses most, or allow less with --min-sqnr."
+    diagnoses = [one for plan in quantized.plans.values() for one in plan.diagnoses]
+    return remedies(source, recipe, report.outputs, diagnoses)
 
 
 def _quantization(source: ExportSource, quantized: Quantized) -> Mapping[str, Mapping[str, Any]]:

@@ -119,7 +119,7 @@ def _with_profiles(asked: ExportRecipe) -> ExportRecipe:
     precisions = dict.fromkeys(str(one.precision) for one in filled)
     if len(precisions) > 1:
         raise BadRecipe(
-            f"{', '.join(asked.profiles)} begin with different precisions: say --precision {'|'.join(precisions)}."
+            f"{', '.join(asked.profiles)} begin with different precisions: say --precision {' or '.join(precisions)}."
         )
     found = dict.fromkeys(name for one in filled for name in one.formats or ())
     return replace(asked, formats=tuple(found), precision=filled[0].precision)

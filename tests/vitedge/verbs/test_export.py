@@ -136,7 +136,7 @@ def test_a_worker_process_that_dies_costs_no_bundle(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("source", "recipe", "sentence"),
     [
-        ("vit.pth", SMALL, "beside float ones: add --precision int8|"),
+        ("vit.pth", SMALL, "beside float ones: add --precision int8 or "),
         ("tests/earlier/int8.pt2", ExportRecipe(), "int8.pt2 has no float program"),
         ("vit.pth", replace(SMALL, precision="w8", formats=("coreml",)), "for Core ML is not made for processors"),
         ("vit.pth", replace(INT8, profiles=("jetson-orin-nano",)), "for TensorRT is not made for processors"),

@@ -104,7 +104,7 @@ def search_mixed_precision(inputs: SearchInputs, budget: Budget) -> MixedPrecisi
     evaluation = _Evaluation(inputs, mixed, quantized)
     start = evaluation.measure(())
     if budget.is_met(start):
-        return MixedPrecisionResult(SearchResult(frontier=(FrontierPoint((), start.sqnr_db, start.top1),)))
+        return MixedPrecisionResult(SearchResult(frontier=(FrontierPoint((), start.sqnr_db, start.top1, start.drop),)))
     inputs.progress(f"measuring the sensitivity of each of {len(inputs.schemes)} parts …")
     few = inputs.images[:SENSITIVITY_IMAGES]
     gains = measure_gains(mixed, evaluation.expected[: len(few)], few)
