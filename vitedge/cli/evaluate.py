@@ -58,6 +58,7 @@ def evaluate(
     choice = Choice(weights, parse_overrides(with_model(overrides, model)), parse_size(image_size))
     request = EvaluationRequest(images, image_count, seed or 0, against, max_drop, choice, device or LOCAL)
     result = run(subjects, request, progress)
-    render(result, options=as_typed(weights, with_model(overrides, model)), as_json=json)
+    typed = as_typed(weights, with_model(overrides, model))
+    render(result, options=typed, image_size=image_size, as_json=json)
     if not result.passed:
         raise typer.Exit(4)

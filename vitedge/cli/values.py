@@ -172,7 +172,7 @@ def quantization_entries(
     """
     if precision not in (None, "fp32", "fp16", *SCHEMES):
         raise BadRecipe(
-            f"There is no scheme {precision!r}; choose from {', '.join(SCHEMES)}{nearest(precision, SCHEMES)}"
+            f"There is no scheme {precision!r}; choose from {', '.join(SCHEMES)}{nearest(str(precision), SCHEMES)}"
         )
     if precision not in SCHEMES:
         raise BadRecipe(f"--quantization and --layer are for quantization: add --precision {' or '.join(SCHEMES)}.")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections import Counter
@@ -12,10 +13,14 @@ from rich import filesize
 from rich.table import Table
 
 from vitedge.export.formats import DEFAULT
+from vitedge.parity.metrics import default_tolerance
 from vitedge.quantization.records import FrontierPoint, QuantizationRecord, QuantizationResult
+from vitedge.render.following import free
 from vitedge.render.screen import document, lines, next_command, show, table
 
 _NUMBERED = re.compile(r"(.*\.\d+)\.(.+)")
+_SPREAD_DB = 1.0
+"""Decibels by which other images may lie below the simulation."""
 _SHOWN = 3
 """Layers that a row of the frontier names of those kept in float."""
 
@@ -31,7 +36,8 @@ def render(done: QuantizationResult, *, profiles: Sequence[str], layers: bool, a
             show(_attention_table(record), "the attentions in float, and as they are rounded:")
     if record.frontier:
         show(_frontier_table(record), "what fewer quantized layers would give:")
-    wanted = " ".join(f"--for {name}" for name in profiles) or f"--format {DEFAULT}"
+    wanted = [word for name in profiles for word in ("--for", name)] or ["--format", DEFAULT]
+    short = _below(record)
     lines(
         f"{done.variant}: {_schemes(record)}",
         *(f"skipped: {name}: {reason}" for name, reason in record.skipped.items()),
@@ -39,9 +45,17 @@ def render(done: QuantizationResult, *, profiles: Sequence[str], layers: bool, a
         *_simulation(record),
         *([f"budget exceeded: {done.failed}; this is the best that was found"] if done.failed else []),
         f"{done.path}: {filesize.decimal(done.size)}, in {sum(record.seconds.values()):.1f} s",
-        next_command(f"vitedge export {shlex.quote(done.path)} -o BUNDLE {wanted}"),
+        next_command(shlex.join(["vitedge", "export", done.path, "-o", free("BUNDLE"), *wanted, *short])),
     )
     return None
+
+
+def _below(record: QuantizationRecord) -> tuple[str, ...]:
+    """Returns the option without which an export would exceed its tolerance, where the simulation is below it."""
+    asked = default_tolerance(record.scheme, "").centred_sqnr_db
+    if asked is None or record.sqnr_db is None or record.sqnr_db >= asked + _SPREAD_DB:
+        return ()
+    return ("--min-sqnr", f"{math.floor(record.sqnr_db - _SPREAD_DB):g}")
 
 
 def _simulation(record: QuantizationRecord) -> Iterator[str]:
