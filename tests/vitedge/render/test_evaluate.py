@@ -80,7 +80,7 @@ def test_the_table_fits_the_screen_and_says_all(capsys: pytest.CaptureFixture[st
         "note: the class folders",
         "mlprogram: computed op by op",
         "FAILED: it loses 0.02 points",
-        "--against some/a-checkpoint-of-a-long-name.safetensors --layers",
+        "--against some/a-checkpoint-of-a-long-name.safetensors --set heads=3 --layers",
     ):
         assert word in text
 
