@@ -24,7 +24,9 @@ from PIL import Image
 from tests.bad_files import VIT
 from tests.vitedge.cli.command import Command
 from tests.vitedge.render.samples import BENCH
+from vitedge import registry
 from vitedge.demo import assets
+from vitedge.export.formats import CHECKERS, LOWERINGS
 from vitedge.files.bundle import read_manifest, write_manifest
 from vitedge.files.plain import to_dict
 
@@ -200,6 +202,21 @@ SLOW = {
     "a budget without labelled images": Mistake(
         "quantize vit.pth -o q.pt2 --images photos --image-count 16 --max-drop 60", r"add (--eval LABELLED_DIR)", added
     ),
+    "a tolerance that int8 exceeds": Mistake(
+        "export vit.pth -o made --precision int8 --images photos --min-sqnr 70",
+        r"if the task allows it, (--min-sqnr [\d.]+)\.$",
+        instead_of("--min-sqnr 70"),
+        4,
+    ),
+    "a tolerance that fp32 exceeds": Mistake(
+        "export vit.pth -o made --max-error 1e-9", r"(--max-error \S+)\.$", instead_of("--max-error 1e-9"), 4
+    ),
+    "a tolerance that fp16 exceeds": Mistake(
+        "export vit.pth -o made --precision fp16 --min-sqnr 110",
+        r"export with (--precision fp32)",
+        instead_of("--precision fp16"),
+        4,
+    ),
     "a size for a bundle": Mistake("bench onnx --image-size 48", r"^vitedge: (--image-size) .*leave it out", left_out),
 }
 
@@ -264,6 +281,18 @@ def test_the_advice_of_a_sentence_works(name: str, folder: Path, vitedge: Comman
     assert again.code == 0, f"{shlex.join(words)}: {again.err}"
 
 
+def test_a_program_that_a_device_needs_is_installed_by_its_package(
+    folder: Path, vitedge: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(folder))
+    for device, package in (("ssh:board", "openssh-client"), ("adb", "adb")):
+        done = vitedge("bench", "onnx", "--device", device)
+        assert done.code == 3, done.err
+        found = re.search(r"type: sudo apt-get install (\S+)", done.sentence)
+        assert found, done.sentence
+        assert found[1] == package
+
+
 def test_there_are_thirty_mistakes_and_more() -> None:
     assert len({**QUICK, **SLOW}) == len(QUICK) + len(SLOW) >= 45
 
@@ -286,6 +315,23 @@ def absent(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> I
     monkeypatch.undo()
 
 
+def requirements() -> set[str]:
+    """The names of all packages that pyproject.toml asks for, the extras' among them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *(one for some in extras.values() for one in some)]
+    return {re.split(r"[<>=!;\[ ]", one)[0] for one in asked} | {f"vitedge[{extra}]" for extra in extras}
+
+
+def test_every_part_is_installed_by_a_requirement_that_there_is() -> None:
+    parts = [*registry.RUNTIMES.values(), *LOWERINGS.values(), *CHECKERS.values()]
+    known = requirements() | {"vitedge", "onnxruntime-gpu"}  # the build of ONNX Runtime for GPUs
+    for part in parts:
+        words = shlex.split(part.install)
+        assert words[:2] == ["pip", "install"]
+        assert {re.split(r"[<>=]", word)[0] for word in words[2:]} <= known, part.install
+
+
 @pytest.mark.parametrize("absent", MISSING, indirect=True)
 def test_a_missing_package_has_an_install_line_that_pip_can_follow(absent: str, folder: Path, vitedge: Command) -> None:
     del folder
@@ -298,6 +344,5 @@ def test_a_missing_package_has_an_install_line_that_pip_can_follow(absent: str, 
     extra = re.fullmatch(r"vitedge\[(.+)\]", requirement)
     wanted = project["optional-dependencies"][extra[1]] if extra else [requirement]
     names = [re.split(r"[<>=!;\[ ]", one)[0] for one in wanted]
-    every = [*project["dependencies"], *(one for some in project["optional-dependencies"].values() for one in some)]
     assert absent in names
-    assert set(names) <= {re.split(r"[<>=!;\[ ]", one)[0] for one in every}
+    assert set(names) <= requirements()

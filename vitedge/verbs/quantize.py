@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -65,7 +66,8 @@ def quantize(
         CheckFailed: the outputs of the reference are degenerate, so that nothing could be compared with them.
     """
     if out.suffix != SUFFIX:
-        raise BadRecipe(f"A quantized program is a {SUFFIX} file; name the output {out.with_suffix(SUFFIX).name}.")
+        name = shlex.quote(str(out.with_suffix(SUFFIX)))
+        raise BadRecipe(f"A quantized program is a {SUFFIX} file; name the output {name}.")
     refuse_existing_file(out, force=force)
     check_device(asked.device)
     scheme = asked.quantization.scheme if asked.quantization is not None else Precision.INT8
