@@ -108,6 +108,8 @@ def read_manifest(folder: Path) -> Manifest:
             )
         sealed = isinstance(content, dict) and content.pop("seal", None) == _seal(content)
     except (FileNotFoundError, NotADirectoryError):
+        if said := own_files.inside_bundle(folder):
+            raise UnreadableArtifact(f"{folder} {said}.") from None
         missing = f"it has no {MANIFEST}" if folder.is_dir() else "it is no folder"
         raise UnreadableArtifact(
             f"{folder} is not a bundle: {missing}; vitedge export CHECKPOINT -o BUNDLE writes one."

@@ -49,9 +49,18 @@ def instead_of_artifact(path: Path) -> str:
         return f"is the manifest of a bundle; pass its folder, {shlex.quote(str(path.parent))}"
     if is_saved_run(path):
         return f"is a run that vitedge bench --save wrote; {_typed('bench', path)} shows it"
+    if said := inside_bundle(path):
+        return said
     if path.suffix in (".pt2", ".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".npz"):
         return f"is no artifact; {_typed('export', path)} -o BUNDLE writes a bundle of it, which can be passed"
     return ""
+
+
+def inside_bundle(path: Path) -> str:
+    """Returns that a path lies in a bundle, which is to be passed in its place, as a phrase; empty of anything else."""
+    if _manifest(path.parent / MANIFEST) is None:
+        return ""
+    return f"lies in a bundle; pass its folder, {shlex.quote(str(path.parent))}"
 
 
 def is_saved_run(path: Path) -> bool:

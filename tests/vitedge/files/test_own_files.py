@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.bad_files import PIT, VIT
+from vitedge.errors import UnreadableArtifact
+from vitedge.files.bundle import read_manifest
 from vitedge.files.own_files import instead_of_artifact, instead_of_checkpoint, is_saved_run
 
 EARLIER = Path(__file__).parent.parent.parent / "earlier"
@@ -43,6 +45,14 @@ def test_a_quantized_program_and_weights_are_exported_first() -> None:
     assert instead_of_checkpoint(EARLIER / "int8.pt2").startswith("is quantized already; vitedge export ")
     assert instead_of_artifact(EARLIER / "int8.pt2").startswith("is no artifact; vitedge export ")
     assert instead_of_artifact(VIT).startswith(f"is no artifact; vitedge export {VIT} -o BUNDLE")
+
+
+@pytest.mark.parametrize("name", ["reference.npz", "model.mlpackage"])
+def test_a_file_of_a_bundle_where_the_bundle_is_asked_for(name: str) -> None:
+    path = EARLIER / "fp32" / name
+    assert instead_of_artifact(path) == f"lies in a bundle; pass its folder, {path.parent}"
+    with pytest.raises(UnreadableArtifact, match=f"{name} lies in a bundle; pass its folder, .*fp32"):
+        read_manifest(path)
 
 
 def test_nothing_else_is_taken_for_ours(tmp_path: Path) -> None:
