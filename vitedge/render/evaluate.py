@@ -80,7 +80,7 @@ def _following(result: Evaluation, options: Sequence[str], size: Sequence[str]) 
     compared = result.subjects[1:] if result.reference else result.subjects
     artifacts = [row.source for row in compared if row.runtime != "torch"]
     if not artifacts:
-        yield export_command(compared[0].source, (*options, *size))
+        yield export_command(compared[0].source, (*options, *result.guesses, *size))
         return
     against = ["vitedge", "validate", artifacts[0], "--against", result.reference or "", *options]
     if result.reference and not result.passed:

@@ -12,6 +12,7 @@ from typing import Any
 
 from vitedge.accuracy.count import Count, Predictor, classify
 from vitedge.accuracy.records import Evaluation, PairedAccuracy
+from vitedge.checkpoints.assumptions import said
 from vitedge.checkpoints.overrides import parse_overrides
 from vitedge.devices.session import Session, connect
 from vitedge.errors import BadRecipe
@@ -103,6 +104,7 @@ def evaluate(
         reference=request.against,
         skipped=dict(stream.skipped),
         notes=tuple(notes),
+        guesses=said(rows[1 if request.against is not None else 0].spec),
         seconds=time.perf_counter() - start,
     )
 

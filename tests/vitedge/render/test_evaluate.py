@@ -93,6 +93,10 @@ def test_the_table_fits_the_screen_and_says_all(capsys: pytest.CaptureFixture[st
             "vitedge export some/a-checkpoint-of-a-long-name.safetensors --set heads=3 -o BUNDLE",
         ),
         (
+            replace(RESULT, subjects=(REFERENCE,), comparisons=(), reference=None, guesses=("--set", "pool=class")),
+            "vitedge export some/a-checkpoint-of-a-long-name.safetensors --set heads=3 --set pool=class -o BUNDLE",
+        ),
+        (
             replace(RESULT, subjects=(replace(ARTIFACT, runtime="onnxruntime"),), comparisons=(), reference=None),
             "vitedge bench 'a bundle/model-of-some-length.mlpackage'",
         ),
