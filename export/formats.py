@@ -14,6 +14,7 @@ from pathlib import Path
 from vitedge.errors import BadRecipe
 from vitedge.recipe import SCHEMES, FloatType
 from vitedge.registry import Part, Table
+from vitedge.sentences import nearest
 
 HALF_SCALES_SINCE = 19
 """Oldest ONNX opset whose QuantizeLinear and DequantizeLinear take float16 values and scales."""
@@ -208,7 +209,8 @@ def named(name: str) -> Format:
     try:
         return FORMATS[name]
     except KeyError:
-        raise BadRecipe(f"There is no format {name!r}; choose from {', '.join(FORMATS)}.") from None
+        near = nearest(name, FORMATS)
+        raise BadRecipe(f"There is no format {name!r}; choose from {', '.join(FORMATS)}{near}") from None
 
 
 def of_file(path: Path | str) -> str | None:

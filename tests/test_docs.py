@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 import vitedge
-from tests import api_docs, page_tables, readme_table
+from tests import api_docs, page_blocks, page_tables, readme_table
 from tests.api_source import Source, anchor, types
+from vitedge.cli.main import app
 
 ROOT = Path(__file__).parent.parent
 STRUCTURE = ROOT / "docs" / "structure.md"
@@ -82,9 +86,26 @@ def test_links_to_a_heading_lead_to_one(page: Path) -> None:
         assert fragment in {anchor(heading) for heading in headings}
 
 
+def test_every_page_is_one_click_from_the_readme() -> None:
+    linked = set(re.findall(r"\]\((docs/[\w-]+\.md)", (ROOT / "README.md").read_text(encoding="utf-8")))
+    assert linked == {page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").glob("*.md")}
+
+
+@pytest.mark.parametrize("page", page_blocks.PAGES, ids=lambda page: page.name)
+def test_every_command_within_a_sentence_has_only_options_that_there_are(page: Path) -> None:
+    for typed in re.findall(r"`(vitedge [^`]+)`", page.read_text(encoding="utf-8")):
+        command: Any = typer.main.get_command(app)
+        words = shlex.split(typed.replace("\n", " ").replace("[", "").replace("]", ""))[1:]
+        while words and hasattr(command, "commands") and not words[0].startswith("-"):
+            assert words[0] in command.commands, typed
+            command = command.commands[words.pop(0)]
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        assert {word.partition("=")[0] for word in words if word.startswith("-")} <= known | {"-h", "--help"}, typed
+
+
 def drawn() -> Iterator[tuple[str, str]]:
     """Yields every folder in the picture of the house, and the text that stands beside it."""
-    picture = STRUCTURE.read_text(encoding="utf-8").split("```")[1]
+    picture = STRUCTURE.read_text(encoding="utf-8").split("```")[1].removeprefix("text")
     above: list[str] = []
     for line in picture.strip().splitlines():
         entry = re.fullmatch(r"((?:  )*)([\w.]+/) +(.+)", line)

@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from vitedge.errors import BadRecipe, MissingBackend
+from vitedge.sentences import nearest
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ RUNTIMES: Table = {
         ("coremltools",),
         "pip install 'coremltools>=9.0'",
         systems=("Darwin",),
-        otherwise="its predict needs macOS; here the package is computed op by op by: vitedge validate",
+        otherwise="it runs on a Mac, for which vitedge kit write BUNDLE DIR makes a kit of a bundle; here vitedge "
+        "validate BUNDLE computes it op by op",
     ),
     # The engine says which of two packages it needs; the module asks for that one when it has read the file.
     "tensorrt": Part(
@@ -310,4 +312,4 @@ def _part(table: Table, name: str) -> Part:
     try:
         return table[name]
     except KeyError:
-        raise BadRecipe(f"There is no {name!r}; choose from {', '.join(table)}.") from None
+        raise BadRecipe(f"There is no {name!r}; choose from {', '.join(table)}{nearest(name, table)}") from None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import signal
 from collections.abc import Iterable
 
@@ -24,6 +25,12 @@ def some(names: Iterable[str], most: int = 3) -> str:
     listed = list(names)
     shown = ", ".join(name[:80] for name in listed[:most]) or "nothing"
     return f"{shown} and {len(listed) - most} more" if len(listed) > most else shown
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Returns ``; did you mean NAME?`` for the name that looks most like a wrong one; a full stop where none does."""
+    found = difflib.get_close_matches(name.lower(), list(names), n=1)
+    return f"; did you mean {found[0]}?" if found else "."
 
 
 def fate(code: int) -> str:

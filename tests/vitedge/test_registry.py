@@ -109,7 +109,7 @@ def test_hardware_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_part_of_another_system_says_what_to_do_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Linux")
-    with pytest.raises(MissingBackend, match=r"Linux: its predict needs macOS.*op by op by: vitedge validate"):
+    with pytest.raises(MissingBackend, match=r"Linux: it runs on a Mac.*vitedge validate BUNDLE"):
         registry.load(RUNTIMES, "coreml")
     assert not registry.works_here(RUNTIMES, "coreml")
     assert registry.works_here({"here": replace(RUNTIMES["coreml"], systems=("Linux",))}, "here")

@@ -97,4 +97,6 @@ class Evaluation(Shown):
     skipped: Mapping[str, str] = field(default_factory=dict)
     """Name of an image that could not be read, to the reason."""
     notes: tuple[str, ...] = ()
+    guesses: tuple[str, ...] = ()
+    """Options that say the guessed facts of the first checkpoint, such as ``--set heads=3``, which an export needs."""
     seconds: float = 0.0

@@ -46,13 +46,25 @@ def refuse_assumed(spec: ModelSpec, source: str, *, accepted: bool) -> None:
     if not names:
         return
     told = ", ".join(f"{name.removeprefix('options.')} ({_value(spec, name)})" for name in names)
-    settable = dict.fromkeys(_MENDED_BY.get(name, name) for name in names)
-    options = " ".join(f"--set {name}=" for name in settable if not name.startswith("options."))
+    options = " ".join(said(spec))
     raise BadRecipe(
         f"{source} does not tell its {told}, which the outputs depend on and parity cannot check: "
-        + (f"say it with {options}, or " if options else "")
+        + (f"say what it is, such as {options}, or " if options else "")
         + "take the guess with --accept-assumptions."
     )
+
+
+def said(spec: ModelSpec) -> tuple[str, ...]:
+    """Returns the options that say a model's guessed facts, such as ``--set heads=3``, with the guesses as values."""
+    settable = dict.fromkeys(_MENDED_BY.get(name, name) for name in assumed(spec))
+    pairs = (f"{name}={_typed(spec, name)}" for name in settable if not name.startswith("options."))
+    return tuple(word for pair in pairs for word in ("--set", pair))
+
+
+def _typed(spec: ModelSpec, name: str) -> str:
+    """Returns a fact's value as ``--set`` takes it."""
+    value = getattr(spec, name) if hasattr(spec, name) else spec.options[name]
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _value(spec: ModelSpec, name: str) -> str:

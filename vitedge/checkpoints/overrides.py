@@ -13,6 +13,7 @@ from vitedge.checkpoints.families.configuration import ACTIVATIONS
 from vitedge.errors import BadRecipe
 from vitedge.images.label_files import SUFFIXES
 from vitedge.records import ModelSpec, Origin, Preprocessing
+from vitedge.sentences import nearest
 
 _FIXED = ("family", "naming", "preprocessing", "options", "origins", "notes")
 _TYPES: dict[str, Any] = {
@@ -64,7 +65,8 @@ def parse_overrides(given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         field = name.removeprefix("preprocessing.").replace("-", "_")
         if field not in _TYPES:
-            raise BadRecipe(f"There is nothing called {name!r} to override; there is {', '.join(sorted(_TYPES))}.")
+            near = nearest(field, _TYPES)
+            raise BadRecipe(f"There is nothing called {name!r} to override; there is {', '.join(sorted(_TYPES))}{near}")
         if field == "labels":
             _refuse_file(value)
         parsed[field] = _parsed(field, value)

@@ -106,6 +106,8 @@ def read(
     source, is_confirmed = str(source), isinstance(source, InMemory) and source.confirmed
     described = saved.described(opened.metadata, source)
     if described is not None:
+        if weights not in (None, saved.SET):
+            raise BadRecipe(f"{source} has no weights {weights!r}; --weights can be {saved.SET}.")
         return _as_saved(opened, described, given, source)
     sets = weight_sets(opened.content, source)
     selection = _selected(sets, weights, families, source, features=features)

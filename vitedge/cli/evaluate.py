@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vitedge.cli.options import AsJson, Device, Labels, Model, Overrides, Weights
-from vitedge.cli.values import as_typed, parse_overrides, parse_size, with_model
+from vitedge.cli.values import as_typed, parse_overrides, parse_size, refuse_idle, with_model
 from vitedge.progress import stage
 from vitedge.registry import LOCAL
 
@@ -30,7 +30,7 @@ def evaluate(
     image_count: Annotated[
         int | None, typer.Option(min=1, help="How many, evenly of all classes; all if not given.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of that choice.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of that choice; 0 if not given.")] = None,
     max_drop: Annotated[
         float | None,
         typer.Option(
@@ -56,10 +56,12 @@ def evaluate(
         from vitedge.verbs.evaluate import evaluate as run
     from vitedge.verbs.subjects import Weights as Choice
 
+    if image_count is None:
+        refuse_idle({"--seed": seed}, "for a choice among the images", "add --image-count N, or leave it out")
     choice = Choice(weights, parse_overrides(with_model(overrides, model)), parse_size(image_size))
-    request = EvaluationRequest(images, image_count, seed, against, max_drop, choice, device or LOCAL, labels)
+    request = EvaluationRequest(images, image_count, seed or 0, against, max_drop, choice, device or LOCAL, labels)
     result = run(subjects, request)
-    options = [*as_typed(weights, with_model(overrides, model)), *(["--labels", labels] if labels else [])]
-    render(result, options=options, as_json=json)
+    typed = [*as_typed(weights, with_model(overrides, model)), *(["--labels", labels] if labels else [])]
+    render(result, options=typed, image_size=image_size, as_json=json)
     if not result.passed:
         raise typer.Exit(4)

@@ -10,6 +10,7 @@ import typer
 
 from vitedge.cli.options import AcceptAssumptions, AsJson, ImageSize, Labels, Model, Overrides, Source, Weights
 from vitedge.cli.values import parse_merge, parse_overrides, parse_size, parse_sparsity, with_labels, with_model
+from vitedge.errors import BadRecipe
 from vitedge.progress import stage
 
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="FILE.safetensors", help="The file to write.")]
@@ -118,6 +119,8 @@ def prune(
 
     said = {name: value for name, value in given.items() if value is not None}
     recipe = PruningRecipe(**said, repair=repair, accept_assumptions=accept_assumptions)
+    if parts and not recipe.is_structured:
+        raise BadRecipe("--parts shows heads and units, of which none is removed: leave it out.")
     result = run(source, output, recipe, force=force)
     render(result, parts=parts, as_json=json)
     if result.failed:

@@ -20,8 +20,8 @@ from vitedge.cli.options import (
     Overrides,
     Weights,
 )
-from vitedge.cli.values import parse_overrides, tolerance_entries, with_model
-from vitedge.errors import BadRecipe, BundleDamaged
+from vitedge.cli.values import parse_overrides, refuse_idle, tolerance_entries, with_model
+from vitedge.errors import BundleDamaged
 from vitedge.files.plain import from_dict
 from vitedge.recipe import IMAGE_COUNT
 from vitedge.records import Tolerance
@@ -60,8 +60,18 @@ def validate(
     from vitedge.verbs.validate import validate as run
 
     tolerance = tolerance_entries(max_error, min_sqnr, min_agreement)
-    if against is None and tolerance:
-        raise BadRecipe("Tolerances are for a comparison with a checkpoint: add --against CHECKPOINT.")
+    if against is None:
+        comparing = {
+            "--images": images,
+            "--image-count": image_count,
+            "--weights": weights,
+            "--set": overrides,
+            "--model": model,
+            "--max-error": max_error,
+            "--min-sqnr": min_sqnr,
+            "--min-agreement": min_agreement,
+        }
+        refuse_idle(comparing, "for a comparison with a checkpoint", "add --against CHECKPOINT, or leave it out")
     reference = (
         None
         if against is None

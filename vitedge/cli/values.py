@@ -12,6 +12,7 @@ from vitedge.files.plain import to_dict
 from vitedge.images.label_files import read_labels
 from vitedge.recipe import SCHEMES, LayerScheme, QuantizationRecipe, named_setting
 from vitedge.records import Tolerance
+from vitedge.sentences import nearest
 
 _SWITCHES = {"on": True, "off": False}
 _SWITCHED = frozenset(entry.name for entry in fields(QuantizationRecipe) if entry.type == "bool")
@@ -128,6 +129,22 @@ def _number(text: str) -> int | float | str:
     return text
 
 
+def refuse_idle(options: Mapping[str, object], what_for: str, advice: str) -> None:
+    """Refuses options that were typed and would have no effect.
+
+    Args:
+        options: their names to their values; None, False and an empty list were not typed.
+        what_for: a phrase that follows ``--name is``.
+        advice: what to do, a phrase.
+
+    Raises:
+        BadRecipe: names the first of them.
+    """
+    for name, value in options.items():
+        if value is not None and value is not False and value != []:
+            raise BadRecipe(f"{name} is {what_for}: {advice}.")
+
+
 def as_typed(weights: str | None, pairs: list[str] | None) -> list[str]:
     """Returns the options about a checkpoint as they were typed: ``--weights NAME --set NAME=VALUE``."""
     named = [] if weights is None else ["--weights", weights]
@@ -164,10 +181,12 @@ def quantization_entries(
         BadRecipe: the precision is no scheme of quantization, or a pair has no ``=``.
     """
     if precision not in (None, "fp32", "fp16", *SCHEMES):
-        raise BadRecipe(f"There is no scheme {precision!r}; choose from {', '.join(SCHEMES)}.")
+        raise BadRecipe(
+            f"There is no scheme {precision!r}; choose from {', '.join(SCHEMES)}{nearest(str(precision), SCHEMES)}"
+        )
     if precision not in SCHEMES:
         raise BadRecipe(
-            f"--quantization, --layer and --effort are for quantization: add --precision {'|'.join(SCHEMES)}."
+            f"--quantization, --layer and --effort are for quantization: add --precision {' or '.join(SCHEMES)}."
         )
     entries = {**(found or {}), "scheme": precision}
     entries.update({name: value for name, value in given.items() if value is not None})

@@ -20,7 +20,7 @@ from vitedge.devices.process import WorkerProcess
 from vitedge.devices.transports import here
 from vitedge.devices.transports.transport import Completed, quoted
 from vitedge.devices.watcher import INTERVAL_S, LIMIT_S, Watcher
-from vitedge.errors import BadRecipe, VitedgeError
+from vitedge.errors import BadRecipe, MissingBackend, VitedgeError
 from vitedge.export.tensorrt.records import EngineRecord
 from vitedge.export.tensorrt.request import EngineRequest
 
@@ -61,8 +61,12 @@ class Session:
         return processors.processors()
 
     def refusal(self, runtime: str) -> str:
-        """Returns why a runtime does not work on this operating system; empty where it does."""
-        return registry.refusal(registry.RUNTIMES, runtime)
+        """Returns why a runtime does not work here, such as a package that is not installed; empty where it does."""
+        try:
+            registry.usable(registry.RUNTIMES, runtime)
+        except MissingBackend as missing:
+            return str(missing)
+        return ""
 
     def lock_clocks(self) -> tuple[str, ...]:
         """Locks this machine's clocks; a guard restores them, even if this process is killed."""

@@ -14,6 +14,7 @@ from vitedge.errors import BadRecipe
 from vitedge.export.formats import ENGINE, FORMS
 from vitedge.files.plain import from_dict
 from vitedge.recipe import SCHEMES, ExportRecipe
+from vitedge.sentences import nearest
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -136,7 +137,8 @@ def named(name: str) -> Profile:
     try:
         return profiles()[name]
     except KeyError:
-        raise BadRecipe(f"There is no profile {name!r}; choose from {', '.join(profiles())}.") from None
+        near = nearest(name, profiles())
+        raise BadRecipe(f"There is no profile {name!r}; choose from {', '.join(profiles())}{near}") from None
 
 
 def _refuse_contradiction(recipe: ExportRecipe, profile: Profile) -> None:
@@ -149,7 +151,7 @@ def _refuse_contradiction(recipe: ExportRecipe, profile: Profile) -> None:
     if recipe.precision not in profile.runs:
         raise BadRecipe(
             f"{profile.title} does not run {recipe.precision}: "
-            f"ask for --precision {'|'.join(profile.runs)}, or leave --for {profile.name} out."
+            f"ask for --precision {' or '.join(profile.runs)}, or leave --for {profile.name} out."
         )
     if profile.opset_max is not None and (recipe.opset or 0) > profile.opset_max:
         raise BadRecipe(

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitedge.errors import BadRecipe, BundleDamaged, UnreadableArtifact
+from vitedge.files import own_files
 from vitedge.files.digest import hash_file
 from vitedge.files.earlier import from_first_format
 from vitedge.files.json_file import read_json
@@ -33,7 +34,7 @@ from vitedge.sentences import short, some
 
 FORMAT_VERSION = 2
 """The format of manifests that are written; older ones are read."""
-MANIFEST = "manifest.json"
+MANIFEST = own_files.MANIFEST
 LARGEST_MANIFEST = 64 * 2**20
 """Bytes of a manifest that are read; samples of a measurement are most of one, some megabytes."""
 REFERENCE = "reference.npz"
@@ -106,8 +107,13 @@ def read_manifest(folder: Path) -> Manifest:
                 f"{path} has format {version}; this vitedge reads {FORMAT_VERSION} and older: install a newer one."
             )
         sealed = isinstance(content, dict) and content.pop("seal", None) == _seal(content)
-    except FileNotFoundError:
-        raise UnreadableArtifact(f"{folder} is not a bundle: it has no {MANIFEST}.") from None
+    except (FileNotFoundError, NotADirectoryError):
+        if said := own_files.inside_bundle(folder):
+            raise UnreadableArtifact(f"{folder} {said}.") from None
+        missing = f"it has no {MANIFEST}" if folder.is_dir() else "it is no folder"
+        raise UnreadableArtifact(
+            f"{folder} is not a bundle: {missing}; vitedge export CHECKPOINT -o BUNDLE writes one."
+        ) from None
     except (OSError, ValueError) as error:
         raise BundleDamaged(f"{path} is damaged: {short(error)}.") from error
     if not sealed:

@@ -82,27 +82,44 @@ def find_labelled(
         raise BadRecipe(f"The number of images is at least 1; got {count}.")
     if isinstance(source, ImagesInMemory):
         return _held(source, classes, count, seed)
-    if str(source) == SYNTHETIC:
-        raise BadImages(f"Synthetic images have no classes: --images takes {KINDS}.")
+    check_labelled(source)
     path = Path(source)
     if path.is_dir():
         return _folder(path, classes, count, seed, channels)
-    if not path.exists():
-        raise BadImages(f"There is no {path}; --images takes {KINDS}.")
     if path.suffix.lower() == ".csv":
         return _table(path, classes, count, seed)
-    if path.suffix.lower() == ".npz":
-        return _arrays(path, classes, count, seed, channels)
-    raise BadImages(f"{path} tells no classes: --images takes {KINDS}.")
+    return _arrays(path, classes, count, seed, channels)
 
 
-def _folder(folder: Path, classes: Classes, count: int | None, seed: int, channels: int) -> LabelledSet:
+def check_labelled(source: str | Path) -> None:
+    """Refuses what holds no labelled images whatever the model, before one is loaded for them.
+
+    Raises:
+        BadImages: it is not there, or of no kind that tells classes.
+    """
+    if str(source) == SYNTHETIC:
+        raise BadImages(f"Synthetic images have no classes: --images takes {KINDS}.")
+    path = Path(source)
+    if not path.exists():
+        raise BadImages(f"There is no {path}; --images takes {KINDS}.")
+    if path.is_dir():
+        _class_folders(path)
+    elif path.suffix.lower() not in (".csv", ".npz"):
+        raise BadImages(f"{path} tells no classes: --images takes {KINDS}.")
+
+
+def _class_folders(folder: Path) -> list[str]:
     try:
         names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
     except OSError as error:
         raise BadImages(f"{folder} cannot be listed: {error.strerror}.") from error
     if not names:
         raise BadImages(f"{folder} holds no class folders; --images takes {KINDS}.")
+    return names
+
+
+def _folder(folder: Path, classes: Classes, count: int | None, seed: int, channels: int) -> LabelledSet:
+    names = _class_folders(folder)
     try:
         numbers, note = number_folders(names, classes)
     except BadImages as error:

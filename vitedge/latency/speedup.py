@@ -45,7 +45,7 @@ def refuse_incomparable(source: str, recipe: ResolvedRecipe, forms: Sequence[Qua
     if recipe.precision not in SCHEMES:
         raise BadRecipe(
             "--compare-speed times a quantized file beside float ones: add --precision "
-            f"{'|'.join(SCHEMES)}, or compare bundles with vitedge bench."
+            f"{' or '.join(SCHEMES)}, or compare bundles with vitedge bench."
         )
     if not any(form.on_processors for form in forms):
         raise BadRecipe(

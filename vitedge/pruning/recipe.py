@@ -16,6 +16,10 @@ TWO_OF_FOUR = "2:4"
 """Pattern of which each four weights of a row, one after the other, hold two zeros."""
 
 
+_MULTIPLE = 8
+_RUNTIME = "onnxruntime"
+
+
 class Criterion(Setting):
     """How heads and units are ranked."""
 
@@ -58,9 +62,9 @@ class PruningRecipe:
     selection: Selection = Selection.SPARSEGPT
     repair: bool = True
     """Refit the layer behind what was removed, by least squares on the calibration images."""
-    multiple: int = 8
+    multiple: int = _MULTIPLE
     """Widths of hidden layers stay multiples of it."""
-    runtime: str = "onnxruntime"
+    runtime: str = _RUNTIME
     """Key of `vitedge.registry.RUNTIMES`, in which ``latency`` is measured."""
     images: str | None = None
     """Images for ranking and refitting: a folder, a list, an array or ``synthetic``; never assumed."""
@@ -107,10 +111,26 @@ class PruningRecipe:
         if bool(self.epochs) != (self.recover is not None):
             raise BadRecipe("--recover DIR and --epochs N belong together: give both, or neither.")
 
+        self._check_used()
+
     @property
     def is_structured(self) -> bool:
         """Whether heads or units are removed."""
         return any(value is not None for value in (self.heads, self.mlp, self.macs, self.latency))
+
+    def _check_used(self) -> None:
+        """Refuses a setting of something that is not done."""
+        structured = "--heads F, --mlp F, --macs F or --latency F"
+        needed = (
+            ("--criterion", self.criterion is not Criterion.ACTIVATION, self.is_structured, structured),
+            ("--multiple", self.multiple != _MULTIPLE, self.is_structured, structured),
+            ("--no-repair", not self.repair, self.is_structured, structured),
+            ("--selection", self.selection is not Selection.SPARSEGPT, self.sparsity is not None, "--sparsity 2:4"),
+            ("--runtime", self.runtime != _RUNTIME, self.latency is not None, "--latency F"),
+        )
+        for option, given, used, by in needed:
+            if given and not used:
+                raise BadRecipe(f"{option} is a setting of {by}, which was not asked for: leave it out, or add that.")
 
     def _check_what(self) -> None:
         budgets = [name for name in ("macs", "latency") if getattr(self, name) is not None]

@@ -10,7 +10,7 @@ from vitedge.errors import BadRecipe
 from vitedge.program.structure import Layer, Structure
 from vitedge.quantization.placement import SCHEMES, LayerPlacement
 from vitedge.quantization.weights.parameters import fit_block
-from vitedge.recipe import QuantizationRecipe
+from vitedge.recipe import QuantizationRecipe, RangeMethod
 from vitedge.sentences import some
 
 _DEFAULT_BLOCK = QuantizationRecipe().block
@@ -62,6 +62,7 @@ def refuse_unapplied(
             f"{recipe.scheme} can be applied to none of the {len(choices)} layers: {_reasons(choices)}; "
             "ask for another scheme."
         )
+    _refuse_without_activations(choices, recipe, attentions)
     if recipe.block == _DEFAULT_BLOCK:
         return
     blocks = {_block(structure, layer, recipe) for layer in _in_blocks(structure, choices)}
@@ -71,6 +72,25 @@ def refuse_unapplied(
         fitting = max((block for block in blocks if block is not None), default=None)
         advice = "leave it out" if fitting is None else f"the largest that does is block={fitting}"
         raise BadRecipe(f"The rows of no layer divide into blocks of {recipe.block}: {advice}.")
+
+
+def _refuse_without_activations(
+    choices: Mapping[str, LayerPlacement], recipe: QuantizationRecipe, attentions: Collection[str]
+) -> None:
+    """Refuses settings of the integers of activations where none are rounded, or none by ranges from images."""
+    bits = {SCHEMES[choice.scheme].activation for choice in choices.values()}
+    scheme = layer_scheme(recipe)
+    if recipe.activations is not None and not (bits & {"8", "dynamic"} or attentions):
+        raise BadRecipe(
+            f"activations={recipe.activations} is of eight-bit activations, and {scheme} has none: leave it out."
+        )
+    if recipe.ranges is not RangeMethod.AUTO and not (bits & {"8", "16"} or attentions):
+        raise BadRecipe(
+            f"ranges={recipe.ranges} is of activations with ranges from images, and {scheme} has none: leave it out."
+        )
+    for setting, given in (("rotation=on", recipe.rotation), ("attention=all", recipe.attention == "all")):
+        if given and recipe.images is None:
+            raise BadRecipe(f"{setting} needs images, and none are assumed: leave it out, or add --images DIR.")
 
 
 def _refuse_lost_zeros(structure: Structure) -> None:

@@ -132,6 +132,8 @@ class FrontierPoint:
     """Centred SQNR on the calibration images."""
     top1: float | None = None
     """Share of the labelled images that are classified correctly; None where none were given."""
+    drop_points: float | None = None
+    """Percentage points of top-1 below the float program's; None where none were counted."""
     microseconds: float | None = None
     """Time of the kernels of one inference in ONNX Runtime: measured at the start, plus each part's difference."""
 

@@ -92,7 +92,9 @@ class ExportRecipe:
                 f"--engine-batch is the batch to tune for and the largest, such as 8:32; got {usual}:{largest}."
             )
         if self.batch != "dynamic":
-            raise BadRecipe(f"--engine-batch is for --batch dynamic, and the batch is {self.batch}: leave one out.")
+            raise BadRecipe(
+                f"--engine-batch is for --batch dynamic, and the batch is {self.batch}: add that, or leave it out."
+            )
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,8 @@ class QuantizationRecipe:
             raise BadRecipe(f"A block of weights is a power of two from 16 up; got {self.block}.")
         if self.max_drop is not None and self.eval_images is None:
             raise BadRecipe("--max-drop counts labelled images: add --eval LABELLED_DIR.")
+        if self.eval_images is not None and self.max_drop is None:
+            raise BadRecipe("--eval is for a budget of top-1: add --max-drop POINTS, or leave it out.")
         check_finite("--max-drop, in percentage points,", self.max_drop, 0, 100)
         check_finite("--min-sqnr, in dB,", self.min_sqnr)
         check_whole("--seed", self.seed, 0)

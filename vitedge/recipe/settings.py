@@ -7,6 +7,7 @@ from enum import Enum
 from typing import TypeVar
 
 from vitedge.errors import BadRecipe
+from vitedge.sentences import nearest
 
 S = TypeVar("S", bound="Setting")
 
@@ -138,7 +139,9 @@ def named_setting(kind: type[S], name: str, value: str) -> S:
     try:
         return kind(value)
     except ValueError:
-        raise BadRecipe(f"There is no {name} {value!r}; choose from {', '.join(kind)}.") from None
+        raise BadRecipe(
+            f"There is no {name} {value!r}; choose from {', '.join(kind)}{nearest(str(value), kind)}"
+        ) from None
 
 
 def name_settings(recipe: object, **kinds: type[Setting]) -> None:

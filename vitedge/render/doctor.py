@@ -12,7 +12,7 @@ from rich import filesize
 from vitedge.devices.health.abilities import FAILING, MISSING
 from vitedge.devices.health.records import Ability, Checkup
 from vitedge.registry import LOCAL
-from vitedge.render.screen import document, lines, next_command, show, table
+from vitedge.render.screen import document, lines, show, table
 from vitedge.render.text import Folded, printable
 from vitedge.sentences import some
 
@@ -97,8 +97,7 @@ def _end(result: Checkup) -> Iterator[str]:
         yield f"not all works: {some(bad, 4)}"
         return
     asked = f"all that {result.profile} needs works" if result.profile else "all that is installed works"
-    yield asked
     name = result.profile or next(iter(result.fitting), "")
     device = () if result.device == LOCAL else ("--device", result.device)
     words = ("vitedge", "export", "CHECKPOINT", "-o", "BUNDLE", *(("--for", name) if name else ()), *device)
-    yield next_command(shlex.join(words))
+    yield f"{asked}; what writes a bundle for it: {shlex.join(words)}"

@@ -16,8 +16,11 @@ _NAMED = 5
 """Largest number of skipped images, and of lost images, that are named."""
 
 
-def render(result: Evaluation, *, options: Sequence[str] = (), as_json: bool) -> None:
-    """Prints top-1, top-5 and agreement of every subject; the next command repeats ``options`` about checkpoints."""
+def render(result: Evaluation, *, options: Sequence[str] = (), image_size: str | None = None, as_json: bool) -> None:
+    """Prints top-1, top-5 and agreement of every subject.
+
+    The next command repeats ``options`` about checkpoints, and ``image_size`` as it was typed.
+    """
     if as_json:
         return document(result)
     agreement = ("agreement",) if result.reference else ()
@@ -39,7 +42,7 @@ def render(result: Evaluation, *, options: Sequence[str] = (), as_json: bool) ->
         *(f"note: {note}" for note in result.notes),
         *dict.fromkeys(f"{row.runtime}: {row.note}" for row in result.subjects if row.note),
         _summary(result),
-        next_command(_following(result, options)),
+        *map(next_command, _following(result, options, () if image_size is None else ("--image-size", image_size))),
     )
     return None
 
@@ -72,17 +75,23 @@ def _summary(result: Evaluation) -> str:
     return f"{done}: FAILED: {result.reason}" if result.reason else f"{done}: within {result.max_drop:g} points"
 
 
-def _following(result: Evaluation, options: Sequence[str]) -> str:
+def _following(result: Evaluation, options: Sequence[str], size: Sequence[str]) -> Iterator[str]:
+    """Yields the command to type next; none where nothing that was named can be typed."""
     compared = result.subjects[1:] if result.reference else result.subjects
     artifacts = [row.source for row in compared if row.runtime != "torch"]
     if not artifacts:
-        return export_command(compared[0].source, options)
-    against = ["vitedge", "validate", artifacts[0], "--against", result.reference or "CHECKPOINT"]
+        yield export_command(compared[0].source, (*options, *result.guesses, *size))
+        return
+    against = ["vitedge", "validate", artifacts[0], "--against", result.reference or "", *options]
     if result.reference and not result.passed:
-        return shlex.join([*against, "--layers"])
+        yield shlex.join([*against, "--layers"])
+        return
     # The time of a package that is computed op by op says nothing of the package.
     timed = [row.source for row in compared if row.runtime != "mlprogram"]
-    if timed:
-        return shlex.join(["vitedge", "bench", *timed])
     bundle = Path(artifacts[0]).parent
-    return kit_command(bundle) if (bundle / MANIFEST).is_file() else shlex.join(against)
+    if timed:
+        yield shlex.join(["vitedge", "bench", *timed])
+    elif (bundle / MANIFEST).is_file():
+        yield kit_command(bundle)
+    elif result.reference:
+        yield shlex.join(against)

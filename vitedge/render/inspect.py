@@ -9,6 +9,7 @@ from typing import Any
 from rich import filesize
 from rich.table import Table
 
+from vitedge.checkpoints.assumptions import assumed, said
 from vitedge.records import BlockWidths, ModelSpec, Origin, Preprocessing
 from vitedge.render.following import export_command
 from vitedge.render.prune import step_lines
@@ -34,7 +35,8 @@ def render(result: Inspection, *, options: Sequence[str] = (), as_json: bool) ->
         *step_lines(result.steps),
         *(f"left out: {name} ({reason})" for name, reason in _grouped(result.dropped)),
         *(f"note: {note}" for note in spec.notes),
-        next_command(export_command(result.source, options)),
+        *_guesses(spec),
+        next_command(export_command(result.source, (*options, *said(spec)))),
     )
     return None
 
@@ -47,6 +49,13 @@ def facts_table(spec: ModelSpec, *first: tuple[str, str, str]) -> Table:
     for name, value in sorted(_facts(spec), key=lambda fact: spec.origins.get(fact[0]) is not Origin.ASSUMED):
         drawn.add_row(_title(name), value, _origin(spec, name))
     return drawn
+
+
+def _guesses(spec: ModelSpec) -> Iterable[str]:
+    """Yields that the next command says guesses, without which an export would be refused."""
+    names = [name.removeprefix("options.") for name in assumed(spec)]
+    if names:
+        yield f"guessed: {', '.join(names)}: the outputs depend on it; put what is right into the next command"
 
 
 def _facts(spec: ModelSpec) -> Iterable[tuple[str, str]]:

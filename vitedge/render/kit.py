@@ -24,9 +24,10 @@ def render_written(result: WrittenKit, *, as_json: bool) -> None:
     if registry.works_here(registry.RUNTIMES, "coreml"):
         lines(next_command(f"python {shlex.quote(result.kit)}/runner.pyz"))
     else:
+        back = shlex.join(["vitedge", "kit", "import", result.bundle, "result.npz"])
         lines(
-            f"{result.kit}: copy it to a Mac, type there: python runner.pyz, and copy its result.npz back",
-            next_command(f"vitedge kit import {shlex.quote(result.bundle)} result.npz"),
+            f"{result.kit}: copy it to a Mac, type there: python runner.pyz, copy result.npz back, and type: {back}",
+            next_command(f"vitedge validate {shlex.quote(result.bundle)}"),
         )
     return None
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections import Counter
@@ -12,10 +13,14 @@ from rich import filesize
 from rich.table import Table
 
 from vitedge.export.formats import DEFAULT
-from vitedge.quantization.records import QuantizationRecord, QuantizationResult
+from vitedge.parity.metrics import default_tolerance
+from vitedge.quantization.records import FrontierPoint, QuantizationRecord, QuantizationResult
+from vitedge.render.following import free
 from vitedge.render.screen import document, lines, next_command, show, table
 
 _NUMBERED = re.compile(r"(.*\.\d+)\.(.+)")
+_SPREAD_DB = 1.0
+"""Decibels by which other images may lie below the simulation."""
 _SHOWN = 3
 """Layers that a row of the frontier names of those kept in float."""
 
@@ -31,7 +36,8 @@ def render(done: QuantizationResult, *, profiles: Sequence[str] = (), layers: bo
             show(_attention_table(record), "the attentions in float, and as they are rounded:")
     if record.frontier:
         show(_frontier_table(record), "what fewer quantized layers would give:")
-    wanted = " ".join(f"--for {name}" for name in profiles) or f"--format {DEFAULT}"
+    wanted = [word for name in profiles for word in ("--for", name)] or ["--format", DEFAULT]
+    short = _below(record)
     lines(
         f"{done.variant}: {_schemes(record)}",
         *(f"skipped: {name}: {reason}" for name, reason in record.skipped.items()),
@@ -39,9 +45,17 @@ def render(done: QuantizationResult, *, profiles: Sequence[str] = (), layers: bo
         *_simulation(record),
         *([f"budget exceeded: {done.failed}; this is the best that was found"] if done.failed else []),
         f"{done.path}: {filesize.decimal(done.size)}, in {sum(record.seconds.values()):.1f} s",
-        next_command(f"vitedge export {shlex.quote(done.path)} -o BUNDLE {wanted}"),
+        next_command(shlex.join(["vitedge", "export", done.path, "-o", free("BUNDLE"), *wanted, *short])),
     )
     return None
+
+
+def _below(record: QuantizationRecord) -> tuple[str, ...]:
+    """Returns the option without which an export would exceed its tolerance, where the simulation is below it."""
+    asked = default_tolerance(record.scheme, "").centred_sqnr_db
+    if asked is None or record.sqnr_db is None or record.sqnr_db >= asked + _SPREAD_DB:
+        return ()
+    return ("--min-sqnr", f"{math.floor(record.sqnr_db - _SPREAD_DB):g}")
 
 
 def _simulation(record: QuantizationRecord) -> Iterator[str]:
@@ -68,16 +82,26 @@ def _layer_scheme(record: QuantizationRecord) -> str:
 
 def _frontier_table(record: QuantizationRecord) -> Table:
     drawn = table("kept in float", "SQNR dB", "top-1", "kernels µs", right=range(1, 4))
+    for first in record.frontier[:1]:
+        if first.top1 is not None and first.drop_points is not None:
+            drawn.add_row("everything", "-", f"{first.top1 + first.drop_points / 100:.2%}", "-")
     for point in record.frontier:
         shown = ", ".join(point.given_back[:_SHOWN]) or "nothing"
         more = len(point.given_back) - _SHOWN
         drawn.add_row(
             f"{shown} and {more} more" if more > 0 else shown,
             f"{point.sqnr_db:.1f}",
-            "-" if point.top1 is None else f"{point.top1:.2%}",
+            _top1(point),
             "-" if point.microseconds is None else f"{point.microseconds:.0f}",
         )
     return drawn
+
+
+def _top1(point: FrontierPoint) -> str:
+    """Returns the share that is classified correctly, with the points below the float program."""
+    if point.top1 is None:
+        return "-"
+    return f"{point.top1:.2%}" + ("" if point.drop_points is None else f" ({0 - point.drop_points:+.2f})")
 
 
 def _layer_table(record: QuantizationRecord) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,9 @@ from vitedge.progress import Progress, note, reporting, say, stage
 from vitedge.recipe import check_image_size, check_whole
 from vitedge.records import BenchReport, LatencyReport, ParityReport
 from vitedge.registry import LOCAL, RUNTIMES, check_device
+from vitedge.sentences import nearest
 from vitedge.stopping import keep
-from vitedge.verbs.measured import Place, Subjects, find_models
+from vitedge.verbs.measured import Place, Subjects, find_models, is_checkpoint
 from vitedge.verbs.saved_runs import SavedRun, is_saved_run, read_run
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ class BenchOptions:
         check_whole("--threads", self.threads, 1)
         check_image_size(self.image_size)
         if self.runtime is not None and self.runtime not in RUNTIMES:
-            raise BadRecipe(f"There is no runtime {self.runtime!r}; choose from {', '.join(RUNTIMES)}.")
+            near = nearest(self.runtime, RUNTIMES)
+            raise BadRecipe(f"There is no runtime {self.runtime!r}; choose from {', '.join(RUNTIMES)}{near}")
         for device in self.devices:
             check_device(device)
         if not self.devices or len(set(self.devices)) < len(self.devices):
@@ -77,9 +79,10 @@ def bench(
         Reports of every device, ratios within each, and what failed on one of several devices.
 
     Raises:
-        BadRecipe: a number of threads or of pixels below one, a device twice, or nothing to measure.
+        BadRecipe: a number of threads or of pixels below one, a device twice, a size without a checkpoint, or nothing
+            to measure.
         UserError: a subject is not there or cannot be read.
-        MissingBackend: nothing of a bundle runs on the device.
+        MissingBackend: nothing that was named runs on the device; what does not beside others is left out.
         CheckFailed: the runtime did not take the provider that was asked for.
         DeviceFailed: a process died, hung or failed, or the device cannot be reached; all devices, of several.
         BundleDamaged: a file of a bundle is not the one that its manifest describes.
@@ -93,15 +96,46 @@ def _measured(subjects: Sequence[CheckpointSource], options: BenchOptions) -> Be
     live = [subject for subject in subjects if subject not in runs]
     earlier = {subject: read_run(Path(subject)).reports for subject in runs}
     found = BenchReport((), asked={})
+    if earlier and not live:
+        _refuse_unmeasured(next(iter(earlier)), options)
     if live:
         named = Subjects.of(live, options.image_size)
         named.check()
+        _refuse_idle(named, options)
         found = _on_devices(named, options)
     report = _with_earlier(found, earlier)
     if options.devices == (LOCAL,) and len(subjects) == 1 and _is_bundle(Path(str(subjects[0]))):
         bundle = Path(str(subjects[0]))
         reseal(bundle, replace(read_manifest(bundle), latency=report))
     return report
+
+
+def _refuse_idle(subjects: Subjects, options: BenchOptions) -> None:
+    """Refuses an option that has no effect on anything that was named.
+
+    Raises:
+        BadRecipe: names the option.
+    """
+    if options.image_size is not None and not any(is_checkpoint(name) for name in subjects.names):
+        height, width = options.image_size
+        raise BadRecipe(
+            f"--image-size is for checkpoints, and {subjects.names[0]} has a size of its own: leave it out, "
+            f"or export the checkpoint again with --image-size {height}x{width}."
+        )
+
+
+def _refuse_unmeasured(file: str, options: BenchOptions) -> None:
+    """Refuses every option where nothing is measured.
+
+    Raises:
+        BadRecipe: names the option.
+    """
+    plain = BenchOptions()
+    for entry in (
+        field.name for field in fields(options) if getattr(options, field.name) != getattr(plain, field.name)
+    ):
+        option = "--device" if entry == "devices" else f"--{entry.replace('_', '-')}"
+        raise BadRecipe(f"{option} is for what is measured, and {file} was measured before: leave it out.")
 
 
 def _on_devices(subjects: Subjects, options: BenchOptions) -> BenchReport:
@@ -119,7 +153,7 @@ def _on_devices(subjects: Subjects, options: BenchOptions) -> BenchReport:
             if len(options.devices) == 1:
                 raise
             kinds.add(type(error))
-            say(f"{device} failed: {error}")
+            say(f"{device} failed")  # the reason is told once, at the end
             saved.fail(device, str(error))
         else:
             saved.add(found)

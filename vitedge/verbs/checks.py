@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from vitedge.devices.checking import check_there, refusal_there
 from vitedge.devices.session import connect
@@ -14,12 +13,12 @@ from vitedge.parity.check import CheckOptions, Original, check_artifact
 from vitedge.parity.metrics import exceeded
 from vitedge.parity.simulation import simulate
 from vitedge.progress import note
-from vitedge.quantization.file.header import SUFFIX
-from vitedge.recipe import SCHEMES, Precision, ResolvedRecipe
+from vitedge.recipe import SCHEMES, ResolvedRecipe
 from vitedge.records import Artifact, ParityReport, StructureReport
 from vitedge.registry import LOCAL
 from vitedge.verbs.engines import Engines
-from vitedge.verbs.lowering import Built, ExportRequest, Lowered
+from vitedge.verbs.lowering import Built, ExportRequest, Lowered, Quantized
+from vitedge.verbs.remedies import remedies
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def check_on_device(request: ExportRequest, reference_outputs: ReferenceOutputs,
     return replace(checked, parity=(*checked.parity, *parity))
 
 
-def accept(request: ExportRequest, checked: Checked) -> Checked:
+def accept(request: ExportRequest, quantized: Quantized, checked: Checked) -> Checked:
     """Refuses artifacts that do not compute what the checkpoint computes.
 
     Raises:
@@ -92,20 +91,13 @@ def accept(request: ExportRequest, checked: Checked) -> Checked:
     """
     for report in checked.failed:
         said = f"{report.artifact} does not compute what the checkpoint computes: {report.reason}."
-        raise ToleranceExceeded(f"{said}{_remedy(str(request.source), request.recipe, report)}")
+        raise ToleranceExceeded(f"{said}{_remedy(str(request.source), request.recipe, report, quantized)}")
     return checked
 
 
-def _remedy(source: str, recipe: ResolvedRecipe, report: ParityReport | StructureReport) -> str:
-    """Returns what can be done about a quantized artifact that exceeds its tolerance; of anything else, nothing."""
-    is_far = isinstance(report, ParityReport) and exceeded(report.outputs, report.tolerance)
-    if recipe.precision not in SCHEMES or not is_far:
+def _remedy(source: str, recipe: ResolvedRecipe, report: ParityReport | StructureReport, quantized: Quantized) -> str:
+    """Returns what can be done about outputs that exceed their tolerance; of anything else, nothing."""
+    if not isinstance(report, ParityReport) or not exceeded(report.outputs, report.tolerance):
         return ""
-    if source.endswith(SUFFIX):
-        return (
-            f" What {Path(source).name} rounds is fixed: quantize the checkpoint again with vitedge quantize --scheme "
-            "mixed, or allow less with --min-sqnr."
-        )
-    if recipe.precision is Precision.MIXED:
-        return " Leave layers in float with --layer NAME=float, or allow less with --min-sqnr."
-    return " Ask for --precision mixed, which leaves in float what loses most, or allow less with --min-sqnr."
+    diagnoses = [one for plan in quantized.plans.values() for one in plan.diagnoses]
+    return remedies(source, recipe, report.outputs, diagnoses)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from vitedge.accuracy.count import Count, Predictor, classify
 from vitedge.accuracy.records import Evaluation, PairedAccuracy
+from vitedge.checkpoints.assumptions import said
 from vitedge.checkpoints.overrides import parse_overrides
 from vitedge.devices.session import Session, connect
 from vitedge.errors import BadRecipe
 from vitedge.images.class_names import Classes, classes_of
 from vitedge.images.label_files import labels_for
-from vitedge.images.labelled import find_labelled
+from vitedge.images.labelled import check_labelled, find_labelled
 from vitedge.images.stream import tell_shortage
 from vitedge.progress import Progress, reporting, stage
 from vitedge.recipe import check_finite, check_image_size, check_whole
@@ -78,7 +80,9 @@ def evaluate(
 
 def _evaluated(subjects: Sequence[CheckpointSource], request: EvaluationRequest) -> Evaluation:
     start = time.perf_counter()
-    found = find(subjects)
+    check_labelled(request.images)
+    left_out: dict[str, str] = {}
+    found = find(subjects, left_out)
     _check(found, request)
     with ExitStack() as stack:
         session = None if request.device == LOCAL else stack.enter_context(connect(request.device))
@@ -95,6 +99,7 @@ def _evaluated(subjects: Sequence[CheckpointSource], request: EvaluationRequest)
     shortage = tell_shortage(request.image_count or 0, count.images, chosen.title)
     notes = [
         *(note for note in (chosen.note, shortage) if note),
+        *(f"{name} was left out: {reason}" for name, reason in left_out.items()),
         *_differences(rows),
         *_telling_little(count, classes.count),
     ]
@@ -112,6 +117,7 @@ def _evaluated(subjects: Sequence[CheckpointSource], request: EvaluationRequest)
         reference=None if request.against is None else str(request.against),
         skipped=dict(stream.skipped),
         notes=tuple(notes),
+        guesses=said(rows[1 if request.against is not None else 0].spec),
         seconds=time.perf_counter() - start,
     )
 
@@ -119,10 +125,31 @@ def _evaluated(subjects: Sequence[CheckpointSource], request: EvaluationRequest)
 def _check(found: Sequence[Subject], request: EvaluationRequest) -> None:
     if not found:
         raise BadRecipe("Nothing was named to evaluate: give a checkpoint, an artifact or a bundle.")
+    _refuse_idle(found, request)
     if request.max_drop is None:
         return
     if request.against is None and len(found) == 1:
         raise BadRecipe("--max-drop compares: add --against CHECKPOINT, or name the subject to compare with first.")
+
+
+def _refuse_idle(found: Sequence[Subject], request: EvaluationRequest) -> None:
+    """Refuses an option about checkpoints without one, and a device for what runs here."""
+    weights, first = request.weights, str(found[0].source)
+    if request.against is None and not any(subject.kind == "checkpoint" for subject in found):
+        about = {
+            "--image-size": weights.image_size is not None,
+            "--weights": weights.name is not None,
+            "--set": bool(set(weights.overrides) - {"labels"}),
+        }
+        for option in (name for name, given in about.items() if given):
+            raise BadRecipe(
+                f"{option} is for checkpoints, and {first} is none: leave it out, or add --against CHECKPOINT."
+            )
+    if request.device != LOCAL and not any(subject.artifact for subject in found):
+        raise BadRecipe(
+            f"--device runs artifacts, and {first} is none, so it runs here: leave it out, or evaluate the bundle "
+            f"that {shlex.join(['vitedge', 'export', first, '-o', 'BUNDLE'])} writes."
+        )
 
 
 def _rows(

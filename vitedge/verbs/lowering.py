@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +28,11 @@ from vitedge.recipe import Precision, ResolvedRecipe
 from vitedge.records import Artifact, CheckpointIdentity, ModelSpec
 from vitedge.verbs.runtime_versions import check_written
 from vitedge.verbs.targets import Target, targets
+
+_MOST = 0.5
+"""Share of the weights below which half precision gains little."""
+_LOWER_DB = (60, 50, 40, 35, 30, 25)
+"""Centred SQNR in dB of which those below the tolerance are looked at then."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,8 @@ def lower(
                 halves[key] = halves.get(key) or _half_precision(programs[key], reference_outputs)
                 kept = _float32_modules(target, halves[key], reference_outputs)
         if kept.modules and target.recipe.precision is Precision.FP16:
-            kept = replace(kept, notes=(*kept.notes, _narrowed(programs[key], kept)))
+            told = _narrowed(programs[key], kept, halves[key], *_wanted(target, reference_outputs))
+            kept = replace(kept, notes=(*kept.notes, *told))
         with stage(f"writing {target.file}"):
             artifact = _lowered(request, target, programs[key], kept, reference_outputs)
         notes = (*artifact.notes, *kept.notes, *check_written(artifact, target.recipe))
@@ -181,8 +187,23 @@ def _float32_modules(target: Target, half: HalfPrecision, reference_outputs: Ref
     return half.float32_modules(wanted)
 
 
-def _narrowed(program: Program, kept: Float32Modules) -> str:
-    """Returns the share of the weights that fp16 applies to, as a note.
+def _wanted(target: Target, reference_outputs: ReferenceOutputs) -> tuple[float, float]:
+    """Returns the centred SQNR in dB that fp16 is held to, 0 where ranges alone count, and the least of the format."""
+    least = FORMATS[target.format].fp16_sqnr_db
+    return max(reference_outputs.tolerance.centred_sqnr_db or 0.0, least), least
+
+
+def _narrowed(
+    program: Program, kept: Float32Modules, half: HalfPrecision, sqnr_db: float, least_db: float
+) -> Iterator[str]:
+    """Yields the share of the weights that fp16 applies to, and where it is small what a lower tolerance would give.
+
+    Args:
+        program: the captured reference.
+        kept: its modules that stay in float32.
+        half: what half precision does to it.
+        sqnr_db: centred SQNR in dB that was held.
+        least_db: the smallest that a format holds, whatever the tolerance.
 
     Raises:
         CheckFailed: it applies to none.
@@ -193,7 +214,13 @@ def _narrowed(program: Program, kept: Float32Modules) -> str:
             "No weight can be float16: every module with weights would have to stay in float32; export with "
             "--precision fp32, or allow less with --min-sqnr where rounding is the reason."
         )
-    return f"{found:.1%} of the weights are float16"
+    yield f"{found:.1%} of the weights are float16, which saves {found / 2:.0%} of their bytes in fp32"
+    if found < _MOST:
+        lower = sorted((db for db in _LOWER_DB if least_db <= db < sqnr_db), reverse=True)
+        shares = {db: half_share(program, half.float32_modules(db).modules) for db in lower}
+        told = [f"{share:.1%} with --min-sqnr {db}" for db, share in shares.items() if share > found][:2]
+        more = f"make it {' or '.join(told)}" if told else "not make it more"
+        yield f"a lower tolerance would {more}"
 
 
 def _lowered(

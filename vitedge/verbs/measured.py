@@ -106,6 +106,14 @@ class Place:
         return chosen, self.session.refusal(chosen)
 
 
+def is_checkpoint(name: CheckpointSource) -> bool:
+    """Returns whether a subject is neither a bundle nor an artifact, so that its image size can be chosen."""
+    if not isinstance(name, str):
+        return True
+    path = Path(name)
+    return not (path / MANIFEST).is_file() and of_file(path) is None and path.suffix != SUFFIX
+
+
 def find_models(subjects: Subjects, place: Place, left_out: dict[str, str]) -> list[Model]:
     """Returns the models that a device measures of all subjects.
 
@@ -116,12 +124,20 @@ def find_models(subjects: Subjects, place: Place, left_out: dict[str, str]) -> l
 
     Raises:
         UserError: a subject is not there or cannot be read.
-        MissingBackend: nothing of a subject runs there.
+        MissingBackend: nothing of any subject runs there.
     """
-    return _told_apart([model for name in subjects.names for model in _models(name, subjects, place, left_out)])
+    found = {name: tuple(_models(name, subjects, place, left_out)) for name in subjects.names}
+    models = [model for of_one in found.values() for model in of_one]
+    if not models:
+        raise MissingBackend(" ".join(dict.fromkeys(left_out.values())))
+    first = subjects.names[0]
+    if len(models) > 1 and not found[first]:
+        place.notes.append(f"{first} was left out, so the others are compared with {models[0].measured.label}")
+    return _told_apart(models)
 
 
 def _models(name: CheckpointSource, subjects: Subjects, place: Place, left_out: dict[str, str]) -> Iterator[Model]:
+    """Yields the models of a subject that the device can run; what it cannot goes into ``left_out``."""
     if not isinstance(name, str):
         yield from _held(name, subjects, place, left_out)
         return
@@ -132,15 +148,16 @@ def _models(name: CheckpointSource, subjects: Subjects, place: Place, left_out: 
     elif kind is not None:
         runtime, refused = place.runtime_of(kind, path.name)
         if refused:
-            raise MissingBackend(refused)
-        yield Model(MeasuredModel(path.name, runtime, name))
-    elif place.session.name == LOCAL:
+            left_out[path.name if path.name not in left_out else name] = refused
+        else:
+            yield Model(MeasuredModel(path.name, runtime, name))
+    elif place.session.name == LOCAL and path.suffix != SUFFIX:
         if place.runtime not in (None, "torch"):
             raise BadRecipe(f"{name} is a checkpoint, which runs in torch here: export it to measure it elsewhere.")
         options = {} if subjects.image_size is None else {"image_size": list(subjects.image_size)}
         yield Model(MeasuredModel(path.name, "torch", name, factory=REFERENCE, options=options))
     else:
-        yield from _exported(path, subjects.image_size, place)
+        yield from _exported(path, subjects.image_size, place, left_out)
 
 
 def _held(source: InMemory, subjects: Subjects, place: Place, left_out: dict[str, str]) -> Iterator[Model]:
@@ -156,33 +173,24 @@ def _held(source: InMemory, subjects: Subjects, place: Place, left_out: dict[str
         yield replace(model, measured=replace(model.measured, label=str(source)))
 
 
-def _of_bundle(path: Path, label: str, place: Place, left_out: dict[str, str]) -> Iterator[Model]:
+def _of_bundle(path: Path, name: str, place: Place, left_out: dict[str, str]) -> Iterator[Model]:
     """Yields every artifact that the device can run; the others go into ``left_out``, with the reason.
 
     Raises:
-        MissingBackend: there is none.
         BundleDamaged: a file is not the one that the manifest describes.
     """
     manifest = read_manifest(path)
     check_listed(path, manifest)
-    chosen = {one.path: place.runtime_of(one.format, one.path) for one in manifest.artifacts}
-    if all(refused for _, refused in chosen.values()):
-        raise MissingBackend(" ".join(dict.fromkeys(refused for _, refused in chosen.values())))
-    reference_outputs = sealed_outputs(path, manifest)
-    found = False
+    reference_outputs: ReferenceOutputs | None = None
     for artifact in manifest.artifacts:
-        runtime, refused = chosen[artifact.path]
+        runtime, refused = place.runtime_of(artifact.format, artifact.path)
         refused = refused or too_old(place.session, artifact, runtime)
+        label, source = f"{name}/{artifact.path}", str(path / artifact.path)
         if refused:
-            left_out[f"{label}/{artifact.path}"] = refused
+            left_out[label if label not in left_out else source] = refused
             continue
-        measured = MeasuredModel(
-            f"{label}/{artifact.path}", runtime, str(path / artifact.path), declared=declared(artifact)
-        )
-        yield Model(measured, artifact, reference_outputs)
-        found = True
-    if not found:
-        raise MissingBackend(" ".join(dict.fromkeys(left_out.values())))
+        reference_outputs = reference_outputs or sealed_outputs(path, manifest)
+        yield Model(MeasuredModel(label, runtime, source, declared=declared(artifact)), artifact, reference_outputs)
 
 
 def declared(artifact: Artifact) -> Mapping[str, Any]:
@@ -191,7 +199,9 @@ def declared(artifact: Artifact) -> Mapping[str, Any]:
     return found
 
 
-def _exported(path: Path, image_size: tuple[int, int] | None, place: Place) -> Iterator[Model]:
+def _exported(
+    path: Path, image_size: tuple[int, int] | None, place: Place, left_out: dict[str, str]
+) -> Iterator[Model]:
     """Yields the fp32 ONNX file of a checkpoint: devices run no PyTorch."""
     from vitedge.verbs.export import export  # noqa: PLC0415  (PyTorch, which artifacts do without)
 
@@ -199,9 +209,12 @@ def _exported(path: Path, image_size: tuple[int, int] | None, place: Place) -> I
     written = "ONNX" if path.suffix == SUFFIX else "ONNX in fp32"  # a quantized program keeps its precision
     with stage(f"exporting {path} to {written} for {place.session.name}"):
         export(str(path), folder / path.stem, ExportRecipe(formats=("onnx",), image_size=image_size))
-    place.notes.append(f"{path.name} was exported to {written} for {place.session.name}, which runs no PyTorch")
-    for model in _of_bundle(folder / path.stem, path.stem, place, {}):
+    why = "which runs no PyTorch" if place.session.name != LOCAL else "where programs run in no other form"
+    place.notes.append(f"{path.name} was exported to {written} for {place.session.name}, {why}")
+    refused: dict[str, str] = {}
+    for model in _of_bundle(folder / path.stem, path.stem, place, refused):
         yield replace(model, measured=replace(model.measured, label=path.name))
+    left_out.update({str(path): reason for reason in refused.values()})
 
 
 def _told_apart(models: Sequence[Model]) -> list[Model]:

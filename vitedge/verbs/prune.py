@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -108,9 +109,8 @@ def _read_and_pruned(source: CheckpointSource, out: Path, recipe: PruningRecipe)
 
 def _refuse_output(out: Path, *, force: bool) -> None:
     if out.suffix != saved.SUFFIX:
-        raise BadRecipe(
-            f"A pruned model is a {saved.SUFFIX} file; name the output {out.with_suffix(saved.SUFFIX).name}."
-        )
+        name = shlex.quote(str(out.with_suffix(saved.SUFFIX)))
+        raise BadRecipe(f"A pruned model is a {saved.SUFFIX} file; name the output {name}.")
     refuse_existing_file(out, force=force)
     clear_debris(out)
 

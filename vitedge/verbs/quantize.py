@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -38,7 +39,7 @@ from vitedge.quantization.recording import record
 from vitedge.quantization.records import QuantizationResult
 from vitedge.quantization.run import Quantization
 from vitedge.quantization.run import quantize as run
-from vitedge.recipe import CALIBRATED, ExportRecipe, Precision, QuantizationRecipe, ResolvedRecipe
+from vitedge.recipe import CALIBRATED, CALIBRATION_COUNT, ExportRecipe, Precision, QuantizationRecipe, ResolvedRecipe
 from vitedge.records import CheckpointIdentity
 from vitedge.registry import LOCAL, check_device
 from vitedge.verbs.resolve import resolve
@@ -68,7 +69,8 @@ def quantize(
         CheckFailed: the outputs of the reference are degenerate, so that nothing could be compared with them.
     """
     if out.suffix != SUFFIX:
-        raise BadRecipe(f"A quantized program is a {SUFFIX} file; name the output {out.with_suffix(SUFFIX).name}.")
+        name = shlex.quote(str(out.with_suffix(SUFFIX)))
+        raise BadRecipe(f"A quantized program is a {SUFFIX} file; name the output {name}.")
     refuse_existing_file(out, force=force)
     check_device(asked.device)
     scheme = asked.quantization.scheme if asked.quantization is not None else Precision.INT8
@@ -222,6 +224,11 @@ def settings(recipe: ResolvedRecipe) -> QuantizationRecipe:
         raise BadRecipe(
             f"{asked.scheme} finds the ranges of activations on images, and assumes none: add --images DIR, a list, "
             "an array, or the word synthetic."
+        )
+    if asked.images is None and asked.image_count != CALIBRATION_COUNT:
+        raise BadRecipe(
+            f"--image-count is of the images for calibration, and {asked.scheme} was given none: leave it out, or add "
+            "--images DIR."
         )
     if asked.images is None and (asked.min_sqnr is not None or asked.max_drop is not None):
         raise BadRecipe("A budget is measured on images, and none are assumed: add --images DIR, a list or an array.")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from vitedge.quantization.file.header import SUFFIX, fixed_entries, read_header
 from vitedge.recipe import ExportRecipe, Precision, ResolvedRecipe
 from vitedge.registry import LOCAL
 from vitedge.verbs.runtime_versions import with_found
-from vitedge.verbs.targets import strictest, targets
+from vitedge.verbs.targets import Target, strictest, targets
 
 _RUNTIME = "onnxruntime"
+_OF_FORMATS = {"opset": "onnx", "coreml_target": "coreml", "engine_batch": "tensorrt"}
+"""Entries of a recipe that settle something of a single format."""
 
 
 def resolve(asked: ExportRecipe, source: str) -> ResolvedRecipe:
@@ -52,6 +55,7 @@ def resolve(asked: ExportRecipe, source: str) -> ResolvedRecipe:
     found = targets(recipe)
     if there and any(formats.FORMATS[target.format].half_scales_since for target in found):
         recipe = with_found(recipe, there)
+    _refuse_idle(asked, found)
     if recipe.runtime_versions and not any(formats.FORMATS[target.format].half_scales_since for target in found):
         raise BadRecipe("--runtime-version is for ONNX files, and none is written: leave it out.")
     if recipe.pad_heads and not any(target.recipe.pad_heads for target in found):
@@ -59,6 +63,23 @@ def resolve(asked: ExportRecipe, source: str) -> ResolvedRecipe:
     if quantized:
         _refuse_zero_points(source, recipe)
     return recipe
+
+
+def _refuse_idle(asked: ExportRecipe, found: Sequence[Target]) -> None:
+    """Refuses a setting of a format that is not written.
+
+    Raises:
+        BadRecipe: names the option, and the format that it is for.
+    """
+    written = {"tensorrt"} if any(target.engine for target in found) else set()
+    written.update(target.format for target in found)
+    for entry, form in _OF_FORMATS.items():
+        if getattr(asked, entry) is not None and form not in written:
+            option = f"--{entry.replace('_', '-')}"
+            raise BadRecipe(
+                f"{option} is for {formats.FORMATS[form].title}, and no file of it is written: leave it out, or add "
+                f"--format {form}."
+            )
 
 
 def _of_device(asked: ExportRecipe) -> tuple[ExportRecipe, dict[str, str]]:
@@ -98,7 +119,7 @@ def _with_profiles(asked: ExportRecipe) -> ExportRecipe:
     precisions = dict.fromkeys(str(one.precision) for one in filled)
     if len(precisions) > 1:
         raise BadRecipe(
-            f"{', '.join(asked.profiles)} begin with different precisions: say --precision {'|'.join(precisions)}."
+            f"{', '.join(asked.profiles)} begin with different precisions: say --precision {' or '.join(precisions)}."
         )
     found = dict.fromkeys(name for one in filled for name in one.formats or ())
     return replace(asked, formats=tuple(found), precision=filled[0].precision)

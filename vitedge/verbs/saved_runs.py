@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vitedge.errors import BadRecipe, OutputRefused, UnreadableArtifact
+from vitedge.files import own_files
 from vitedge.files.plain import from_dict, to_dict
 from vitedge.files.replacing import refuse_existing_file, write_file
 from vitedge.records import BenchReport, LatencyReport
@@ -111,6 +112,8 @@ def read_run(path: Path) -> BenchReport:
     """
     if not path.exists():
         raise UnreadableArtifact(f"{path} is not there: a saved run is what vitedge bench --save FILE.json wrote.")
+    if not own_files.is_saved_run(path) and (said := own_files.instead_of_artifact(path)):
+        raise UnreadableArtifact(f"{path} {said}.")
     try:
         return from_dict(BenchReport, json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError, BadRecipe) as error:

@@ -25,6 +25,7 @@ from vitedge.devices.session import Session
 from vitedge.errors import BadRecipe, MissingBackend, UnreadableArtifact
 from vitedge.export.formats import CHECKERS, FORMATS, of_file
 from vitedge.files.bundle import MANIFEST, check_files, read_manifest
+from vitedge.files.own_files import instead_of_artifact
 from vitedge.files.plain import from_dict
 from vitedge.parity.artifact import image_size
 from vitedge.recipe import ResolvedRecipe
@@ -70,14 +71,19 @@ class Subject:
     """The recipe that a bundle's artifact was exported by."""
 
 
-def find(sources: Iterable[CheckpointSource]) -> list[Subject]:
+def find(sources: Iterable[CheckpointSource], left_out: dict[str, str] | None = None) -> list[Subject]:
     """All subjects that a user names, every artifact of a bundle by itself.
+
+    Args:
+        sources: checkpoints, artifacts and bundles.
+        left_out: gets the engines of bundles that do not run here, with the reason.
 
     Raises:
         UnreadableArtifact: a bundle or an artifact that cannot be opened as one, or that has no class scores.
         BundleDamaged: a file of a bundle is not the one that its manifest describes.
     """
-    found = [subject for source in sources for subject in _find(source)]
+    left_out = {} if left_out is None else left_out
+    found = [subject for source in sources for subject in _find(source, left_out)]
     count = Counter(subject.label for subject in found)
     return [replace(subject, label=str(subject.source)) if count[subject.label] > 1 else subject for subject in found]
 
@@ -201,25 +207,29 @@ LOADERS: Mapping[str, Callable[[Subject, Weights, ModelSpec | None], AbstractCon
 """`Subject.kind` to what loads it."""
 
 
-def _find(source: CheckpointSource) -> Iterator[Subject]:
+def _find(source: CheckpointSource, left_out: dict[str, str]) -> Iterator[Subject]:
     if not isinstance(source, str):
         yield checkpoint(source)
         return
     path = Path(source)
     if (path / MANIFEST).is_file():
-        yield from _of_bundle(path)
+        yield from _of_bundle(path, left_out)
     else:
+        if path.name == MANIFEST and (said := instead_of_artifact(path)):
+            raise UnreadableArtifact(f"{source} {said}.")
         yield FINDERS.get(path.suffix, checkpoint)(source)
 
 
-def _of_bundle(folder: Path) -> Iterator[Subject]:
+def _of_bundle(folder: Path, left_out: dict[str, str]) -> Iterator[Subject]:
     manifest = read_manifest(folder)
     check_files(folder, manifest)
     recipe = from_dict(ResolvedRecipe, manifest.recipe)
     for artifact in manifest.artifacts:
         kind = FORMATS[artifact.format]
-        if kind.made_from and not registry.works_here(registry.RUNTIMES, kind.runtimes[0]):
-            continue  # what it was made from is evaluated
+        refused = registry.refusal(registry.RUNTIMES, kind.runtimes[0]) if kind.made_from else ""
+        if refused:  # what it was made from is evaluated
+            left_out[f"{folder.name}/{artifact.path}"] = refused
+            continue
         place = folder / artifact.path
         _scores_of(replace(artifact, path=str(place)))
         size = image_size(artifact)

@@ -17,6 +17,7 @@ from vitedge.devices.session import connect
 from vitedge.errors import BadRecipe, MissingBackend, UnreadableArtifact
 from vitedge.export.formats import CHECKERS, FORMATS, of_file
 from vitedge.files.bundle import MANIFEST, check_files, read_manifest, remarks
+from vitedge.files.own_files import instead_of_artifact
 from vitedge.files.plain import from_dict
 from vitedge.parity.artifact import ReferenceOutputs, image_size, sealed_outputs
 from vitedge.parity.check import CheckOptions, Original, check_artifact
@@ -39,6 +40,9 @@ from vitedge.registry import LOCAL
 if TYPE_CHECKING:
     from vitedge.checkpoints.read import CheckpointSource
     from vitedge.models.reference import Reference
+
+
+_DECLARED = "declared"
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class ReferenceOptions:
 class ValidationOptions:
     """How artifacts are looked at."""
 
-    compute: str = "declared"
+    compute: str = _DECLARED
     """``declared``, or ``fp32``: without the rounding of half precision, which leaves the error of the conversion."""
     overflow: bool = False
     """Watch the ranges of a Core ML package's values."""
@@ -114,7 +118,8 @@ def _looked_at(subject: Path, against: ReferenceOptions | None, options: Validat
         return replace(found, checkpoint=manifest.checkpoint, steps=manifest.steps, notes=notes)
     if of_file(subject) is None:
         suffixes = ", ".join(kind.suffix for kind in FORMATS.values() if kind.suffix)
-        raise UnreadableArtifact(f"{subject} is neither a bundle nor one of {suffixes}.")
+        said = instead_of_artifact(subject) or f"is neither a bundle nor one of {suffixes}"
+        raise UnreadableArtifact(f"{subject} {said}.")
     if against is None:
         raise BadRecipe(f"{subject} is not a bundle: add --against CHECKPOINT to say what it has to compute.")
     artifact = registry.load(CHECKERS, str(of_file(subject))).describe(subject)
@@ -200,6 +205,8 @@ def _validated(
         raise BadRecipe(
             f"{subject} holds no engine, whose kernels --layers would list: add --against CHECKPOINT to compare layers."
         )
+    if options.compute != _DECLARED and not any(FORMATS[artifact.format].without_rounding for _, artifact in parts):
+        raise BadRecipe(f"--compute {options.compute} is for Core ML packages, and {subject} holds none: leave it out.")
     how, original = CheckOptions(options.compute, comparison.layers), Original(comparison.reference)
     found = [check_artifact(path, artifact, comparison.reference_outputs, original, how) for path, artifact in parts]
     parity = (*(report for one in found for report in one.parity), *comparison.remote)

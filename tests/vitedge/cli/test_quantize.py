@@ -122,7 +122,7 @@ def test_a_mistake_is_refused_and_nothing_is_lost(kind: str, vitedge: Command, t
 @pytest.mark.parametrize(
     ("output", "words"),
     [
-        ("model.onnx", ("is a .pt2 file", "name the output model.pt2")),
+        ("model.onnx", ("is a .pt2 file", "name the output", "model.pt2.")),
         ("none/model.pt2", ("There is no folder", "none")),
         ("folder.pt2", ("is a folder",)),
     ],

@@ -29,6 +29,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"mlp": 0.5, "recover": "photos"}, "--recover DIR and --epochs N belong together"),
     ({"mlp": 0.5, "epochs": 3}, "--recover DIR and --epochs N belong together"),
     ({"mlp": 0.5, "max_drop": 1.0}, "add --eval LABELLED_DIR"),
+    ({"merge": 2, "criterion": "taylor"}, "--criterion is a setting of --heads F, .*: leave it out"),
+    ({"merge": 2, "repair": False}, "--no-repair is a setting of --heads F"),
+    ({"merge": 2, "multiple": 16}, "--multiple is a setting of --heads F"),
+    ({"merge": 2, "selection": "wanda"}, "--selection is a setting of --sparsity 2:4"),
+    ({"macs": 0.5, "runtime": "openvino"}, "--runtime is a setting of --latency F"),
     ({"mlp": 0.5, "min_sqnr": float("inf")}, "--min-sqnr, in dB, is a finite number"),
 ]
 
@@ -40,7 +45,7 @@ def test_a_recipe_that_cannot_be_followed_is_refused(entries: dict[str, Any], se
 
 
 def test_recipe_and_record_go_into_a_file_and_back() -> None:
-    recipe = PruningRecipe(sparsity="2:4", merge=(0, 3), criterion="taylor", images="photos")
+    recipe = PruningRecipe(macs=0.5, sparsity="2:4", merge=(0, 3), criterion="taylor", images="photos")
     assert from_dict(PruningRecipe, to_dict(recipe)) == recipe
     record = PruningRecord(
         images=2,

@@ -90,3 +90,18 @@ def test_the_reasons_of_a_target_are_told_too() -> None:
     found, told = applied(vit(32), TENSORRT, scheme="int8")
     assert 0 < found <= 1
     assert bool(told) == (found < 1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"scheme": "w8", "ranges": "mse"}, "ranges=mse is of activations .* w8 has none: leave it out"),
+        ({"scheme": "w8", "activations": "int8"}, "activations=int8 is of eight-bit activations"),
+        ({"scheme": "w8", "rotation": True}, "rotation=on needs images"),
+        ({"scheme": "w8", "attention": "all"}, "attention=all needs images"),
+    ],
+)
+def test_a_setting_of_activations_is_refused_where_none_are_rounded(asked: dict[str, object], words: str) -> None:
+    with pytest.raises(BadRecipe, match=words):
+        applied(vit(64), **asked)  # type: ignore[arg-type]
+    applied(vit(64), **{**asked, "scheme": "int8", "images": "photos"})  # type: ignore[arg-type]

@@ -80,7 +80,7 @@ def test_the_table_fits_the_screen_and_says_all(capsys: pytest.CaptureFixture[st
         "note: the class folders",
         "mlprogram: computed op by op",
         "FAILED: it loses 0.02 points",
-        "--against some/a-checkpoint-of-a-long-name.safetensors --layers",
+        "--against some/a-checkpoint-of-a-long-name.safetensors --set heads=3 --layers",
     ):
         assert word in text
 
@@ -91,6 +91,10 @@ def test_the_table_fits_the_screen_and_says_all(capsys: pytest.CaptureFixture[st
         (
             replace(RESULT, subjects=(REFERENCE,), comparisons=(), reference=None, max_drop=None),
             "vitedge export some/a-checkpoint-of-a-long-name.safetensors --set heads=3 -o BUNDLE",
+        ),
+        (
+            replace(RESULT, subjects=(REFERENCE,), comparisons=(), reference=None, guesses=("--set", "pool=class")),
+            "vitedge export some/a-checkpoint-of-a-long-name.safetensors --set heads=3 --set pool=class -o BUNDLE",
         ),
         (
             replace(RESULT, subjects=(replace(ARTIFACT, runtime="onnxruntime"),), comparisons=(), reference=None),

@@ -11,9 +11,12 @@ from vitedge.render.inspect import render
 
 def test_the_next_command_says_again_what_was_said_about_the_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     render(INSPECTION, options=["--weights", "model", "--set", "mean=0.5,0.5,0.5"], as_json=False)
-    following = capsys.readouterr().out.splitlines()[-1]
+    *_, said, following = capsys.readouterr().out.splitlines()
+    assert said.startswith("guessed: heads")
     assert following.startswith("next: vitedge export /a/very/long")
-    assert following.endswith(" --weights model --set mean=0.5,0.5,0.5 -o BUNDLE --format onnx --format coreml")
+    assert following.endswith(
+        " --weights model --set mean=0.5,0.5,0.5 --set heads=6,12,24,48 -o BUNDLE --format onnx --format coreml"
+    )
 
 
 @pytest.mark.parametrize(

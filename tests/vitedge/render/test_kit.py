@@ -16,7 +16,7 @@ KIT = WrittenKit("a bundle", "a kit", 1_234_567)
 
 @pytest.mark.parametrize(
     ("system", "following"),
-    [("Linux", "vitedge kit import 'a bundle' result.npz"), ("Darwin", "python 'a kit'/runner.pyz")],
+    [("Linux", "vitedge validate 'a bundle'"), ("Darwin", "python 'a kit'/runner.pyz")],
 )
 def test_what_to_type_next_works_on_this_machine(
     system: str, following: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -26,6 +26,7 @@ def test_what_to_type_next_works_on_this_machine(
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == "a kit: 1.2 MB; every file of a bundle is as its manifest describes it"
     assert shown[-1] == f"next: {following}"
+    assert ("and type: vitedge kit import 'a bundle' result.npz" in shown[1]) == (system == "Linux")
     assert ("copy it to a Mac" in shown[1]) == (system == "Linux")
 
 

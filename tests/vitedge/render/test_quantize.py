@@ -5,6 +5,7 @@ import pytest
 
 from vitedge.quantization.records import (
     AttentionDiagnosis,
+    FrontierPoint,
     LayerChoice,
     LayerDiagnosis,
     QuantizationRecord,
@@ -59,3 +60,18 @@ def test_what_was_not_compared_is_said(capsys: pytest.CaptureFixture[str]) -> No
         "m.pt2: 12.3 kB, in 0.0 s",
         "next: vitedge export m.pt2 -o BUNDLE --format onnx",
     ]
+
+
+def test_a_budget_shows_what_the_float_model_classifies(capsys: pytest.CaptureFixture[str]) -> None:
+    frontier = (FrontierPoint((), 17.5, 0.95, 2.5), FrontierPoint(("head: float",), 24.0, 0.97, 0.5))
+    record = QuantizationRecord("int8", 8, "photos", "", sqnr_db=18.2, frontier=frontier)
+    identity = CheckpointIdentity("model.pth", "0" * 64, 1, None)
+    render(QuantizationResult("m.pt2", 1, identity, "custom", record), profiles=(), layers=False, as_json=False)
+    shown = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in shown if "%" in line]
+    assert rows == [
+        ["everything", "-", "97.50%", "-"],
+        ["nothing", "17.5", "95.00%", "(-2.50)", "-"],
+        ["head:", "float", "24.0", "97.00%", "(-0.50)", "-"],
+    ]
+    assert shown[-1].endswith("--format onnx --min-sqnr 17"), "an export asks for 20 dB"

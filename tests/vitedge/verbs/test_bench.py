@@ -2,17 +2,20 @@
 from __future__ import annotations
 
 import ast
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from tests.bad_files import VIT
 from tests.vitedge.onnx_models import write_model
 from tests.vitedge.render.samples import BENCH
-from vitedge.errors import BadRecipe, BundleDamaged, MissingBackend, OutputRefused, UnreadableArtifact
+from vitedge.errors import BadRecipe, BundleDamaged, DeviceFailed, MissingBackend, OutputRefused, UnreadableArtifact
 from vitedge.files.bundle import read_manifest, write_manifest
+from vitedge.files.plain import to_dict
 from vitedge.latency.model import MeasuredModel
 from vitedge.latency.sampling import Rule
 from vitedge.records import BenchReport
@@ -98,6 +101,44 @@ def test_a_bundle_that_nothing_here_can_run_says_where_it_runs(monkeypatch: pyte
     write_manifest(bundle, replace(manifest, artifacts=only))
     with pytest.raises(MissingBackend, match="Core ML does not run on Linux"):
         bench([str(bundle)], BenchOptions(rule=SHORT))
+
+
+def test_what_does_not_run_here_is_left_out_and_named(
+    monkeypatch: pytest.MonkeyPatch, bundle: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    onnx, package = str(write_model(tmp_path / "other.onnx")), str(bundle / "model.mlpackage")
+    report = bench([package, onnx, str(bundle)], BenchOptions(threads=1, rule=SHORT))
+    assert [entry.subject for entry in report.reports] == ["other.onnx", "vit/model.onnx"]
+    assert list(report.left_out) == ["model.mlpackage", "vit/model.mlpackage"]
+    assert all("runs on a Mac" in reason for reason in report.left_out.values())
+    assert f"{package} was left out, so the others are compared with other.onnx" in report.notes
+    with pytest.raises(MissingBackend, match=r"^Core ML does not run on Linux: [^.]*\.$"):
+        bench([package, str(shutil.copytree(package, tmp_path / "other.mlpackage"))], BenchOptions(rule=SHORT))
+
+
+def test_an_option_without_effect_is_refused(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadRecipe, match=r"--image-size is for checkpoints, .* --image-size 48x48"):
+        bench([str(bundle)], BenchOptions(image_size=(48, 48), rule=SHORT))
+    run = tmp_path / "run.json"
+    run.write_text(json.dumps(to_dict(BENCH)), encoding="utf-8")
+    assert bench([str(run)]).reports
+    for options, name in ((BenchOptions(threads=2), "--threads"), (BenchOptions(("ssh:board",)), "--device")):
+        with pytest.raises(BadRecipe, match=f"{name} is for what is measured, and .* was measured before"):
+            bench([str(run)], options)
+    with pytest.raises(UnreadableArtifact, match="is the manifest of a bundle; pass its folder"):
+        bench([str(bundle / "manifest.json")])
+
+
+def test_a_reason_is_told_once_where_all_devices_fail(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(device: str) -> NoReturn:
+        raise DeviceFailed(f"{device} is out of reach.")
+
+    monkeypatch.setattr("vitedge.verbs.bench.connect", unreachable)
+    told: list[str] = []
+    with pytest.raises(DeviceFailed, match=r"^ssh:a is out of reach\. ssh:b is out of reach\.$"):
+        bench([str(bundle)], BenchOptions(("ssh:a", "ssh:b"), rule=SHORT), told.append)
+    assert told == ["ssh:a failed", "ssh:b failed"]
 
 
 def test_a_device_that_is_not_known_is_refused(bundle: Path) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -169,7 +170,7 @@ def test_a_worker_process_that_dies_costs_no_bundle(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("source", "recipe", "sentence"),
     [
-        ("vit.pth", SMALL, "beside float ones: add --precision int8|"),
+        ("vit.pth", SMALL, "beside float ones: add --precision int8 or "),
         ("tests/earlier/int8.pt2", ExportRecipe(), "int8.pt2 has no float program"),
         ("vit.pth", replace(SMALL, precision="w8", formats=("coreml",)), "for Core ML is not made for processors"),
         ("vit.pth", replace(INT8, profiles=("jetson-orin-nano",)), "for TensorRT is not made for processors"),
@@ -341,3 +342,16 @@ def test_refusals_come_before_any_work(demo_bundle: Path, monkeypatch: pytest.Mo
     with pytest.raises(MissingBackend, match="pip install 'coremltools"):
         export("nowhere.pth", tmp_path / "out", replace(SMALL, formats=("coreml",)), progress=told.append)
     assert told == []
+
+
+@pytest.mark.slow
+def test_half_precision_says_what_it_saves_and_what_a_lower_tolerance_gives(tmp_path: Path) -> None:
+    asked = replace(SMALL, precision="fp16", tolerance=Tolerance(centred_sqnr_db=66))
+    notes = " ".join(export(str(VIT), tmp_path / "tight", asked).manifest.artifacts[0].notes)
+    assert re.search(r"[\d.]+% of the weights are float16, which saves \d+% of their bytes in fp32", notes)
+    promised = re.search(r"a lower tolerance would make it ([\d.]+)% with --min-sqnr (\d+)", notes)
+    assert promised, notes
+    looser = replace(asked, tolerance=Tolerance(centred_sqnr_db=float(promised[2])))
+    given = " ".join(export(str(VIT), tmp_path / "loose", looser).manifest.artifacts[0].notes)
+    found = re.search(r"([\d.]+)% of the weights are float16", given)
+    assert (found[1] if found else "100.0") == promised[1]

@@ -92,7 +92,7 @@ def test_an_output_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     recipe = ResolvedRecipe(precision="w8")
     with pytest.raises(OutputRefused, match="--force"):
         quantize("nowhere.pth", tmp_path / "there.pt2", recipe, progress=told.append)
-    with pytest.raises(BadRecipe, match=r"name the output model\.pt2"):
+    with pytest.raises(BadRecipe, match=r"name the output .*model\.pt2"):
         quantize("nowhere.pth", tmp_path / "model.onnx", recipe, progress=told.append)
     assert told == []
 

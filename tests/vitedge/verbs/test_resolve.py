@@ -76,6 +76,21 @@ def test_a_resolved_recipe_is_plain_text_in_a_manifest() -> None:
     assert from_dict(ResolvedRecipe, plain) == recipe
 
 
+@pytest.mark.parametrize(
+    ("asked", "option", "form"),
+    [
+        ({"formats": ("coreml",), "opset": 17}, "--opset", "onnx"),
+        ({"coreml_target": "iOS16"}, "--coreml-target", "coreml"),
+        ({"batch": "dynamic", "engine_batch": (2, 4)}, "--engine-batch", "tensorrt"),
+    ],
+)
+def test_a_setting_of_a_format_that_is_not_written_is_refused(asked: dict[str, object], option: str, form: str) -> None:
+    with pytest.raises(BadRecipe, match=rf"^{option} is for .*: leave it out, or add --format {form}\.$"):
+        resolve(from_dict(ExportRecipe, asked), "m.pth")
+    with_it = resolve(from_dict(ExportRecipe, {**asked, "formats": ("onnx", "coreml", "tensorrt")}), "m.pth")
+    assert set(with_it.formats) == {"onnx", "coreml", "tensorrt"}
+
+
 def test_formats_that_are_none_are_refused_with_the_choices() -> None:
     for formats in ((), ("onx",)):
         with pytest.raises(BadRecipe, match=", ".join(FORMATS)):

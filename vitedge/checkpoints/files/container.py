@@ -21,8 +21,9 @@ from vitedge.checkpoints.families.family import State
 from vitedge.checkpoints.files import arrays, folders, torchfiles
 from vitedge.errors import UnreadableCheckpoint
 from vitedge.files.digest import hash_file, hash_listing
+from vitedge.files.own_files import instead_of_checkpoint
 from vitedge.files.zip_directory import LARGEST_DIRECTORY, directory_size
-from vitedge.sentences import short
+from vitedge.sentences import nearest, short
 
 LARGEST_HEADER = 32 * 2**20
 """Bytes of a safetensors header; the format itself allows 100 MB, weights of a vision transformer need 100 kB."""
@@ -86,14 +87,25 @@ def open_container(source: str | Path) -> Container:
         RefusedPickle: a pickle in it asks for something that could run code.
     """
     path = Path(source)
+    if said := instead_of_checkpoint(path):
+        raise UnreadableCheckpoint(f"{path} {said}.")
     try:
         return _open_folder(path) if path.is_dir() else _configured(_open_file(path))
     except FileNotFoundError as error:
+        near = nearest(path.name, _beside(path))
         raise UnreadableCheckpoint(
-            f"There is no {path}; give the path of a checkpoint, or timm:NAME or hf:NAME for the hub."
+            f"There is no {path}; give the path of a checkpoint, or timm:NAME or hf:NAME for the hub{near}"
         ) from error
     except OSError as error:
         raise UnreadableCheckpoint(f"{path} cannot be read: {error.strerror or short(error)}.") from error
+
+
+def _beside(path: Path) -> Mapping[str, None]:
+    """Returns the names of the files in a path's folder."""
+    try:
+        return {entry.name: None for entry in path.parent.iterdir()}
+    except OSError:
+        return {}
 
 
 def _open_file(path: Path) -> Container:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,7 +176,8 @@ def no_weights(folder: Path) -> str:
         )
     others = sorted(file.name for file in folder.iterdir() if file.suffix in SUFFIXES)
     if others:
-        return f"{folder} has no {SINGLE[0]} or {SINGLE[1]}; pass one of its files, such as {folder / others[0]}."
+        quoted = shlex.quote(str(folder / others[0]))
+        return f"{folder} has no {SINGLE[0]} or {SINGLE[1]}; pass one of its files, such as {quoted}."
     return (
         f"{folder} holds no weights: there is no {' or '.join(SINGLE)}, single or sharded; pass the folder that does."
     )

@@ -7,6 +7,7 @@ A Mac's own conclusion is never taken: its outputs are compared here with the bu
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -119,7 +120,8 @@ def import_result(bundle: Path, result: Path) -> Validation:
 def _packages(bundle: Path, manifest: Manifest) -> tuple[Artifact, ...]:
     packages = tuple(artifact for artifact in manifest.artifacts if artifact.format == "coreml")
     if not packages:
-        raise BadRecipe(f"{bundle} holds no Core ML package; export one with: vitedge export … --format coreml")
+        again = shlex.join(["vitedge", "export", manifest.checkpoint.source, "-o", "BUNDLE", "--format", "coreml"])
+        raise BadRecipe(f"{bundle} holds no Core ML package; export one with: {again}")
     for artifact in packages:
         if len(artifact.inputs) != 1 or not all(isinstance(edge, int) for edge in artifact.inputs[0].shape):
             raise UnreadableArtifact(f"{artifact.path} does not take one input of a fixed size.")

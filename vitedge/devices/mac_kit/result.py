@@ -76,6 +76,8 @@ def read_result(path: Path, shapes: Shapes) -> Result:
             raise ValueError("it is larger than a result of this bundle's kit")
         with zipfile.ZipFile(path) as archive:
             return _result(archive, shapes)
+    except FileNotFoundError:
+        raise UnreadableArtifact(f"There is no {path}; python runner.pyz, in the kit on a Mac, writes it.") from None
     except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         raise UnreadableArtifact(f"{path} cannot be read as a kit's result: {_said(error)}.") from error
     except (ValueError, TypeError, RuntimeError, SyntaxError, MemoryError) as error:

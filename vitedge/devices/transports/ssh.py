@@ -23,6 +23,7 @@ from vitedge.devices.transports.transport import MARK, Completed, after_mark, an
 from vitedge.errors import BadRecipe, ConnectionLost, DeviceFailed, MissingBackend
 from vitedge.files.replacing import replacing_file
 
+INSTALL = "sudo apt-get install openssh-client (on Fedora: sudo dnf install openssh-clients)"
 CONNECTION_FAILED = 255
 """Exit code of ssh where it failed itself (ssh(1), "EXIT STATUS")."""
 _HOST = re.compile(r"[A-Za-z0-9_.\-@%\[\]:]+")
@@ -72,7 +73,7 @@ class Transport:
         self.name = f"ssh:{address}"
         program = shutil.which("ssh")
         if program is None:
-            raise MissingBackend(f"{self.name} needs the program ssh, which is not here: install OpenSSH's client.")
+            raise MissingBackend(f"{self.name} needs the program ssh, which is not here; type: {INSTALL}")
         self._program = program
         self._folder = _folder_of_socket()
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from vitedge.errors import BadRecipe, UnreadableArtifact
+from vitedge.files.own_files import PROGRAM_ENTRY
 
 SUFFIX = ".pt2"
 FORMAT_VERSION = 2
 """Version of the format that is written; older ones are read."""
-ENTRY = "vitedge.json"
+ENTRY = PROGRAM_ENTRY
 """Name of the archive's entry that holds the header."""
 LARGEST_TEXT = 64 * 2**20
 """Bytes of an entry that is JSON; the program of a ViT-L with all its nodes has a few million."""

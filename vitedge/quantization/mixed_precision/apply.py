@@ -103,7 +103,7 @@ def search_mixed_precision(inputs: SearchInputs, budget: Budget) -> MixedPrecisi
     evaluation = _Evaluation(inputs, mixed, quantized)
     start = evaluation.measure(())
     if budget.is_met(start):
-        return MixedPrecisionResult(SearchResult(frontier=(FrontierPoint((), start.sqnr_db, start.top1),)))
+        return MixedPrecisionResult(SearchResult(frontier=(FrontierPoint((), start.sqnr_db, start.top1, start.drop),)))
     few = inputs.images[:SENSITIVITY_IMAGES]
     with stage("measuring the sensitivity of each part"):
         gains = measure_gains(mixed, evaluation.expected[: len(few)], few)

@@ -198,4 +198,5 @@ class Search:
         if self.costs is not None:
             extra = self.costs.extra
             time = self.costs.total + sum(extra.get((one.part, one.scheme), 0.0) for one in chosen)
-        return FrontierPoint(tuple(f"{one.part}: {one.scheme}" for one in chosen), quality.sqnr_db, quality.top1, time)
+        parts = tuple(f"{one.part}: {one.scheme}" for one in chosen)
+        return FrontierPoint(parts, quality.sqnr_db, quality.top1, quality.drop, time)
