@@ -129,7 +129,7 @@ def modules_with_tests() -> set[str]:
 
 def test_every_module_has_its_tests() -> None:
     tested = modules_with_tests()
-    assert "vitedge.recipe" in tested  # by the name of its file
+    assert "vitedge.recipe.export" in tested  # by the name of its file
     assert "vitedge.mlprogram.placement" in tested  # by the first line of another
     large = {name for name, path in SOURCES.items() if path.read_text(encoding="utf-8").count("\n") > 60}
     assert not sorted(large - tested)

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The recipes `export` and `quantization`, their `checks` and `settings`, and `toml` files of them."""
+
 from __future__ import annotations
 
 import re
