@@ -40,6 +40,7 @@ docs: install
 	$(BIN)/python -m tests.api_docs
 	$(BIN)/python -m tests.readme_table
 	$(BIN)/python -m tests.page_tables
+	$(BIN)/python -m tests.schemas
 
 clean:
 	rm -rf .venv demo-out build dist *.egg-info

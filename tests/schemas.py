@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jsonschema import Draft202012Validator
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
@@ -24,7 +25,7 @@ from vitedge.export.tensorrt.records import EngineRecord
 from vitedge.pruning.recipe import PruningRecipe
 from vitedge.pruning.records import PruningRecord, PruningResult
 from vitedge.quantization.records import QuantizationRecord, QuantizationResult
-from vitedge.recipe import ExportRecipe
+from vitedge.recipe import ResolvedRecipe
 from vitedge.records import BenchReport, Manifest, Validation
 from vitedge.verbs.records import ExportResult, Inspection, WrittenKit
 
@@ -73,7 +74,7 @@ DOCUMENTS: Mapping[str, Document] = {
 }
 
 BEHIND: Mapping[tuple[str, str], Any] = {
-    ("Manifest", "recipe"): ExportRecipe,
+    ("Manifest", "recipe"): ResolvedRecipe,
     ("Manifest", "quantization"): Mapping[str, QuantizationRecord],
     ("Artifact", "engine"): EngineRecord | None,
     ("Validation", "engines"): Mapping[str, EngineRecord],
@@ -93,6 +94,12 @@ class _Schema(GenerateJsonSchema):
     def float_schema(self, schema: Any) -> dict[str, Any]:
         """Returns a number, or a string for one that JSON does not have."""
         return {"anyOf": [super().float_schema(schema), {"enum": ["inf", "-inf", "nan"]}]}
+
+
+def misfits(name: str, document: Any) -> list[str]:
+    """Returns a line for everything in a document that does not fit its schema in ``docs/schema/``."""
+    known = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return [f"{error.json_path}: {error.message[-200:]}" for error in Draft202012Validator(known).iter_errors(document)]
 
 
 def schema(name: str) -> dict[str, Any]:
