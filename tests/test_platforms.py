@@ -24,13 +24,16 @@ LACKING = {
         ("SIGALRM", "SIGCHLD", "SIGCONT", "SIGHUP", "SIGKILL", "SIGPIPE", "SIGQUIT", "SIGSTOP", "SIGUSR1", "SIGUSR2"),
         (
             "fork", "forkpty", "getegid", "geteuid", "getgid", "getloadavg", "getpgid", "getuid", "killpg", "mkfifo",
-            "nice", "sched_getaffinity", "sched_setaffinity", "setpgid", "setsid", "statvfs", "sysconf", "uname",
+            "nice", "sched_getaffinity", "sched_setaffinity", "setpgid", "setsid", "sysconf", "uname",
             "wait3", "wait4",
         ),
     ),
     "darwin": ((), ("SIGPWR", "SIGSTKFLT"), ("sched_getaffinity", "sched_setaffinity", "sched_setscheduler")),
 }  # fmt: skip
-"""System to the modules, the names of ``signal`` and the names of ``os`` that Python does not have there."""
+"""System to the modules, the names of ``signal`` and the names of ``os`` that Python does not have there.
+
+``statvfs``, which Python's own `shutil` uses on this system, stays.
+"""
 
 FAKE = """
 import importlib, os, pathlib, platform, signal, sys, time, warnings
