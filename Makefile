@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint types floors docs install clean
+.PHONY: demo test test-all test-lowest lint types systems floors docs install clean
 
 install: .venv/installed
 
@@ -22,8 +22,14 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal   # tw
 test: install lint types floors
 	$(PYTEST) -m "not slow"
 
-test-all: install lint types floors   # with the tests marked slow: more models and options of a kind that `make test` has
+test-all: install lint types systems floors   # with the tests marked slow: more models and options of a kind that `make test` has
 	$(PYTEST)
+
+test-lowest: install   # gigabytes of packages and half an hour for each environment: docs/systems.md
+	$(BIN)/python -m benchmarks.environments --python 3.10 --resolution lowest-direct
+	$(BIN)/python -m benchmarks.environments --python 3.13 --resolution lowest-direct
+	$(BIN)/python -m benchmarks.environments --python 3.10 --resolution highest
+	$(BIN)/python -m benchmarks.environments --python 3.13 --resolution highest
 
 lint: install
 	$(BIN)/ruff check .
@@ -31,6 +37,10 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+
+systems: install   # what the standard library lacks on Windows and macOS
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin
 
 floors: install
 	$(BIN)/lint-imports
@@ -40,6 +50,7 @@ docs: install
 	$(BIN)/python -m tests.api_docs
 	$(BIN)/python -m tests.readme_table
 	$(BIN)/python -m tests.page_tables
+	$(BIN)/python -m tests.schemas
 
 clean:
 	rm -rf .venv demo-out build dist *.egg-info

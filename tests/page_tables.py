@@ -134,12 +134,25 @@ def _head(cells: Sequence[str]) -> Iterator[str]:
     yield "|---" * len(cells) + "|"
 
 
+def _environments(rows: Sequence[Row]) -> Iterator[str]:
+    """Yields a line for each package, with its version in each environment, and one for the outcome of the tests."""
+    yield from _head(["", *(f"Python {row['python']}, {_RESOLUTIONS[row['resolution']]}" for row in rows)])
+    for name in rows[0]["packages"]:
+        yield f"| {name} | {' | '.join(row['packages'][name] for row in rows)} |"
+    for title, key in (("tests passed", "passed"), ("tests skipped", "skipped")):
+        yield f"| {title} | {' | '.join(str(row[key]) for row in rows)} |"
+    yield f"| tests failed | {' | '.join(str(len(row['failed'])) for row in rows)} |"
+    yield f"| of | {' | '.join(', '.join(f'`{name}`' for name in row['tests']) for row in rows)} |"
+
+
+_RESOLUTIONS = {"lowest-direct": "the oldest", "highest": "the newest"}
 TABLES: Mapping[str, Callable[[Sequence[Row]], Iterator[str]]] = {
     "compare_demo": _comparisons,
     "sparsity_demo": lambda rows: images_lost(rows, lambda row: f"{row['sparsity']}, {row['selection']}"),
     "pruning_demo": lambda rows: images_lost(rows, lambda row: str(row["recipe"])),
     "pruning_speed": _times,
     "runtime_versions": _releases,
+    "environments": _environments,
 }
 
 

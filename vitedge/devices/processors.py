@@ -19,10 +19,9 @@ def cores(root: Path = ROOT) -> int:
     Args:
         root: folder in which ``sys`` is looked for.
     """
-    try:
-        allowed = sorted(os.sched_getaffinity(0))
-    except AttributeError:  # macOS and Windows do not have it
+    if not hasattr(os, "sched_getaffinity"):  # macOS and Windows do not have it
         return int(_sysctl("hw.physicalcpu") or os.cpu_count() or 1)
+    allowed = sorted(os.sched_getaffinity(0))
     twins = {
         _read(root, f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in allowed
     }
@@ -38,10 +37,8 @@ def processors(root: Path = ROOT) -> int:
     Args:
         root: folder in which ``proc`` and ``sys`` are looked for.
     """
-    try:
-        allowed = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS and Windows do not have it
-        allowed = os.cpu_count() or 1
+    # macOS and Windows do not have affinities.
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([allowed, *_quotas(root)]))
 
 

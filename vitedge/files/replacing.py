@@ -33,6 +33,8 @@ _LONGEST_NAME = 200
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _MACOS_AT_FDCWD = -2
+_SYNCHRONIZE, _WAIT_TIMEOUT, _ERROR_ACCESS_DENIED = 0x0010_0000, 0x102, 5
+"""Of Windows: the right to wait for a process to end, the answer while it runs, and that it is another user's."""
 
 
 @contextlib.contextmanager
@@ -157,6 +159,14 @@ def clear_debris(target: Path) -> None:
 def _is_running(pid: int) -> bool:
     if pid == os.getpid():
         return False
+    if sys.platform == "win32":  # where signal 0 is Ctrl-C
+        kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+        process = kernel.OpenProcess(_SYNCHRONIZE, False, pid)  # noqa: FBT003 - the system's own function
+        if not process:
+            return ctypes.get_last_error() == _ERROR_ACCESS_DENIED
+        state = kernel.WaitForSingleObject(process, 0)
+        kernel.CloseHandle(process)
+        return bool(state == _WAIT_TIMEOUT)
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -24,7 +24,7 @@ def peak_memory_mb(status: Path = Path("/proc/self/status")) -> float:
         for line in status.read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / 1e6
-    if resource is None:
+    if resource is None or sys.platform == "win32":
         return float("nan")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak if sys.platform == "darwin" else peak * 1024) / 1e6

@@ -97,8 +97,9 @@ class Worker:
 
 def _since_boot() -> float:
     """Returns the seconds since the start of the system, the clock that watching scripts read; -1 where it has none."""
-    clock = getattr(time, "CLOCK_BOOTTIME", None)
-    return -1.0 if clock is None else time.clock_gettime(clock)
+    if sys.platform != "win32" and hasattr(time, "CLOCK_BOOTTIME"):
+        return float(time.clock_gettime(time.CLOCK_BOOTTIME))
+    return -1.0
 
 
 def make_feeds(inputs: tuple[TensorSpec, ...], model: MeasuredModel) -> tuple[int, dict[str, np.ndarray[Any, Any]]]:

@@ -64,7 +64,7 @@ class Manifest:
     checkpoint: CheckpointIdentity
     spec: ModelSpec
     recipe: Mapping[str, Any]
-    """`vitedge.recipe.ExportRecipe` as plain values."""
+    """`vitedge.recipe.ResolvedRecipe` as plain values."""
     artifacts: tuple[Artifact, ...]
     parity: tuple[ParityReport, ...]
     structure: tuple[StructureReport, ...]

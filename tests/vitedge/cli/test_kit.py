@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.schemas import misfits
 from tests.vitedge.cli.command import Command, check_refusal
 from tests.vitedge.devices.mac_kit.mac import play, run_kit
+from vitedge.files.bundle import MANIFEST
 
 
 def test_a_kit_goes_to_a_mac_and_comes_back(
@@ -29,7 +31,10 @@ def test_a_kit_goes_to_a_mac_and_comes_back(
     assert imported.code == 0
     assert "the outputs of the Mac passed, and their report is sealed into the manifest" in imported.out
     assert imported.out.splitlines()[-1] == f"next: vitedge validate {bundle}"
-    assert json.loads(vitedge("kit", "import", bundle, kit / "result.npz", "--json").out)["passed"]
+    found = json.loads(vitedge("kit", "import", bundle, kit / "result.npz", "--json").out)
+    assert found["passed"]
+    assert misfits("validate", found) == []
+    assert misfits("manifest", json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))) == []
 
 
 def test_outputs_beyond_the_tolerance_are_exit_code_4(

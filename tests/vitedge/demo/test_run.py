@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.schemas import misfits
 from vitedge.demo import run as demo
 from vitedge.demo.assets import MODELS, images
 from vitedge.files.bundle import read_manifest
+from vitedge.files.plain import to_dict
 from vitedge.latency.sampling import Rule
 from vitedge.verbs.validate import validate
 
@@ -53,6 +55,7 @@ def test_one_model_from_its_file_to_what_it_classifies(monkeypatch: pytest.Monke
     assert manifest.artifacts[0].size == onnx.size
     assert validate(tmp_path / "pit").passed
     assert validate(tmp_path / "pit-int8").passed
+    assert misfits("demo", to_dict(result)) == []
     both_steps = validate(tmp_path / "pit-pruned-int8").steps
     assert [(step.verb, step.recipe["macs"]) for step in both_steps] == [("prune", 0.7)]
 

@@ -134,3 +134,35 @@ def test_a_kill_at_any_moment_leaves_one_whole_bundle(tmp_path: Path) -> None:
         assert len(names(target)) in (1, 201)
     bundle(target, "last")
     assert names(tmp_path) == ["bundle"]
+
+
+@pytest.mark.parametrize(
+    ("handle", "state", "fault", "running"),
+    [(7, 0x102, 0, True), (7, 0, 0, False), (0, 0, 87, False), (0, 0, 5, True)],
+    ids=["runs", "has ended", "never was", "is another user's"],
+)
+def test_a_process_of_windows_is_asked_without_a_signal(
+    monkeypatch: pytest.MonkeyPatch, handle: int, state: int, fault: int, running: bool
+) -> None:
+    """A fake of Windows: signal 0 there is Ctrl-C, which would end the process that is asked about."""
+
+    class Kernel:  # with the system's own names
+        def __init__(self, name: str, **options: object) -> None:
+            assert name == "kernel32"
+
+        def OpenProcess(self, right: int, inherited: bool, pid: int) -> int:  # noqa: N802
+            assert pid == 4321
+            return handle
+
+        def WaitForSingleObject(self, process: int, milliseconds: int) -> int:  # noqa: N802
+            assert (process, milliseconds) == (7, 0)
+            return state
+
+        def CloseHandle(self, process: int) -> None:  # noqa: N802
+            assert process == 7
+
+    monkeypatch.setattr(output.sys, "platform", "win32")
+    monkeypatch.setattr(output.ctypes, "WinDLL", Kernel, raising=False)
+    monkeypatch.setattr(output.ctypes, "get_last_error", lambda: fault, raising=False)
+    monkeypatch.setattr(output.os, "kill", lambda *_: pytest.fail("a signal was sent"))
+    assert output._is_running(4321) == running

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.schemas import misfits
 from tests.vitedge.devices import ssh_server
 from tests.vitedge.devices.health.environments import explained, tried, with_packages
 from vitedge.devices.fitting import fitting
 from vitedge.devices.health.records import Checkup
 from vitedge.devices.profiles import profiles
 from vitedge.errors import BadRecipe, DeviceFailed
+from vitedge.files.plain import to_dict
 from vitedge.verbs import doctor as verb
 from vitedge.verbs.doctor import HERE, THERE, doctor
 from vitedge.verbs.trials import LIBRARIES, TRIALS
@@ -100,6 +102,7 @@ def test_nothing_of_this_machine_is_blamed() -> None:
         "read checkpoints", "export onnx", "export coreml", "check coreml", "convert traces", "run onnxruntime",
     }  # fmt: skip
     assert result.fitting == fitting(result.identity)
+    assert misfits("doctor", to_dict(result)) == []
     assert told == ["asking local …", "trying what runs on local …", "trying what exports here …"]
 
 
