@@ -248,7 +248,7 @@ def test_what_the_simulation_exceeds_by_far_is_refused_before_anything_is_lowere
     rounded = replace(SMALL, precision="int8", quantization=QuantizationRecipe(images="synthetic", image_count=8))
     found = export(str(VIT), tmp_path / "within", rounded).manifest.parity[0].outputs[0].centred_sqnr_db
     near = replace(rounded, tolerance=Tolerance(centred_sqnr_db=found + 0.5))
-    with pytest.raises(ToleranceExceeded, match="model.onnx does not compute"):  # too near to be known before
+    with pytest.raises(ToleranceExceeded, match=r"model\.onnx does not compute"):  # too near to be known before
         export(str(VIT), tmp_path / "near", near)
     monkeypatch.setattr(lowering, "_program", None)  # which would be called first
     far = replace(rounded, tolerance=Tolerance(centred_sqnr_db=found + 3.0))
