@@ -172,6 +172,7 @@ TABLES: Mapping[str, Callable[[Sequence[Row]], Iterator[str]]] = {
     "pruning_speed": _times,
     "runtime_versions": _releases,
     "environments": _environments,
+    "quantize_time": _quantizers,
 }
 
 
