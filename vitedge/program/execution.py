@@ -83,7 +83,7 @@ def is_fusible(node: Node) -> bool:
         quantizer.target is QUANTIZE
         and len(quantizer.users) == 1
         and quantizer.args[1:] == node.args[1:]
-        and quantizer.args[0].meta["val"].dtype is torch.float32
+        and getattr(quantizer.args[0].meta.get("val"), "dtype", None) is torch.float32
     )
 
 

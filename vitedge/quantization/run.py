@@ -285,7 +285,8 @@ def quantize(job: Quantization) -> Quantization:
     """
     for title, run in STAGES:
         start = time.perf_counter()
-        with stage(title), torch.no_grad(), nullcontext() if run is calibrate else freed_at_once():
+        told = stage(title) if run is not search_precision or budget_of(job.recipe) else nullcontext()
+        with told, torch.no_grad(), nullcontext() if run is calibrate else freed_at_once():
             run(job)
         job.seconds[title] = time.perf_counter() - start
     return job
