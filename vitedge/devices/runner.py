@@ -51,6 +51,7 @@ MODULES = (
     "runtimes/plan.py",
     "runtimes/tensorrt.py",
     "runtimes/tensorrt_log.py",
+    "sentences.py",
 )
 PACKAGES = ("", "devices", "devices/health", "devices/mac_kit", "latency", "mlprogram", "runtimes")
 """Folders whose ``__init__.py`` is an empty one there."""

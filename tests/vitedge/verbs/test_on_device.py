@@ -27,17 +27,18 @@ from vitedge.files.digest import hash_file
 from vitedge.latency.sampling import Rule
 from vitedge.recipe import ExportRecipe
 from vitedge.verbs import bench as bench_verb
-from vitedge.verbs import candidates, engines, evaluate, export, impossible, resolve, validate
+from vitedge.verbs import candidates, checks, engines, evaluate, impossible, resolve, validate
 from vitedge.verbs import compare as compare_verb
 from vitedge.verbs.bench import BenchOptions, bench
 from vitedge.verbs.candidates import CompareOptions
 from vitedge.verbs.evaluate import EvaluationRequest
+from vitedge.verbs.export import export
 from vitedge.verbs.saved_runs import read_run
 
 pytestmark = posix
 SHORT = Rule(warmup_s=0.02, warmup_limit_s=0.1, samples=10, seconds=0.2, rounds=5)
 DEVICE = "ssh:board"
-USERS = (bench_verb, candidates, compare_verb, engines, evaluate, export, impossible, resolve, validate)
+USERS = (bench_verb, candidates, checks, compare_verb, engines, evaluate, impossible, resolve, validate)
 """Modules that connect to devices."""
 
 
@@ -136,7 +137,7 @@ def test_an_engine_is_built_on_the_board_that_runs_it(
     trtexec.chmod(0o755)
     monkeypatch.setattr(engines, "named", lambda name: replace(named(name), minimum_share=0.0))
     recipe = ExportRecipe(formats=("tensorrt",), profiles=("jetson-orin",), device=DEVICE)
-    result = export.export(str(VIT), tmp_path / "made", recipe)
+    result = export(str(VIT), tmp_path / "made", recipe)
     assert result.pending == ()
     engine = next(one for one in result.manifest.artifacts if one.format == "tensorrt")
     assert engine.engine is not None
@@ -196,7 +197,7 @@ def test_an_export_that_a_device_cannot_run_does_no_work(far: Transport, tmp_pat
     told: list[str] = []
     recipe = ExportRecipe(formats=("coreml",), device=DEVICE)
     with pytest.raises(MissingBackend, match="Core ML does not run on Linux"):
-        export.export(str(VIT), tmp_path / "out", recipe, progress=told.append)
+        export(str(VIT), tmp_path / "out", recipe, progress=told.append)
     assert told == [f"asking {DEVICE} what it runs …"]
 
 

@@ -17,6 +17,7 @@ from vitedge.errors import BadRecipe
 from vitedge.export.formats import CORE_ML, FORMATS, PROCESSOR, TENSORRT, QuantizedForm
 from vitedge.files.bundle import read_manifest
 from vitedge.files.plain import from_dict, to_dict
+from vitedge.progress import reporting
 from vitedge.recipe import ExportRecipe, QuantizationRecipe, ResolvedRecipe
 from vitedge.verbs.resolve import resolve
 from vitedge.verbs.targets import strictest, targets
@@ -46,11 +47,13 @@ def test_an_export_for_a_profile_is_the_same_both_ways(name: str, tmp_path: Path
 
 def test_auto_is_the_profile_that_fits_the_device_which_is_told() -> None:
     said: list[str] = []
-    found = resolve(ExportRecipe(profiles=("auto", "iphone"), precision="fp32"), "m.pth", said.append)
+    with reporting(said.append):
+        found = resolve(ExportRecipe(profiles=("auto", "iphone"), precision="fp32"), "m.pth")
     nearest = fitting(machine.identity())[0]
     assert found.profiles == (nearest, "iphone")
     assert said == [f"profile: {nearest}, as local tells of itself"]
-    assert resolve(ExportRecipe(profiles=("iphone",)), "m.pth", said.append).profiles == ("iphone",)
+    with reporting(said.append):
+        assert resolve(ExportRecipe(profiles=("iphone",)), "m.pth").profiles == ("iphone",)
     assert len(said) == 1  # nothing is asked where nothing is open
 
 
