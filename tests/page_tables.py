@@ -67,6 +67,25 @@ def _comparisons(rows: Sequence[Row]) -> Iterator[str]:
         yield f"| {row['model']}, run {row['run'] + 1} | {' | '.join(shown)} | {row['recommended']} |"
 
 
+def _quantizers(rows: Sequence[Row]) -> Iterator[str]:
+    """Yields a line for each model, with the seconds and the exactness of every quantizer."""
+    methods = {
+        "default": "`vitedge quantize`",
+        "quick": "`--effort quick`",
+        "nncf-openvino": "NNCF",
+        "static": "ONNX Runtime's static tool",
+    }
+    yield from _head(["", *methods.values()])
+    models = dict.fromkeys(row["model"] for row in rows)
+    for model in models:
+        found = {row["method"]: row for row in rows if row["model"] == model}
+        shown = (
+            f"{found[one]['cpu_s']:.0f} CPU s, {found[one]['wall_s']:.0f} s, {found[one]['centred_sqnr_db']:.1f} dB"
+            for one in methods
+        )
+        yield f"| {model} | {' | '.join(shown)} |"
+
+
 def _times(rows: Sequence[Row]) -> Iterator[str]:
     """Yields a line for each model and recipe, with the time relative to the dense file of the same precision."""
     precisions = list(dict.fromkeys(row["precision"] for row in rows))
@@ -153,6 +172,7 @@ TABLES: Mapping[str, Callable[[Sequence[Row]], Iterator[str]]] = {
     "pruning_speed": _times,
     "runtime_versions": _releases,
     "environments": _environments,
+    "quantize_time": _quantizers,
 }
 
 

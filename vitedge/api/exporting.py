@@ -106,6 +106,7 @@ def quantize(
     images: Images | None = None,
     image_count: int | None = None,
     normalized: bool = False,
+    effort: str | None = None,
     layers: Mapping[str, str] | None = None,
     max_drop: float | None = None,
     eval_images: Images | None = None,
@@ -130,6 +131,7 @@ def quantize(
         images: those of calibration, as `export` takes them; none are assumed.
         image_count: how many of them; None is 128.
         normalized: whether arrays are the model's input: of its size, and normalized with its mean and std.
+        effort: ``quick``, ``default`` or ``best``: how far to go; the record says what was left out.
         layers: name, pattern or kind of layers to their scheme, such as ``{"blocks.0.*": "float"}``.
         max_drop: budget: points of top-1 that may be lost on ``eval_images``.
         eval_images: labelled images, as `evaluate` takes them.
@@ -158,7 +160,7 @@ def quantize(
     said = {**program, "overrides": facts(overrides, labels, preprocessing)}
     labelled = as_images(eval_images, None, 0, normalized=False, least=1)
     budget = {"max_drop": max_drop, "eval_images": labelled, "min_sqnr": min_sqnr}
-    settings = {**budget, "image_count": image_count, "layers": layers}
+    settings = {**budget, "image_count": image_count, "effort": effort, "layers": layers}
     asked = for_quantization(as_recipe(recipe), said, settings, images, normalized=normalized)
     model = as_source(source, asked.overrides, asked.weights)
     return run_quantize(model, Path(out), asked, force=force, progress=progress)

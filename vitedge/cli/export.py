@@ -17,6 +17,7 @@ from vitedge.cli.options import (
     CompareSpeed,
     Device,
     EffortOption,
+    EngineBatch,
     ImageCount,
     Images,
     ImageSize,
@@ -31,6 +32,7 @@ from vitedge.cli.options import (
     Overrides,
     PadHeads,
     Profiles,
+    RecipeFile,
     Rest,
     RuntimeVersions,
     Settings,
@@ -64,9 +66,7 @@ def export(
     rest: Rest = None,
     image_size: ImageSize = None,
     batch: Batch = None,
-    engine_batch: Annotated[
-        str | None, typer.Option(metavar="USUAL:MAX", help="TensorRT with --batch dynamic; 8:32 if not given.")
-    ] = None,
+    engine_batch: EngineBatch = None,
     opset: Annotated[int | None, typer.Option(help="ONNX operator set; 18, or the profile's.")] = None,
     coreml_target: Annotated[
         str | None, typer.Option(metavar="iOS16|…", help="Deployment target; iOS17, or the profile's.")
@@ -88,9 +88,7 @@ def export(
     max_error: MaxError = None,
     min_sqnr: MinSqnr = None,
     min_agreement: MinAgreement = None,
-    recipe: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="Read options from a file; those given here win.")
-    ] = None,
+    recipe: RecipeFile = None,
     device: Device = None,
     *,
     compare_speed: CompareSpeed = False,

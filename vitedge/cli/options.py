@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -65,6 +66,12 @@ Settings = Annotated[
     typer.Option(
         "--quantization", "-Q", metavar="NAME=VALUE", help="A setting, e.g. ranges=mse; see docs/quantize.md."
     ),
+]
+EngineBatch = Annotated[
+    str | None, typer.Option(metavar="USUAL:MAX", help="TensorRT with --batch dynamic; 8:32 if not given.")
+]
+RecipeFile = Annotated[
+    Path | None, typer.Option(metavar="FILE.toml", help="Read options from a file; those given here win.")
 ]
 EffortOption = Annotated[
     str | None,

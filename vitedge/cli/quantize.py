@@ -21,6 +21,7 @@ from vitedge.cli.options import (
     Model,
     Overrides,
     Profiles,
+    RecipeFile,
     Settings,
     Source,
     Weights,
@@ -62,9 +63,7 @@ def quantize(
     overrides: Overrides = None,
     labels: Labels = None,
     model: Model = None,
-    recipe: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="Read options from a file; those given here win.")
-    ] = None,
+    recipe: RecipeFile = None,
     device: Device = None,
     *,
     diagnose: Annotated[bool, typer.Option("--layers", help="Show every layer and every attention.")] = False,

@@ -10,15 +10,19 @@ from vitedge.devices.session import connect
 from vitedge.errors import MissingBackend, ToleranceExceeded
 from vitedge.parity.artifact import ReferenceOutputs
 from vitedge.parity.check import CheckOptions, Original, check_artifact
-from vitedge.parity.metrics import exceeded
+from vitedge.parity.metrics import compare, exceeded
 from vitedge.parity.simulation import simulate
 from vitedge.progress import note
+from vitedge.quantization.run import Quantization
 from vitedge.recipe import SCHEMES, ResolvedRecipe
-from vitedge.records import Artifact, ParityReport, StructureReport
+from vitedge.records import Artifact, ParityReport, StructureReport, Tolerance
 from vitedge.registry import LOCAL
 from vitedge.verbs.engines import Engines
 from vitedge.verbs.lowering import Built, ExportRequest, Lowered, Quantized
 from vitedge.verbs.remedies import remedies
+
+_SIMULATED_DB = 1.0
+"""By so much a runtime's outputs may be nearer to the reference than the simulation's; the simulation is that exact."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,28 @@ class Checked:
         """The reports on artifacts that do not compute what the checkpoint computes."""
         reports: tuple[ParityReport | StructureReport, ...] = (*self.parity, *self.structure)
         return tuple(report for report in reports if not report.passed)
+
+
+def refuse_far(request: ExportRequest, reference_outputs: ReferenceOutputs, plan: Quantization) -> None:
+    """Refuses a quantization whose simulation shows that no file of it can be within the tolerance.
+
+    That is known before anything is lowered, built, checked or timed. It goes on where failed artifacts are to be kept.
+
+    Raises:
+        ToleranceExceeded: says by how much, and what to try.
+    """
+    least = reference_outputs.tolerance.centred_sqnr_db
+    if least is None or request.options.keep_failed:
+        return
+    program = plan.program(request.recipe.batch, request.recipe.input)
+    found = compare(reference_outputs.data.outputs, simulate(program, reference_outputs.data.images))
+    if not exceeded(found, Tolerance(centred_sqnr_db=least - _SIMULATED_DB)):
+        return
+    reason = exceeded(found, reference_outputs.tolerance)
+    raise ToleranceExceeded(
+        f"Quantized so, the model does not compute what the checkpoint computes: {reason} in its simulation, and no "
+        f"file was made.{remedies(str(request.source), request.recipe, found, plan.diagnoses)}"
+    )
 
 
 def check(

@@ -45,7 +45,7 @@ from vitedge.quantization.run import Quantization
 from vitedge.recipe import SCHEMES, ExportRecipe, ResolvedRecipe
 from vitedge.records import CheckpointIdentity, Manifest, SpeedComparison
 from vitedge.registry import LOCAL
-from vitedge.verbs.checks import Checked, accept, check, check_on_device
+from vitedge.verbs.checks import Checked, accept, check, check_on_device, refuse_far
 from vitedge.verbs.engines import Engines, build_engines
 from vitedge.verbs.failed import FAILED, keeping_failed, refuse_failed_folder
 from vitedge.verbs.impossible import refuse_device, refuse_missing
@@ -124,10 +124,13 @@ def run_reference(request: ExportRequest, source: ExportSource, built: Built) ->
     return reference_outputs
 
 
-def quantize(request: ExportRequest, built: Built) -> Quantized:
+def quantize(request: ExportRequest, built: Built, reference_outputs: ReferenceOutputs) -> Quantized:
     """Decides what quantized programs round, where some were asked for: for each form of them by itself.
 
     The statistics of activations are collected once: all forms find them in the cache.
+
+    Raises:
+        CheckFailed: the budget was not met, or the simulation exceeds the tolerance by far.
     """
     recipe = request.recipe
     if built.reference is None or recipe.precision not in SCHEMES:
@@ -150,6 +153,8 @@ def quantize(request: ExportRequest, built: Built) -> Quantized:
             raise CheckFailed(
                 f"The budget was not met: {missed}. Nothing was written; vitedge quantize writes the best there is."
             )
+        with stage("checking the simulation"):
+            refuse_far(request, reference_outputs, found)
         plans[target.recipe.form] = found
     return Quantized(plans)
 
@@ -265,7 +270,7 @@ def _written(
         with keeping_failed(
             folder, bundle, lambda: _run(seal, {Timed: Timed(None), **made}), asked=options.keep_failed
         ):
-            seconds = run_stages(made, whole)
+            seconds = run_stages(made, whole, STAGES)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return ExportResult(str(bundle), size, made[Manifest], seconds, made[Engines].pending)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of `exporting`, `recipes`, `pruning`, `validating`, `evaluating`, `measuring`, `sources` and `images`."""
+"""`inspecting`, `exporting`, `recipes`, `pruning`, `validating`, `evaluating`, `measuring`, `sources`, `images`."""
 
 from __future__ import annotations
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 import gc
 import weakref
 
+import pytest
 import torch
 from torch import Tensor
 
 from tests.export import tiny
 from tests.vitedge.quantization import small_models as small
 from vitedge.program.editor import aten
-from vitedge.program.execution import Execution
+from vitedge.program.execution import Execution, rounded
+from vitedge.program.qdq import DEQUANTIZE, QUANTIZE
 
 
 def test_it_computes_what_the_module_computes_as_often_as_asked() -> None:
@@ -56,3 +58,14 @@ def test_a_value_is_let_go_when_it_was_read_for_the_last_time() -> None:
     watches = {nodes[aten.conv2d.default]: lambda value: kept.append(weakref.ref(value)), nodes[aten.mean.dim]: look}
     Execution(program.exported, watches)(tiny.images(2))
     assert alive == [False]
+
+
+@pytest.mark.parametrize(("dtype", "zero_point"), [(torch.uint8, 117), (torch.int8, 0)])
+def test_rounding_is_bit_for_bit_what_the_two_operators_compute(dtype: torch.dtype, zero_point: int) -> None:
+    low, high = torch.iinfo(dtype).min, torch.iinfo(dtype).max
+    halves = torch.arange(-600, 601) * 0.5  # ties, and what is clamped
+    for scale in (0.0173, 1.0, 2.0**-7):
+        value = torch.cat([halves * scale, torch.randn(10_000, generator=torch.Generator().manual_seed(0))])
+        qparams = (scale, zero_point, low, high, dtype)
+        expected = DEQUANTIZE(QUANTIZE(value, *qparams), *qparams)
+        assert torch.equal(rounded(value, *qparams[:4]), expected)

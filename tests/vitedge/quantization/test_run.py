@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,12 @@ from vitedge.program.qdq import CHOOSE, QUANTIZE
 from vitedge.program.structure import find_structure
 from vitedge.progress import reporting
 from vitedge.quantization import run
+from vitedge.quantization.effort import EXTENTS
 from vitedge.quantization.observing import PART
 from vitedge.quantization.recording import record
 from vitedge.quantization.records import QuantizationRecord
 from vitedge.quantization.run import STAGES, Quantization, quantize
-from vitedge.recipe import QuantizationRecipe
+from vitedge.recipe import Effort, QuantizationRecipe
 
 IMAGES = 12
 LAYERS = {"blocks.1.mlp.fc1": "float", "blocks.1.mlp.fc2": "w4", "head": "w8a16", "blocks.0.mlp.fc1": "int8-dynamic"}
@@ -35,7 +37,8 @@ LAYERS = {"blocks.1.mlp.fc1": "float", "blocks.1.mlp.fc2": "w4", "head": "w8a16"
 def job(scheme: str = "int8", form: QuantizedForm = PROCESSOR, *, images: bool = True, **settings: Any) -> Quantization:
     reference = Reference(tiny.model("vit"), tiny.spec("vit"))
     stream = open_images("synthetic", reference.spec, IMAGES) if images else None
-    return Quantization(reference, QuantizationRecipe(scheme, **settings), form, form.activations, stream)
+    recipe = QuantizationRecipe(scheme, images="synthetic" if images else None, **settings)
+    return Quantization(reference, recipe, form, form.activations, stream)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -166,3 +169,17 @@ def test_tensorrt_gets_symmetric_activations_and_float_biases_and_what_is_switch
     assert len(finished.plan.inputs) == 8  # the first and the last layer stay in float
     stored = finished.program(1).exported.state_dict
     assert not [name for name, tensor in stored.items() if tensor.dtype is torch.int32 and tensor.any()]
+
+
+def test_an_effort_says_what_it_leaves_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VITEDGE_CACHE", str(tmp_path))
+    found = {effort: record(quantize(job(effort=effort))) for effort in Effort}
+    assert [one.effort for one in found.values()] == list(Effort)
+    assert found[Effort.QUICK].left_out == (
+        f"ranges of activations: {EXTENTS[Effort.QUICK].images(128)} of 128 images",
+        "the comparison of layers and attentions one by one",
+    )
+    assert found[Effort.DEFAULT].left_out == found[Effort.BEST].left_out == ()
+    assert [bool(one.diagnoses) for one in found.values()] == [False, True, True]
+    assert {layer.rounding for layer in found[Effort.BEST].layers if layer.weight_dtype} == {"gptq"}
+    assert (found[Effort.BEST].sqnr_db or 0) > (found[Effort.DEFAULT].sqnr_db or 0) + 0.5

@@ -235,10 +235,25 @@ def test_a_bar_that_is_missed_names_the_block_and_leaves_nothing(tmp_path: Path)
     text = str(caught.value)
     assert text.startswith("model.onnx does not compute what the checkpoint computes: logits is off by")
     assert "the tolerance is 0; the first to depart is " in text
-    text, _, remedy = text.partition(". Nothing was written; ")
+    text, _, remedy = text.partition(". To try: ")
     assert text.rpartition(" is ")[2] in {"patch_embed", *(f"blocks.{index}" for index in range(4))}
-    assert remedy == "--keep-failed keeps it for a look."
+    assert remedy.startswith("if the task allows it, --max-error ")
+    assert remedy.endswith(". Nothing was written; --keep-failed keeps it for a look.")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_simulation_exceeds_by_far_is_refused_before_anything_is_lowered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounded = replace(SMALL, precision="int8", quantization=QuantizationRecipe(images="synthetic", image_count=8))
+    found = export(str(VIT), tmp_path / "within", rounded).manifest.parity[0].outputs[0].centred_sqnr_db
+    near = replace(rounded, tolerance=Tolerance(centred_sqnr_db=found + 0.5))
+    with pytest.raises(ToleranceExceeded, match=r"model\.onnx does not compute"):  # too near to be known before
+        export(str(VIT), tmp_path / "near", near)
+    monkeypatch.setattr(lowering, "_program", None)  # which would be called first
+    far = replace(rounded, tolerance=Tolerance(centred_sqnr_db=found + 3.0))
+    with pytest.raises(ToleranceExceeded, match=r"in its simulation, and no file was made\. To try, in this order: "):
+        export(str(VIT), tmp_path / "far", far)
 
 
 def test_what_fails_is_kept_where_that_is_asked_for(tmp_path: Path) -> None:
@@ -250,10 +265,11 @@ def test_what_fails_is_kept_where_that_is_asked_for(tmp_path: Path) -> None:
     kept = tmp_path / "out.failed"
     assert str(caught.value).endswith(f" What failed is kept in {kept}, see FAILED.txt there.")
     assert [path.name for path in tmp_path.iterdir()] == ["out.failed"]
-    assert sorted(path.name for path in kept.iterdir()) == ["FAILED.txt", MANIFEST, "model.onnx", "reference.npz"]
+    files = ["FAILED.txt", "README.md", "infer.py", MANIFEST, "model.onnx", "reference.npz"]
+    assert sorted(path.name for path in kept.iterdir()) == files
     assert str(caught.value).partition(" What")[0] in (kept / "FAILED.txt").read_text(encoding="utf-8")
     found = validate(kept)
-    assert (found.passed, found.files) == (False, 3)
+    assert (found.passed, found.files) == (False, 5)
     (kept / "mine.txt").write_text("")
     with pytest.raises(OutputRefused, match=r"out\.failed holds mine\.txt"):
         export("nowhere.pth", tmp_path / "out", SMALL, keep_failed=True)
