@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
 
-from tests.bad_files import VIT
+from tests.bad_files import VIT, vit_state
 from tests.page_blocks import LANGUAGES, PAGES, ROOT, Block, blocks
 from tests.vitedge.checkpoints.families.vit.test_encoder import PlainViT, saved
 from tests.vitedge.cli.command import Command
@@ -26,11 +28,12 @@ RUN = [page for page in PAGES if any(block.language != "text" and not block.reas
 PER_CLASS = 6
 NAMES = ("mystery.pth", "vit.pth", "model.pth")
 """Names that the pages give to a checkpoint."""
+CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with what the pages name: checkpoints, ``photos``, and ``val`` with a folder a class."""
+    """A folder with what the pages name: checkpoints, ``photos``, ``val`` with a folder a class, a picture, classes."""
     for name in NAMES:
         shutil.copy(VIT, tmp_path / name)
     torch.manual_seed(0)
@@ -42,8 +45,22 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if seen < 4 * PER_CLASS:
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.asarray(image)).save(place / f"{index:03}.png")
+    Image.fromarray(np.asarray(images[0])).save(tmp_path / "digit.png")
+    (tmp_path / "classes.txt").write_text("\n".join(CLASSES), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def in_memory() -> dict[str, object]:
+    """What the README's example has in memory: a module, images and classes, and a loader of them."""
+    module = timm.models.VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=64, depth=4, num_heads=2, mlp_ratio=2, num_classes=10
+    )
+    module.load_state_dict(vit_state())
+    images, classes = assets.images()
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    loader = DataLoader(TensorDataset(pixels[:64], torch.from_numpy(classes[:64])), batch_size=32)
+    return {"module": module, "images": images[64:164], "classes": classes[64:164], "loader": loader}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -60,7 +77,7 @@ def test_every_block_of_a_page_is_run_or_says_why_not(page: Path) -> None:
 def test_a_page_runs_from_top_to_bottom(page: Path, folder: Path, vitedge: Command) -> None:
     del folder
     followed: set[str] = set()
-    names: dict[str, object] = {}
+    names = in_memory() if page.name == "README.md" else {}
     for block in blocks(page):
         if block.reason or block.language == "text":
             continue

@@ -22,7 +22,7 @@ from vitedge.verbs.lowering import Built, ExportRequest, Lowered, Quantized
 from vitedge.verbs.remedies import remedies
 
 _SIMULATED_DB = 1.0
-"""By so much a runtime's outputs may be nearer to the reference than the simulation's; the simulation is that exact."""
+"""By so much a runtime's outputs may be nearer to the reference than the simulation's, or farther."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def refuse_far(request: ExportRequest, reference_outputs: ReferenceOutputs, plan
     reason = exceeded(found, reference_outputs.tolerance)
     raise ToleranceExceeded(
         f"Quantized so, the model does not compute what the checkpoint computes: {reason} in its simulation, and no "
-        f"file was made.{remedies(str(request.source), request.recipe, found, plan.diagnoses)}"
+        f"file was made.{remedies(str(request.source), request.recipe, found, plan.diagnoses, _SIMULATED_DB)}"
     )
 
 

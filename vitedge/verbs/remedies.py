@@ -22,6 +22,7 @@ def remedies(
     recipe: ResolvedRecipe,
     outputs: Sequence[OutputParity],
     diagnoses: Sequence[LayerDiagnosis] = (),
+    spread_db: float = 0.0,
 ) -> str:
     """Returns what can be done, as a sentence that follows what was measured.
 
@@ -30,8 +31,9 @@ def remedies(
         recipe: of the export.
         outputs: how far the artifact is off.
         diagnoses: of the layers of its quantized program, where it has one.
+        spread_db: decibels by which a file may lie below ``outputs``, where those are simulated.
     """
-    allowed = _allowed(recipe, outputs)
+    allowed = _allowed(recipe, outputs, spread_db)
     if recipe.precision not in SCHEMES:
         steps = [] if recipe.precision is Precision.FP32 else ["export it with --precision fp32"]
         steps += [f"if the task allows it, {allowed}"] if allowed else []
@@ -62,13 +64,14 @@ def _rounded_less(recipe: ResolvedRecipe, diagnoses: Sequence[LayerDiagnosis]) -
         yield "weights alone, --precision w8"
 
 
-def _allowed(recipe: ResolvedRecipe, outputs: Sequence[OutputParity]) -> str:
+def _allowed(recipe: ResolvedRecipe, outputs: Sequence[OutputParity], spread_db: float) -> str:
     """Returns the option that makes the tolerance what was measured; empty where a number cannot."""
     if not all(math.isfinite(one.relative_error) and not one.degenerate for one in outputs):
         return ""
     if recipe.precision is Precision.FP32:
         return f"--max-error {_above(max(one.relative_error for one in outputs)):g}"
-    return f"--min-sqnr {math.floor(10 * min(one.centred_sqnr_db for one in outputs)) / 10:g}"
+    least = min(one.centred_sqnr_db for one in outputs) - spread_db
+    return f"--min-sqnr {math.floor(10 * least) / 10:g}"
 
 
 def _above(value: float) -> float:

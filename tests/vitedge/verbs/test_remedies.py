@@ -48,6 +48,10 @@ def test_a_float_file_has_a_tolerance_that_it_keeps() -> None:
     assert told.index("--precision fp32") < told.index("--min-sqnr 17.3")
 
 
+def test_what_a_simulation_allows_a_file_keeps_though_it_is_farther_off() -> None:
+    assert "--min-sqnr 16.3." in remedies("m.pth", asked("int8"), [FAR], spread_db=1.0)
+
+
 def test_a_quantized_file_is_made_anew() -> None:
     told = remedies("m.pt2", asked("int8"), [FAR], LAYERS)
     assert "vitedge quantize --scheme mixed" in told

@@ -1,26 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of `notebooks` and of docs/python.md: what they show is run as a reader would type it."""
+"""Tests of `notebooks`: the cells of docs/python.ipynb run as a reader would run them."""
 
 from __future__ import annotations
 
 import json
-import re
-import shutil
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import vitedge
 from tests import notebooks
-from tests.bad_files import VIT
-from vitedge.demo import assets
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "python.md"
-PHOTOS = 40
 
 
 def test_a_cell_keeps_what_it_printed_and_what_its_last_line_is(tmp_path: Path) -> None:
@@ -53,21 +44,3 @@ def test_the_notebook_runs_and_its_records_show_themselves(tmp_path: Path, monke
     assert ["<pre" in html for html in shown] == [False, True, True, True, True, True]
     assert "passed" in shown[2]
     assert vitedge.validate("digits").passed
-
-
-@pytest.mark.slow
-def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(VIT, "mystery.pth")
-    images, _ = assets.images()
-    Path("photos").mkdir()
-    for index, pixels in enumerate(np.asarray(images[:PHOTOS])):
-        Image.fromarray(pixels).save(f"photos/{index}.png")
-    names: dict[str, Any] = {}
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    for block in blocks:
-        exec(compile(block, str(PAGE), "exec"), names)
-    said = capsys.readouterr().out
-    assert names["result"].bundle == "digits"
-    assert "int8 finds the ranges of activations on images" in said
-    assert "model.onnx" in said
