@@ -95,12 +95,12 @@ def compare(
         DeviceFailed: the device is out of reach. If it fails while it measures, ``failed`` says so.
 
     Example:
-        >>> short = vitedge.Rule(warmup_s=0.1, samples=40, seconds=1)
-        >>> found = vitedge.compare("mystery.pth", images="photos", eval_images="photos", rule=short, bundle="best")
-        >>> [(one.name, one.outcome, one.accuracy.top1.count) for one in found.candidates][:2]
+        >>> short, floats = vitedge.Rule(warmup_s=0.1, samples=40, seconds=1), ["fp32", "fp16"]
+        >>> found = vitedge.compare("mystery.pth", precisions=floats, eval_images="photos", rule=short, bundle="best")
+        >>> [(one.name, one.outcome, one.accuracy.top1.count) for one in found.candidates]
         [('onnx fp32', 'within tolerance', 60), ('onnx fp16', 'within tolerance', 60)]
-        >>> found.kept[found.recommended]
-        'best'
+        >>> found.kept == {found.recommended: "best"}
+        True
     """
     files = {"formats": several(formats), "profiles": several(profiles), "batch": batch, "device": device}
     checks = {"image_size": size(image_size), "image_count": image_count, "tolerance": tolerance}

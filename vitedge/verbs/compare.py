@@ -116,9 +116,7 @@ def compare(
         return _compared(source, options, keeping, whole)
 
 
-def _compared(
-    source: CheckpointSource, options: CompareOptions, keeping: Keeping | None, whole: Stage
-) -> Comparison:
+def _compared(source: CheckpointSource, options: CompareOptions, keeping: Keeping | None, whole: Stage) -> Comparison:
     """Makes, counts and measures the candidates in a temporary folder, and keeps what is to be kept."""
     start = time.perf_counter()
     planned = plan(str(source), options)
