@@ -14,7 +14,7 @@ from vitedge import registry
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "api.md"
 
-VERBS = ("inspect", "load", "export", "quantize", "prune", "validate", "evaluate", "bench", "doctor")
+VERBS = ("inspect", "load", "export", "quantize", "prune", "validate", "evaluate", "bench", "compare", "doctor")
 
 HEAD = """# The Python API
 
@@ -87,6 +87,7 @@ SECTIONS = (
             "vitedge.verbs.records.Inspection",
             "vitedge.models.reference.Reference",
             "vitedge.verbs.records.ExportResult",
+            "vitedge.verbs.records.Comparison",
             "vitedge.records.showing.Shown",
             "vitedge.records.Manifest",
             "vitedge.devices.health.records.Checkup",

@@ -18,16 +18,18 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from vitedge.accuracy.records import Evaluation
+from vitedge.cli.failures import Failure
 from vitedge.demo.records import DemoResult
 from vitedge.devices.health.records import Checkup
 from vitedge.devices.profiles import Profile
 from vitedge.export.tensorrt.records import EngineRecord
+from vitedge.files.cache import CacheUsage
 from vitedge.pruning.recipe import PruningRecipe
 from vitedge.pruning.records import PruningRecord, PruningResult
 from vitedge.quantization.records import QuantizationRecord, QuantizationResult
 from vitedge.recipe import ResolvedRecipe
 from vitedge.records import BenchReport, Manifest, Validation
-from vitedge.verbs.records import ExportResult, Inspection, WrittenKit
+from vitedge.verbs.records import Comparison, ExportResult, Inspection, WrittenKit
 
 FOLDER = Path(__file__).parent.parent / "docs" / "schema"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -67,10 +69,18 @@ DOCUMENTS: Mapping[str, Document] = {
     ),
     "evaluate": _document("vitedge evaluate --json", Evaluation, "evaluate"),
     "bench": _document("vitedge bench --json, and the file of vitedge bench --save", BenchReport, "bench"),
+    "compare": _document("vitedge compare --json", Comparison, "compare"),
     "kit-write": _document("vitedge kit write --json", WrittenKit, "kit write"),
     "doctor": _document("vitedge doctor --json", Checkup, "doctor"),
     "profiles": _document("vitedge profiles --json", Mapping[str, Profile], "profiles"),
+    "cache": _document(
+        "vitedge cache --json",
+        CacheUsage,
+        "cache",
+        size={"type": "integer", "description": "Bytes of all entries."},
+    ),
     "demo": _document("vitedge demo --json", DemoResult, "demo"),
+    "error": _document("any command that fails, with --json", Failure),
 }
 
 BEHIND: Mapping[tuple[str, str], Any] = {

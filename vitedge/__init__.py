@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vitedge.api.comparing import compare
     from vitedge.api.evaluating import evaluate
     from vitedge.api.exporting import export, quantize
     from vitedge.api.inspecting import inspect, load
@@ -37,6 +38,7 @@ __all__ = [
     "UserError",
     "VitedgeError",
     "bench",
+    "compare",
     "doctor",
     "evaluate",
     "export",
@@ -49,6 +51,7 @@ __all__ = [
 
 _HOMES = {
     "bench": "vitedge.api.measuring",
+    "compare": "vitedge.api.comparing",
     "doctor": "vitedge.api.measuring",
     "evaluate": "vitedge.api.evaluating",
     "export": "vitedge.api.exporting",

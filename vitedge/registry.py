@@ -103,6 +103,7 @@ RENDERING = Part("what shows a record", "vitedge.render.showing", ("rich",), "pi
 RENDERERS: Table = {
     "BenchReport": Part("latency", "vitedge.render.bench"),
     "Checkup": Part("a check-up", "vitedge.render.doctor"),
+    "Comparison": Part("candidates", "vitedge.render.compare"),
     "Evaluation": Part("accuracy", "vitedge.render.evaluate"),
     "ExportResult": Part("a bundle", "vitedge.render.export"),
     "Inspection": Part("a checkpoint", "vitedge.render.inspect"),

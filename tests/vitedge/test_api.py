@@ -32,6 +32,7 @@ from vitedge.verbs.validate import ReferenceOptions
 
 RECORDS: dict[str, tuple[type, ...]] = {
     "bench": (BenchOptions,),
+    "compare": (ExportRecipe, QuantizationRecipe, Tolerance),
     "export": (ExportRecipe, QuantizationRecipe, Tolerance),
     "prune": (PruningRecipe,),
     "quantize": (ExportRecipe, QuantizationRecipe),
@@ -65,8 +66,9 @@ def told(script: str) -> list[str]:
 
 VERBS = [name for name in vitedge.__all__ if name.islower()]
 COMMANDS: dict[str, Any] = vars(typer.main.get_command(app))["commands"]
-NO_FUNCTIONS = {"kit", "profiles", "demo"}
-"""Commands of which Python code calls the parts: those of `vitedge.verbs.kit`, and `vitedge.devices.profiles`."""
+NO_FUNCTIONS = {"kit", "profiles", "cache", "demo"}
+"""Commands of which Python code calls the parts: those of `vitedge.verbs.kit`, `vitedge.devices.profiles` and
+`vitedge.verbs.cache`."""
 
 
 def test_every_command_is_a_function_and_every_function_explains_itself() -> None:

@@ -39,6 +39,8 @@ def job(model: nn.Module, state: dict[str, torch.Tensor]) -> bool:
     checked = vitedge.validate(result, against=model, tolerance=vitedge.Tolerance(relative_error=1e-3))
     counted = vitedge.evaluate([model, result, program, pruned, "other.onnx"], images(), max_drop=1.0)
     timed = vitedge.bench([state, result], rule=vitedge.Rule(samples=10), device=("local",))
+    compared = vitedge.compare(model, images=images(), precisions=["fp32", "w8"], max_drop=1.0, eval_images="photos")
+    shipped: str = compared.kept.get(compared.recommended, "")
     checkup = vitedge.doctor()
     try:
         vitedge.export(model, "coreml", formats="coreml", precision="fp16", batch="dynamic", image_size=48)
@@ -47,7 +49,7 @@ def job(model: nn.Module, state: dict[str, torch.Tensor]) -> bool:
         return not failed.exit_code
     top1: float = counted.subjects[0].top1.share
     median: float = timed.reports[0].quantiles.median
-    return checked.passed and not checkup.broken and top1 > 0.5 and median < 10
+    return bool(shipped) and checked.passed and not checkup.broken and top1 > 0.5 and median < 10
 """
 WRONG = {
     'vitedge.export("x.pth")': "Missing positional argument",

@@ -49,10 +49,40 @@ def for_export(
     if own is None and found.precision in SCHEMES:
         own = QuantizationRecipe(found.precision)
     count = max(found.image_count, 0 if own is None else own.image_count)
-    named = as_images(images, count, found.seed, normalized=normalized)
+    return _with_images(replace(found, quantization=own), as_images(images, count, found.seed, normalized=normalized))
+
+
+def for_comparison(
+    recipe: ExportRecipe | None, said: Mapping[str, Any], images: Images | None, *, normalized: bool
+) -> ExportRecipe:
+    """Returns what the candidates of a comparison share: as `for_export`, with images enough for calibration.
+
+    Args:
+        recipe: settings that are said together.
+        said: settings that are said one by one.
+        images: those that a user names or holds; these are taken once.
+        normalized: whether arrays of them are the model's input.
+
+    Raises:
+        BadRecipe: a setting is said twice, differently.
+        BadImages: the images cannot be used.
+    """
+    found = combined(ExportRecipe, recipe, said)
+    calibration = found.quantization or QuantizationRecipe()
+    count = max(found.image_count, calibration.image_count)
+    return _with_images(found, as_images(images, count, found.seed, normalized=normalized))
+
+
+def _with_images(recipe: ExportRecipe, images: str | None) -> ExportRecipe:
+    """Returns a recipe whose images are those of parity and, where it quantizes, of calibration.
+
+    Raises:
+        BadRecipe: it names others.
+    """
+    own = recipe.quantization
     if own is not None:
-        own = combined(QuantizationRecipe, own, {"images": named})
-    return replace(combined(ExportRecipe, found, {"images": named}), quantization=own)
+        own = combined(QuantizationRecipe, own, {"images": images})
+    return replace(combined(ExportRecipe, recipe, {"images": images}), quantization=own)
 
 
 def for_quantization(

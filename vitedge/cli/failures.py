@@ -7,6 +7,7 @@ import contextlib
 import errno
 import signal
 import sys
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from vitedge.errors import VitedgeError
@@ -21,6 +22,19 @@ _MOVED = {"--kit": "vitedge kit write", "--import": "vitedge kit import"}
 """Options of earlier versions, to the commands that replace them."""
 _UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP)
 """Errors of the system about a path that was typed, and that say all there is to say."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The document that a command prints with ``--json`` when it fails."""
+
+    error: str
+    """What happened, where, and what to type next, in one sentence."""
+    kind: str
+    """Class of the error, such as ``BadRecipe``; ``UsageError`` for a mistake on the command line, ``Stopped`` for a
+    signal."""
+    exit_code: int
+    """1 a bug, 2 bad input, 3 a missing backend, 4 a failed check, 5 a failed device; 128 and more a signal."""
 
 
 def answer(error: Exception, usage: type[Exception]) -> int | None:
@@ -86,7 +100,7 @@ def _document(sentence: str, code: int, kind: str) -> None:
     if has_document():  # such as that of a damaged bundle
         return
     with contextlib.suppress(OSError):
-        document({"error": sentence, "kind": kind, "exit_code": code})
+        document(asdict(Failure(sentence, kind, code)))
 
 
 def _log(sentence: str, error: BaseException | None = None) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from vitedge.accuracy.count import Count, classify
 from vitedge.accuracy.records import PairedAccuracy, SubjectAccuracy
+from vitedge.checkpoints.read import CheckpointSource
 from vitedge.devices.checking import too_old
 from vitedge.devices.fitting import fitting
 from vitedge.devices.profiles import named
@@ -55,7 +56,7 @@ from vitedge.verbs.subjects import Subject, Weights, as_predictor, checkpoint, f
 class _Shared:
     """What all candidates have in common, made once."""
 
-    source: str
+    source: CheckpointSource
     folder: Path
     """Temporary; a folder a candidate."""
     options: CompareOptions
@@ -84,7 +85,7 @@ class _Shared:
 
 
 def compare(
-    source: str,
+    source: CheckpointSource,
     options: CompareOptions | None = None,
     keeping: Keeping | None = None,
     progress: Progress | None = None,
@@ -94,7 +95,7 @@ def compare(
     A candidate that fails a check, or that cannot be made here, is one that says so; the others go on.
 
     Args:
-        source: a file, a folder, ``timm:NAME`` or ``hf:NAME``.
+        source: a file, a folder, ``timm:NAME`` or ``hf:NAME``; or weights in memory.
         options: the candidates, the images, the device; the default is fp32, fp16 and int8 in ONNX, on this machine.
         keeping: where the bundles are kept, and which; None keeps none.
         progress: as `vitedge.progress.reporting` takes it: who is told how far it is; None tells nobody.
@@ -115,10 +116,10 @@ def compare(
         return _compared(source, options, keeping, whole)
 
 
-def _compared(source: str, options: CompareOptions, keeping: Keeping | None, whole: Stage) -> Comparison:
+def _compared(source: CheckpointSource, options: CompareOptions, keeping: Keeping | None, whole: Stage) -> Comparison:
     """Makes, counts and measures the candidates in a temporary folder, and keeps what is to be kept."""
     start = time.perf_counter()
-    planned = plan(source, options)
+    planned = plan(str(source), options)
     with tempfile.TemporaryDirectory(prefix="vitedge-") as folder:
         shared = _share(source, Path(folder), options, planned)
         labelled = _labelled(shared)
@@ -137,7 +138,7 @@ def _compared(source: str, options: CompareOptions, keeping: Keeping | None, who
         ratios = report.ratios if report is not None else ()
         name, why = recommend(candidates, ratios)
         result = Comparison(
-            source=source,
+            source=str(source),
             device=options.recipe.device,
             image_source=shared.outputs.image_source,
             candidates=tuple(candidates),
@@ -156,7 +157,7 @@ def _compared(source: str, options: CompareOptions, keeping: Keeping | None, who
         return keep(result, {one.name: shared.bundle(one) for one in candidates if one.within}, keeping)
 
 
-def _share(source: str, folder: Path, options: CompareOptions, planned: Sequence[Planned]) -> _Shared:
+def _share(source: CheckpointSource, folder: Path, options: CompareOptions, planned: Sequence[Planned]) -> _Shared:
     """Reads the checkpoint, builds the reference and runs it on the images."""
     recipe = next(one.recipe for one in planned if one.recipe is not None)
     scratch = folder / "reference"

@@ -8,22 +8,26 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
+from vitedge.checkpoints.read import CheckpointSource
+from vitedge.images.in_memory import ImagesInMemory
 from vitedge.recipe import ExportRecipe, QuantizationRecipe
 from vitedge.records import Tolerance
 
 
-def export_command(source: str, recipe: ExportRecipe, bundle: str = "BUNDLE") -> str:
+def export_command(source: CheckpointSource, recipe: ExportRecipe, bundle: str = "BUNDLE") -> str:
     """Returns the command that writes the bundle that `vitedge.verbs.export.export` writes by a recipe.
 
     Args:
-        source: the path of the checkpoint, or its name on the hub.
+        source: the path of the checkpoint, or its name on the hub; or weights in memory.
         recipe: what was asked for, not resolved: what it leaves open, the command leaves open.
         bundle: the folder that it names.
 
     Returns:
-        The command, quoted for a shell; empty where the recipe has a value that no option takes, such as a class whose
-        name has a comma.
+        The command, quoted for a shell; empty where the weights or the images are in memory, or where the recipe has
+        another value that no option takes, such as a class whose name has a comma.
     """
+    if not isinstance(source, str):
+        return ""
     try:
         return shlex.join(["vitedge", "export", source, "-o", bundle, *options(recipe)])
     except _NotTypedError:
@@ -78,7 +82,7 @@ def _text(value: Any) -> str:
         if not parts or any("," in part for part in parts):
             raise _NotTypedError(value)
         return ",".join(parts)
-    if isinstance(value, Mapping):
+    if isinstance(value, (Mapping, ImagesInMemory)):
         raise _NotTypedError(value)
     return str(value)
 
@@ -92,6 +96,12 @@ def _tolerance(tolerance: Tolerance) -> Iterator[str]:
     for option, limit in zip(("--max-error", "--min-sqnr", "--min-agreement"), limits, strict=True):
         if limit is not None:
             yield from (option, repr(limit))
+
+
+def _labels(labels: str | tuple[str, ...]) -> tuple[str, str]:
+    if not isinstance(labels, str):  # the option names a file
+        raise _NotTypedError(labels)
+    return "--labels", labels
 
 
 def _repeated(option: str) -> Callable[[tuple[str, ...]], list[str]]:
@@ -120,11 +130,12 @@ _WORDS: Mapping[str, Callable[[Any], Any]] = {
     "runtime_versions": lambda releases: _pairs("--runtime-version", releases),
     "input": _plain("--input"),
     "features": _switch("--features"),
-    "images": _plain("--images"),
+    "images": lambda images: ("--images", _text(images)),
     "image_count": _plain("--image-count"),
     "seed": _plain("--seed"),
     "weights": _plain("--weights"),
     "overrides": lambda facts: _pairs("--set", facts),
+    "labels": _labels,
     "accept_assumptions": _switch("--accept-assumptions"),
     "tolerance": _tolerance,
     "device": _plain("--device"),

@@ -107,8 +107,8 @@ class Candidate:
         return self.outcome == WITHIN
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """The result of `vitedge.compare`."""
 
     source: str

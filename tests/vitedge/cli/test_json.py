@@ -28,6 +28,7 @@ from vitedge.cli.main import app
 from vitedge.demo.assets import images
 from vitedge.files.bundle import MANIFEST, read_manifest
 from vitedge.files.plain import to_dict
+from vitedge.verbs.records import NOT_MADE, WITHIN
 
 QUICK = ("-qsmoothing=off", "-qequalization=off", "-qattention=none", "-qbias_correction=off", "-qranges=minmax")
 EARLIER = Path(__file__).parents[2] / "earlier"
@@ -71,12 +72,31 @@ def test_there_is_no_other_schema() -> None:
 
 
 def test_what_is_read_and_measured(vitedge: Command, demo_bundle: Path, photos: Path, tmp_path: Path) -> None:
+    assert misfits("cache", printed(vitedge, "cache")) == []
     assert misfits("profiles", printed(vitedge, "profiles")) == []
     assert misfits("inspect", printed(vitedge, "inspect", VIT)) == []
     assert misfits("validate", printed(vitedge, "validate", demo_bundle, "--overflow")) == []
     assert misfits("evaluate", printed(vitedge, "evaluate", VIT, "--images", photos)) == []
     assert misfits("kit-write", printed(vitedge, "kit", "write", demo_bundle, tmp_path / "kit")) == []
     assert misfits("bench", printed(vitedge, "bench", demo_bundle / "model.onnx")) == []
+
+
+def test_what_is_compared(vitedge: Command, photos: Path) -> None:
+    """Of a candidate that is made, counted and timed, and one that cannot be made."""
+    few = ("--precision", "fp32", "--precision", "int8", "--eval", photos, "--threads", "1")
+    document = printed(vitedge, "compare", VIT, *few)
+    assert misfits("compare", document) == []
+    assert [one["outcome"] for one in document["candidates"]] == [WITHIN, NOT_MADE]
+
+
+@pytest.mark.parametrize(
+    ("typed", "kind"), [("inspect nowhere.pth", "UnreadableCheckpoint"), ("bench --nothing", "UsageError")]
+)
+def test_what_fails(vitedge: Command, typed: str, kind: str) -> None:
+    outcome = vitedge(*typed.split(), "--json")
+    document = json.loads(outcome.out)
+    assert misfits("error", document) == []
+    assert (document["kind"], document["exit_code"]) == (kind, outcome.code)
 
 
 @pytest.fixture(scope="module")

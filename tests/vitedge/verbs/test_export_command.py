@@ -39,6 +39,8 @@ EVERYTHING = ExportRecipe(
     tolerance=Tolerance(1e-3, 25.5, 0.975),
     device="ssh:board",
 )
+NAMED = ExportRecipe(labels="my names.txt")
+"""What goes with logits alone."""
 
 
 def typed(command: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -61,6 +63,7 @@ def typed(command: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     "recipe",
     [
         EVERYTHING,
+        NAMED,
         ExportRecipe(),
         ExportRecipe(precision="fp16", images="photos", image_size=(64, 64)),
         ExportRecipe(precision="w8", quantization=QuantizationRecipe("w8")),
@@ -76,7 +79,9 @@ def test_the_command_line_reads_the_recipe_that_was_written(
 
 def test_every_entry_of_a_recipe_is_in_that_test() -> None:
     plain = ExportRecipe()
-    assert not [entry.name for entry in fields(plain) if getattr(plain, entry.name) == getattr(EVERYTHING, entry.name)]
+    for entry in fields(plain):
+        said = [getattr(recipe, entry.name) for recipe in (EVERYTHING, NAMED)]
+        assert any(value != getattr(plain, entry.name) for value in said), entry.name
 
 
 @pytest.mark.parametrize("labels", [("tench, Tinca tinca", "goldfish"), ()])
