@@ -56,11 +56,8 @@ def compare(
 ) -> Comparison:
     """Exports a model in several formats and precisions, checks and times them, and recommends which to ship.
 
-    A candidate that fails a check, or that cannot be made here, is in the result with the reason; the others go on.
-
     Args:
-        source: a file, a folder, ``timm:NAME`` or ``hf:NAME``; or a module in memory, which is not altered, a state
-            dict, or what `load` returned.
+        source: a file, ``timm:NAME`` or ``hf:NAME``; or a module in memory, a state dict, or what `load` returned.
         recipe: settings that all candidates share, as a record or a TOML file; what is said twice has to be alike.
         precisions: those to try, such as ``["fp32", "w8"]``; empty is what the profiles offer, or fp32, fp16 and int8.
         formats: ``onnx``, ``coreml``, ``tensorrt``, or several; None is the profile's, or ONNX.
@@ -85,34 +82,37 @@ def compare(
         progress: who is told how far it is: such as ``print``, or a ``rich.progress.Progress``.
 
     Returns:
-        Every candidate with its size, parity, top-1 and latency; which one is recommended, why, and by which command it
-        is made, where the model and the images can be typed.
+        Every candidate with its size, parity, top-1 and latency, or the reason why it fails a check or cannot be made;
+        which one is recommended, why, and by which command it is made, where the model and the images can be typed.
 
     Raises:
         UserError: the model, the images, the settings or the output cannot be used.
         MissingBackend: no candidate can be made here, or run on the device.
         CheckFailed: the outputs of the model are degenerate, so that nothing could be compared with them.
-        DeviceFailed: the device is out of reach. If it fails while it measures, ``failed`` says so.
+        DeviceFailed: the device is out of reach.
 
     Example:
         >>> short, floats = vitedge.Rule(warmup_s=0.1, samples=40, seconds=1), ["fp32", "fp16"]
         >>> found = vitedge.compare("mystery.pth", precisions=floats, eval_images="photos", rule=short, bundle="best")
         >>> [(one.name, one.outcome, one.accuracy.top1.count) for one in found.candidates]
         [('onnx fp32', 'within tolerance', 60), ('onnx fp16', 'within tolerance', 60)]
-        >>> found.kept == {found.recommended: "best"}
-        True
     """
-    files = {"formats": several(formats), "profiles": several(profiles), "batch": batch, "device": device}
-    checks = {"image_size": size(image_size), "image_count": image_count, "tolerance": tolerance}
-    said = {**files, **checks, "overrides": facts(overrides, labels, preprocessing)}
-    idle = normalized and not _is_held(images) and _is_held(eval_images)  # only the labelled ones are arrays
-    asked = for_comparison(as_recipe(recipe), said, images, normalized=normalized and not idle)
+    said: dict[str, Any] = {
+        "formats": several(formats),
+        "profiles": several(profiles),
+        "batch": batch,
+        "device": device,
+    }
+    said |= {"image_size": size(image_size), "image_count": image_count, "tolerance": tolerance}
+    said["overrides"] = facts(overrides, labels, preprocessing)
+    used = _is_held(images) or not _is_held(eval_images)  # else only the labelled ones are arrays
+    asked = for_comparison(as_recipe(recipe), said, images, normalized=normalized and used)
     labelled = as_images(eval_images, None, 0, normalized=normalized and _is_held(eval_images), least=1)
-    chosen = tuple(named_setting(Precision, "precision", name) for name in several(precisions) or ())
-    options = CompareOptions(asked, chosen, labelled, max_drop, threads)
+    chosen = [named_setting(Precision, "precision", name) for name in several(precisions) or ()]
+    options = CompareOptions(asked, tuple(chosen), labelled, max_drop, threads)
     options = options if rule is None else replace(options, rule=rule)
-    keeping = _keeping(bundle, keep_all=keep_all, force=force)
-    return run(as_source(source, asked.overrides, asked.weights), options, keeping, progress)
+    model, keeping = as_source(source, asked.overrides, asked.weights), _keeping(bundle, keep_all=keep_all, force=force)
+    return run(model, options, keeping, progress)
 
 
 def _is_held(images: Images | None) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`inspecting`, `exporting`, `recipes`, `pruning`, `validating`, `evaluating`, `measuring`, `sources`, `images`."""
+"""`inspecting`, `comparing`, `exporting`, `recipes`, `pruning`, `validating`, `evaluating`, `measuring`, `sources`."""
 
 from __future__ import annotations
 
