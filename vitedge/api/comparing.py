@@ -97,13 +97,8 @@ def compare(
         >>> [(one.name, one.outcome, one.accuracy.top1.count) for one in found.candidates]
         [('onnx fp32', 'within tolerance', 60), ('onnx fp16', 'within tolerance', 60)]
     """
-    said: dict[str, Any] = {
-        "formats": several(formats),
-        "profiles": several(profiles),
-        "batch": batch,
-        "device": device,
-    }
-    said |= {"image_size": size(image_size), "image_count": image_count, "tolerance": tolerance}
+    said: dict[str, Any] = {"formats": several(formats), "profiles": several(profiles), "batch": batch}
+    said |= {"device": device, "image_size": size(image_size), "image_count": image_count, "tolerance": tolerance}
     said["overrides"] = facts(overrides, labels, preprocessing)
     used = _is_held(images) or not _is_held(eval_images)  # else only the labelled ones are arrays
     asked = for_comparison(as_recipe(recipe), said, images, normalized=normalized and used)
