@@ -46,7 +46,7 @@ def for_export(
     """
     found = combined(ExportRecipe, recipe, said)
     own = found.quantization
-    if own is None and found.precision in SCHEMES:
+    if own is None and found.precision in SCHEMES and images is not None:
         own = QuantizationRecipe(found.precision)
     count = max(found.image_count, 0 if own is None else own.image_count)
     return _with_images(replace(found, quantization=own), as_images(images, count, found.seed, normalized=normalized))

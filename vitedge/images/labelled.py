@@ -91,12 +91,14 @@ def find_labelled(
     return _arrays(path, classes, count, seed, channels)
 
 
-def check_labelled(source: str | Path) -> None:
+def check_labelled(source: str | Path | ImagesInMemory) -> None:
     """Refuses what holds no labelled images whatever the model, before one is loaded for them.
 
     Raises:
         BadImages: it is not there, or of no kind that tells classes.
     """
+    if isinstance(source, ImagesInMemory):
+        return  # their classes are looked at with those of the model
     if str(source) == SYNTHETIC:
         raise BadImages(f"Synthetic images have no classes: --images takes {KINDS}.")
     path = Path(source)

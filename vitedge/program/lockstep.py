@@ -58,6 +58,7 @@ class Lockstep(Execution):
     def _stretches(self, fixed: Values) -> Iterator[list[Node]]:
         """Yields the nodes that depend on the images, up to the next watch each; computes the others into ``fixed``."""
         stretch: list[Node] = []
+        computed: list[Node] = []  # what they read is freed when the stretch has run, which may read it too
         taken = 0
         for node in self._nodes:
             if node.op != "call_function":
@@ -65,12 +66,14 @@ class Lockstep(Execution):
             if all(read in fixed for read in node.all_input_nodes):
                 fixed[node] = self.compute(node, fixed)
                 taken += fixed[node].nbytes if isinstance(fixed[node], Tensor) else 0
-                self._free(node, fixed)
+                computed.append(node)
                 continue
             stretch.append(node)
             if node.name in self._parts_watches or taken > _STRETCH_BYTES:
                 yield stretch
-                stretch, taken = [], 0
+                for one in computed:
+                    self._free(one, fixed)
+                stretch, computed, taken = [], [], 0
         yield stretch
 
     def _run(self, stretch: list[Node], fixed: Values, parts: list[Values], over: Map) -> None:

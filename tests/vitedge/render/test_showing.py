@@ -28,11 +28,12 @@ from vitedge.quantization.records import QuantizationResult
 from vitedge.records import BenchReport, Validation
 from vitedge.records.showing import Shown
 from vitedge.render import validate
-from vitedge.verbs.records import ExportResult, Inspection
+from vitedge.verbs.records import Comparison, ExportResult, Inspection
 
 RESULTS = (
     BenchReport,
     Checkup,
+    Comparison,
     Evaluation,
     ExportResult,
     Inspection,

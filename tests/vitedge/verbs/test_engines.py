@@ -27,7 +27,7 @@ pytest.importorskip("tensorrt_rtx", reason="pip install 'vitedge[tensorrt-rtx]'"
 INT8 = ExportRecipe(
     formats=("tensorrt",),
     profiles=("rtx-ampere",),
-    image_count=4,
+    image_count=8,
     quantization=QuantizationRecipe(images="synthetic", image_count=16),
 )
 
