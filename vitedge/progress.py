@@ -214,12 +214,14 @@ def reporting(progress: Progress | None) -> Iterator[None]:
     if progress is None:
         yield
         return
-    tokens = _listener.set(_listening(progress)), _noted.set(set())
+    # The new listener was not told of stages that began before: for it the work begins here.
+    tokens = _listener.set(_listening(progress)), _noted.set(set()), _stage.set(None)
     try:
         yield
     finally:
         _listener.reset(tokens[0])
         _noted.reset(tokens[1])
+        _stage.reset(tokens[2])
 
 
 def _listening(progress: Progress) -> Listener:
@@ -239,9 +241,9 @@ def stage(title: str, *, whole: bool = False) -> Iterator[Stage]:
     leave_if_asked()
     here = Stage(title, None, _stage.get(), whole)
     token, listener = _stage.set(here), _listener.get()
-    listener.begun(here)
-    _LOG.debug("%s …", here.path)
     try:
+        listener.begun(here)
+        _LOG.debug("%s …", here.path)
         yield here
     except BaseException:
         here.failed = True

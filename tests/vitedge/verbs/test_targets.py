@@ -45,7 +45,7 @@ def test_each_of_several_profiles_has_its_own_file_and_opset() -> None:
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        ({"profiles": ("cpu-x86", "rtx")}, r"different precisions: say --precision fp32\|fp16"),
+        ({"profiles": ("cpu-x86", "rtx")}, r"different precisions: say --precision fp32 or fp16"),
         (
             {"profiles": ("cpu-x86", "rtx"), "formats": ("onnx", "coreml"), "precision": "fp32"},
             "None of cpu-x86, rtx has use for coreml",

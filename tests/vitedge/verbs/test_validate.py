@@ -75,7 +75,7 @@ def test_a_bundle_proves_itself_where_pytorch_is_not_installed(demo_bundle: Path
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["passed"]
-    assert found["files"] == 5
+    assert found["files"] == 8
     assert [report["artifact"] for report in found["parity"]] == ["model.onnx"]
     assert found["parity"][0]["images"] == 6
     assert found["parity"][0]["outputs"][0]["relative_error"] <= 2e-5
@@ -88,7 +88,7 @@ def test_a_bundle_proves_itself_where_pytorch_is_not_installed(demo_bundle: Path
 def test_a_bundle_against_its_checkpoint(demo_bundle: Path) -> None:
     found = validate(demo_bundle, replace(AGAINST, layers=True))
     assert found.passed
-    assert (found.subject, found.files) == (str(demo_bundle), 5)
+    assert (found.subject, found.files) == (str(demo_bundle), 8)
     onnx_file, package = found.parity
     assert (onnx_file.runtime, package.runtime) == ("onnxruntime", "mlprogram")
     assert {(parity.images, parity.first_departure) for parity in found.parity} == {(4, "")}
