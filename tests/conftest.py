@@ -12,6 +12,7 @@ import torch
 
 from tests import repeated_work
 from tests.bad_files import VIT
+from vitedge import progress
 from vitedge.recipe import ExportRecipe
 
 
@@ -55,3 +56,9 @@ def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "vit"
     export(str(VIT), folder, ExportRecipe(formats=("onnx", "coreml"), image_count=6))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_stage_is_left() -> None:
+    """A test begins outside of any stage of the work, whatever an interrupted one has left."""
+    progress._stage.set(None)

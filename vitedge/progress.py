@@ -214,14 +214,12 @@ def reporting(progress: Progress | None) -> Iterator[None]:
     if progress is None:
         yield
         return
-    # The new listener was not told of stages that began before: for it the work begins here.
-    tokens = _listener.set(_listening(progress)), _noted.set(set()), _stage.set(None)
+    tokens = _listener.set(_listening(progress)), _noted.set(set())
     try:
         yield
     finally:
         _listener.reset(tokens[0])
         _noted.reset(tokens[1])
-        _stage.reset(tokens[2])
 
 
 def _listening(progress: Progress) -> Listener:
