@@ -74,7 +74,8 @@ def run(output: Path, progress: Progress | None = None) -> DemoResult:
         for model in counted(MODELS):
             with stage(model.name):
                 rows.extend(_show(model, output / model.name.lower()))
-        engine = _engine(MODELS[0], output / f"{MODELS[0].name.lower()}-rtx")
+        with stage(MODELS[0].name):
+            engine = _engine(MODELS[0], output / f"{MODELS[0].name.lower()}-rtx")
     return DemoResult(str(output), len(images()[1]), tuple(rows), time.perf_counter() - start, engine)
 
 

@@ -22,7 +22,9 @@ def test_one_model_from_its_file_to_what_it_classifies(monkeypatch: pytest.Monke
     monkeypatch.setattr("platform.system", lambda: "Linux")
     told: list[str] = []
     result = demo.run(tmp_path, told.append)
-    assert [text for text in told if text.endswith("reading the checkpoint …")]
+    assert "PiT · reading the checkpoint …" in told
+    assert {text.partition(" · ")[0] for text in told if " · " in text} == {"PiT"}
+    assert "reading the checkpoint …" not in told  # every stage says of which model it is
     assert (result.folder, result.images) == (str(tmp_path), 540)
     onnx, coreml, small, pruned, both = result.rows
     assert (onnx.model, onnx.format, coreml.format) == ("PiT", "onnx", "coreml")
