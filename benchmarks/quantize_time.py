@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.child import ROOT
-from benchmarks.quantization_models import SIX, WEIGHTS, provenance, settle
+from benchmarks.quantization_models import SIX, provenance, settle
 from benchmarks.quantization_peers import INPUT, PEERS
 from benchmarks.sheet import Sheet, parser
 from tests.seeding import seeded
@@ -51,7 +51,6 @@ SIDE = 256
 ROUNDS = 2
 NNCF = "nncf-openvino"
 EXPORTS = ("export fp32", "export int8")
-OURS = ("quick", "default", *EXPORTS)
 METHODS = ("default", NNCF, "quick", "static", *EXPORTS)
 LIMITS = {"default": 1.5, "quick": 1.0}
 """CPU seconds over NNCF's."""
@@ -79,6 +78,8 @@ class Row:
     """The same on images that were not seen."""
     stages: Mapping[str, float]
     """Stage of ``vitedge quantize`` to its wall seconds."""
+    rounds: int
+    """How often the process ran."""
 
 
 def main() -> None:
@@ -88,7 +89,7 @@ def main() -> None:
         Row,
         lambda row: (list(MODELS).index(row.model), METHODS.index(row.method)),
         missed,
-        {"provenance": provenance(rounds=ROUNDS, calibration_images=IMAGES, weights_seeded=WEIGHTS), "limits": LIMITS},
+        {"provenance": provenance(calibration_images=IMAGES), "limits": LIMITS},
     )
     for title in asked.chosen:
         with tempfile.TemporaryDirectory() as name:
@@ -130,6 +131,7 @@ def measure(title: str, folder: Path) -> Iterator[Row]:
             centred_sqnr_db=round(sqnr[0], 2) if sqnr else None,
             others_db=round(sqnr[1], 2) if sqnr else None,
             stages=_stages(folder / f"{method}.pt2"),
+            rounds=len(used),
         )
 
 
