@@ -30,7 +30,7 @@ from vitedge.files.bundle import MANIFEST, read_manifest
 from vitedge.files.plain import to_dict
 from vitedge.verbs.records import NOT_MADE, WITHIN
 
-QUICK = ("-qsmoothing=off", "-qequalization=off", "-qattention=none", "-qbias_correction=off", "-qranges=minmax")
+QUICK = ("-Qsmoothing=off", "-Qequalization=off", "-Qattention=none", "-Qbias_correction=off", "-Qranges=minmax")
 EARLIER = Path(__file__).parents[2] / "earlier"
 
 

@@ -14,7 +14,8 @@ from torch.fx import Node
 
 from vitedge.program.attention import attention_scale
 from vitedge.program.editor import aten
-from vitedge.program.qdq import DEQUANTIZE, QUANTIZE
+from vitedge.program.execution import rounded
+from vitedge.program.qdq import QUANTIZE
 from vitedge.program.tracing import readers
 from vitedge.quantization.attention.measures import (
     dead_fraction,
@@ -66,9 +67,8 @@ def rounded_probabilities(node: Node, unrounded: Tensor) -> Tensor:
     reading = readers(node) or []
     if node.target is not aten.softmax.int or len(reading) != 1 or reading[0][0].target is not QUANTIZE:
         return unrounded
-    qparams = reading[0][0].args[1:]
-    result: Tensor = DEQUANTIZE(QUANTIZE(unrounded, *qparams), *qparams)
-    return result
+    qparams: Any = reading[0][0].args[1:5]
+    return rounded(unrounded, *qparams)
 
 
 @dataclass
