@@ -94,7 +94,7 @@ def measure(title: str) -> Row:
         asked = QuantizationRecipe(images="synthetic", image_count=CALIBRATION)
         recipe = ResolvedRecipe(formats=("onnx",), precision="int8", quantization=asked)
         program, path = (
-            _divided(quantize_reference(reference, recipe, PROCESSOR, features=False, progress=_silence)),
+            _divided(quantize_reference(reference, recipe, PROCESSOR, features=False)),
             folder / "model.onnx",
         )
         artifact = lower(program, recipe, path)
@@ -104,7 +104,7 @@ def measure(title: str) -> Row:
         (output,) = artifact.outputs
         expected = reference.outputs(pixels, features=False)["logits"]
         few, package = images[:COREML_EVALUATED], folder / "model.mlpackage"
-        coreml = _divided(quantize_reference(reference, recipe, CORE_ML, features=False, progress=_silence))
+        coreml = _divided(quantize_reference(reference, recipe, CORE_ML, features=False))
         (described,) = lower_to_coreml(coreml, recipe, package, ()).outputs
         return Row(
             model=title,
@@ -137,10 +137,6 @@ def _divided(job: Quantization) -> Program:
     modules = dict.fromkeys(module for node in program.exported.graph.nodes for module in enclosing_modules(node))
     parts = [module for module in modules if module.rpartition(".")[0] in holders]
     return replace(program, blocks=tuple(dict.fromkeys((*program.blocks, *parts, *layers))))
-
-
-def _silence(_text: str) -> None:
-    """Takes progress and says nothing."""
 
 
 def _sqnr(expected: Array, found: Array) -> float:

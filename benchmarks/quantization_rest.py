@@ -71,7 +71,7 @@ def measure(title: str) -> Iterator[Row]:
 def _measure(row: Row, reference: Reference, folder: Path) -> Row:
     asked = QuantizationRecipe(images="synthetic", image_count=IMAGES)
     recipe = ResolvedRecipe(precision="int8", quantization=asked)
-    job = quantize_reference(reference, recipe, FORMS[row.form], features=False, progress=lambda _text: None)
+    job = quantize_reference(reference, recipe, FORMS[row.form], features=False)
     program = job.program(1)
     pixels = load("synthetic", reference.spec, row.images, 1).pixels
     expected = reference.outputs(pixels, features=False)

@@ -42,7 +42,7 @@ def measure(checkpoint: str, images: str, count: int, *, timed: bool) -> dict[st
     quantization = QuantizationRecipe(images=images, image_count=count)
     recipe = ResolvedRecipe(formats=("onnx",), precision="int8", quantization=quantization)
     before = forward(reference, images, count) if timed else None
-    job = quantize_reference(reference, recipe, PROCESSOR, features=False, progress=lambda _text: None)
+    job = quantize_reference(reference, recipe, PROCESSOR, features=False)
     after = forward(reference, images, count) if timed else None
     lines = Path("/proc/self/status").read_text().splitlines()
     return {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ _COLOURS = {
 """Text of a cell to its colour; Rich leaves colours out for NO_COLOR, and where stdout is no terminal."""
 _BAD = ("FAILED", "NOT valid", "NOT pass")
 """Words of a sentence that are shown in red."""
+_COMMAND = re.compile(r"(?<![\w.])(vitedge|pip|python3?|make|sudo|ssh|adb) [\w'-]")
+"""What begins a command, in a sentence."""
 _LONGEST_VALUE = 34
 """Characters of a value that is never wrapped; the middle of a longer one is left out."""
 
@@ -108,7 +111,7 @@ def prepare_streams() -> None:
 
 def progress(text: str) -> None:
     """Prints one line about the work in progress on stderr."""
-    _ERR.print(printable(text), style="dim", soft_wrap=True)
+    _sentence(_ERR, Text(printable(text), "dim"))
 
 
 def is_live() -> bool:
@@ -131,7 +134,7 @@ def live(draw: Callable[[], RenderableType], refreshes: float) -> Live:
 
 def error(text: str) -> None:
     """Prints one sentence about an error on stderr."""
-    _ERR.print(Text.assemble(("vitedge: ", "bold red"), printable(text)), soft_wrap=True)
+    _sentence(_ERR, Text.assemble(("vitedge: ", "bold red"), printable(text)))
 
 
 @contextmanager
@@ -172,13 +175,22 @@ def show(drawn: Table, title: str = "") -> None:
 
 
 def lines(*sentences: str) -> None:
-    """Prints sentences on stdout, a line each without breaks, so that paths and commands in them can be copied."""
+    """Prints sentences on stdout."""
     parts = _parts.get()
     if parts is not None:
         parts += [_coloured(line) for line in sentences if line]
         return
     for line in sentences:
-        _OUT.print(_coloured(line), soft_wrap=True)
+        _sentence(_OUT, _coloured(line))
+
+
+def _sentence(console: Console, drawn: Text) -> None:
+    """Prints a sentence: on a terminal in lines that end between words.
+
+    A command and a long path stay whole: what is copied from a line that the terminal itself broke is one line.
+    """
+    is_copied = _COMMAND.search(drawn.plain) or any(len(word) > console.width for word in drawn.plain.split())
+    console.print(drawn, soft_wrap=bool(is_copied) or not console.is_terminal)
 
 
 def _coloured(line: str) -> Text:

@@ -162,3 +162,15 @@ def test_progress_and_errors_go_to_the_other_stream(capsys: pytest.CaptureFixtur
     shown, errors = capsys.readouterr()
     assert shown == ""
     assert errors == "lowering [bold]…\nvitedge: There is no model[1].pth; " + "x" * 100 + "\n"
+
+
+def test_a_terminal_shows_lines_that_end_between_words_and_commands_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screen._OUT, "_force_terminal", True)
+    prose = "note: the class folders were counted in the order of their names, as most tools do, and 0.5 is assumed"
+    copied = (f"next: vitedge export {'photos/ ' * 12}", f"the labels were read from {'folder/' * 20}labels.txt again")
+    screen.lines(prose, *copied)
+    *wrapped, command, path = capsys.readouterr().out.splitlines()
+    assert [line.strip() for line in wrapped] == [prose[:79], prose[80:]]
+    assert (command, path) == copied
