@@ -39,8 +39,8 @@ types: install
 	$(BIN)/mypy
 
 systems: install   # what the standard library lacks on Windows and macOS
-	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32
-	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 --package vitedge
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin --package vitedge
 
 floors: install
 	$(BIN)/lint-imports

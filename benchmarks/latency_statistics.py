@@ -14,9 +14,10 @@ import datetime
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -297,7 +298,7 @@ def main() -> None:
         "trials": TRIALS,
         "true_ratio": TRUE,
     }
-    tables = {"coverage": covered, "conclusions": concluded, "shapes": shapes}
+    tables: dict[str, Sequence[Any]] = {"coverage": covered, "conclusions": concluded, "shapes": shapes}
     rows = {name: [asdict(row) for row in table] for name, table in tables.items()}
     content = {"provenance": told, "limits": LIMITS, **rows, "missed": beyond}
     output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -87,16 +87,22 @@ def measure(title: str) -> list[Row]:
 
 
 def _row(title: str, report: LatencyReport, ratio: LatencyRatio | None) -> Row:
-    turned = (None, None, None) if ratio is None else (1 / ratio.ratio, 1 / ratio.high, 1 / ratio.low)
+    ours, low, high = (
+        (None, None, None) if ratio is None else (round(1 / value, 3) for value in (ratio.ratio, ratio.high, ratio.low))
+    )
     times = report.quantiles
     return Row(
         title,
         report.subject,
         report.runtime,
-        *(round(value, 2) for value in (times.minimum, times.median, times.p90)),
+        round(times.minimum, 2),
+        round(times.median, 2),
+        round(times.p90, 2),
         report.samples,
         report.stable,
-        *(None if value is None else round(value, 3) for value in turned),
+        ours,
+        low,
+        high,
     )
 
 

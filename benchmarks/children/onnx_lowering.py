@@ -68,7 +68,7 @@ class Clock:
     def __init__(self) -> None:
         self.marks: list[float] = []
         to_onnx._translate = self.marking(to_onnx._translate, after=True)
-        to_onnx.retarget = self.marking(to_onnx.retarget, after=False)
+        to_onnx.retarget = self.marking(to_onnx.retarget, after=False)  # type: ignore[attr-defined]
 
     def marking(self, function: Callable[..., Any], *, after: bool) -> Callable[..., Any]:
         """The function, which notes the time before or after each call."""
