@@ -59,6 +59,9 @@ def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def no_stage_is_left() -> None:
-    """A test begins outside of any stage of the work, whatever an interrupted one has left."""
+def no_stage_is_left() -> Iterator[None]:
+    """A test leaves no stage of the work open: the next one's would be a part of it."""
+    yield
+    left = progress._stage.get()
     progress._stage.set(None)
+    assert left is None, left.path

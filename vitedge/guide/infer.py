@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -60,9 +61,12 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # the names of classes may have letters that a terminal has not
     try:
         run(options)
+        sys.stdout.flush()
     except Stop as stop:
         print(f"infer.py: {stop}", file=sys.stderr)
         return stop.code
+    except BrokenPipeError:  # whoever reads has enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

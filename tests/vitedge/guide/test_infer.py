@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,6 +129,16 @@ def test_it_names_the_likeliest_classes_at_every_batch(
     greys = np.asarray(grey_models.GREYS) / 255
     shares = np.exp(2 * greys * level - greys**2)
     assert first[1].split() == [f"{shares[3] / shares.sum():.2%}", "dog", "(3)"]
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(python: Path, dog: Path, tmp_path: Path) -> None:
+    write_bundle(tmp_path / "bundle")
+    read, written = os.pipe()
+    os.close(read)
+    command = [str(python), str(tmp_path / "bundle" / "infer.py"), str(dog)]
+    done = subprocess.run(command, cwd=python.parent, stdout=written, stderr=subprocess.PIPE, check=False)
+    os.close(written)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_it_prints_the_shapes_of_features(python: Path, dog: Path, tmp_path: Path) -> None:
