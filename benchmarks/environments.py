@@ -87,7 +87,8 @@ def _run(python: Path, resolution: str, tests: Sequence[str], report: Path) -> R
     told = subprocess.run([str(python), "-c", _VERSIONS, *SHOWN], check=True, capture_output=True, text=True).stdout
     release, *versions = told.split()
     ignored = [word for name in _OTHERS_NOTICES for word in ("-W", f"ignore::{name}")]
-    command = [str(python), "-m", "pytest", "-q", "-m", "not slow", f"--junitxml={report}", *ignored, *tests]
+    workers = ("-n", "2", "--dist", "worksteal")
+    command = [str(python), "-m", "pytest", "-q", "-m", "not slow", *workers, f"--junitxml={report}", *ignored, *tests]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     start = time.monotonic()
     subprocess.run(command, cwd=ROOT, env=environment, check=False)
