@@ -5,13 +5,13 @@
 ``benchmarks/results/quantization_quality.json``; with names of models, or with ``--methods``, it measures those again
 and keeps the other rows. Every method calibrates on the same 128 synthetic images and is evaluated by what its file
 computes in its runtime against the PyTorch model: on those images, and on 32 others that none has seen. A figure that
-misses its limit is written down like any other and ends the script with exit code 1.
+misses its limit is written down like any other and ends the script with exit code 1. What quantizing takes is measured
+by `benchmarks.quantize_time`.
 """
 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,7 +60,6 @@ class Row:
     agreement: float
     others_db: float
     """On images that were not seen."""
-    seconds: float
     megabytes: float
 
 
@@ -75,10 +74,8 @@ def measure(title: str, methods: Sequence[str], *, outliers: bool) -> Iterator[R
         expected = [_reference(module, images) for images in sets]
         model = lower(checkpoint, folder / "fp32")
         for method in methods:
-            start = time.perf_counter()
             ours = method == OURS
             path = lower(checkpoint, folder / OURS, "int8") if ours else quantize(method, model, seen, folder)
-            seconds = time.perf_counter() - start
             runtime = "onnxruntime" if ours else PEERS[method].runtime
             found = [_outputs(path, runtime, images) for images in sets]
             parity = [compare({"logits": a}, {"logits": b})[0] for a, b in zip(expected, found, strict=True)]
@@ -89,7 +86,6 @@ def measure(title: str, methods: Sequence[str], *, outliers: bool) -> Iterator[R
                 centred_sqnr_db=round(parity[0].centred_sqnr_db, 2),
                 agreement=round(parity[0].agreement or 0.0, 4),
                 others_db=round(parity[1].centred_sqnr_db, 2),
-                seconds=round(seconds, 1),
                 megabytes=round(size_of(path) / 1e6, 2),
             )
 
