@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from vitedge.calibration.observations import Stats, refuse_unusable
 from vitedge.errors import OutputRefused
 from vitedge.files.cache import drop_oldest, find_entries, find_limit, find_root, trim
+from vitedge.files.npy import write_npz
 from vitedge.files.replacing import clear_debris, replacing_file
 from vitedge.images.stream import ImageStream
 from vitedge.progress import count, say
@@ -127,7 +128,7 @@ class Cache:
             raise OutputRefused(f"{self.folder} cannot be written: {error.strerror or error}.") from error
         clear_debris(path)
         with replacing_file(path) as partial, partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, **_pack(observed))
+            write_npz(file, _pack(observed))
         if self._limit is None:
             trim(find_limit()[0], path)
         else:

@@ -24,7 +24,7 @@ from vitedge.files import own_files
 from vitedge.files.digest import hash_file
 from vitedge.files.earlier import from_first_format
 from vitedge.files.json_file import read_json
-from vitedge.files.npy import read_header
+from vitedge.files.npy import read_header, write_npz
 from vitedge.files.plain import from_dict, to_dict
 from vitedge.files.replacing import write_file
 from vitedge.files.stray import is_stray
@@ -53,7 +53,7 @@ class ReferenceData:
 def write_reference(folder: Path, data: ReferenceData) -> None:
     """Writes ``reference.npz``; the same content gives the same bytes."""
     outputs = {f"output.{name}": values for name, values in data.outputs.items()}
-    np.savez(folder / REFERENCE, allow_pickle=False, images=data.images, **outputs)
+    write_npz(folder / REFERENCE, {"images": data.images, **outputs})
 
 
 def read_reference(folder: Path) -> ReferenceData:

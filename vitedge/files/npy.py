@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the header of an ``.npy`` file, so that it can be checked before the array is allocated.
+"""Reads the header of an ``.npy`` file, so that it can be checked before the array is allocated; writes ``.npz``.
 
 NumPy parses it, and evaluates or unpickles nothing of it. The format is described in
 https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html.
@@ -10,7 +10,9 @@ from __future__ import annotations
 import io
 import math
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -65,3 +67,15 @@ def read_header(file: IO[bytes]) -> ArrayHeader:
     start = head.tell()
     file.seek(start)
     return ArrayHeader(shape, dtype, fortran_order, start)
+
+
+def write_npz(file: Path | IO[bytes], arrays: Mapping[str, np.ndarray[Any, Any]], *, compressed: bool = False) -> None:
+    """Writes arrays, none of Python objects, as an ``.npz``; the same content gives the same bytes.
+
+    Args:
+        file: a path, or a file that can be written.
+        arrays: name to array.
+        compressed: take less space, and more time.
+    """
+    save: Any = np.savez_compressed if compressed else np.savez
+    save(file, **arrays)  # without allow_pickle=False, which NumPy before 2.1 takes for one more array

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.lib import format as npy_format
 
-from vitedge.files.npy import read_header
+from vitedge.files.npy import read_header, write_npz
 
 ARRAYS = {
     "images": np.zeros((2, 4, 4, 3), np.uint8),
@@ -119,3 +119,13 @@ def test_a_header_that_expands_is_not_read(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**20
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_an_archive_holds_what_was_given_and_nothing_else(compressed: bool, tmp_path: Path) -> None:
+    given = {"images": ARRAYS["images"], "output.logits": np.float32([[1, 2]])}
+    write_npz(tmp_path / "a.npz", given, compressed=compressed)
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as found:
+        assert {name: values.tolist() for name, values in found.items()} == {
+            name: values.tolist() for name, values in given.items()
+        }

@@ -23,6 +23,7 @@ from vitedge.devices.mac_kit.verify import content_hash
 from vitedge.errors import BadRecipe, CheckFailed, OutputRefused, UnreadableArtifact
 from vitedge.files.bundle import MANIFEST, REFERENCE, check_files, read_manifest
 from vitedge.files.digest import hash_file
+from vitedge.files.npy import write_npz
 from vitedge.files.plain import to_dict
 from vitedge.files.replacing import replacing
 from vitedge.guide.pages import reseal
@@ -71,8 +72,8 @@ def write_kit(bundle: Path, folder: Path, *, force: bool = False) -> Path:
         for name in (name for artifact in packages for name in artifact.files):
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle / name, partial / name)
-        np.savez(partial / "inputs.npz", allow_pickle=False, **fed)
-        np.savez(partial / "expected.npz", allow_pickle=False, **reference_outputs.data.outputs)
+        write_npz(partial / "inputs.npz", fed)
+        write_npz(partial / "expected.npz", reference_outputs.data.outputs)
         runner.write(partial / SCRIPT)
         (partial / "README.md").write_text(_readme(packages, manifest), encoding="utf-8")
         listing = _listing(packages, manifest, reference_outputs, partial)

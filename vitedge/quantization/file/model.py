@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch.export import ExportedProgram
 
 from vitedge.errors import UnreadableArtifact, UserError
 from vitedge.files.bundle import ReferenceData
+from vitedge.files.npy import write_npz
 from vitedge.files.plain import from_dict, to_dict
 from vitedge.program.program import Program
 from vitedge.quantization.file.archive import refuse_code
@@ -83,7 +85,9 @@ def read_model(path: Path) -> Model:
         with zipfile.ZipFile(path) as archive:
             check_entries(archive)
         refuse_code(path)
-        exported = torch.export.load(path, extra_files=extra)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch 2.11 warns of a buffer of its own
+            exported = torch.export.load(path, extra_files=extra)
         if not extra[ENTRY]:
             raise UnreadableArtifact(f"{path} was not written by vitedge quantize: it has no description of the model.")
         return _model(path, exported, json.loads(extra[ENTRY]), _unpacked(extra[_REFERENCE_OUTPUTS]))
@@ -122,7 +126,7 @@ def _packed(data: ReferenceData) -> str:
     """Encodes reference outputs as text, because PyTorch returns extra files as text."""
     buffer = io.BytesIO()
     outputs = {f"output.{name}": values for name, values in data.outputs.items()}
-    np.savez_compressed(buffer, allow_pickle=False, images=data.images, **outputs)
+    write_npz(buffer, {"images": data.images, **outputs}, compressed=True)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
