@@ -64,6 +64,8 @@ def read_header(file: IO[bytes]) -> ArrayHeader:
         raise ValueError("its header is cut short, or does not describe an array") from error
     if any(isinstance(size, bool) or not 0 <= size <= sys.maxsize for size in shape):
         raise ValueError("its header has a dimension that no array has")
+    if dtype.itemsize < 0:  # as NumPy 1.26 takes a number beyond all integers
+        raise ValueError("its header has a type that no array has")
     start = head.tell()
     file.seek(start)
     return ArrayHeader(shape, dtype, fortran_order, start)
