@@ -68,8 +68,10 @@ def _replace(exported: ExportedProgram, node: Node) -> None:
 def _product(exported: ExportedProgram, origin: Node, left: Node, right: Node) -> Node:
     product: Node = exported.graph.call_function(_ATEN.matmul.default, (left, right))
     product.meta = origin_metadata(origin)
-    with origin.meta["val"].fake_mode:
-        product.meta["val"] = torch.matmul(left.meta["val"], right.meta["val"])
+    shapes = left.meta["val"].shape, right.meta["val"].shape
+    # Said here: PyTorch 2.11 cannot multiply values of symbolic sizes.
+    shape = (*max(shapes, key=len)[:-2], shapes[0][-2], shapes[1][-1])
+    product.meta["val"] = origin.meta["val"].new_empty(shape)
     return product
 
 
