@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dispatch.python import enable_python_dispatcher
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx import Node
@@ -22,6 +24,19 @@ def duplicate(exported: ExportedProgram) -> ExportedProgram:
     """Returns a copy of a program that can be edited and shares its tensors."""
     tensors = (*exported.state_dict.values(), *exported.constants.values())
     return copy.deepcopy(exported, {id(tensor): tensor for tensor in tensors})
+
+
+@contextmanager
+def symbolic(mode: Any) -> Iterator[None]:
+    """Lets operators compute with values that stand for computed ones, those that are made of other operators too.
+
+    Without its dispatcher in Python, PyTorch 2.11 takes the symbolic size of a product for the number it was traced with.
+
+    Args:
+        mode: the ``fake_mode`` of the values.
+    """
+    with mode, enable_python_dispatcher():
+        yield
 
 
 class Editor:
@@ -96,7 +111,7 @@ class Editor:
             node: Node = self.graph.call_function(target, arguments)
         node.meta = origin_metadata(before)
         values = torch.fx.map_arg(arguments, lambda argument: argument.meta["val"])
-        with self._mode():
+        with symbolic(self._mode()):
             node.meta["val"] = target(*values)
         return node
 

@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx import Node
 
+from vitedge.program.editor import symbolic
 from vitedge.program.modules import origin_metadata
 
 _ATEN = torch.ops.aten
@@ -68,10 +69,8 @@ def _replace(exported: ExportedProgram, node: Node) -> None:
 def _product(exported: ExportedProgram, origin: Node, left: Node, right: Node) -> Node:
     product: Node = exported.graph.call_function(_ATEN.matmul.default, (left, right))
     product.meta = origin_metadata(origin)
-    shapes = left.meta["val"].shape, right.meta["val"].shape
-    # Said here: PyTorch 2.11 cannot multiply values of symbolic sizes.
-    shape = (*max(shapes, key=len)[:-2], shapes[0][-2], shapes[1][-1])
-    product.meta["val"] = origin.meta["val"].new_empty(shape)
+    with symbolic(origin.meta["val"].fake_mode):
+        product.meta["val"] = torch.matmul(left.meta["val"], right.meta["val"])
     return product
 
 
