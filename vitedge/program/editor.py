@@ -30,7 +30,7 @@ def duplicate(exported: ExportedProgram) -> ExportedProgram:
 def symbolic(mode: Any) -> Iterator[None]:
     """Lets operators compute with values that stand for computed ones, those that are made of other operators too.
 
-    Without its dispatcher in Python, PyTorch 2.11 takes the symbolic size of a product for the number it was traced with.
+    Without its dispatcher in Python, PyTorch 2.11 takes the symbolic size of a product for the number of the tracing.
 
     Args:
         mode: the ``fake_mode`` of the values.
