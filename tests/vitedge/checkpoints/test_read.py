@@ -129,10 +129,8 @@ def test_large_weights_whose_sum_overflows_are_finite(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn])
 def test_weights_that_are_no_floats_are_refused(tmp_path: Path, kind: torch.dtype) -> None:
-    from safetensors.torch import save_file  # noqa: PLC0415 - torch.save does not carry all of these
-
-    path = tmp_path / "toy.safetensors"
-    save_file({**weights(), "stem.weight": torch.ones(4, 4).to(kind)}, path)
+    path = tmp_path / "toy.pth"
+    torch.save({**weights(), "stem.weight": torch.ones(4, 4).to(kind)}, path)
     with pytest.raises(WeightsMismatch, match=r"stem\.weight is .*quantization"):
         read(str(path), families=TOYS)
 

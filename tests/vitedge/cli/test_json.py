@@ -63,7 +63,8 @@ def _prints_json(command: Any, words: tuple[str, ...]) -> bool:
 @pytest.mark.parametrize("name", schemas.DOCUMENTS)
 def test_a_schema_is_that_of_the_records(name: str) -> None:
     text = (schemas.FOLDER / f"{name}.json").read_text(encoding="utf-8")
-    assert text == schemas.text(name), "run make docs"
+    # As objects, because older releases of pydantic sort their keys otherwise.
+    assert json.loads(text) == json.loads(schemas.text(name)), "run make docs"
     Draft202012Validator.check_schema(json.loads(text))
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from typing import Protocol
 
 import pytest
@@ -29,6 +30,8 @@ def members(kind: type) -> dict[str, inspect.Signature]:
 @pytest.mark.parametrize("name", DEVICES)
 def test_sessions_have_the_members_of_the_protocol_and_no_others(name: str) -> None:
     ours, protocol = members(importlib.import_module(DEVICES[name].module).Session), members(Session)
+    if sys.version_info < (3, 11):  # where a protocol loses its constructor
+        del ours["__init__"], protocol["__init__"]
     assert ours.keys() == protocol.keys()
     for method, signature in protocol.items():
         assert list(ours[method].parameters) == list(signature.parameters)

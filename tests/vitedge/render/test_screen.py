@@ -169,8 +169,9 @@ def test_a_terminal_shows_lines_that_end_between_words_and_commands_whole(
 ) -> None:
     monkeypatch.setattr(screen._OUT, "_force_terminal", True)
     prose = "note: the class folders were counted in the order of their names, as most tools do, and 0.5 is assumed"
-    copied = (f"next: vitedge export {' '.join(['photos/'] * 12)}", f"the labels were read from {'folder/' * 20}labels.txt again")
-    screen.lines(prose, *copied)
-    *wrapped, command, path = capsys.readouterr().out.splitlines()
+    command = f"next: vitedge export {' '.join(['photos/'] * 12)}"
+    path = f"the labels were read from {'folder/' * 20}labels.txt again"
+    screen.lines(prose, command, path)
+    *wrapped, shown, path_shown = capsys.readouterr().out.splitlines()
     assert [line.strip() for line in wrapped] == [prose[:79], prose[80:]]
-    assert (command, path) == copied
+    assert (shown, path_shown) == (command, path)

@@ -270,6 +270,6 @@ def test_the_table_holds_every_key_of_a_pretrained_cfg() -> None:
 
 def test_every_activation_that_a_configuration_can_name_can_be_built() -> None:
     assert set(ACTIVATIONS.values()) == set(activations.ACTIVATIONS)
-    assert {name for name in transformers.activations.ACT2CLS if name not in ACTIVATIONS} == {
+    assert {name for name in transformers.activations.ACT2CLS if name not in ACTIVATIONS} <= {
         *("gelu_10", "laplace", "prelu", "relu2", "sqrtsoftplus", "xielu"),
     }
