@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
+from tests.releases import older
 from tests.vitedge import grey_models
 from tests.vitedge.guide.bundles import make_environment, run, with_channels, write_bundle
 from tests.vitedge.images.specs import make_spec
@@ -48,7 +48,7 @@ def test_a_picture_becomes_the_same_bits_as_in_vitedge(
     mode: str, interpolation: str, kernel: str, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each file in another setting: crop, padding, offset, EXIF, transparency, order and number of channels."""
-    if (kernel, interpolation) == ("torch", "lanczos") and torch.__version__ < "2.12":
+    if (kernel, interpolation) == ("torch", "lanczos") and older("torch", 2, 12):
         pytest.skip("PyTorch has this kernel from 2.12 on")
     for number, path in enumerate(pictures):
         size, channels = ((32, 32), (24, 40))[number % 2], (3, 3, 1)[number % 3]

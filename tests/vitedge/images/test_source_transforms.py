@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from tests.releases import older
 from tests.vitedge.images.specs import make_spec
 from vitedge.checkpoints.families.family import Hints
 from vitedge.checkpoints.families.processor import find_preprocessing
@@ -125,9 +126,8 @@ def _check_processor(name: str, suffix: str, keys: dict[str, Any], images: list[
     found, _, _ = find_preprocessing(Hints(preprocessor=stated), TABLE, 3)
     spec = replace(make_spec((32, 32)), preprocessing=found)
     scale = np.asarray(found.std)[:, None, None] * 255
-    release = tuple(int(part) for part in pytest.importorskip("transformers").__version__.split(".")[:2])
     for image in images:
-        if release < (5, 21) and ("A" in image.getbands() or "transparency" in image.info):
+        if older("transformers", 5, 21) and ("A" in image.getbands() or "transparency" in image.info):
             continue  # older releases drop transparency, which newer ones lay over white
         loaded = ImageOps.exif_transpose(_plain(image))  # as transformers.image_utils.load_image does
         if found.transparency == "dropped":

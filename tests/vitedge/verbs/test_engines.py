@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.bad_files import VIT
+from tests.releases import older
 from vitedge import registry
 from vitedge.errors import CheckFailed
 from vitedge.export import to_onnx
@@ -36,6 +37,10 @@ def record(artifact: Artifact) -> EngineRecord:
     return from_dict(EngineRecord, artifact.engine or {})
 
 
+in_half = pytest.mark.skipif(older("onnxruntime", 1, 30), reason="ONNX Runtime divides in float16 where it rounds")
+
+
+@in_half
 def test_an_engine_lies_beside_its_file_and_says_what_it_computes(tmp_path: Path) -> None:
     manifest = export(str(VIT), tmp_path / "out", INT8).manifest
     source, engine = manifest.artifacts
@@ -86,6 +91,7 @@ def test_what_a_gpu_cannot_compute_is_refused_before_the_build(tmp_path: Path) -
         export(str(VIT), tmp_path / "out", recipe)
 
 
+@in_half
 def test_a_dynamic_batch_has_one_range_of_shapes(tmp_path: Path) -> None:
     export(str(VIT), tmp_path / "out", replace(INT8, batch="dynamic", engine_batch=(2, 4)))
     (engine,) = (one for one in read_manifest(tmp_path / "out").artifacts if one.format == "tensorrt")

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from vitedge.quantization.records import LayerDiagnosis
-from vitedge.recipe import Precision, QuantizationRecipe, ResolvedRecipe
+from vitedge.recipe import FloatType, Precision, QuantizationRecipe, ResolvedRecipe
 from vitedge.records import OutputParity
 from vitedge.verbs.remedies import remedies
 
@@ -62,3 +64,14 @@ def test_outputs_that_no_number_describes_have_no_tolerance() -> None:
     broken = OutputParity("logits", float("nan"), 1.0, 1.0, 0.0, 0.0, None)
     assert remedies("m.pth", asked("fp32"), [broken]) == ""
     assert "--min-sqnr" not in remedies("m.pth", asked("int8"), [broken], LAYERS)
+
+
+@pytest.mark.parametrize(("release", "told"), [("1.29.1", True), ("1.30.0", False), ("1.100.0", False)])
+def test_a_runtime_that_divides_in_half_precision_is_named_first(
+    release: str, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitedge.verbs.remedies.versions", lambda _packages: {"onnxruntime": release})
+    half = replace(asked("int8", images="photos"), rest=FloatType.FP16)
+    said = remedies("m.pth", half, [FAR], LAYERS)
+    assert said.startswith(" To try, in this order: onnxruntime 1.30 or newer: 1.29.1 divides") == told
+    assert "1.30" not in remedies("m.pth", asked("int8", images="photos"), [FAR], LAYERS)

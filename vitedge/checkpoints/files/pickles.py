@@ -103,6 +103,8 @@ number they allocate as many elements."""
 
 
 _STORAGES = {
+    "ComplexDouble": 16,
+    "ComplexFloat": 8,
     "Double": 8,
     "Float": 4,
     "Half": 2,

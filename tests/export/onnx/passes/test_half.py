@@ -12,6 +12,7 @@ from onnx import TensorProto, numpy_helper
 
 from tests.export import tiny
 from tests.export.quantized_programs import quantized
+from tests.releases import older
 from vitedge.export.tensorrt.graph import OnnxGraph, read_graph
 from vitedge.export.to_onnx import lower
 from vitedge.recipe import ResolvedRecipe
@@ -52,6 +53,7 @@ def test_scales_are_numbers_of_float16_and_inputs_and_outputs_stay_float32(graph
     assert min(float(one.min()) for one in halves) >= 2.0**-14
 
 
+@pytest.mark.skipif(older("onnxruntime", 1, 30), reason="ONNX Runtime divides in float16 where it rounds")
 def test_the_file_is_as_near_to_the_simulation_as_half_precision_allows(tmp_path: Path) -> None:
     program, images = quantized("vit", "int8"), tiny.images(6).numpy()
     found = {}
