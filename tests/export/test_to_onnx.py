@@ -190,9 +190,7 @@ def test_block_values_equal_the_modules_outputs(tmp_path: Path, name: str, preci
         )
 
 
-@pytest.mark.skipif(
-    older("onnxruntime", 1, 30), reason="it infers no shapes of what the files consist of"
-)
+@pytest.mark.skipif(older("onnxruntime", 1, 30), reason="it infers no shapes of what the files consist of")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("name", "batch"), [*((name, "dynamic") for name in tiny.NAMES), ("swin", 1)])
 def test_onnx_runtimes_own_tools_read_the_file(tmp_path: Path, name: str, batch: int | str) -> None:

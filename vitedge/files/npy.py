@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import sys
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,12 +73,21 @@ def read_header(file: IO[bytes]) -> ArrayHeader:
 
 
 def write_npz(file: Path | IO[bytes], arrays: Mapping[str, np.ndarray[Any, Any]], *, compressed: bool = False) -> None:
-    """Writes arrays, none of Python objects, as an ``.npz``; the same content gives the same bytes.
+    """Writes arrays as an ``.npz``; the same content gives the same bytes.
+
+    `numpy.savez` itself pickles objects before NumPy 2.1, and where the disk is full leaves an archive behind that
+    complains when it is collected.
 
     Args:
         file: a path, or a file that can be written.
         arrays: name to array.
         compressed: take less space, and more time.
+
+    Raises:
+        ValueError: an array is of Python objects.
     """
-    save: Any = np.savez_compressed if compressed else np.savez
-    save(file, **arrays)  # without allow_pickle=False, which NumPy before 2.1 takes for one more array
+    kind = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
+    with zipfile.ZipFile(file, "w", kind) as archive:
+        for name, values in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                _npy.write_array(entry, values, allow_pickle=False)

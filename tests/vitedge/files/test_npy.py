@@ -129,3 +129,7 @@ def test_an_archive_holds_what_was_given_and_nothing_else(compressed: bool, tmp_
         assert {name: values.tolist() for name, values in found.items()} == {
             name: values.tolist() for name, values in given.items()
         }
+    (np.savez_compressed if compressed else np.savez)(tmp_path / "b.npz", **given)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    with pytest.raises(ValueError, match="Object arrays"):
+        write_npz(tmp_path / "a.npz", {"objects": np.array([{}])})
