@@ -45,7 +45,8 @@ def remedies(
     if source.endswith(SUFFIX):
         again = "the checkpoint again with vitedge quantize --scheme mixed"
         return f" What {Path(source).name} rounds is fixed: quantize {again}, or add {allowed}."
-    steps = [*_newer_runtime(recipe), *_rounded_less(recipe, diagnoses)]
+    newer = () if spread_db else _newer_runtime(recipe)
+    steps = [*newer, *_rounded_less(recipe, diagnoses)]
     steps += [f"if the task allows it, {allowed}"] if allowed else []
     return f" To try, in this order: {'; '.join(steps)}."
 

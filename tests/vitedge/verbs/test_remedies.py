@@ -74,4 +74,5 @@ def test_a_runtime_that_divides_in_half_precision_is_named_first(
     half = replace(asked("int8", images="photos"), rest=FloatType.FP16)
     said = remedies("m.pth", half, [FAR], LAYERS)
     assert said.startswith(" To try, in this order: onnxruntime 1.30 or newer: 1.29.1 divides") == told
+    assert "1.30" not in remedies("m.pth", half, [FAR], LAYERS, spread_db=1.0)  # a simulation is no runtime's
     assert "1.30" not in remedies("m.pth", asked("int8", images="photos"), [FAR], LAYERS)

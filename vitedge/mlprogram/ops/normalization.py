@@ -43,7 +43,7 @@ def batch_norm(
     epsilon: Tensor | float = 1e-5,
 ) -> Tensor:
     """Gamma * (x - mean) / sqrt(variance + epsilon) + beta: x (N, C, ...), the others (C,)."""
-    # Not F.batch_norm, which refuses an epsilon of 0 before PyTorch 2.13.
+    # Not F.batch_norm, which in older releases of PyTorch refuses an epsilon of 0.
     shape = [-1, *(1,) * (x.ndim - 2)]
     return _scaled((x - mean.reshape(shape)) / (variance.reshape(shape) + epsilon).sqrt(), gamma, beta, shape)
 
