@@ -38,7 +38,7 @@ def kept(context: str) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="the allocator of another system returns what it likes")
 def test_what_was_freed_is_returned() -> None:
     assert kept("freed_at_once") < 2**25
-    assert kept("nullcontext") > 2**27
+    assert kept("nullcontext") > 2**26
 
 
 def test_elsewhere_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
