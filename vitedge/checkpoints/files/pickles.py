@@ -78,9 +78,11 @@ PLAIN: dict[str, Any] = {
         ),
         _PlainMapping,
     ),
-    **dict.fromkeys(
-        ("pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.PurePosixPath", "pathlib.PureWindowsPath"), _plain_path
-    ),
+    **{
+        f"{module}.{kind}": _plain_path
+        for module in ("pathlib", "pathlib._local")  # Python 3.13 names the second
+        for kind in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+    },
     **_numpy_names(),
 }
 """Name of a harmless class in a pickle to its stand-in. No stand-in acts on the arguments that it is given."""

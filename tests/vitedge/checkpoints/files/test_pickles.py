@@ -137,6 +137,14 @@ def test_plain_containers_of_training_scripts_are_read(tmp_path: Path, kind: str
     assert read["milestones"][2] == 2
 
 
+def test_paths_that_python_3_13_saved_are_read(tmp_path: Path) -> None:
+    FORMATS["legacy"]({"a.weight": torch.ones(1), "output": pathlib.PurePosixPath("out", "run")}, tmp_path / "a.pth")
+    saved = (tmp_path / "a.pth").read_bytes().replace(b"cpathlib._local\n", b"cpathlib\n")
+    for module in (b"cpathlib\n", b"cpathlib._local\n"):
+        (tmp_path / "a.pth").write_bytes(saved.replace(b"cpathlib\n", module))
+        assert open_container(tmp_path / "a.pth").content["output"] == "out/run"
+
+
 def test_configuration_classes_become_plain_mappings(tmp_path: Path) -> None:
     node = type("CfgNode", (dict,), {"__module__": "yacs.config", "__qualname__": "CfgNode"})
     module = type(sys)("yacs.config")
