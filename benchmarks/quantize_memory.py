@@ -14,15 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import timm
-import torch
-
 from benchmarks.quantization_models import provenance
-from benchmarks.quantize_time import SIDE, run
+from benchmarks.quantize_time import run, write_inputs
 from benchmarks.sheet import Sheet, parser
-from tests.seeding import seeded
-from vitedge.images.synthetic import synthesize
 
 RESULTS = Path(__file__).with_name("results") / "quantize_memory.json"
 MODELS = {"ViT-B": "vit_base_patch16_224", "ViT-L": "vit_large_patch16_224"}
@@ -64,11 +58,8 @@ def measure(title: str) -> Row:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoint, images = folder / "checkpoint.pth", folder / "images.npy"
-        module = seeded(timm.create_model(MODELS[title]))
-        torch.save({key: tensor.clone() for key, tensor in module.state_dict().items()}, checkpoint)
-        np.save(images, synthesize(IMAGES, SIDE, SIDE, 0).transpose(0, 2, 3, 1))
+        write_inputs(MODELS[title], IMAGES, folder)
         size = checkpoint.stat().st_size
-        del module
         options = ["--images", str(images), "--image-count", str(IMAGES)]
         used = run(
             [sys.executable, "-m", "vitedge", "quantize", str(checkpoint), "-o", str(folder / "int8.pt2"), *options],

@@ -101,12 +101,8 @@ def main() -> None:
 
 def measure(title: str, folder: Path) -> Iterator[Row]:
     """All methods on one model, in turn."""
-    checkpoint = folder / "checkpoint.pth"
-    module = seeded(timm.create_model(MODELS[title]))
-    settle(module)
-    torch.save({name: tensor.clone() for name, tensor in module.state_dict().items()}, checkpoint)
-    np.save(folder / "images.npy", synthesize(IMAGES, SIDE, SIDE, 0).transpose(0, 2, 3, 1))
-    spec = load_reference(read(str(checkpoint))).spec
+    module = write_inputs(MODELS[title], IMAGES, folder)
+    spec = load_reference(read(str(folder / "checkpoint.pth"))).spec
     sets = [
         normalize(load(source, spec, count, seed).pixels, spec.preprocessing)
         for source, count, seed in ((str(folder / "images.npy"), IMAGES, 0), ("synthetic", OTHERS, 1))
@@ -133,6 +129,15 @@ def measure(title: str, folder: Path) -> Iterator[Row]:
             stages=_stages(folder / f"{method}.pt2"),
             rounds=len(used),
         )
+
+
+def write_inputs(name: str, images: int, folder: Path) -> torch.nn.Module:
+    """Writes ``checkpoint.pth``, of a model of timm with seeded weights, and ``images.npy``; returns the model."""
+    module = seeded(timm.create_model(name))
+    settle(module)
+    torch.save({key: tensor.clone() for key, tensor in module.state_dict().items()}, folder / "checkpoint.pth")
+    np.save(folder / "images.npy", synthesize(images, SIDE, SIDE, 0).transpose(0, 2, 3, 1))
+    return module
 
 
 def command(method: str, title: str, folder: Path) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -57,7 +58,8 @@ def _newer_runtime(recipe: ResolvedRecipe) -> Iterator[str]:
         return
     for package, release in versions(("onnxruntime", "onnxruntime-gpu")).items():
         if tuple(int(part) for part in release.split(".")[:2]) < _EXACT_HALVES:
-            yield f"{package} 1.30 or newer: {release} divides in float16 where it rounds, which loses decibels"
+            python = "" if sys.version_info >= (3, 11) else "Python 3.11, which it needs, and "
+            yield f"{python}{package} 1.30 or newer: {release} divides in float16 where it rounds, which loses decibels"
 
 
 def _rounded_less(recipe: ResolvedRecipe, diagnoses: Sequence[LayerDiagnosis]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -71,8 +72,11 @@ def test_a_runtime_that_divides_in_half_precision_is_named_first(
     release: str, told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vitedge.verbs.remedies.versions", lambda _packages: {"onnxruntime": release})
+    monkeypatch.setattr(sys, "version_info", (3, 11))
     half = replace(asked("int8", images="photos"), rest=FloatType.FP16)
     said = remedies("m.pth", half, [FAR], LAYERS)
     assert said.startswith(" To try, in this order: onnxruntime 1.30 or newer: 1.29.1 divides") == told
+    monkeypatch.setattr(sys, "version_info", (3, 10))
+    assert ("order: Python 3.11, which it needs, and onnx" in remedies("m.pth", half, [FAR], LAYERS)) == told
     assert "1.30" not in remedies("m.pth", half, [FAR], LAYERS, spread_db=1.0)  # a simulation is no runtime's
     assert "1.30" not in remedies("m.pth", asked("int8", images="photos"), [FAR], LAYERS)
